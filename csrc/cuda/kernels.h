@@ -1,0 +1,53 @@
+// Launchers of the CUDA kernels, on a stream of the current device. None of them synchronizes.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "../math/settings.h"
+
+namespace ald_ext::cuda {
+
+template <typename Scalar>
+struct StepTensor {
+    Scalar* param;
+    const Scalar* grad;
+    Scalar* square_avg;  // null for SGLD
+    std::int64_t numel, parameter, offset;
+};
+
+template <typename Scalar>
+void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t stream);
+
+template <typename Scalar>
+void langevin_step(const std::vector<StepTensor<Scalar>>& tensors, std::int64_t seed, std::int64_t step,
+                   const LangevinSettings& settings, cudaStream_t stream);
+
+// The doubles that squared_distances needs beside its output.
+std::int64_t squared_distance_segments(std::int64_t rows, std::int64_t dimension);
+
+template <typename Scalar>
+void marginal_gaussian_log_prob(const Scalar* x, const Scalar* mean, std::int64_t rows, std::int64_t dimension,
+                                const PrecisionPrior& prior, double* segment_sums, double* squared_distance,
+                                Scalar* log_prob, cudaStream_t stream);
+
+// `factors` holds one value a row; a null output is left out.
+template <typename Scalar>
+void marginal_gaussian_log_prob_backward(const Scalar* grad, const Scalar* x, const Scalar* mean,
+                                         const double* squared_distance, std::int64_t rows, std::int64_t dimension,
+                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x, Scalar* grad_mean,
+                                         cudaStream_t stream);
+
+template <typename Scalar>
+void dequantize(const std::uint8_t* x, const Scalar* h, Scalar* y, std::int64_t count, int bits, cudaStream_t stream);
+
+template <typename Scalar>
+void dequantize_backward(const Scalar* grad, const std::uint8_t* x, const Scalar* h, Scalar* grad_h, std::int64_t count,
+                         int bits, cudaStream_t stream);
+
+template <typename Scalar>
+void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits, cudaStream_t stream);
+
+}  // namespace ald_ext::cuda

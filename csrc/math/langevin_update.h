@@ -1,0 +1,56 @@
+// The Langevin updates of one element.
+//
+// For a loss that is the potential per datum, L = U / N, with g = grad L + weight_decay * theta (gradient_sign = -1 ascends):
+//     v     <- alpha v + (1 - alpha) g^2,      G = 1 / (sqrt(v) + eps)      (SGLD: G = 1)
+//     theta <- theta - lr G g + sqrt(2 lr T G / N) xi,      xi ~ N(0, 1)
+// Paper: Eq. (6); preconditioner of Li et al. 2016 with V on mean gradients.
+#pragma once
+
+#include "config.h"
+#include "settings.h"
+
+ALD_EXT_MATH_BEGIN
+
+// The scalars of one step, rounded once from double.
+template <typename Scalar>
+struct StepScalars {
+    Scalar lr, weight_decay, gradient_sign;
+    Scalar noise_scale;  // sqrt(2 lr T / N)
+    Scalar alpha, one_minus_alpha, eps;
+};
+
+template <typename Scalar>
+ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
+    const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
+    return {static_cast<Scalar>(settings.lr),
+            static_cast<Scalar>(settings.weight_decay),
+            settings.maximize ? Scalar(-1) : Scalar(1),
+            static_cast<Scalar>(square_root(noise_variance)),
+            static_cast<Scalar>(settings.alpha),
+            static_cast<Scalar>(1.0 - settings.alpha),
+            static_cast<Scalar>(settings.eps)};
+}
+
+template <typename Scalar>
+ALD_EXT_INLINE Scalar decayed_gradient(Scalar theta, Scalar gradient, const StepScalars<Scalar>& step) {
+    return fused_multiply_add(step.weight_decay, theta, step.gradient_sign * gradient);
+}
+
+template <typename Scalar>
+ALD_EXT_INLINE Scalar sgld_update(Scalar theta, Scalar gradient, Scalar xi, const StepScalars<Scalar>& step) {
+    const Scalar g = decayed_gradient(theta, gradient, step);
+    return theta + fused_multiply_add(-step.lr, g, step.noise_scale * xi);
+}
+
+template <bool adapt, typename Scalar>
+ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar& square_avg, Scalar xi,
+                                   const StepScalars<Scalar>& step) {
+    const Scalar g = decayed_gradient(theta, gradient, step);
+    if (adapt) square_avg = fused_multiply_add(step.alpha, square_avg, step.one_minus_alpha * g * g);
+    const Scalar denominator = square_root(square_avg) + step.eps;
+    // sqrt(G) = sqrt(denominator) / denominator: one division serves drift and noise.
+    const Scalar noise = step.noise_scale * (xi * square_root(denominator));
+    return theta + fused_multiply_add(-step.lr, g, noise) / denominator;
+}
+
+ALD_EXT_MATH_END

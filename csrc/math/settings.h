@@ -1,0 +1,27 @@
+// Plain values that cross from csrc/ops to the loops of any instruction set or device.
+#pragma once
+
+#include <cstdint>
+
+namespace ald_ext {
+
+// One step of a group of parameters, as in ald_ext.PSGLD. SGLD uses neither alpha, eps nor adapt.
+struct LangevinSettings {
+    double lr, weight_decay, temperature, num_data;
+    bool maximize;
+    double alpha, eps;
+    bool adapt;  // false: the preconditioner is frozen
+};
+
+// What the noise of a range of elements is a function of; `offset` is the range's first element in its parameter.
+struct NoiseKey {
+    std::int64_t seed, step, parameter, offset;
+};
+
+// p(precision) of the marginalized Gaussian: Gamma(shape, rate); rate = 0 stands for the improper priors, flat
+// (shape = 1) and Jeffreys (shape = 0).
+struct PrecisionPrior {
+    double shape, rate;
+};
+
+}  // namespace ald_ext

@@ -1,0 +1,176 @@
+// The arguments of each op, checked and reduced to plain values: what the CPU and the CUDA op have in common.
+#pragma once
+
+#include <tuple>
+
+#include "../math/normal.h"
+#include "../math/settings.h"
+#include "checks.h"
+
+namespace ald_ext::ops {
+
+// A tensor of a step; square_avg is null for SGLD.
+struct StepTensor {
+    void* param;
+    const void* grad;
+    void* square_avg;
+    std::int64_t numel;
+    std::int64_t parameter, offset;  // of its noise
+};
+
+struct StepArguments {
+    std::vector<StepTensor> tensors;  // without the empty ones
+    ScalarType type;
+    std::int64_t device_index;
+    std::int64_t seed, step;
+    LangevinSettings settings;
+};
+
+inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op) {
+    check_range(key.seed, 0, INT64_MAX, op, "seed");
+    check_range(key.step, 0, max_step, op, "step");
+    check_range(key.parameter, 0, max_parameter, op, "parameter");
+    check_range(key.offset, 0, max_elements - count, op, "offset");
+}
+
+inline void check_noise_output(const Tensor& out, const NoiseKey& key, const char* op) {
+    check_floating(out, op, "out");
+    ALD_EXT_CHECK(out.is_contiguous(), op, "out", "got strides ", shape_text(out.strides()), ", expected a contiguous tensor");
+    check_noise_key(key, out.numel(), op);
+}
+
+inline void check_settings(const LangevinSettings& settings, const char* op) {
+    check_not_negative(settings.lr, op, "lr");
+    check_not_negative(settings.temperature, op, "temperature");
+    check_not_negative(settings.weight_decay, op, "weight_decay");
+    check_positive(settings.num_data, op, "num_data");
+    check_not_negative(settings.eps, op, "eps");
+    ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
+                  ", expected 0 <= alpha < 1");
+}
+
+// Two updates of one memory location in one call would race.
+inline void check_no_repetition(std::vector<const void*> pointers, const char* op) {
+    std::sort(pointers.begin(), pointers.end());
+    const bool repeated = std::adjacent_find(pointers.begin(), pointers.end()) != pointers.end();
+    ALD_EXT_CHECK(!repeated, op, "params, square_avgs", "got the same memory twice, expected distinct tensors");
+}
+
+inline void check_companion(const Tensor& tensor, const Tensor& param, const char* op, const std::string& argument) {
+    check_same_device(tensor, param, op, argument, "its parameter");
+    check_type(tensor, param.scalar_type(), op, argument);
+    check_same_shape(tensor, param, op, argument, "its parameter");
+    ALD_EXT_CHECK(same_strides(tensor, param), op, argument, "got strides ", shape_text(tensor.strides()), ", expected ",
+                  shape_text(param.strides()), " as of its parameter");
+}
+
+// `square_avgs` is null for SGLD.
+inline StepArguments check_step(const char* op, const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
+                                const std::vector<Tensor>* square_avgs, const std::vector<std::int64_t>& parameters,
+                                const std::vector<std::int64_t>& offsets, std::int64_t seed, std::int64_t step,
+                                const LangevinSettings& settings) {
+    const std::size_t count = params.size();
+    const auto check_length = [&](std::size_t length, const char* argument) {
+        ALD_EXT_CHECK(length == count, op, argument, "got ", length, " items, expected ", count, ", one for each of params");
+    };
+    check_length(grads.size(), "grads");
+    if (square_avgs != nullptr) check_length(square_avgs->size(), "square_avgs");
+    check_length(parameters.size(), "parameters");
+    check_length(offsets.size(), "offsets");
+    check_settings(settings, op);
+
+    StepArguments arguments{{}, params[0].scalar_type(), params[0].get_device_index(), seed, step, settings};
+    std::vector<const void*> written;
+    for (std::size_t i = 0; i < count; ++i) {
+        const Tensor& param = params[i];
+        check_floating(param, op, item("params", i));
+        check_type(param, arguments.type, op, item("params", i));
+        check_same_device(param, params[0], op, item("params", i), "params[0]");
+        ALD_EXT_CHECK(is_dense(param), op, item("params", i), "got strides ", shape_text(param.strides()), " for shape ",
+                      shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
+        check_companion(grads[i], param, op, item("grads", i));
+        if (square_avgs != nullptr) check_companion((*square_avgs)[i], param, op, item("square_avgs", i));
+        check_noise_key({seed, step, parameters[i], offsets[i]}, param.numel(), op);
+        if (param.numel() == 0) continue;
+        void* square_avg = square_avgs == nullptr ? nullptr : (*square_avgs)[i].mutable_data_ptr();
+        written.push_back(param.mutable_data_ptr());
+        if (square_avg != nullptr) written.push_back(square_avg);
+        arguments.tensors.push_back({param.mutable_data_ptr(), grads[i].const_data_ptr(), square_avg, param.numel(),
+                                     parameters[i], offsets[i]});
+    }
+    check_no_repetition(std::move(written), op);
+    return arguments;
+}
+
+// x and mean as rows of `dimension` values.
+struct LikelihoodArguments {
+    Tensor x, mean;  // contiguous
+    std::int64_t rows, dimension;
+    PrecisionPrior prior;
+};
+
+inline LikelihoodArguments check_likelihood(const char* op, const Tensor& x, const Tensor& mean, double shape, double rate) {
+    check_floating(x, op, "x");
+    check_type(mean, x.scalar_type(), op, "mean");
+    check_same_device(mean, x, op, "mean", "x");
+    ALD_EXT_CHECK(x.dim() >= 1, op, "x", "got a tensor without dimensions, expected (N, ...)");
+    check_same_shape(mean, x, op, "mean", "x");
+    check_not_negative(shape, op, "shape");
+    check_not_negative(rate, op, "rate");
+    ALD_EXT_CHECK(rate == 0.0 || shape > 0.0, op, "shape", "got ", shape, ", expected > 0 for a Gamma prior with rate ", rate);
+    std::int64_t dimension = 1;
+    for (std::int64_t d = 1; d < x.dim(); ++d) dimension *= x.size(d);
+    return {torch::stable::contiguous(x), torch::stable::contiguous(mean), x.size(0), dimension, {shape, rate}};
+}
+
+struct LikelihoodGradientArguments {
+    LikelihoodArguments likelihood;
+    Tensor grad, squared_distance;  // contiguous, one value a row
+};
+
+inline Tensor check_rows(const Tensor& tensor, ScalarType type, const LikelihoodArguments& arguments, const char* op,
+                         const char* argument) {
+    check_type(tensor, type, op, argument);
+    check_same_device(tensor, arguments.x, op, argument, "x");
+    ALD_EXT_CHECK(tensor.dim() == 1 && tensor.size(0) == arguments.rows, op, argument, "got shape ",
+                  shape_text(tensor.sizes()), ", expected (", arguments.rows, "), one value a row of x");
+    return torch::stable::contiguous(tensor);
+}
+
+inline LikelihoodGradientArguments check_likelihood_gradient(const char* op, const Tensor& grad, const Tensor& x,
+                                                             const Tensor& mean, const Tensor& squared_distance,
+                                                             double shape, double rate) {
+    const LikelihoodArguments likelihood = check_likelihood(op, x, mean, shape, rate);
+    return {likelihood, check_rows(grad, x.scalar_type(), likelihood, op, "grad"),
+            check_rows(squared_distance, ScalarType::Double, likelihood, op, "squared_distance")};
+}
+
+inline void check_bits(std::int64_t bits, const char* op) { check_range(bits, 1, 8, op, "bits"); }
+
+struct PixelArguments {
+    Tensor x, h;  // contiguous
+};
+
+inline PixelArguments check_pixels(const char* op, const Tensor& x, const Tensor& h, std::int64_t bits) {
+    check_type(x, ScalarType::Byte, op, "x");
+    check_floating(h, op, "h");
+    check_same_device(h, x, op, "h", "x");
+    check_same_shape(h, x, op, "h", "x");
+    check_bits(bits, op);
+    return {torch::stable::contiguous(x), torch::stable::contiguous(h)};
+}
+
+inline Tensor check_pixel_gradient(const char* op, const Tensor& grad, const Tensor& h) {
+    check_type(grad, h.scalar_type(), op, "grad");
+    check_same_device(grad, h, op, "grad", "h");
+    check_same_shape(grad, h, op, "grad", "h");
+    return torch::stable::contiguous(grad);
+}
+
+inline Tensor check_dequantized(const char* op, const Tensor& y, std::int64_t bits) {
+    check_floating(y, op, "y");
+    check_bits(bits, op);
+    return torch::stable::contiguous(y);
+}
+
+}  // namespace ald_ext::ops

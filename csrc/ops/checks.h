@@ -1,0 +1,149 @@
+// Argument checks shared by the CPU and CUDA ops. Every message names the op, the argument, what was got and what was
+// expected; an op checks all its arguments before it writes anything.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ald_ext::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// STD_TORCH_CHECK would put the file and line of this build into the message.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+    std::ostringstream message;
+    (message << ... << parts);
+    throw std::runtime_error(message.str());
+}
+
+#define ALD_EXT_CHECK(condition, op, argument, ...)                              \
+    do {                                                                         \
+        if (!(condition)) ::ald_ext::ops::fail(op, ": ", argument, ": ", __VA_ARGS__); \
+    } while (false)
+
+inline std::string item(const char* argument, std::size_t index) {
+    return std::string(argument) + "[" + std::to_string(index) + "]";
+}
+
+inline std::string device_name(const Tensor& tensor) {
+    if (tensor.is_cpu()) return "cpu";
+    return (tensor.is_cuda() ? "cuda:" : "device ") + std::to_string(tensor.get_device_index());
+}
+
+template <typename Array>
+std::string shape_text(const Array& array) {
+    std::ostringstream text;
+    text << "(";
+    for (std::size_t i = 0; i < array.size(); ++i) text << (i == 0 ? "" : ", ") << array[i];
+    text << ")";
+    return text.str();
+}
+
+template <typename Array>
+bool same_values(const Array& first, const Array& second) {
+    return first.size() == second.size() && std::equal(first.begin(), first.end(), second.begin());
+}
+
+// Strides of dimensions of size one (and of empty tensors) say nothing.
+inline bool same_strides(const Tensor& first, const Tensor& second) {
+    if (first.numel() == 0) return true;
+    for (std::int64_t d = 0; d < first.dim(); ++d) {
+        if (first.size(d) != 1 && first.stride(d) != second.stride(d)) return false;
+    }
+    return true;
+}
+
+// True if the elements fill one range of memory, in whatever order of the dimensions.
+inline bool is_dense(const Tensor& tensor) {
+    if (tensor.is_contiguous()) return true;
+    std::vector<std::pair<std::int64_t, std::int64_t>> dimensions;  // stride, size
+    for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+        if (tensor.size(d) != 1) dimensions.emplace_back(tensor.stride(d), tensor.size(d));
+    }
+    std::sort(dimensions.begin(), dimensions.end());
+    std::int64_t expected = 1;
+    for (const auto& [stride, size] : dimensions) {
+        if (stride != expected) return false;
+        expected *= size;
+    }
+    return true;
+}
+
+inline void check_floating(const Tensor& tensor, const char* op, const std::string& argument) {
+    const ScalarType type = tensor.scalar_type();
+    ALD_EXT_CHECK(type == ScalarType::Float || type == ScalarType::Double, op, argument, "got dtype ",
+                  torch::headeronly::toString(type), ", expected Float or Double (float32 or float64)");
+}
+
+inline void check_type(const Tensor& tensor, ScalarType expected, const char* op, const std::string& argument) {
+    const ScalarType type = tensor.scalar_type();
+    ALD_EXT_CHECK(type == expected, op, argument, "got dtype ", torch::headeronly::toString(type), ", expected ",
+                  torch::headeronly::toString(expected));
+}
+
+inline void check_same_device(const Tensor& tensor, const Tensor& reference, const char* op, const std::string& argument,
+                              const char* reference_name) {
+    ALD_EXT_CHECK(device_name(tensor) == device_name(reference), op, argument, "got a tensor on ", device_name(tensor),
+                  ", expected ", device_name(reference), ", where ", reference_name, " is");
+}
+
+inline void check_same_shape(const Tensor& tensor, const Tensor& reference, const char* op, const std::string& argument,
+                             const char* reference_name) {
+    ALD_EXT_CHECK(same_values(tensor.sizes(), reference.sizes()), op, argument, "got shape ", shape_text(tensor.sizes()),
+                  ", expected ", shape_text(reference.sizes()), " as of ", reference_name);
+}
+
+inline void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const char* op, const std::string& argument) {
+    ALD_EXT_CHECK(low <= value && value <= high, op, argument, "got ", value, ", expected ", low, " to ", high);
+}
+
+inline void check_not_negative(double value, const char* op, const char* argument) {
+    ALD_EXT_CHECK(std::isfinite(value) && value >= 0.0, op, argument, "got ", value, ", expected a finite number >= 0");
+}
+
+inline void check_positive(double value, const char* op, const char* argument) {
+    ALD_EXT_CHECK(std::isfinite(value) && value > 0.0, op, argument, "got ", value, ", expected a finite number > 0");
+}
+
+// Calls use(float{}) or use(double{}) after the type of a checked tensor.
+template <typename Use>
+void dispatch_floating(const Tensor& tensor, const Use& use) {
+    if (tensor.scalar_type() == ScalarType::Float) {
+        use(float{});
+    } else {
+        use(double{});
+    }
+}
+
+template <typename Scalar>
+Scalar* data(const Tensor& tensor) {
+    return static_cast<Scalar*>(tensor.mutable_data_ptr());
+}
+
+template <typename Scalar>
+const Scalar* const_data(const Tensor& tensor) {
+    return static_cast<const Scalar*>(tensor.const_data_ptr());
+}
+
+inline Tensor new_rows(const Tensor& like, std::int64_t rows, ScalarType type) {
+    const std::vector<std::int64_t> size{rows};
+    return torch::stable::new_empty(like, size, type);
+}
+
+// A contiguous tensor of the shape of `like`, or an empty one where it is not needed.
+inline Tensor new_like(const Tensor& like, ScalarType type, bool needed = true) {
+    if (!needed) return new_rows(like, 0, type);
+    return torch::stable::new_empty(like, like.sizes(), type);
+}
+
+}  // namespace ald_ext::ops

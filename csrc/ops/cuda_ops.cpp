@@ -1,0 +1,127 @@
+// The ops on CUDA tensors: the checks of the CPU ops, then the launchers of csrc/cuda on torch's current stream.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../cuda/kernels.h"
+#include "registration.h"
+
+namespace ald_ext::ops {
+namespace {
+
+using torch::stable::accelerator::DeviceGuard;
+
+cudaStream_t current_stream(std::int32_t device_index) {
+    void* stream = nullptr;
+    if (aoti_torch_get_current_cuda_stream(device_index, &stream) != AOTI_TORCH_SUCCESS) {
+        fail("ald_ext: torch gave no current stream for device ", device_index);
+    }
+    return static_cast<cudaStream_t>(stream);
+}
+
+void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64_t parameter, std::int64_t offset) {
+    const char* op = "ald_ext::normal_";
+    check_noise_output(out, {seed, step, parameter, offset}, op);
+    const DeviceGuard guard(out.get_device_index());
+    dispatch_floating(out, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::normal(data<Scalar>(out), out.numel(), {seed, step, parameter, offset},
+                     current_stream(out.get_device_index()));
+    });
+}
+
+struct CudaDevice {
+    template <typename Scalar>
+    static void run_step(const StepArguments& arguments) {
+        std::vector<cuda::StepTensor<Scalar>> tensors;
+        tensors.reserve(arguments.tensors.size());
+        for (const StepTensor& tensor : arguments.tensors) {
+            tensors.push_back({static_cast<Scalar*>(tensor.param), static_cast<const Scalar*>(tensor.grad),
+                               static_cast<Scalar*>(tensor.square_avg), tensor.numel, tensor.parameter, tensor.offset});
+        }
+        const DeviceGuard guard(arguments.device_index);
+        cuda::langevin_step(tensors, arguments.seed, arguments.step, arguments.settings,
+                            current_stream(arguments.device_index));
+    }
+};
+
+std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Tensor& mean, double shape, double rate) {
+    const LikelihoodArguments arguments = check_likelihood("ald_ext::marginal_gaussian_log_prob", x, mean, shape, rate);
+    const DeviceGuard guard(x.get_device_index());
+    const std::int64_t sums = cuda::squared_distance_segments(arguments.rows, arguments.dimension);
+    Tensor segment_sums = new_rows(x, sums, ScalarType::Double);
+    Tensor log_prob = new_rows(x, arguments.rows, x.scalar_type());
+    Tensor squared_distance = new_rows(x, arguments.rows, ScalarType::Double);
+    dispatch_floating(x, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::marginal_gaussian_log_prob(const_data<Scalar>(arguments.x), const_data<Scalar>(arguments.mean),
+                                         arguments.rows, arguments.dimension, arguments.prior, data<double>(segment_sums),
+                                         data<double>(squared_distance), data<Scalar>(log_prob),
+                                         current_stream(x.get_device_index()));
+    });
+    return {log_prob, squared_distance};
+}
+
+std::tuple<Tensor, Tensor> marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
+                                                               const Tensor& squared_distance, double shape, double rate,
+                                                               bool need_x, bool need_mean) {
+    const LikelihoodGradientArguments arguments = check_likelihood_gradient(
+        "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
+    const LikelihoodArguments& likelihood = arguments.likelihood;
+    const DeviceGuard guard(x.get_device_index());
+    Tensor factors = new_rows(x, likelihood.rows, x.scalar_type());
+    Tensor grad_x = new_like(x, x.scalar_type(), need_x);
+    Tensor grad_mean = new_like(x, x.scalar_type(), need_mean);
+    dispatch_floating(x, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::marginal_gaussian_log_prob_backward(
+            const_data<Scalar>(arguments.grad), const_data<Scalar>(likelihood.x), const_data<Scalar>(likelihood.mean),
+            const_data<double>(arguments.squared_distance), likelihood.rows, likelihood.dimension, likelihood.prior,
+            data<Scalar>(factors), need_x ? data<Scalar>(grad_x) : nullptr,
+            need_mean ? data<Scalar>(grad_mean) : nullptr, current_stream(x.get_device_index()));
+    });
+    return {grad_x, grad_mean};
+}
+
+Tensor langevin_dequantize(const Tensor& x, const Tensor& h, std::int64_t bits) {
+    const PixelArguments arguments = check_pixels("ald_ext::langevin_dequantize", x, h, bits);
+    const DeviceGuard guard(h.get_device_index());
+    Tensor y = new_like(h, h.scalar_type());
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::dequantize(const_data<std::uint8_t>(arguments.x), const_data<Scalar>(arguments.h), data<Scalar>(y),
+                         h.numel(), static_cast<int>(bits), current_stream(h.get_device_index()));
+    });
+    return y;
+}
+
+Tensor langevin_dequantize_backward(const Tensor& grad, const Tensor& x, const Tensor& h, std::int64_t bits) {
+    const char* op = "ald_ext::langevin_dequantize_backward";
+    const PixelArguments arguments = check_pixels(op, x, h, bits);
+    const Tensor upstream = check_pixel_gradient(op, grad, h);
+    const DeviceGuard guard(h.get_device_index());
+    Tensor grad_h = new_like(h, h.scalar_type());
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::dequantize_backward(const_data<Scalar>(upstream), const_data<std::uint8_t>(arguments.x),
+                                  const_data<Scalar>(arguments.h), data<Scalar>(grad_h), h.numel(),
+                                  static_cast<int>(bits), current_stream(h.get_device_index()));
+    });
+    return grad_h;
+}
+
+Tensor quantize(const Tensor& y, std::int64_t bits) {
+    const Tensor values = check_dequantized("ald_ext::quantize", y, bits);
+    const DeviceGuard guard(y.get_device_index());
+    Tensor x = new_like(y, ScalarType::Byte);
+    dispatch_floating(y, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::quantize(const_data<Scalar>(values), data<std::uint8_t>(x), y.numel(), static_cast<int>(bits),
+                       current_stream(y.get_device_index()));
+    });
+    return x;
+}
+
+}  // namespace
+}  // namespace ald_ext::ops
+
+STABLE_TORCH_LIBRARY_IMPL(ald_ext, CUDA, m) { ALD_EXT_REGISTER_KERNELS(m, CudaDevice) }

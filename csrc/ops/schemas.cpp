@@ -1,0 +1,22 @@
+// Every op of torch.ops.ald_ext. ald_ext/ops.py documents them, and registers their fake and autograd kernels.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(ald_ext, m) {
+    m.def("normal_(Tensor(a!) out, *, int seed, int step, int parameter=0, int offset=0) -> ()");
+    m.def(
+        "sgld_step_(Tensor(a!)[] params, Tensor[] grads, *, float lr, float num_data, float temperature, "
+        "float weight_decay, bool maximize, int seed, int step, int[] parameters, int[] offsets) -> ()");
+    m.def(
+        "psgld_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, float lr, float num_data, "
+        "float temperature, float weight_decay, bool maximize, float alpha, float eps, bool adapt, int seed, int step, "
+        "int[] parameters, int[] offsets) -> ()");
+    m.def(
+        "marginal_gaussian_log_prob(Tensor x, Tensor mean, float shape, float rate) -> "
+        "(Tensor log_prob, Tensor squared_distance)");
+    m.def(
+        "marginal_gaussian_log_prob_backward(Tensor grad, Tensor x, Tensor mean, Tensor squared_distance, float shape, "
+        "float rate, bool need_x, bool need_mean) -> (Tensor grad_x, Tensor grad_mean)");
+    m.def("langevin_dequantize(Tensor x, Tensor h, int bits=8) -> Tensor");
+    m.def("langevin_dequantize_backward(Tensor grad, Tensor x, Tensor h, int bits=8) -> Tensor");
+    m.def("quantize(Tensor y, int bits=8) -> Tensor");
+}

@@ -1,0 +1,164 @@
+"""Builds ald_ext._C, and ald_ext._C_cuda wherever nvcc is found, by driving CMakeLists.txt with Ninja.
+
+ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as for
+torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 11)
+PORTABLE_CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
+
+
+def import_torch():
+    """torch, or an error that says how to get it."""
+    try:
+        import torch
+    except ImportError as error:
+        sys.exit(
+            "ald_ext: building needs PyTorch, and this Python cannot import it "
+            f"({error}). Install it first (pip install torch), then: pip install --no-build-isolation ."
+        )
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        sys.exit(
+            f"ald_ext: building needs PyTorch {oldest} or newer (its stable ABI), got {torch.__version__}. "
+            f"Upgrade it: pip install --upgrade 'torch>={oldest}'"
+        )
+    return torch
+
+
+def require_tools() -> None:
+    """Stops with the fix where the compiler, CMake or Ninja is missing."""
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None and shutil.which("g++") is None and shutil.which("clang++") is None:
+        sys.exit(
+            f"ald_ext: no C++ compiler found (looked for {compiler}, g++, clang++). Install one (Debian/Ubuntu: "
+            "apt install g++; Fedora: dnf install gcc-c++; conda: conda install cxx-compiler) or name it in CXX."
+        )
+    for tool in ("cmake", "ninja"):
+        if shutil.which(tool) is None:
+            sys.exit(f"ald_ext: {tool} not found. Install it: pip install {tool}")
+
+
+def find_nvcc() -> str | None:
+    """nvcc from PATH, CUDA_HOME or /usr/local/cuda, unless ALD_EXT_CUDA=0."""
+    choice = os.environ.get("ALD_EXT_CUDA", "")
+    if choice not in ("", "0", "1"):
+        sys.exit(f"ald_ext: ALD_EXT_CUDA is {choice!r}, expected 0, 1 or unset")
+    if choice == "0":
+        return None
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [shutil.which("nvcc"), *(str(Path(home) / "bin" / "nvcc") for home in homes if home)]
+    nvcc = next((candidate for candidate in candidates if candidate and Path(candidate).is_file()), None)
+    if nvcc is None and choice == "1":
+        sys.exit(
+            "ald_ext: ALD_EXT_CUDA=1, but nvcc was found neither on PATH nor under CUDA_HOME or /usr/local/cuda. "
+            "Install the CUDA toolkit, or unset ALD_EXT_CUDA for a CPU package."
+        )
+    return nvcc
+
+
+def cuda_architectures(torch) -> str:
+    """CMake's list for TORCH_CUDA_ARCH_LIST: "8.0;9.0+PTX" becomes 80-real;90-real;90-virtual."""
+    names = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if not names and torch.cuda.is_available():
+        capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        names = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+    architectures = []
+    for name in re.split(r"[;,\s]+", (names or PORTABLE_CUDA_ARCHITECTURES).strip()):
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
+        if match is None:
+            sys.exit(f"ald_ext: TORCH_CUDA_ARCH_LIST has {name!r}, expected numbers like 8.0 or 9.0+PTX")
+        number = match.group(1) + match.group(2)
+        architectures.append(f"{number}-real")
+        if match.group(3):
+            architectures.append(f"{number}-virtual")
+    return ";".join(architectures)
+
+
+def cuda_include_dirs(torch) -> list[str]:
+    """The headers of pip's nvidia packages, for toolkits that lack some."""
+    packages = Path(torch.__file__).resolve().parent.parent / "nvidia"
+    return [str(folder) for folder in sorted(packages.glob("*/include"))]
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake once for both modules and installs them beside the package."""
+
+    def run(self) -> None:
+        torch = import_torch()
+        require_tools()
+        target = (Path(self.build_lib) if not self.inplace else ROOT) / "ald_ext"
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        run(["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *self.definitions(torch)])
+        run(["cmake", "--build", str(build)])
+        run(["cmake", "--install", str(build), "--prefix", str(target.resolve())])
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in (Path(self.build_lib) / "ald_ext").glob("_C*")]
+
+    def definitions(self, torch) -> list[str]:
+        import pybind11
+
+        torch_root = Path(torch.__file__).resolve().parent
+        include = torch_root / "include"
+        values = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "ALD_EXT_TESTS": "OFF",
+            "ALD_EXT_TORCH_INCLUDE_DIRS": f"{include};{include / 'torch' / 'csrc' / 'api' / 'include'}",
+            "ALD_EXT_TORCH_LIBRARY_DIR": str(torch_root / "lib"),
+            "ALD_EXT_TORCH_VERSION": torch.__version__,
+            "ALD_EXT_PYTHON_INCLUDE_DIRS": f"{sysconfig.get_paths()['include']};{pybind11.get_include()}",
+            "ALD_EXT_PYTHON_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
+            "ALD_EXT_WITH_CUDA": "OFF",
+        }
+        values.update(self.cuda_definitions(torch))
+        return [f"-D{name}={value}" for name, value in values.items()]
+
+    def cuda_definitions(self, torch) -> dict[str, str]:
+        nvcc = find_nvcc()
+        if nvcc is None:
+            why = "ALD_EXT_CUDA=0" if os.environ.get("ALD_EXT_CUDA") == "0" else "nvcc was not found"
+            print(f"ald_ext: {why}: building for the CPU only")
+            return {}
+        if torch.version.cuda is None:
+            if os.environ.get("ALD_EXT_CUDA") == "1":
+                sys.exit(
+                    f"ald_ext: ALD_EXT_CUDA=1, but torch {torch.__version__} is a CPU build. Install a CUDA build of torch."
+                )
+            print(f"ald_ext: torch {torch.__version__} is a CPU build: building for the CPU only, although {nvcc} exists")
+            return {}
+        architectures = cuda_architectures(torch)
+        print(f"ald_ext: building for the CPU and CUDA ({nvcc}, architectures {architectures})")
+        return {
+            "ALD_EXT_WITH_CUDA": "ON",
+            "CMAKE_CUDA_COMPILER": nvcc,
+            "CMAKE_CUDA_ARCHITECTURES": architectures,
+            "ALD_EXT_CUDA_INCLUDE_DIRS": ";".join(cuda_include_dirs(torch)),
+        }
+
+
+def run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"ald_ext: this command failed with exit code {error.returncode}; its output is above: {' '.join(command)}")
+
+
+setup(ext_modules=[Extension("ald_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,0 +1,472 @@
+"""The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
+
+CPU and CUDA tensors of float32 and float64 run compiled kernels (csrc/); tensors of other devices run
+:mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what was expected,
+and have then changed nothing.
+
+Note [The update equation]
+    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
+
+        v ← αv + (1-α)g²,      G = 1/(√v + λ)      (SGLD: G = 1)
+        θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ,      ξ ~ N(0, I)
+
+    ``num_data`` = N, ``temperature`` = T, ``eps`` = λ. A loss that is U itself (a sum) takes ``num_data=1``.
+    ``maximize`` ascends: g = -∇L + weight_decay·θ. Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
+
+Note [Noise]
+    ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-10 keyed by the seed, with
+    counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing depends
+    on threads, devices, how a tensor is split (``offset``), or a generator's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._extension import cpu_module, cuda_failure, cuda_module
+
+__all__ = [
+    "PrecisionPrior",
+    "langevin_dequantize",
+    "marginal_gaussian_log_prob",
+    "normal",
+    "philox",
+    "psgld_step_",
+    "quantize",
+    "sgld_step_",
+]
+
+#: ``"flat"``, ``"jeffreys"``, or (a, b) for Gamma(a, b).
+PrecisionPrior = str | tuple[float, float]
+
+#: Devices whose tensors go to torch.ops.ald_ext; "meta" for its fake kernels.
+KERNEL_DEVICES = {"cpu", "cuda", "meta"}
+
+_OPS = torch.ops.ald_ext
+_LIBRARY = torch.library.Library("ald_ext", "FRAGMENT")
+
+
+def has_kernel(tensor: Tensor) -> bool:
+    """True if a compiled kernel exists for the tensor's device and dtype."""
+    on_device = tensor.device.type == "cpu" or (tensor.device.type == "cuda" and cuda_module is not None)
+    return on_device and tensor.dtype in (torch.float32, torch.float64)
+
+
+def normal(
+    n: int,
+    *,
+    seed: int,
+    step: int,
+    parameter: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The standard normals that the update of ``parameter`` at ``step`` adds, from element ``offset`` on.
+
+    A pure function of its arguments (Note [Noise]): ``normal(n, offset=o)`` equals ``normal(o + n)[o:]`` bit for bit.
+    float32 and float64 draw different normals; |float32 normal - exact Box-Muller| < 1e-6.
+
+    Args:
+        n: how many.
+        seed: 0 ≤ seed < 2^63.
+        step: 0 ≤ step < 2^40. The optimizers' first update is step 1.
+        parameter: index of the parameter (or datum), 0 ≤ parameter < 2^44.
+        offset: index of the first element; offset + n ≤ 2^41.
+        dtype: torch.float32 or torch.float64.
+        device: torch's default device if None.
+
+    Returns:
+        (n,) tensor.
+
+    Raises:
+        RuntimeError: an argument out of its range, or another dtype.
+    """
+    if n < 0:
+        raise RuntimeError(f"ald_ext.ops.normal: n: got {n}, expected n >= 0")
+    out = torch.empty(n, dtype=dtype, device=device)
+    if out.device.type not in KERNEL_DEVICES:
+        key: dict[str, int] = {"seed": seed, "step": step, "parameter": parameter, "offset": offset}
+        return reference.normal(n, **key, dtype=dtype, device=out.device)
+    _OPS.normal_(out, seed=seed, step=step, parameter=parameter, offset=offset)
+    return out
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """One Philox4x32-10 block: four 32-bit words from a counter of four and a key of two (Salmon et al., SC 2011)."""
+    a, b, c, d = cpu_module.philox(tuple(counter), tuple(key))
+    return a, b, c, d
+
+
+def sgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    seed: int,
+    step: int,
+    parameters: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One SGLD step of all ``params`` in place, in one pass: θ ← θ - lr·g + √(2·lr·T/N) ξ (Note [The update equation]).
+
+    Args:
+        params: dense tensors of one dtype (float32 or float64) on one device; any shapes, empty ones too.
+        grads: one for each of ``params``, of the same shape, strides, dtype and device.
+        lr, num_data, temperature, weight_decay, maximize: see the note; lr, temperature, weight_decay ≥ 0, num_data > 0.
+        seed, step: the noise key, as in :func:`normal`.
+        parameters: the index k of each tensor's noise; 0, 1, 2, … if None.
+        offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None.
+
+    Raises:
+        RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,
+            or tensors that autograd is recording.
+    """
+    if not _prepare_step("sgld_step_", params, grads):
+        return
+    keys = _noise_indices(params, parameters, offsets)
+    step_ = _OPS.sgld_step_ if params[0].device.type in KERNEL_DEVICES else reference.sgld_step_
+    step_(
+        params,
+        grads,
+        lr=lr,
+        num_data=num_data,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        seed=seed,
+        step=step,
+        **keys,
+    )
+
+
+def psgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    alpha: float = 0.99,
+    eps: float = 0.1,
+    adapt: bool = True,
+    seed: int,
+    step: int,
+    parameters: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One pSGLD step of all ``params`` and ``square_avgs`` in place, in one pass (Note [The update equation]).
+
+    Args:
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, parameters, offsets: as in
+            :func:`sgld_step_`.
+        square_avgs: v, one for each of ``params``, of the same shape, strides, dtype and device.
+        alpha: decay of v, 0 ≤ alpha < 1.
+        eps: λ ≥ 0.
+        adapt: False leaves v as it is: a frozen preconditioner.
+
+    Raises:
+        RuntimeError: as :func:`sgld_step_`.
+    """
+    if not _prepare_step("psgld_step_", params, grads, square_avgs):
+        return
+    keys = _noise_indices(params, parameters, offsets)
+    step_ = _OPS.psgld_step_ if params[0].device.type in KERNEL_DEVICES else reference.psgld_step_
+    step_(
+        params,
+        grads,
+        square_avgs,
+        lr=lr,
+        num_data=num_data,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        alpha=alpha,
+        eps=eps,
+        adapt=adapt,
+        seed=seed,
+        step=step,
+        **keys,
+    )
+
+
+def _prepare_step(name: str, params: Sequence[Tensor], *companions: Sequence[Tensor]) -> bool:
+    """False if there is nothing to do. The dispatcher finds no device in empty lists, so they are checked here."""
+    if not params:
+        for argument, tensors in zip(("grads", "square_avgs"), companions, strict=False):
+            if tensors:
+                raise RuntimeError(f"ald_ext::{name}: {argument}: got {len(tensors)} items, expected 0, as of params")
+        return False
+    if torch.is_grad_enabled():
+        for i, param in enumerate(params):
+            if param.requires_grad:
+                raise RuntimeError(
+                    f"ald_ext::{name}: params[{i}]: got a tensor that requires grad, which autograd is recording; "
+                    "expected the call under torch.no_grad()"
+                )
+    return True
+
+
+def _noise_indices(
+    params: Sequence[Tensor], parameters: Sequence[int] | None, offsets: Sequence[int] | None
+) -> dict[str, list[int]]:
+    return {
+        "parameters": list(range(len(params))) if parameters is None else list(parameters),
+        "offsets": [0] * len(params) if offsets is None else list(offsets),
+    }
+
+
+def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
+    """(a, b) of the precision's prior; b = 0 for the improper ones.
+
+    Raises:
+        ValueError: neither "flat", "jeffreys" nor a pair of positive numbers.
+    """
+    if prior == "flat":
+        return 1.0, 0.0
+    if prior == "jeffreys":
+        return 0.0, 0.0
+    if isinstance(prior, tuple | list) and len(prior) == 2 and all(float(value) > 0 for value in prior):
+        return float(prior[0]), float(prior[1])
+    raise ValueError(
+        f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
+    )
+
+
+def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = "flat") -> Tensor:
+    """log p(x | mean) of a Gaussian whose precision is integrated out, one value a datum.
+
+    With r² = ‖x - mean‖² and d the number of values of a datum (paper: Appendix B, Eqs. 19-22):
+
+        flat, dλ:        log 2 + lgamma(d/2 + 1) - (d/2) log π - (d + 2) log r
+        Jeffreys, dλ/λ:  lgamma(d/2) - (d/2) log π - d log r
+        Gamma(a, b):     lgamma(a + d/2) - lgamma(a) + a log b - (d/2) log 2π - (a + d/2) log(b + r²/2)
+
+    The first two are improper and grow without bound as r → 0: r² is held at 2⁻¹⁰⁰ or above, so x == mean gives the
+    finite value at that distance, with gradient zero, never NaN. Differentiable in both arguments, twice. r² is summed in
+    a fixed order, so the bits do not depend on the number of threads.
+
+    Args:
+        x: (N, ...) float32 or float64.
+        mean: the same shape, dtype and device.
+        prior: of the precision.
+
+    Returns:
+        (N,) tensor of x's dtype.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not match, or no first dimension.
+        ValueError: another prior.
+    """
+    shape, rate = prior_shape_and_rate(prior)
+    if x.device.type not in KERNEL_DEVICES:
+        return reference.marginal_gaussian_log_prob(x, mean, shape, rate)
+    log_prob: Tensor = _OPS.marginal_gaussian_log_prob(x, mean, shape, rate)[0]
+    return log_prob
+
+
+def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+    """logit((x + σ(h)) / 2^bits): pixels to the real line, at the place in their bin that h chooses (paper: Eq. 25).
+
+    Computed as log(x + σ(h)) - log(2^bits - 1 - x + σ(-h)), stable in both tails (x = 0 with h → -∞ and x = 2^bits - 1
+    with h → +∞ follow h linearly). Where another bin begins, σ(h) stops 2⁻¹² (float64: 2⁻⁴⁰) of a bin before it, with
+    gradient zero beyond, so that ``quantize(langevin_dequantize(x, h)) == x`` for every x and finite h.
+    Differentiable in h, twice.
+
+    Args:
+        x: uint8 pixels, any shape; values below 2^bits (others: RuntimeError on a CPU, NaN on CUDA).
+        h: the same shape and device, float32 or float64.
+        bits: 1 to 8.
+
+    Returns:
+        Tensor of h's shape and dtype.
+
+    Raises:
+        RuntimeError: x not uint8, or shapes, devices or bits that do not fit.
+    """
+    if x.device.type not in KERNEL_DEVICES:
+        return reference.langevin_dequantize(x, h, bits)
+    y: Tensor = _OPS.langevin_dequantize(x, h, bits)
+    return y
+
+
+def quantize(y: Tensor, bits: int = 8) -> Tensor:
+    """The inverse of :func:`langevin_dequantize`: min(⌊2^bits σ(y)⌋, 2^bits - 1); NaN gives 0 (paper: Eq. 24).
+
+    Args:
+        y: any shape, float32 or float64.
+        bits: 1 to 8.
+
+    Returns:
+        uint8 tensor of y's shape.
+
+    Raises:
+        RuntimeError: another dtype, or bits out of range.
+    """
+    if y.device.type not in KERNEL_DEVICES:
+        return reference.quantize(y, bits)
+    x: Tensor = _OPS.quantize(y, bits)
+    return x
+
+
+# --- Fake kernels: shapes and dtypes for torch.compile and meta tensors ---
+
+
+@torch.library.register_fake("ald_ext::normal_", lib=_LIBRARY)
+def _normal_fake(out: Tensor, *, seed: int, step: int, parameter: int = 0, offset: int = 0) -> None:
+    return None
+
+
+@torch.library.register_fake("ald_ext::sgld_step_", lib=_LIBRARY)
+def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) -> None:
+    return None
+
+
+@torch.library.register_fake("ald_ext::psgld_step_", lib=_LIBRARY)
+def _psgld_step_fake(
+    params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any
+) -> None:
+    return None
+
+
+@torch.library.register_fake("ald_ext::marginal_gaussian_log_prob", lib=_LIBRARY)
+def _log_prob_fake(x: Tensor, mean: Tensor, shape: float, rate: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0]), x.new_empty(x.shape[0], dtype=torch.float64)
+
+
+@torch.library.register_fake("ald_ext::marginal_gaussian_log_prob_backward", lib=_LIBRARY)
+def _log_prob_backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    squared_distance: Tensor,
+    shape: float,
+    rate: float,
+    need_x: bool,
+    need_mean: bool,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if need_x else (0,)), x.new_empty(x.shape if need_mean else (0,))
+
+
+@torch.library.register_fake("ald_ext::langevin_dequantize", lib=_LIBRARY)
+def _dequantize_fake(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+    return h.new_empty(h.shape)
+
+
+@torch.library.register_fake("ald_ext::langevin_dequantize_backward", lib=_LIBRARY)
+def _dequantize_backward_fake(grad: Tensor, x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+    return h.new_empty(h.shape)
+
+
+@torch.library.register_fake("ald_ext::quantize", lib=_LIBRARY)
+def _quantize_fake(y: Tensor, bits: int = 8) -> Tensor:
+    return y.new_empty(y.shape, dtype=torch.uint8)
+
+
+# --- Autograd. Under create_graph the backward runs through the reference, which autograd can differentiate again. ---
+
+
+def _log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, mean, ctx.shape, ctx.rate = inputs
+    _, squared_distance = output
+    ctx.mark_non_differentiable(squared_distance)
+    ctx.save_for_backward(x, mean, squared_distance)
+
+
+def _log_prob_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
+    x, mean, squared_distance = ctx.saved_tensors
+    need_x, need_mean = ctx.needs_input_grad[:2]
+    if torch.is_grad_enabled():
+        value = reference.marginal_gaussian_log_prob(x, mean, ctx.shape, ctx.rate)
+        wanted = [tensor for tensor, needed in ((x, need_x), (mean, need_mean)) if needed]
+        gradients = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
+        return next(gradients) if need_x else None, next(gradients) if need_mean else None, None, None
+    grad_x, grad_mean = _OPS.marginal_gaussian_log_prob_backward(
+        grad, x, mean, squared_distance, ctx.shape, ctx.rate, need_x, need_mean
+    )
+    return grad_x if need_x else None, grad_mean if need_mean else None, None, None
+
+
+torch.library.register_autograd(
+    "ald_ext::marginal_gaussian_log_prob", _log_prob_backward, setup_context=_log_prob_setup, lib=_LIBRARY
+)
+
+
+def _dequantize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, h, ctx.bits = inputs
+    ctx.save_for_backward(x, h)
+
+
+def _dequantize_backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, None]:
+    x, h = ctx.saved_tensors
+    if not ctx.needs_input_grad[1]:
+        return None, None, None
+    if torch.is_grad_enabled():
+        value = reference.langevin_dequantize(x, h, ctx.bits)
+        return None, torch.autograd.grad(value, h, grad, create_graph=True)[0], None
+    return None, _OPS.langevin_dequantize_backward(grad, x, h, ctx.bits), None
+
+
+torch.library.register_autograd(
+    "ald_ext::langevin_dequantize", _dequantize_backward, setup_context=_dequantize_setup, lib=_LIBRARY
+)
+
+
+# --- Version counters ---
+#
+# Note [Version counters]
+#     A C++ kernel that writes to a tensor does not tell autograd, which would then silently use the overwritten values of a
+#     tensor it saved. These kernels run just above it and count the write, as torch's own in-place ops do.
+
+
+def _register_version_counting(name: str, mutated: Sequence[int]) -> None:
+    op = getattr(_OPS, name).default
+
+    def count_versions(keyset: Any, *args: Any, **kwargs: Any) -> None:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs)
+        for position in mutated:
+            torch.autograd.graph.increment_version(args[position])
+
+    _LIBRARY.impl(name, count_versions, "ADInplaceOrView", with_keyset=True)
+
+
+_register_version_counting("normal_", [0])
+_register_version_counting("sgld_step_", [0])
+_register_version_counting("psgld_step_", [0, 2])
+
+
+# --- Without the CUDA module, a CUDA tensor gets the reason instead of the dispatcher's list of backends ---
+
+
+def _register_cuda_failure(name: str) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(f"ald_ext::{name}: no CUDA kernel: {cuda_failure}")
+
+    _LIBRARY.impl(name, fail, "CUDA")
+
+
+if cuda_module is None:
+    for _name in (
+        "normal_",
+        "sgld_step_",
+        "psgld_step_",
+        "marginal_gaussian_log_prob",
+        "marginal_gaussian_log_prob_backward",
+        "langevin_dequantize",
+        "langevin_dequantize_backward",
+        "quantize",
+    ):
+        _register_cuda_failure(_name)

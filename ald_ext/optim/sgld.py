@@ -1,0 +1,76 @@
+"""Stochastic gradient Langevin dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from .. import ops, reference
+from .langevin_optimizer import Group, LangevinOptimizer, StepLists, step_options
+
+_STEPS = {
+    "fused": ops.sgld_step_,
+    "foreach": reference.sgld_step_foreach_,
+    "reference": reference.sgld_step_,
+}
+
+
+class SGLD(LangevinOptimizer):
+    r"""Stochastic gradient Langevin dynamics (Welling & Teh 2011; paper: Eqs. 6, 7, 9), a drop-in for torch.optim.SGD.
+
+    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
+
+        θ ← θ - lr·g + √(2·lr·T/N) ξ,      ξ ~ N(0, I)
+
+    With small lr the iterates sample exp(-U(θ)/T). A loss that is U itself (a sum) takes ``num_data=1``. Other
+    conventions: see the conversion table in the README. ``temperature=0`` is torch.optim.SGD without momentum.
+
+    Args:
+        params: parameters or parameter groups, as for torch.optim.
+        lr: step size ≥ 0; a float or a tensor of one element.
+        num_data: N > 0, the number of data behind the mean loss.
+        temperature: T ≥ 0.
+        weight_decay: adds weight_decay·θ to g ≥ 0: a Gaussian prior of precision N·weight_decay.
+        maximize: ascend the loss instead.
+        seed: of the noise, 0 ≤ seed < 2^63; drawn once from torch's default generator if None. It is kept in the
+            parameter groups with the step counter, so that a resumed run continues bit for bit.
+        foreach: True: torch's multi-tensor functions instead of the compiled op.
+        fused: True: the compiled op, or an error where there is none. False: plain PyTorch. None: whatever is there.
+        capturable: must be False in this version.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor,
+        *,
+        num_data: float,
+        temperature: float = 1.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        seed: int | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "num_data": num_data,
+            "temperature": temperature,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "seed": seed,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def _update(self, group: Group, tensors: StepLists) -> None:
+        step_ = _STEPS[self._implementation(group, tensors)]
+        step_(tensors.params, tensors.grads, **step_options(group, tensors))

@@ -1,0 +1,276 @@
+"""The functions of :mod:`ald_ext.ops` in plain PyTorch: the specification, the tests' oracle, the fallback, the baseline.
+
+Nothing here is compiled, and nothing depends on the rest of the package. Results agree with the kernels to rounding:
+normals to 1e-6 in float32 (the kernels' own bits come from :func:`ald_ext.ops.normal`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD = 0xFFFFFFFF
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
+
+#: Blocks of a chunk of the noise layout, see csrc/math/normal.h, Note [Noise layout].
+CHUNK_BLOCKS = 16
+#: Largest step and parameter of a noise key, and the number of elements a parameter may have.
+MAX_STEP, MAX_PARAMETER, MAX_ELEMENTS = 2**40 - 1, 2**44 - 1, 2**41
+
+#: r^2 is held at or above this, so that x == mean gives a finite value and gradient zero.
+SMALLEST_SQUARED_DISTANCE = 2.0**-100
+
+#: How close, as exp(-|h|), a dequantized pixel comes to a neighbouring bin.
+DEQUANTIZATION_MARGIN = {torch.float32: 2.0**-12, torch.float64: 2.0**-40}
+
+NormalFunction = Callable[..., Tensor]
+
+
+def _multiply_high(a: Tensor, b: int) -> Tensor:
+    """High 32 bits of the product of 32-bit words held in int64: by halves, as int64 has no 64 unsigned bits."""
+    low, high = a & 0xFFFF, a >> 16
+    middle = high * (b & 0xFFFF) + ((low * (b & 0xFFFF)) >> 16)
+    return (high * (b >> 16) + ((middle + low * (b >> 16)) >> 16)) & WORD
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four 32-bit words (in int64) for each counter of four words (Salmon et al., SC 2011)."""
+    a, b, c, d = counter
+    for round_number in range(PHILOX_ROUNDS):
+        low_key, high_key = (
+            (k + round_number * increment) & WORD for k, increment in zip(key, PHILOX_KEY_INCREMENTS, strict=True)
+        )
+        a, b, c, d = (
+            _multiply_high(c, PHILOX_MULTIPLIERS[1]) ^ b ^ low_key,
+            (c * PHILOX_MULTIPLIERS[1]) & WORD,
+            _multiply_high(a, PHILOX_MULTIPLIERS[0]) ^ d ^ high_key,
+            (a * PHILOX_MULTIPLIERS[0]) & WORD,
+        )
+    return a, b, c, d
+
+
+def _box_muller(radius_fraction: Tensor, angle_fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), phi = 2 pi v."""
+    radius = torch.sqrt(-2 * torch.log(radius_fraction))
+    angle = 2 * math.pi * angle_fraction
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def normal(
+    n: int,
+    *,
+    seed: int,
+    step: int,
+    parameter: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The normals of :func:`ald_ext.ops.normal`, computed in float64 and rounded to ``dtype``."""
+    per_block = 4 if dtype == torch.float32 else 2
+    chunk = CHUNK_BLOCKS * per_block
+    element = torch.arange(offset, offset + n, dtype=torch.int64, device=device)
+    block = torch.div(element, chunk, rounding_mode="floor") * CHUNK_BLOCKS + element % CHUNK_BLOCKS
+    lane = torch.div(element % chunk, CHUNK_BLOCKS, rounding_mode="floor")
+    high_bits = ((parameter >> 32) << 16) | ((step >> 32) << 8)
+    counter = (
+        block & WORD,
+        torch.full_like(block, step & WORD),
+        torch.full_like(block, parameter & WORD),
+        (block >> 32) | high_bits,
+    )
+    words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
+    if per_block == 4:
+        pairs = [
+            _box_muller(((words[k] >> 1).double() + 0.5) / 2**31, words[k + 1].double() / 2**32) for k in (0, 2)
+        ]
+    else:
+        # 64-bit words as high + low parts; float64 keeps the first 53 bits of the radius word.
+        radius = (words[1].double() * 2.0**31 + (words[0] >> 1).double() + 0.5) / 2.0**63
+        angle = (words[3].double() * 2.0**32 + words[2].double()) / 2.0**64
+        pairs = [_box_muller(radius, angle)]
+    lanes = torch.stack([value for pair in pairs for value in pair])
+    return lanes.gather(0, lane[None])[0].to(dtype)
+
+
+def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
+    """Noise of the shape and strides of ``param``, whose elements are counted in memory order."""
+    noise = torch.empty_like(param)
+    flat = normal(
+        param.numel(), seed=seed, step=step, parameter=parameter, offset=offset, dtype=param.dtype, device=param.device
+    )
+    noise.as_strided((param.numel(),), (1,)).copy_(flat)
+    return noise
+
+
+def sgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """θ ← θ - lr·g + √(2·lr·T/N) ξ with g = ±∇L + weight_decay·θ, tensor by tensor."""
+    for param, grad, parameter, offset in zip(params, grads, parameters, offsets, strict=True):
+        g = (-grad if maximize else grad) + weight_decay * param
+        update = -lr * g
+        if temperature > 0:
+            update += math.sqrt(2 * lr * temperature / num_data) * _noise_like(
+                param, normal, seed, step, parameter, offset
+            )
+        param += update
+
+
+def psgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    alpha: float,
+    eps: float,
+    adapt: bool,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """v ← αv + (1-α)g², G = 1/(√v + λ), θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ, tensor by tensor."""
+    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, parameters, offsets, strict=True):
+        g = (-grad if maximize else grad) + weight_decay * param
+        if adapt:
+            v.copy_(alpha * v + (1 - alpha) * g**2)
+        preconditioner = 1 / (v.sqrt() + eps)
+        update = -lr * preconditioner * g
+        if temperature > 0:
+            scale = torch.sqrt(2 * lr * temperature / num_data * preconditioner)
+            update += scale * _noise_like(param, normal, seed, step, parameter, offset)
+        param += update
+
+
+def sgld_step_foreach_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """:func:`sgld_step_` by torch's multi-tensor functions."""
+    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
+    updates = torch._foreach_mul(gradients, -lr)
+    if temperature > 0:
+        noises = [
+            _noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)
+        ]
+        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
+    torch._foreach_add_(params, updates)
+
+
+def psgld_step_foreach_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    alpha: float,
+    eps: float,
+    adapt: bool,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """:func:`psgld_step_` by torch's multi-tensor functions."""
+    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
+    if adapt:
+        torch._foreach_mul_(square_avgs, alpha)
+        torch._foreach_addcmul_(square_avgs, gradients, gradients, value=1 - alpha)
+    denominators = torch._foreach_sqrt(square_avgs)
+    torch._foreach_add_(denominators, eps)
+    updates = torch._foreach_div(gradients, denominators)
+    torch._foreach_mul_(updates, -lr)
+    if temperature > 0:
+        noises = [
+            _noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)
+        ]
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_div_(noises, denominators)
+        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
+    torch._foreach_add_(params, updates)
+
+
+def _decayed_gradients(
+    params: Sequence[Tensor], grads: Sequence[Tensor], weight_decay: float, maximize: bool
+) -> Sequence[Tensor]:
+    gradients = torch._foreach_neg(grads) if maximize else grads
+    return torch._foreach_add(gradients, params, alpha=weight_decay) if weight_decay else gradients
+
+
+def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:
+    """log p(x) with the precision integrated out over Gamma(shape, rate); rate 0 and shape 1 or 0: flat or Jeffreys.
+
+    With r² = ‖x - mean‖², d the number of values of a datum:
+    log p = lgamma(a + d/2) - (d/2) log 2π - (a + d/2) log(b + r²/2) [+ a log b - lgamma(a) if b > 0]
+    (paper: Appendix B, Eqs. 19-22).
+    """
+    difference = (x - mean).flatten(1) if x.dim() > 1 else (x - mean)[:, None]
+    dimension = difference.shape[1]
+    squared_distance = difference.square().sum(1).clamp_min(SMALLEST_SQUARED_DISTANCE)
+    exponent = shape + dimension / 2
+    constant = math.lgamma(exponent) - dimension / 2 * math.log(2 * math.pi)
+    if rate > 0:
+        constant += shape * math.log(rate) - math.lgamma(shape)
+    return constant - exponent * torch.log(rate + squared_distance / 2)
+
+
+def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+    """logit((x + σ(h)) / 2^bits) = log(x + σ(h)) - log(2^bits - 1 - x + σ(-h)) (paper: Eq. 25).
+
+    x = 0 with h < 0 and x = 2^bits - 1 with h ≥ 0 are the tails, where the logarithm of σ is taken directly; elsewhere
+    h is held where σ comes within the margin of a neighbouring bin, so that :func:`quantize` inverts exactly.
+    """
+    largest = 2**bits - 1
+    pixels = x.to(h.dtype)
+    bound = -math.log(DEQUANTIZATION_MARGIN[h.dtype])
+    held = h.clamp(-bound, bound)
+    interior = torch.log(pixels + torch.sigmoid(held)) - torch.log(largest - pixels + torch.sigmoid(-held))
+    lower = F.logsigmoid(h) - torch.log(largest + torch.sigmoid(-h))
+    upper = torch.log(largest + torch.sigmoid(h)) - F.logsigmoid(-h)
+    return torch.where((x == 0) & (h < 0), lower, torch.where((x == largest) & (h >= 0), upper, interior))
+
+
+def quantize(y: Tensor, bits: int = 8) -> Tensor:
+    """min(⌊2^bits σ(y)⌋, 2^bits - 1) as uint8; NaN gives 0 (paper: Eq. 24)."""
+    return (2**bits * torch.sigmoid(y)).nan_to_num(0.0).clamp(0, 2**bits - 1).to(torch.uint8)

@@ -142,7 +142,9 @@ class CMakeBuild(build_ext):
                 sys.exit(
                     f"ald_ext: ALD_EXT_CUDA=1, but torch {torch.__version__} is a CPU build. Install a CUDA build of torch."
                 )
-            print(f"ald_ext: torch {torch.__version__} is a CPU build: building for the CPU only, although {nvcc} exists")
+            print(
+                f"ald_ext: torch {torch.__version__} is a CPU build: building for the CPU only, although {nvcc} exists"
+            )
             return {}
         architectures = cuda_architectures(torch)
         print(f"ald_ext: building for the CPU and CUDA ({nvcc}, architectures {architectures})")
@@ -158,7 +160,9 @@ def run(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True)
     except subprocess.CalledProcessError as error:
-        sys.exit(f"ald_ext: this command failed with exit code {error.returncode}; its output is above: {' '.join(command)}")
+        sys.exit(
+            f"ald_ext: this command failed with exit code {error.returncode}; its output is above: {' '.join(command)}"
+        )
 
 
 setup(ext_modules=[Extension("ald_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

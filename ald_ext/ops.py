@@ -335,9 +335,7 @@ def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) 
 
 
 @torch.library.register_fake("ald_ext::psgld_step_", lib=_LIBRARY)
-def _psgld_step_fake(
-    params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any
-) -> None:
+def _psgld_step_fake(params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any) -> None:
     return None
 
 

@@ -87,9 +87,7 @@ def normal(
     )
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
     if per_block == 4:
-        pairs = [
-            _box_muller(((words[k] >> 1).double() + 0.5) / 2**31, words[k + 1].double() / 2**32) for k in (0, 2)
-        ]
+        pairs = [_box_muller(((words[k] >> 1).double() + 0.5) / 2**31, words[k + 1].double() / 2**32) for k in (0, 2)]
     else:
         # 64-bit words as high + low parts; float64 keeps the first 53 bits of the radius word.
         radius = (words[1].double() * 2.0**31 + (words[0] >> 1).double() + 0.5) / 2.0**63
@@ -186,9 +184,7 @@ def sgld_step_foreach_(
     gradients = _decayed_gradients(params, grads, weight_decay, maximize)
     updates = torch._foreach_mul(gradients, -lr)
     if temperature > 0:
-        noises = [
-            _noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)
-        ]
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
     torch._foreach_add_(params, updates)
 
@@ -222,9 +218,7 @@ def psgld_step_foreach_(
     updates = torch._foreach_div(gradients, denominators)
     torch._foreach_mul_(updates, -lr)
     if temperature > 0:
-        noises = [
-            _noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)
-        ]
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
         torch._foreach_sqrt_(denominators)
         torch._foreach_div_(noises, denominators)
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))

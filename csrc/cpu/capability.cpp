@@ -18,10 +18,10 @@ ALD_EXT_DECLARE_KERNELS(avx512)
 
 namespace {
 
-#define ALD_EXT_CAPABILITY(name, instruction_set, supported)                       \
-    Capability {                                                                   \
+#define ALD_EXT_CAPABILITY(name, instruction_set, supported)                             \
+    Capability {                                                                         \
         name, static_cast<bool>(supported), instruction_set::make_kernel_table<float>(), \
-            instruction_set::make_kernel_table<double>()                           \
+            instruction_set::make_kernel_table<double>()                                 \
     }
 
 std::vector<Capability> list_capabilities() {
@@ -32,8 +32,7 @@ std::vector<Capability> list_capabilities() {
     list.push_back(ALD_EXT_CAPABILITY("default", portable, true));
 #endif
 #if defined(ALD_EXT_WITH_AVX2)
-    list.push_back(
-        ALD_EXT_CAPABILITY("avx2", avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
+    list.push_back(ALD_EXT_CAPABILITY("avx2", avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
 #endif
 #if defined(ALD_EXT_WITH_AVX512)
     list.push_back(ALD_EXT_CAPABILITY("avx512", avx512,

@@ -1,8 +1,8 @@
 // Compiled once per instruction set; ALD_EXT_INSTRUCTION_SET names the namespace (see csrc/math/config.h).
 //
 // Note [Vector loops]
-// Loops over 16 blocks, 64 lanes or a range are written so that the compiler vectorizes them: no branch, no call, no inner
-// loop. `ivdep` states that param, grad, square_avg and outputs do not overlap, which csrc/ops checks.
+// Loops over 16 blocks, 64 lanes or a range are written so that the compiler vectorizes them: no branch, no call, no
+// inner loop. `ivdep` states that param, grad, square_avg and outputs do not overlap, which csrc/ops checks.
 #include "kernels.h"
 
 #include "../math/dequantization.h"
@@ -71,9 +71,8 @@ void normal(Scalar* out, std::int64_t count, NoiseKey key) {
 template <typename Scalar>
 void sgld_step(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings) {
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    for_each_element<Scalar>(count, key, settings.temperature > 0.0, [=](std::int64_t i, Scalar xi) {
-        param[i] = sgld_update(param[i], grad[i], xi, step);
-    });
+    for_each_element<Scalar>(count, key, settings.temperature > 0.0,
+                             [=](std::int64_t i, Scalar xi) { param[i] = sgld_update(param[i], grad[i], xi, step); });
 }
 
 template <bool adapt, typename Scalar>
@@ -104,7 +103,8 @@ double squared_distance(const Scalar* x, const Scalar* mean, std::int64_t count)
             sums[lane] = add_squared_difference(sums[lane], x[begin + lane], mean[begin + lane]);
         }
     }
-    for (std::int64_t i = whole; i < count; ++i) sums[i - whole] = add_squared_difference(sums[i - whole], x[i], mean[i]);
+    for (std::int64_t i = whole; i < count; ++i)
+        sums[i - whole] = add_squared_difference(sums[i - whole], x[i], mean[i]);
     for (int width = reduction_lanes / 2; width > 0; width /= 2) {
         for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
     }

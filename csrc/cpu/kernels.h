@@ -13,7 +13,8 @@ namespace ald_ext::cpu {
 template <typename Scalar>
 struct KernelTable {
     void (*normal)(Scalar* out, std::int64_t count, NoiseKey key);
-    void (*sgld_step)(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings);
+    void (*sgld_step)(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key,
+                      const LangevinSettings& settings);
     void (*psgld_step)(Scalar* param, const Scalar* grad, Scalar* square_avg, std::int64_t count, NoiseKey key,
                        const LangevinSettings& settings);
     // At most reduction_segment elements.
@@ -46,8 +47,8 @@ struct Capability {
 // Every instruction set that was built, from the plainest to the widest.
 const std::vector<Capability>& built_capabilities();
 
-// The widest supported one, or the one ALD_EXT_CPU_CAPABILITY names. Throws std::runtime_error if that one was not built
-// or this machine lacks it. Read once.
+// The widest supported one, or the one ALD_EXT_CPU_CAPABILITY names. Throws std::runtime_error if that one was not
+// built or this machine lacks it. Read once.
 const Capability& capability_in_use();
 
 }  // namespace ald_ext::cpu

@@ -1,6 +1,6 @@
 // Note [Threads and noise]
-// A chunk of 16 Philox blocks (csrc/math/normal.h, Note [Noise layout]) belongs to four threads; each takes four consecutive
-// blocks, and so four consecutive elements in every lane: 16-byte accesses without a shuffle.
+// A chunk of 16 Philox blocks (csrc/math/normal.h, Note [Noise layout]) belongs to four threads; each takes four
+// consecutive blocks, and so four consecutive elements in every lane: 16-byte accesses without a shuffle.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -113,8 +113,8 @@ std::int64_t blocks_for(std::int64_t count, std::int64_t offset) {
 }
 
 template <typename Scalar>
-__global__ void __launch_bounds__(threads_per_block) normal_kernel(Scalar* out, std::int64_t count, NoiseStream stream,
-                                                                   std::int64_t offset) {
+__global__ void __launch_bounds__(threads_per_block)
+    normal_kernel(Scalar* out, std::int64_t count, NoiseStream stream, std::int64_t offset) {
     const Position<Scalar> position(blockIdx.x, offset);
     if (position.first >= count) return;
     const QuarterChunk<Scalar> normals = quarter_chunk_normals<Scalar>(stream, position.chunk, position.quarter);
@@ -176,7 +176,8 @@ using StepKernel = void (*)(StepBatch<Scalar>);
 
 template <typename Scalar>
 StepKernel<Scalar> choose_step_kernel(bool preconditioned, bool adapt, bool noisy) {
-    if (!preconditioned) return noisy ? step_kernel<Scalar, false, false, true> : step_kernel<Scalar, false, false, false>;
+    if (!preconditioned)
+        return noisy ? step_kernel<Scalar, false, false, true> : step_kernel<Scalar, false, false, false>;
     if (adapt) return noisy ? step_kernel<Scalar, true, true, true> : step_kernel<Scalar, true, true, false>;
     return noisy ? step_kernel<Scalar, true, false, true> : step_kernel<Scalar, true, false, false>;
 }
@@ -236,7 +237,8 @@ __global__ void __launch_bounds__(threads_per_block)
                         Scalar* factors) {
     const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * threads_per_block + threadIdx.x;
     if (row >= rows) return;
-    const double factor = static_cast<double>(grad[row]) * marginal_gaussian_score_factor(density, squared_distance[row]);
+    const double factor =
+        static_cast<double>(grad[row]) * marginal_gaussian_score_factor(density, squared_distance[row]);
     factors[row] = static_cast<Scalar>(factor);
 }
 
@@ -365,8 +367,8 @@ void marginal_gaussian_log_prob(const Scalar* x, const Scalar* mean, std::int64_
 template <typename Scalar>
 void marginal_gaussian_log_prob_backward(const Scalar* grad, const Scalar* x, const Scalar* mean,
                                          const double* squared_distance, std::int64_t rows, std::int64_t dimension,
-                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x, Scalar* grad_mean,
-                                         cudaStream_t stream) {
+                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x,
+                                         Scalar* grad_mean, cudaStream_t stream) {
     const std::int64_t count = rows * dimension;
     if (count == 0 || (grad_x == nullptr && grad_mean == nullptr)) return;
     score_factor_kernel<Scalar><<<row_blocks(rows), threads_per_block, 0, stream>>>(
@@ -402,18 +404,18 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits, cu
     check_launch("quantize");
 }
 
-#define ALD_EXT_INSTANTIATE(Scalar)                                                                                       \
-    template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);                                   \
-    template void langevin_step<Scalar>(const std::vector<StepTensor<Scalar>>&, std::int64_t, std::int64_t,               \
-                                        const LangevinSettings&, cudaStream_t);                                           \
-    template void marginal_gaussian_log_prob<Scalar>(const Scalar*, const Scalar*, std::int64_t, std::int64_t,            \
-                                                     const PrecisionPrior&, double*, double*, Scalar*, cudaStream_t);     \
-    template void marginal_gaussian_log_prob_backward<Scalar>(const Scalar*, const Scalar*, const Scalar*, const double*, \
-                                                              std::int64_t, std::int64_t, const PrecisionPrior&, Scalar*, \
-                                                              Scalar*, Scalar*, cudaStream_t);                            \
-    template void dequantize<Scalar>(const std::uint8_t*, const Scalar*, Scalar*, std::int64_t, int, cudaStream_t);       \
-    template void dequantize_backward<Scalar>(const Scalar*, const std::uint8_t*, const Scalar*, Scalar*, std::int64_t,   \
-                                              int, cudaStream_t);                                                         \
+#define ALD_EXT_INSTANTIATE(Scalar)                                                                                    \
+    template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);                                \
+    template void langevin_step<Scalar>(const std::vector<StepTensor<Scalar>>&, std::int64_t, std::int64_t,            \
+                                        const LangevinSettings&, cudaStream_t);                                        \
+    template void marginal_gaussian_log_prob<Scalar>(const Scalar*, const Scalar*, std::int64_t, std::int64_t,         \
+                                                     const PrecisionPrior&, double*, double*, Scalar*, cudaStream_t);  \
+    template void marginal_gaussian_log_prob_backward<Scalar>(                                                         \
+        const Scalar*, const Scalar*, const Scalar*, const double*, std::int64_t, std::int64_t, const PrecisionPrior&, \
+        Scalar*, Scalar*, Scalar*, cudaStream_t);                                                                      \
+    template void dequantize<Scalar>(const std::uint8_t*, const Scalar*, Scalar*, std::int64_t, int, cudaStream_t);    \
+    template void dequantize_backward<Scalar>(const Scalar*, const std::uint8_t*, const Scalar*, Scalar*,              \
+                                              std::int64_t, int, cudaStream_t);                                        \
     template void quantize<Scalar>(const Scalar*, std::uint8_t*, std::int64_t, int, cudaStream_t);
 
 ALD_EXT_INSTANTIATE(float)

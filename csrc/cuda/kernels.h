@@ -37,8 +37,8 @@ void marginal_gaussian_log_prob(const Scalar* x, const Scalar* mean, std::int64_
 template <typename Scalar>
 void marginal_gaussian_log_prob_backward(const Scalar* grad, const Scalar* x, const Scalar* mean,
                                          const double* squared_distance, std::int64_t rows, std::int64_t dimension,
-                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x, Scalar* grad_mean,
-                                         cudaStream_t stream);
+                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x,
+                                         Scalar* grad_mean, cudaStream_t stream);
 
 template <typename Scalar>
 void dequantize(const std::uint8_t* x, const Scalar* h, Scalar* y, std::int64_t count, int bits, cudaStream_t stream);

@@ -47,7 +47,8 @@ ALD_EXT_INLINE float fused_multiply_add(float a, float b, float c) { return __bu
 ALD_EXT_INLINE double fused_multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
 // Without an FMA unit: the product of two floats is exact in double; the sum is rounded to odd there (its last bit set
-// when it is inexact), after which the rounding to float is the only one that counts. Vectorizes, unlike a call of libm.
+// when it is inexact), after which the rounding to float is the only one that counts. Vectorizes, unlike a call of
+// libm.
 ALD_EXT_INLINE float fused_multiply_add(float a, float b, float c) {
     const double product = static_cast<double>(a) * static_cast<double>(b);
     const double addend = static_cast<double>(c);
@@ -71,8 +72,8 @@ ALD_EXT_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 ALD_EXT_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 #endif
 
-// c_0 + c_1 x + ... + c_n x^n by Horner's rule; unrolled by recursion, because a loop here keeps compilers from vectorizing
-// the loop around it.
+// c_0 + c_1 x + ... + c_n x^n by Horner's rule; unrolled by recursion, because a loop here keeps compilers from
+// vectorizing the loop around it.
 template <typename Scalar>
 ALD_EXT_INLINE Scalar polynomial(Scalar, Scalar last) {
     return last;

@@ -6,12 +6,12 @@
 // Both terms are multiplied by 1 + e, which cancels in their ratio and leaves no small difference.
 //
 // Note [Tails]
-// Where x = 0 and h < 0, x + sigma(h) is e / (1 + e): its logarithm is taken as h itself, so y -> -infinity like h and never
-// underflows; likewise where x = M and h >= 0. The gradient tends to 1 there.
+// Where x = 0 and h < 0, x + sigma(h) is e / (1 + e): its logarithm is taken as h itself, so y -> -infinity like h and
+// never underflows; likewise where x = M and h >= 0. The gradient tends to 1 there.
 //
 // Note [Margin]
-// On a side where another pixel value begins, sigma(h) stops `margin` short of the border (2^-12 of a bin in float, 2^-40 in
-// double; |h| > 8.3 or 27.7), with gradient zero beyond, so that rounding never carries y into the next bin:
+// On a side where another pixel value begins, sigma(h) stops `margin` short of the border (2^-12 of a bin in float,
+// 2^-40 in double; |h| > 8.3 or 27.7), with gradient zero beyond, so that rounding never carries y into the next bin:
 // quantize(dequantize(x, h)) = x for every x and every finite h.
 #pragma once
 

@@ -51,7 +51,8 @@ ALD_EXT_INLINE Decomposed<Scalar> decompose(Scalar x) {
 ALD_EXT_INLINE float log_of(Decomposed<float> x) {
     constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
     const float square = x.fraction * x.fraction;
-    const float correction = fused_multiply_add(x.exponent, ln2_low, square * polynomial(x.fraction, ALD_EXT_LOG_FLOAT));
+    const float correction =
+        fused_multiply_add(x.exponent, ln2_low, square * polynomial(x.fraction, ALD_EXT_LOG_FLOAT));
     return fused_multiply_add(x.exponent, ln2_high, x.fraction + correction);
 }
 

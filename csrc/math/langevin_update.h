@@ -1,6 +1,7 @@
 // The Langevin updates of one element.
 //
-// For a loss that is the potential per datum, L = U / N, with g = grad L + weight_decay * theta (gradient_sign = -1 ascends):
+// For a loss that is the potential per datum, L = U / N, with g = grad L + weight_decay * theta (gradient_sign = -1
+// ascends):
 //     v     <- alpha v + (1 - alpha) g^2,      G = 1 / (sqrt(v) + eps)      (SGLD: G = 1)
 //     theta <- theta - lr G g + sqrt(2 lr T G / N) xi,      xi ~ N(0, 1)
 // Paper: Eq. (6); preconditioner of Li et al. 2016 with V on mean gradients.
@@ -22,12 +23,9 @@ struct StepScalars {
 template <typename Scalar>
 ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
     const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
-    return {static_cast<Scalar>(settings.lr),
-            static_cast<Scalar>(settings.weight_decay),
-            settings.maximize ? Scalar(-1) : Scalar(1),
-            static_cast<Scalar>(square_root(noise_variance)),
-            static_cast<Scalar>(settings.alpha),
-            static_cast<Scalar>(1.0 - settings.alpha),
+    return {static_cast<Scalar>(settings.lr),           static_cast<Scalar>(settings.weight_decay),
+            settings.maximize ? Scalar(-1) : Scalar(1), static_cast<Scalar>(square_root(noise_variance)),
+            static_cast<Scalar>(settings.alpha),        static_cast<Scalar>(1.0 - settings.alpha),
             static_cast<Scalar>(settings.eps)};
 }
 

@@ -7,12 +7,12 @@
 // a = 1, b = 0 is the flat prior d lambda (Eqs. 19-22), a = b = 0 the Jeffreys prior d lambda / lambda.
 //
 // Note [x equal to the mean]
-// With b = 0, log p goes to +infinity as r goes to 0. r^2 is therefore held at 2^-100 or above: x = mean gives the finite
-// value at that distance and gradient zero.
+// With b = 0, log p goes to +infinity as r goes to 0. r^2 is therefore held at 2^-100 or above: x = mean gives the
+// finite value at that distance and gradient zero.
 //
 // Note [Order of the sum]
-// r^2 is summed in segments of 4096 elements; in a segment, lane l of 64 adds elements l, l + 64, ... in order, the lanes
-// are added in a binary tree, and the segments in order, in double. So the bits depend on nothing but the data.
+// r^2 is summed in segments of 4096 elements; in a segment, lane l of 64 adds elements l, l + 64, ... in order, the
+// lanes are added in a binary tree, and the segments in order, in double. So the bits depend on nothing but the data.
 #pragma once
 
 #include "elementary.h"

@@ -6,17 +6,18 @@
 //     word 1      low 32 bits of the step
 //     word 2      low 32 bits of the parameter
 //     word 3      purpose (4 bits) | parameter, high 12 bits | step, high 8 bits | block, high 8 bits
-// so that steps < 2^40, parameters < 2^44 and blocks < 2^40 never collide. A block of four words gives four float or two
-// double normals. Elements are laid out in chunks of 16 blocks: element i takes
+// so that steps < 2^40, parameters < 2^44 and blocks < 2^40 never collide. A block of four words gives four float or
+// two double normals. Elements are laid out in chunks of 16 blocks: element i takes
 //     block  16 (i div chunk) + (i mod 16),      lane  (i mod chunk) div 16,      chunk = 16 x normals per block,
-// so lane j of 16 consecutive blocks fills 16 consecutive elements: a vector register, or four threads' 16-byte accesses,
-// without a shuffle.
+// so lane j of 16 consecutive blocks fills 16 consecutive elements: a vector register, or four threads' 16-byte
+// accesses, without a shuffle.
 //
 // Note [Box-Muller]
 // Words (x, y) give the pair r cos(phi), r sin(phi), with r = sqrt(-2 log u), u = (floor(x / 2) + 1/2) / 2^31 and
-// phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). The range of the angle is reduced in
-// integers, and where u is near one its logarithm is taken from 1 - u, so both factors are good to the last bits of the
-// type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7 (float), 9.4 (double).
+// phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). The range of the angle is reduced
+// in integers, and where u is near one its logarithm is taken from 1 - u, so both factors are good to the last bits of
+// the type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7 (float), 9.4
+// (double).
 #pragma once
 
 #include "elementary.h"

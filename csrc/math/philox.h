@@ -21,10 +21,9 @@ template <int rounds>
 ALD_EXT_INLINE PhiloxBlock philox_run(PhiloxBlock state, std::uint32_t key_low, std::uint32_t key_high) {
     constexpr std::uint32_t multiplier_even = 0xD2511F53u, multiplier_odd = 0xCD9E8D57u;
     constexpr std::uint32_t golden_ratio = 0x9E3779B9u, root_three_less_one = 0xBB67AE85u;
-    const PhiloxBlock next = {{multiply_high(multiplier_odd, state.word[2]) ^ state.word[1] ^ key_low,
-                               multiplier_odd * state.word[2],
-                               multiply_high(multiplier_even, state.word[0]) ^ state.word[3] ^ key_high,
-                               multiplier_even * state.word[0]}};
+    const PhiloxBlock next = {
+        {multiply_high(multiplier_odd, state.word[2]) ^ state.word[1] ^ key_low, multiplier_odd * state.word[2],
+         multiply_high(multiplier_even, state.word[0]) ^ state.word[3] ^ key_high, multiplier_even * state.word[0]}};
     if constexpr (rounds == 1) {
         return next;
     } else {

@@ -35,7 +35,8 @@ inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char*
 
 inline void check_noise_output(const Tensor& out, const NoiseKey& key, const char* op) {
     check_floating(out, op, "out");
-    ALD_EXT_CHECK(out.is_contiguous(), op, "out", "got strides ", shape_text(out.strides()), ", expected a contiguous tensor");
+    ALD_EXT_CHECK(out.is_contiguous(), op, "out", "got strides ", shape_text(out.strides()),
+                  ", expected a contiguous tensor");
     check_noise_key(key, out.numel(), op);
 }
 
@@ -60,8 +61,8 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, const cha
     check_same_device(tensor, param, op, argument, "its parameter");
     check_type(tensor, param.scalar_type(), op, argument);
     check_same_shape(tensor, param, op, argument, "its parameter");
-    ALD_EXT_CHECK(same_strides(tensor, param), op, argument, "got strides ", shape_text(tensor.strides()), ", expected ",
-                  shape_text(param.strides()), " as of its parameter");
+    ALD_EXT_CHECK(same_strides(tensor, param), op, argument, "got strides ", shape_text(tensor.strides()),
+                  ", expected ", shape_text(param.strides()), " as of its parameter");
 }
 
 // `square_avgs` is null for SGLD.
@@ -71,7 +72,8 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
                                 const LangevinSettings& settings) {
     const std::size_t count = params.size();
     const auto check_length = [&](std::size_t length, const char* argument) {
-        ALD_EXT_CHECK(length == count, op, argument, "got ", length, " items, expected ", count, ", one for each of params");
+        ALD_EXT_CHECK(length == count, op, argument, "got ", length, " items, expected ", count,
+                      ", one for each of params");
     };
     check_length(grads.size(), "grads");
     if (square_avgs != nullptr) check_length(square_avgs->size(), "square_avgs");
@@ -86,8 +88,9 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
         check_floating(param, op, item("params", i));
         check_type(param, arguments.type, op, item("params", i));
         check_same_device(param, params[0], op, item("params", i), "params[0]");
-        ALD_EXT_CHECK(is_dense(param), op, item("params", i), "got strides ", shape_text(param.strides()), " for shape ",
-                      shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
+        ALD_EXT_CHECK(is_dense(param), op, item("params", i), "got strides ", shape_text(param.strides()),
+                      " for shape ", shape_text(param.sizes()),
+                      ", expected a tensor that fills its memory without gaps or overlaps");
         check_companion(grads[i], param, op, item("grads", i));
         if (square_avgs != nullptr) check_companion((*square_avgs)[i], param, op, item("square_avgs", i));
         check_noise_key({seed, step, parameters[i], offsets[i]}, param.numel(), op);
@@ -109,7 +112,8 @@ struct LikelihoodArguments {
     PrecisionPrior prior;
 };
 
-inline LikelihoodArguments check_likelihood(const char* op, const Tensor& x, const Tensor& mean, double shape, double rate) {
+inline LikelihoodArguments check_likelihood(const char* op, const Tensor& x, const Tensor& mean, double shape,
+                                            double rate) {
     check_floating(x, op, "x");
     check_type(mean, x.scalar_type(), op, "mean");
     check_same_device(mean, x, op, "mean", "x");
@@ -117,7 +121,8 @@ inline LikelihoodArguments check_likelihood(const char* op, const Tensor& x, con
     check_same_shape(mean, x, op, "mean", "x");
     check_not_negative(shape, op, "shape");
     check_not_negative(rate, op, "rate");
-    ALD_EXT_CHECK(rate == 0.0 || shape > 0.0, op, "shape", "got ", shape, ", expected > 0 for a Gamma prior with rate ", rate);
+    ALD_EXT_CHECK(rate == 0.0 || shape > 0.0, op, "shape", "got ", shape, ", expected > 0 for a Gamma prior with rate ",
+                  rate);
     std::int64_t dimension = 1;
     for (std::int64_t d = 1; d < x.dim(); ++d) dimension *= x.size(d);
     return {torch::stable::contiguous(x), torch::stable::contiguous(mean), x.size(0), dimension, {shape, rate}};

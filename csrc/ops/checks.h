@@ -26,8 +26,8 @@ template <typename... Parts>
     throw std::runtime_error(message.str());
 }
 
-#define ALD_EXT_CHECK(condition, op, argument, ...)                              \
-    do {                                                                         \
+#define ALD_EXT_CHECK(condition, op, argument, ...)                                    \
+    do {                                                                               \
         if (!(condition)) ::ald_ext::ops::fail(op, ": ", argument, ": ", __VA_ARGS__); \
     } while (false)
 
@@ -91,19 +91,20 @@ inline void check_type(const Tensor& tensor, ScalarType expected, const char* op
                   torch::headeronly::toString(expected));
 }
 
-inline void check_same_device(const Tensor& tensor, const Tensor& reference, const char* op, const std::string& argument,
-                              const char* reference_name) {
+inline void check_same_device(const Tensor& tensor, const Tensor& reference, const char* op,
+                              const std::string& argument, const char* reference_name) {
     ALD_EXT_CHECK(device_name(tensor) == device_name(reference), op, argument, "got a tensor on ", device_name(tensor),
                   ", expected ", device_name(reference), ", where ", reference_name, " is");
 }
 
 inline void check_same_shape(const Tensor& tensor, const Tensor& reference, const char* op, const std::string& argument,
                              const char* reference_name) {
-    ALD_EXT_CHECK(same_values(tensor.sizes(), reference.sizes()), op, argument, "got shape ", shape_text(tensor.sizes()),
-                  ", expected ", shape_text(reference.sizes()), " as of ", reference_name);
+    ALD_EXT_CHECK(same_values(tensor.sizes(), reference.sizes()), op, argument, "got shape ",
+                  shape_text(tensor.sizes()), ", expected ", shape_text(reference.sizes()), " as of ", reference_name);
 }
 
-inline void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const char* op, const std::string& argument) {
+inline void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const char* op,
+                        const std::string& argument) {
     ALD_EXT_CHECK(low <= value && value <= high, op, argument, "got ", value, ", expected ", low, " to ", high);
 }
 

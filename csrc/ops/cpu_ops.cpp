@@ -1,8 +1,8 @@
 // The ops on CPU tensors: checked arguments, divided among torch's threads.
 //
 // Note [Results do not depend on the division]
-// Noise is a function of the element's index, other loops are elementwise, and the sums of csrc/math/marginal_gaussian.h
-// have fixed segments. So work may be cut anywhere, for any number of threads.
+// Noise is a function of the element's index, other loops are elementwise, and the sums of
+// csrc/math/marginal_gaussian.h have fixed segments. So work may be cut anywhere, for any number of threads.
 #include "../cpu/kernels.h"
 #include "../math/marginal_gaussian.h"
 #include "registration.h"
@@ -118,8 +118,8 @@ std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Ten
 }
 
 std::tuple<Tensor, Tensor> marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
-                                                               const Tensor& squared_distance, double shape, double rate,
-                                                               bool need_x, bool need_mean) {
+                                                               const Tensor& squared_distance, double shape,
+                                                               double rate, bool need_x, bool need_mean) {
     const LikelihoodGradientArguments arguments = check_likelihood_gradient(
         "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
     const LikelihoodArguments& likelihood = arguments.likelihood;
@@ -157,7 +157,8 @@ void check_pixel_values(const Tensor& x, std::int64_t bits, const char* op) {
     const int largest = (1 << bits) - 1;
     const std::uint8_t* pixels = const_data<std::uint8_t>(x);
     const int found = *std::max_element(pixels, pixels + x.numel());
-    ALD_EXT_CHECK(found <= largest, op, "x", "got a pixel of ", found, ", expected 0 to ", largest, " for bits = ", bits);
+    ALD_EXT_CHECK(found <= largest, op, "x", "got a pixel of ", found, ", expected 0 to ", largest,
+                  " for bits = ", bits);
 }
 
 Tensor langevin_dequantize(const Tensor& x, const Tensor& h, std::int64_t bits) {

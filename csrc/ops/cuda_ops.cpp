@@ -54,16 +54,16 @@ std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Ten
     dispatch_floating(x, [&](auto zero) {
         using Scalar = decltype(zero);
         cuda::marginal_gaussian_log_prob(const_data<Scalar>(arguments.x), const_data<Scalar>(arguments.mean),
-                                         arguments.rows, arguments.dimension, arguments.prior, data<double>(segment_sums),
-                                         data<double>(squared_distance), data<Scalar>(log_prob),
-                                         current_stream(x.get_device_index()));
+                                         arguments.rows, arguments.dimension, arguments.prior,
+                                         data<double>(segment_sums), data<double>(squared_distance),
+                                         data<Scalar>(log_prob), current_stream(x.get_device_index()));
     });
     return {log_prob, squared_distance};
 }
 
 std::tuple<Tensor, Tensor> marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
-                                                               const Tensor& squared_distance, double shape, double rate,
-                                                               bool need_x, bool need_mean) {
+                                                               const Tensor& squared_distance, double shape,
+                                                               double rate, bool need_x, bool need_mean) {
     const LikelihoodGradientArguments arguments = check_likelihood_gradient(
         "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
     const LikelihoodArguments& likelihood = arguments.likelihood;

@@ -1,4 +1,5 @@
-// The Python module ald_ext._C. Loading it registers the ops (schemas.cpp, cpu_ops.cpp); it exports what is no tensor op.
+// The Python module ald_ext._C. Loading it registers the ops (schemas.cpp, cpu_ops.cpp); it exports what is no tensor
+// op.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -29,7 +30,8 @@ py::dict build_info() {
     return info;
 }
 
-std::array<std::uint32_t, 4> philox(const std::array<std::uint32_t, 4>& counter, const std::array<std::uint32_t, 2>& key) {
+std::array<std::uint32_t, 4> philox(const std::array<std::uint32_t, 4>& counter,
+                                    const std::array<std::uint32_t, 2>& key) {
     const ald_ext::PhiloxBlock block =
         ald_ext::philox({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
     return {block.word[0], block.word[1], block.word[2], block.word[3]};

@@ -18,9 +18,10 @@ struct StepOps {
         }
     }
 
-    static void sgld_step_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, double lr, double num_data,
-                           double temperature, double weight_decay, bool maximize, std::int64_t seed, std::int64_t step,
-                           const std::vector<std::int64_t>& parameters, const std::vector<std::int64_t>& offsets) {
+    static void sgld_step_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, double lr,
+                           double num_data, double temperature, double weight_decay, bool maximize, std::int64_t seed,
+                           std::int64_t step, const std::vector<std::int64_t>& parameters,
+                           const std::vector<std::int64_t>& offsets) {
         const LangevinSettings settings{lr, weight_decay, temperature, num_data, maximize, 0.0, 0.0, false};
         run(check_step("ald_ext::sgld_step_", params, grads, nullptr, parameters, offsets, seed, step, settings));
     }
@@ -38,13 +39,13 @@ struct StepOps {
 }  // namespace ald_ext::ops
 
 // Registers the kernels of one device: the functions of that device's translation unit, and StepOps<Device>.
-#define ALD_EXT_REGISTER_KERNELS(m, Device)                                                                            \
-    using namespace ald_ext::ops;                                                                                      \
-    m.impl("normal_", TORCH_BOX(&normal_));                                                                            \
-    m.impl("sgld_step_", TORCH_BOX(&StepOps<Device>::sgld_step_));                                                     \
-    m.impl("psgld_step_", TORCH_BOX(&StepOps<Device>::psgld_step_));                                                   \
-    m.impl("marginal_gaussian_log_prob", TORCH_BOX(&marginal_gaussian_log_prob));                                      \
-    m.impl("marginal_gaussian_log_prob_backward", TORCH_BOX(&marginal_gaussian_log_prob_backward));                    \
-    m.impl("langevin_dequantize", TORCH_BOX(&langevin_dequantize));                                                    \
-    m.impl("langevin_dequantize_backward", TORCH_BOX(&langevin_dequantize_backward));                                  \
+#define ALD_EXT_REGISTER_KERNELS(m, Device)                                                         \
+    using namespace ald_ext::ops;                                                                   \
+    m.impl("normal_", TORCH_BOX(&normal_));                                                         \
+    m.impl("sgld_step_", TORCH_BOX(&StepOps<Device>::sgld_step_));                                  \
+    m.impl("psgld_step_", TORCH_BOX(&StepOps<Device>::psgld_step_));                                \
+    m.impl("marginal_gaussian_log_prob", TORCH_BOX(&marginal_gaussian_log_prob));                   \
+    m.impl("marginal_gaussian_log_prob_backward", TORCH_BOX(&marginal_gaussian_log_prob_backward)); \
+    m.impl("langevin_dequantize", TORCH_BOX(&langevin_dequantize));                                 \
+    m.impl("langevin_dequantize_backward", TORCH_BOX(&langevin_dequantize_backward));               \
     m.impl("quantize", TORCH_BOX(&quantize));

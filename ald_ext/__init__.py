@@ -1,7 +1,19 @@
 """ald_ext: amortized Langevin dynamics for PyTorch, with fused kernels."""
 
-from . import ops, optim, reference
+from . import dequantization, distributions, models, ops, optim, reference
+from .distributions import MarginalGaussian
 from .optim import PSGLD, SGLD
+from .version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["PSGLD", "SGLD", "__version__", "ops", "optim", "reference"]
+__all__ = [
+    "PSGLD",
+    "SGLD",
+    "MarginalGaussian",
+    "__version__",
+    "dequantization",
+    "distributions",
+    "models",
+    "ops",
+    "optim",
+    "reference",
+]

@@ -14,9 +14,9 @@ Note [The update equation]
     ``maximize`` ascends: g = -∇L + weight_decay·θ. Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
 
 Note [Noise]
-    ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-10 keyed by the seed, with
-    counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing depends
-    on threads, devices, how a tensor is split (``offset``), or a generator's state.
+    ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-10 keyed by the seed,
+    with counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing
+    depends on threads, devices, how a tensor is split (``offset``), or a generator's state.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def sgld_step_(
     Args:
         params: dense tensors of one dtype (float32 or float64) on one device; any shapes, empty ones too.
         grads: one for each of ``params``, of the same shape, strides, dtype and device.
-        lr, num_data, temperature, weight_decay, maximize: see the note; lr, temperature, weight_decay ≥ 0, num_data > 0.
+        lr, temperature, weight_decay: see the note; each ≥ 0.
+        num_data: N > 0.
+        maximize: ascend.
         seed, step: the noise key, as in :func:`normal`.
         parameters: the index k of each tensor's noise; 0, 1, 2, … if None.
         offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None.
@@ -133,7 +135,6 @@ def sgld_step_(
     """
     if not _prepare_step("sgld_step_", params, grads):
         return
-    keys = _noise_indices(params, parameters, offsets)
     step_ = _OPS.sgld_step_ if params[0].device.type in KERNEL_DEVICES else reference.sgld_step_
     step_(
         params,
@@ -145,7 +146,8 @@ def sgld_step_(
         maximize=maximize,
         seed=seed,
         step=step,
-        **keys,
+        parameters=list(range(len(params)) if parameters is None else parameters),
+        offsets=[0] * len(params) if offsets is None else list(offsets),
     )
 
 
@@ -182,7 +184,6 @@ def psgld_step_(
     """
     if not _prepare_step("psgld_step_", params, grads, square_avgs):
         return
-    keys = _noise_indices(params, parameters, offsets)
     step_ = _OPS.psgld_step_ if params[0].device.type in KERNEL_DEVICES else reference.psgld_step_
     step_(
         params,
@@ -198,7 +199,8 @@ def psgld_step_(
         adapt=adapt,
         seed=seed,
         step=step,
-        **keys,
+        parameters=list(range(len(params)) if parameters is None else parameters),
+        offsets=[0] * len(params) if offsets is None else list(offsets),
     )
 
 
@@ -219,15 +221,6 @@ def _prepare_step(name: str, params: Sequence[Tensor], *companions: Sequence[Ten
     return True
 
 
-def _noise_indices(
-    params: Sequence[Tensor], parameters: Sequence[int] | None, offsets: Sequence[int] | None
-) -> dict[str, list[int]]:
-    return {
-        "parameters": list(range(len(params))) if parameters is None else list(parameters),
-        "offsets": [0] * len(params) if offsets is None else list(offsets),
-    }
-
-
 def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
     """(a, b) of the precision's prior; b = 0 for the improper ones.
 
@@ -241,7 +234,8 @@ def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
     if isinstance(prior, tuple | list) and len(prior) == 2 and all(float(value) > 0 for value in prior):
         return float(prior[0]), float(prior[1])
     raise ValueError(
-        f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
+        f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, "
+        "expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
     )
 
 
@@ -255,8 +249,8 @@ def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = 
         Gamma(a, b):     lgamma(a + d/2) - lgamma(a) + a log b - (d/2) log 2π - (a + d/2) log(b + r²/2)
 
     The first two are improper and grow without bound as r → 0: r² is held at 2⁻¹⁰⁰ or above, so x == mean gives the
-    finite value at that distance, with gradient zero, never NaN. Differentiable in both arguments, twice. r² is summed in
-    a fixed order, so the bits do not depend on the number of threads.
+    finite value at that distance, with gradient zero, never NaN. Differentiable in both arguments, twice. r² is summed
+    in a fixed order, so the bits do not depend on the number of threads.
 
     Args:
         x: (N, ...) float32 or float64.
@@ -425,8 +419,8 @@ torch.library.register_autograd(
 # --- Version counters ---
 #
 # Note [Version counters]
-#     A C++ kernel that writes to a tensor does not tell autograd, which would then silently use the overwritten values of a
-#     tensor it saved. These kernels run just above it and count the write, as torch's own in-place ops do.
+#     A C++ kernel that writes to a tensor does not tell autograd, which would then silently use the overwritten values
+#     of a tensor it saved. These kernels run just above it and count the write, as torch's own in-place ops do.
 
 
 def _register_version_counting(name: str, mutated: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The functions of :mod:`ald_ext.ops` in plain PyTorch: the specification, the tests' oracle, the fallback, the baseline.
+"""The functions of :mod:`ald_ext.ops` in plain PyTorch: specification, tests' oracle, fallback, and baseline.
 
 Nothing here is compiled, and nothing depends on the rest of the package. Results agree with the kernels to rounding:
 normals to 1e-6 in float32 (the kernels' own bits come from :func:`ald_ext.ops.normal`).
@@ -166,8 +166,8 @@ def psgld_step_(
 
 
 def sgld_step_foreach_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
+    params: list[Tensor],
+    grads: list[Tensor],
     *,
     lr: float,
     num_data: float,
@@ -182,7 +182,7 @@ def sgld_step_foreach_(
 ) -> None:
     """:func:`sgld_step_` by torch's multi-tensor functions."""
     gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    updates = torch._foreach_mul(gradients, -lr)
+    updates = list(torch._foreach_mul(gradients, -lr))
     if temperature > 0:
         noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
@@ -190,9 +190,9 @@ def sgld_step_foreach_(
 
 
 def psgld_step_foreach_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
+    params: list[Tensor],
+    grads: list[Tensor],
+    square_avgs: list[Tensor],
     *,
     lr: float,
     num_data: float,
@@ -213,9 +213,9 @@ def psgld_step_foreach_(
     if adapt:
         torch._foreach_mul_(square_avgs, alpha)
         torch._foreach_addcmul_(square_avgs, gradients, gradients, value=1 - alpha)
-    denominators = torch._foreach_sqrt(square_avgs)
+    denominators = list(torch._foreach_sqrt(square_avgs))
     torch._foreach_add_(denominators, eps)
-    updates = torch._foreach_div(gradients, denominators)
+    updates = list(torch._foreach_div(gradients, denominators))
     torch._foreach_mul_(updates, -lr)
     if temperature > 0:
         noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
@@ -225,11 +225,9 @@ def psgld_step_foreach_(
     torch._foreach_add_(params, updates)
 
 
-def _decayed_gradients(
-    params: Sequence[Tensor], grads: Sequence[Tensor], weight_decay: float, maximize: bool
-) -> Sequence[Tensor]:
-    gradients = torch._foreach_neg(grads) if maximize else grads
-    return torch._foreach_add(gradients, params, alpha=weight_decay) if weight_decay else gradients
+def _decayed_gradients(params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool) -> list[Tensor]:
+    gradients = list(torch._foreach_neg(grads)) if maximize else grads
+    return list(torch._foreach_add(gradients, params, alpha=weight_decay)) if weight_decay else gradients
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:

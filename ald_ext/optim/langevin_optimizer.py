@@ -128,12 +128,12 @@ class LangevinOptimizer(Optimizer):
             )
         if not is_dense(param):
             raise RuntimeError(
-                f"ald_ext.{name}: parameter {index}: got strides {tuple(param.stride())} for shape {tuple(param.shape)}, "
-                "expected a tensor that fills its memory without gaps or overlaps"
+                f"ald_ext.{name}: parameter {index}: got strides {tuple(param.stride())} for shape "
+                f"{tuple(param.shape)}, expected a tensor that fills its memory without gaps or overlaps"
             )
         if group["fused"] and not ops.has_kernel(param):
             raise RuntimeError(
-                f"ald_ext.{name}: parameter {index}: fused: got True, but there is no kernel for device {param.device}; "
+                f"ald_ext.{name}: parameter {index}: fused: got True, but device {param.device} has no kernel; "
                 f"expected fused=False or None. {ops.cuda_failure}".rstrip()
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops, reference
 from .langevin_optimizer import Group, LangevinOptimizer, StepLists, check_not_negative, step_options
 
-_STEPS = {
+_STEPS: dict[str, Callable[..., None]] = {
     "fused": ops.psgld_step_,
     "foreach": reference.psgld_step_foreach_,
     "reference": reference.psgld_step_,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops, reference
 from .langevin_optimizer import Group, LangevinOptimizer, StepLists, step_options
 
-_STEPS = {
+_STEPS: dict[str, Callable[..., None]] = {
     "fused": ops.sgld_step_,
     "foreach": reference.sgld_step_foreach_,
     "reference": reference.sgld_step_,

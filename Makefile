@@ -1,0 +1,48 @@
+# Every target works in .venv, made on first use. PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+
+.PHONY: demo test bench gpu-check lint clean
+
+## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
+demo: $(VENV)/built
+	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
+	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
+
+## C++ tests, then Python tests.
+test: $(VENV)/built
+	$(BIN)/cmake -S . -B build/native -G Ninja
+	$(BIN)/cmake --build build/native
+	$(BIN)/ctest --test-dir build/native --output-on-failure
+	$(BIN)/python -m pytest
+
+## Measure every variant on this machine: benchmarks/results/.
+bench: $(VENV)/built
+	$(BIN)/python benchmarks/run.py --out benchmarks/results
+
+## Build, test and measure on a CUDA machine, in the Python of PYTHON and without a network.
+gpu-check:
+	PYTHON=$(PYTHON) benchmarks/gpu_check.sh
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build runs ald_ext/*.so
+
+# Build requirements come first and isolation is off, so that torch is installed once; they are those of pyproject.toml.
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --upgrade 'pip>=24' 'setuptools>=77' wheel
+	$(BIN)/pip install 'torch>=2.11' numpy 'pybind11>=2.13' 'cmake>=3.24' ninja
+	touch $@
+
+$(VENV)/built: $(VENV)/installed $(NATIVE)
+	$(BIN)/pip install --no-build-isolation --verbose --editable '.[train,data,test,lint]'
+	touch $@

@@ -1,0 +1,22 @@
+"""The command ``ald-ext``. Needs the extra "train"."""
+
+from __future__ import annotations
+
+import sys
+
+#: Errors that are the user's to mend: shown as one line, without a traceback.
+EXPECTED_ERRORS = (ValueError, OSError, ImportError)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        from .commands import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"ald-ext: {error}. The command line needs the extra 'train': pip install 'ald_ext[train]'")
+    from ..training import TrainingDivergedError
+
+    try:
+        app()
+    except (*EXPECTED_ERRORS, TrainingDivergedError) as error:
+        sys.exit(f"ald-ext: {error}")

@@ -1,0 +1,70 @@
+"""From uint8 pixels to the real values that a density model sees, and back to [0, 1] (paper: Appendix C).
+
+Every dequantizer is a module: calling it maps uint8 images (N, C, H, W) to real values of that shape, ``to_unit`` maps
+such values to brightness in [0, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+
+#: 2^8 bins, of which brightness counts 255 steps.
+BINS = 256
+
+
+def scale_pixels(x: Tensor) -> Tensor:
+    """uint8 0 … 255 to [-1, 1], the networks' input."""
+    return x.float().mul_(2 / (BINS - 1)).sub_(1)
+
+
+class PixelScaling(nn.Module):
+    """No dequantization: pixels scaled to [-1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> float32 in [-1, 1]."""
+        return scale_pixels(x)
+
+    def to_unit(self, y: Tensor) -> Tensor:
+        """Clamped to [0, 1]."""
+        return ((y + 1) / 2).clamp(0, 1)
+
+
+class UniformDequantizer(nn.Module):
+    """x + u with u ~ U(0, 1), scaled to [-1, 1] (paper: Eq. 23)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> float32 in [-1, 1]; other noise at every call."""
+        noise = torch.rand(x.shape, device=x.device)
+        return (x + noise) * (2 / BINS) - 1
+
+    def to_unit(self, y: Tensor) -> Tensor:
+        """Clamped to [0, 1]; the middle of a bin gives its pixel's brightness."""
+        return bins_to_unit((y + 1) * (BINS / 2))
+
+
+class LangevinDequantizer(nn.Module):
+    """logit((x + σ(g(x; ξ))) / 256) with a network g whose parameters ξ are sampled by Langevin dynamics (Eqs. 25-27).
+
+    Args:
+        network: g, from images scaled to [-1, 1] to real values of the same shape.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> real values; differentiable in ξ."""
+        return ops.langevin_dequantize(x, self.network(scale_pixels(x)))
+
+    def to_unit(self, y: Tensor) -> Tensor:
+        """Clamped to [0, 1]; the middle of a bin gives its pixel's brightness."""
+        return bins_to_unit(BINS * torch.sigmoid(y))
+
+
+def bins_to_unit(position: Tensor) -> Tensor:
+    """Brightness in [0, 1] at a position in 0 … 256: bin k's middle, k + 1/2, is k / 255."""
+    return ((position - 0.5) / (BINS - 1)).clamp(0, 1)

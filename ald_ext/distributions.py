@@ -1,0 +1,76 @@
+"""Distributions of the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from . import ops
+
+
+class MarginalGaussian(Distribution):
+    """A Gaussian with the given mean whose precision, one for a datum, is integrated out (paper: Appendix B).
+
+    The first dimension of ``mean`` counts the data; the others are those of one datum. The density is that of
+    :func:`ald_ext.ops.marginal_gaussian_log_prob`; under the flat and the Jeffreys prior it is improper, so there is
+    nothing to sample.
+
+    Args:
+        mean: (N, ...) tensor.
+        prior: of the precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
+
+    Raises:
+        ValueError: another prior.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - the interface of torch.distributions
+    support = constraints.real
+
+    def __init__(self, mean: Tensor, prior: ops.PrecisionPrior = "flat", validate_args: bool | None = None) -> None:
+        ops.prior_shape_and_rate(prior)
+        self.loc = mean
+        self.prior = prior
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the Gaussian, and the mode."""
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        """The mean of the Gaussian."""
+        return self.loc
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value), (N, ...) -> (N,)."""
+        return ops.marginal_gaussian_log_prob(value, self.loc, self.prior)
+
+
+class DiagonalGaussian(torch.nn.Module):
+    """N(μ, diag σ²) over latent variables, with learnable μ and log σ (paper: Eq. 10 and F.4); N(0, I) at first.
+
+    Args:
+        dimension: d_z.
+        learnable: False fixes it at N(0, I).
+    """
+
+    def __init__(self, dimension: int, learnable: bool = True) -> None:
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(dimension), requires_grad=learnable)
+        self.log_scale = torch.nn.Parameter(torch.zeros(dimension), requires_grad=learnable)
+
+    def distribution(self) -> torch.distributions.Normal:
+        """The distribution of every coordinate."""
+        return torch.distributions.Normal(self.mean, self.log_scale.exp(), validate_args=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(N, d_z) -> (N,)."""
+        return self.distribution().log_prob(z).sum(-1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(count, d_z) draws."""
+        device = self.mean.device
+        noise = torch.randn(count, self.mean.numel(), generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + self.log_scale.exp() * noise

@@ -1,7 +1,7 @@
 """Builds ald_ext._C, and ald_ext._C_cuda wherever nvcc is found, by driving CMakeLists.txt with Ninja.
 
-ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as for
-torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list.
+ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as
+for torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class CMakeBuild(build_ext):
         if torch.version.cuda is None:
             if os.environ.get("ALD_EXT_CUDA") == "1":
                 sys.exit(
-                    f"ald_ext: ALD_EXT_CUDA=1, but torch {torch.__version__} is a CPU build. Install a CUDA build of torch."
+                    f"ald_ext: ALD_EXT_CUDA=1, but torch {torch.__version__} is a CPU build. "
+                    "Install a CUDA build of torch."
                 )
             print(
                 f"ald_ext: torch {torch.__version__} is a CPU build: building for the CPU only, although {nvcc} exists"

@@ -37,7 +37,7 @@ class TrainingConfig:
     model: str = "lae"
     dataset: str = "mnist5k"
     data_root: str | None = None
-    epochs: int = 20
+    epochs: int = 30
     batch_size: int = 50
     lr: float = 1e-3
     temperature: float = 1.0

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import platform
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +176,8 @@ def run_epochs(run: Run, checkpoint: Path) -> None:
     device = run.config.device
     train_images, test_images = run.data.train_images.to(device), run.data.test_images.to(device)
     total, done = run.config.epochs * len(train_images), run.epoch * len(train_images)
-    with tqdm(total=total, initial=done, unit=" images", unit_scale=True, desc=run.config.model) as progress:
+    options = {"unit": " images", "unit_scale": True, "desc": run.config.model}
+    with tqdm(total=total, initial=done, mininterval=progress_interval(), **options) as progress:
         while run.epoch < run.config.epochs:
             begin = time.perf_counter()
             loss = train_epoch(run, train_images, progress)
@@ -185,6 +187,11 @@ def run_epochs(run: Run, checkpoint: Path) -> None:
             run.history.append({"epoch": run.epoch, "loss": loss, "test_re": test_re})
             progress.set_postfix(epoch=run.epoch, loss=f"{loss:.1f}", RE=f"{test_re:.4f}")
             save_checkpoint(checkpoint, checkpoint_of(run))
+
+
+def progress_interval() -> float:
+    """Seconds between two updates of the progress bar: a terminal overwrites them, a log file keeps them all."""
+    return 0.1 if sys.stderr.isatty() else 10.0
 
 
 def checkpoint_of(run: Run) -> dict[str, Any]:

@@ -41,17 +41,23 @@ def import_torch():
     return torch
 
 
-def require_tools() -> None:
-    """Stops with the fix where the compiler, CMake or Ninja is missing."""
+def require_compiler() -> None:
+    """Stops with the fix where there is no C++ compiler."""
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None and shutil.which("g++") is None and shutil.which("clang++") is None:
         sys.exit(
             f"ald_ext: no C++ compiler found (looked for {compiler}, g++, clang++). Install one (Debian/Ubuntu: "
             "apt install g++; Fedora: dnf install gcc-c++; conda: conda install cxx-compiler) or name it in CXX."
         )
-    for tool in ("cmake", "ninja"):
-        if shutil.which(tool) is None:
-            sys.exit(f"ald_ext: {tool} not found. Install it: pip install {tool}")
+
+
+def find_tool(name: str) -> str:
+    """cmake or ninja: beside this Python, where pip puts it even if PATH does not lead there, or on PATH."""
+    scripts = sysconfig.get_path("scripts")
+    tool = shutil.which(name, path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+    if tool is None:
+        sys.exit(f"ald_ext: {name} not found. Install it: pip install {name}")
+    return tool
 
 
 def find_nvcc() -> str | None:
@@ -101,14 +107,17 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         torch = import_torch()
-        require_tools()
+        require_compiler()
+        cmake = find_tool("cmake")
         target = (Path(self.build_lib) if not self.inplace else ROOT) / "ald_ext"
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
-        run(["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *self.definitions(torch)])
-        run(["cmake", "--build", str(build)])
-        run(["cmake", "--install", str(build), "--prefix", str(target.resolve())])
+        run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *self.definitions(torch)])
+        run([cmake, "--build", str(build)])
+        for stale in target.glob("_C*"):  # a CUDA module of an earlier build must not outlive a build without
+            stale.unlink()
+        run([cmake, "--install", str(build), "--prefix", str(target.resolve())])
 
     def get_outputs(self) -> list[str]:
         return [str(path) for path in (Path(self.build_lib) / "ald_ext").glob("_C*")]
@@ -120,6 +129,7 @@ class CMakeBuild(build_ext):
         include = torch_root / "include"
         values = {
             "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_MAKE_PROGRAM": find_tool("ninja"),  # a cached one may be that of an isolated build, gone since
             "ALD_EXT_TESTS": "OFF",
             "ALD_EXT_TORCH_INCLUDE_DIRS": f"{include};{include / 'torch' / 'csrc' / 'api' / 'include'}",
             "ALD_EXT_TORCH_LIBRARY_DIR": str(torch_root / "lib"),

@@ -1,0 +1,100 @@
+"""How it is measured: in alternation, each round runs every variant once."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from variants import Run
+
+from ald_ext._extension import cuda_module
+
+#: A sample is so many calls in a row that it takes about as long, so that the clock's grain and its reading vanish.
+SAMPLE_SECONDS = 2e-3
+MIN_ROUNDS = 15
+#: Of a copied buffer: far larger than any cache.
+COPY_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds a call, one figure a round."""
+
+    calls: int
+    seconds: list[float]
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Median, and the 20th and 80th percentiles."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @staticmethod
+    def of(values: list[float]) -> Quantiles:
+        p20, _, _, p80 = statistics.quantiles(values, n=5, method="inclusive")
+        return Quantiles(statistics.median(values), p20, p80)
+
+
+def usable_devices() -> list[torch.device]:
+    """The devices that have compiled kernels and are there."""
+    names = ["cpu", "cuda"] if cuda_module is not None and torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in names]
+
+
+def seconds_per_call(run: Run, calls: int, device: torch.device) -> float:
+    """Mean over calls in a row, to the end of the last one's work."""
+    if device.type == "cuda":
+        # Events, as launches return before the work is done. Waiting for the launching CPU counts, as it does in use.
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+    begin = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - begin) / calls
+
+
+def calls_of_a_sample(run: Run, device: torch.device) -> int:
+    """Found by a few calls, which also warm up."""
+    fastest = min(seconds_per_call(run, 1, device) for _ in range(5))
+    return max(1, math.ceil(SAMPLE_SECONDS / fastest))
+
+
+def measure_alternating(runs: Mapping[str, Run], device: torch.device, budget_s: float) -> dict[str, Samples]:
+    """Rounds of one sample a variant, until there are MIN_ROUNDS and ``budget_s`` seconds are over.
+
+    Whatever else the machine does then meets all variants alike, and two samples of one round can be compared. The
+    order rotates, so that no variant always follows the same one's caches and heat.
+    """
+    names = list(runs)
+    samples = {name: Samples(calls_of_a_sample(run, device), []) for name, run in runs.items()}
+    deadline = time.monotonic() + budget_s
+    rounds = 0
+    while rounds < MIN_ROUNDS or time.monotonic() < deadline:
+        first = rounds % len(names)
+        for name in names[first:] + names[:first]:
+            # One call is not timed: it brings the caches and the allocator into this variant's own state.
+            runs[name]()
+            samples[name].seconds.append(seconds_per_call(runs[name], samples[name].calls, device))
+        rounds += 1
+    return samples
+
+
+def copy_bandwidth(device: torch.device, budget_s: float) -> Quantiles:
+    """GB/s of copy_ between two large buffers, counting the bytes read and the bytes written."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.zeros_like(source)
+    samples = measure_alternating({"copy_": lambda: target.copy_(source)}, device, budget_s)["copy_"]
+    return Quantiles.of([2 * COPY_BYTES / seconds / 1e9 for seconds in samples.seconds])

@@ -1,0 +1,39 @@
+"""The cases under pytest-benchmark: ``pytest benchmarks --benchmark-enable``; without the flag, each variant runs once.
+
+Variants are timed one after the other here, so a machine that slows down favours the early ones: figures to quote come
+from run.py, which alternates.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import all_cases
+from measurement import usable_devices
+from pytest_benchmark.fixture import BenchmarkFixture
+from variants import Case, Variant
+
+VARIANTS = [
+    pytest.param(
+        device, case, variant, id="-".join((device.type, case.family, case.size, variant.name)).replace(" ", "_")
+    )
+    for device in usable_devices()
+    for case in all_cases(device)
+    for variant in case.variants
+]
+
+
+@pytest.mark.parametrize(("device", "case", "variant"), VARIANTS)
+def test_speed(benchmark: BenchmarkFixture, device: torch.device, case: Case, variant: Variant) -> None:
+    run = case.prepare(variant, case.new_inputs())
+
+    def run_to_the_end() -> None:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    benchmark.group = f"{case.family}, {case.size}, {device.type}"
+    benchmark(run_to_the_end)
+    benchmark.extra_info["bytes"] = variant.bytes_per_element * case.elements
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns_per_element"] = benchmark.stats.stats.median / case.elements * 1e9

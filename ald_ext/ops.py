@@ -21,6 +21,8 @@ Note [Noise]
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -234,12 +236,17 @@ def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
         return 1.0, 0.0
     if prior == "jeffreys":
         return 0.0, 0.0
-    if isinstance(prior, tuple | list) and len(prior) == 2 and all(float(value) > 0 for value in prior):
+    if isinstance(prior, tuple | list) and len(prior) == 2 and all(is_positive(value) for value in prior):
         return float(prior[0]), float(prior[1])
     raise ValueError(
         f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, "
         "expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
     )
+
+
+def is_positive(value: object) -> bool:
+    """True for a finite number > 0."""
+    return isinstance(value, numbers.Real) and math.isfinite(value) and float(value) > 0
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = "flat") -> Tensor:
@@ -319,6 +326,22 @@ def quantize(y: Tensor, bits: int = 8) -> Tensor:
 
 
 # --- Fake kernels: shapes and dtypes for torch.compile and meta tensors ---
+#
+# They also stand in where one of several tensors is on the meta device, so they look at devices like the real ones.
+
+
+def _check_same_device(op: str, *named: tuple[str, Tensor]) -> None:
+    reference_name, reference_tensor = named[0]
+    for name, tensor in named[1:]:
+        if tensor.device != reference_tensor.device:
+            raise RuntimeError(
+                f"ald_ext::{op}: {name}: got a tensor on {tensor.device}, expected {reference_tensor.device}, "
+                f"where {reference_name} is"
+            )
+
+
+def _named(argument: str, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    return [(f"{argument}[{i}]", tensor) for i, tensor in enumerate(tensors)]
 
 
 @torch.library.register_fake("ald_ext::normal_", lib=_LIBRARY)
@@ -328,16 +351,18 @@ def _normal_fake(out: Tensor, *, seed: int, step: int, parameter: int = 0, offse
 
 @torch.library.register_fake("ald_ext::sgld_step_", lib=_LIBRARY)
 def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) -> None:
-    return None
+    _check_same_device("sgld_step_", *_named("params", params), *_named("grads", grads))
 
 
 @torch.library.register_fake("ald_ext::psgld_step_", lib=_LIBRARY)
 def _psgld_step_fake(params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any) -> None:
-    return None
+    tensors = _named("params", params) + _named("grads", grads) + _named("square_avgs", square_avgs)
+    _check_same_device("psgld_step_", *tensors)
 
 
 @torch.library.register_fake("ald_ext::marginal_gaussian_log_prob", lib=_LIBRARY)
 def _log_prob_fake(x: Tensor, mean: Tensor, shape: float, rate: float) -> tuple[Tensor, Tensor]:
+    _check_same_device("marginal_gaussian_log_prob", ("x", x), ("mean", mean))
     return x.new_empty(x.shape[0]), x.new_empty(x.shape[0], dtype=torch.float64)
 
 
@@ -357,6 +382,7 @@ def _log_prob_backward_fake(
 
 @torch.library.register_fake("ald_ext::langevin_dequantize", lib=_LIBRARY)
 def _dequantize_fake(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+    _check_same_device("langevin_dequantize", ("x", x), ("h", h))
     return h.new_empty(h.shape)
 
 
@@ -384,6 +410,8 @@ def _log_prob_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
     x, mean, squared_distance = ctx.saved_tensors
     need_x, need_mean = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():
+        # Views, so that the gradient for one argument leaves out a path through the other.
+        x, mean = x.view_as(x), mean.view_as(mean)
         value = reference.marginal_gaussian_log_prob(x, mean, ctx.shape, ctx.rate)
         wanted = [tensor for tensor, needed in ((x, need_x), (mean, need_mean)) if needed]
         gradients = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))

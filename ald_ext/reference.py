@@ -55,10 +55,10 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
     return a, b, c, d
 
 
-def _box_muller(radius_fraction: Tensor, angle_fraction: Tensor) -> tuple[Tensor, Tensor]:
-    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), phi = 2 pi v."""
-    radius = torch.sqrt(-2 * torch.log(radius_fraction))
-    angle = 2 * math.pi * angle_fraction
+def _box_muller(u: Tensor, one_minus_u: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), phi = 2 pi turns; near u = 1 the logarithm is that of 1 - u."""
+    radius = torch.sqrt(-2 * torch.where(u < 0.5, torch.log(u), torch.log1p(-one_minus_u)))
+    angle = 2 * math.pi * turns
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
@@ -87,12 +87,21 @@ def normal(
     )
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
     if per_block == 4:
-        pairs = [_box_muller(((words[k] >> 1).double() + 0.5) / 2**31, words[k + 1].double() / 2**32) for k in (0, 2)]
+        pairs = [
+            _box_muller(
+                ((words[k] >> 1).double() + 0.5) / 2**31,
+                (((WORD >> 1) - (words[k] >> 1)).double() + 0.5) / 2**31,
+                words[k + 1].double() / 2**32,
+            )
+            for k in (0, 2)
+        ]
     else:
-        # 64-bit words as high + low parts; float64 keeps the first 53 bits of the radius word.
-        radius = (words[1].double() * 2.0**31 + (words[0] >> 1).double() + 0.5) / 2.0**63
-        angle = (words[3].double() * 2.0**32 + words[2].double()) / 2.0**64
-        pairs = [_box_muller(radius, angle)]
+        # 64-bit words as high and low parts, as int64 has no 64 unsigned bits.
+        low, high = words[0] >> 1, words[1]
+        u = (high.double() * 2.0**31 + (low.double() + 0.5)) / 2.0**63
+        one_minus_u = ((WORD - high).double() * 2.0**31 + (((WORD >> 1) - low).double() + 0.5)) / 2.0**63
+        turns = (words[3].double() * 2.0**32 + words[2].double()) / 2.0**64
+        pairs = [_box_muller(u, one_minus_u, turns)]
     lanes = torch.stack([value for pair in pairs for value in pair])
     return lanes.gather(0, lane[None])[0].to(dtype)
 

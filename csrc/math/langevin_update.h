@@ -45,10 +45,9 @@ ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar& square
                                    const StepScalars<Scalar>& step) {
     const Scalar g = decayed_gradient(theta, gradient, step);
     if (adapt) square_avg = fused_multiply_add(step.alpha, square_avg, step.one_minus_alpha * g * g);
-    const Scalar denominator = square_root(square_avg) + step.eps;
-    // sqrt(G) = sqrt(denominator) / denominator: one division serves drift and noise.
-    const Scalar noise = step.noise_scale * (xi * square_root(denominator));
-    return theta + fused_multiply_add(-step.lr, g, noise) / denominator;
+    // sqrt(G) once, for drift and noise; it is 0, not NaN, where v has overflown.
+    const Scalar root = Scalar(1) / square_root(square_root(square_avg) + step.eps);
+    return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
 }
 
 ALD_EXT_MATH_END

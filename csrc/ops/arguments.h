@@ -50,11 +50,30 @@ inline void check_settings(const LangevinSettings& settings, const char* op) {
                   ", expected 0 <= alpha < 1");
 }
 
-// Two updates of one memory location in one call would race.
-inline void check_no_repetition(std::vector<const void*> pointers, const char* op) {
-    std::sort(pointers.begin(), pointers.end());
-    const bool repeated = std::adjacent_find(pointers.begin(), pointers.end()) != pointers.end();
-    ALD_EXT_CHECK(!repeated, op, "params, square_avgs", "got the same memory twice, expected distinct tensors");
+// The memory of a tensor of a step.
+struct MemoryRange {
+    const char *begin, *end;
+    bool written;
+};
+
+inline MemoryRange memory_range(const Tensor& tensor, bool written) {
+    const char* begin = static_cast<const char*>(tensor.const_data_ptr());
+    return {begin, begin + tensor.numel() * static_cast<std::int64_t>(tensor.element_size()), written};
+}
+
+// What a step writes must overlap nothing: two updates of one element would race, and csrc/cpu/kernels.cpp, Note
+// [Vector loops], rests on it. Gradients may share memory among themselves.
+inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op) {
+    std::sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+    const char *written_end = nullptr, *read_end = nullptr;
+    for (const MemoryRange& range : ranges) {
+        ALD_EXT_CHECK(!range.written || range.begin >= written_end, op, "params, square_avgs",
+                      "got the same memory twice, expected distinct tensors");
+        ALD_EXT_CHECK(range.begin >= (range.written ? read_end : written_end), op, "grads",
+                      "got memory that the step writes, expected tensors distinct from params and square_avgs");
+        const char*& end = range.written ? written_end : read_end;
+        end = std::max(end, range.end);
+    }
 }
 
 inline void check_companion(const Tensor& tensor, const Tensor& param, const char* op, const std::string& argument) {
@@ -82,7 +101,7 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
     check_settings(settings, op);
 
     StepArguments arguments{{}, params[0].scalar_type(), params[0].get_device_index(), seed, step, settings};
-    std::vector<const void*> written;
+    std::vector<MemoryRange> ranges;
     for (std::size_t i = 0; i < count; ++i) {
         const Tensor& param = params[i];
         check_floating(param, op, item("params", i));
@@ -96,12 +115,13 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
         check_noise_key({seed, step, parameters[i], offsets[i]}, param.numel(), op);
         if (param.numel() == 0) continue;
         void* square_avg = square_avgs == nullptr ? nullptr : (*square_avgs)[i].mutable_data_ptr();
-        written.push_back(param.mutable_data_ptr());
-        if (square_avg != nullptr) written.push_back(square_avg);
+        ranges.push_back(memory_range(param, true));
+        ranges.push_back(memory_range(grads[i], false));
+        if (square_avg != nullptr) ranges.push_back(memory_range((*square_avgs)[i], true));
         arguments.tensors.push_back({param.mutable_data_ptr(), grads[i].const_data_ptr(), square_avg, param.numel(),
                                      parameters[i], offsets[i]});
     }
-    check_no_repetition(std::move(written), op);
+    check_no_overlap(std::move(ranges), op);
     return arguments;
 }
 

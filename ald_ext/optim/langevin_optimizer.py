@@ -38,7 +38,7 @@ class LangevinOptimizer(Optimizer):
         defaults = dict(defaults)
         if defaults["seed"] is None:
             # From torch's default generator, so that torch.manual_seed governs the noise.
-            defaults["seed"] = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64).item())
+            defaults["seed"] = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
         defaults["step"] = 0
         super().__init__(params, defaults)
 
@@ -49,10 +49,10 @@ class LangevinOptimizer(Optimizer):
 
     def _check_options(self, group: Group) -> None:
         name = type(self).__name__
-        for option in ("lr", "temperature", "weight_decay"):
-            check_not_negative(name, option, group[option])
         if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
             raise ValueError(f"ald_ext.{name}: lr: got a tensor of {group['lr'].numel()} elements, expected one")
+        for option in ("lr", "temperature", "weight_decay"):
+            check_not_negative(name, option, group[option])
         num_data = float(group["num_data"])
         if not (math.isfinite(num_data) and num_data > 0):
             raise ValueError(f"ald_ext.{name}: num_data: got {group['num_data']}, expected a finite number > 0")
@@ -91,8 +91,11 @@ class LangevinOptimizer(Optimizer):
                 loss = closure()
         with torch.no_grad():
             # Everything is looked at before anything is written.
-            gathered = [(group, self._gather(group, first)) for group, first in self._groups_with_first_index()]
-            for group, lists in gathered:
+            groups = self._groups_with_first_index()
+            for group, first_index in groups:
+                self._check_group(group, first_index)
+            for group, first_index in groups:
+                lists = self._gather(group, first_index)
                 group["step"] += 1
                 for tensors in lists:
                     self._update(group, tensors)
@@ -110,7 +113,6 @@ class LangevinOptimizer(Optimizer):
         for index, param in enumerate(group["params"], start=first_index):
             if param.grad is None:
                 continue
-            self._check_param(group, param, index)
             tensors = lists.setdefault((param.device, param.dtype), StepLists())
             tensors.params.append(param)
             tensors.grads.append(gradient_in_layout_of(param))
@@ -118,9 +120,16 @@ class LangevinOptimizer(Optimizer):
             self._gather_state(param, tensors)
         return list(lists.values())
 
+    def _check_group(self, group: Group, first_index: int) -> None:
+        self._check_options(group)  # again: schedulers and users write to groups
+        for index, param in enumerate(group["params"], start=first_index):
+            if param.grad is not None:
+                self._check_param(group, param, index)
+
     def _check_param(self, group: Group, param: Tensor, index: int) -> None:
         name = type(self).__name__
-        if param.grad is not None and param.grad.is_sparse:
+        assert param.grad is not None
+        if param.grad.is_sparse:
             raise RuntimeError(f"ald_ext.{name}: parameter {index}: got a sparse gradient, expected a dense one")
         if param.dtype not in (torch.float32, torch.float64):
             raise RuntimeError(

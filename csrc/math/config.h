@@ -59,7 +59,7 @@ ALD_EXT_INLINE float fused_multiply_add(float a, float b, float c) {
     const std::uint64_t bits = bit_cast<std::uint64_t>(sum);
     const std::uint64_t overshoot = (bits ^ bit_cast<std::uint64_t>(error)) >> 63;
     const double odd = bit_cast<double>((bits - overshoot) | 1u);
-    return static_cast<float>(error != 0.0 ? odd : sum);
+    return static_cast<float>((error < 0.0) | (error > 0.0) ? odd : sum);  // not where infinities made it NaN
 }
 ALD_EXT_INLINE double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 #endif

@@ -24,6 +24,7 @@ constexpr Scalar dequantization_margin = sizeof(Scalar) == 4 ? Scalar(0x1p-12) :
 
 template <typename Scalar>
 struct DequantizedPixel {
+    // below is positive, unless h is NaN or x > M.
     Scalar above, below;  // (1 + e) times x + sigma(h) and M - x + sigma(-h); the factor e of a tail is left out
     Scalar exponential;   // e; 1 in a tail, where it cancels
     Scalar tail;          // h in a tail, else 0
@@ -50,14 +51,15 @@ template <typename Scalar>
 ALD_EXT_INLINE Scalar dequantize_pixel(Scalar x, Scalar h, Scalar largest) {
     const DequantizedPixel<Scalar> pixel = dequantized_pixel(x, h, largest);
     const Scalar y = log_of(decompose(pixel.above / pixel.below)) + pixel.tail;
-    return h == h ? y : h;  // NaN stays NaN
+    return pixel.below > Scalar(0) ? y : FloatingPoint<Scalar>::nan;
 }
 
 template <typename Scalar>
 ALD_EXT_INLINE Scalar dequantize_pixel_gradient(Scalar x, Scalar h, Scalar largest) {
     const DequantizedPixel<Scalar> pixel = dequantized_pixel(x, h, largest);
     const Scalar slope = (largest + Scalar(1)) * pixel.exponential / (pixel.above * pixel.below);
-    return pixel.held ? Scalar(0) : slope;
+    const Scalar gradient = pixel.held ? Scalar(0) : slope;
+    return pixel.below > Scalar(0) ? gradient : FloatingPoint<Scalar>::nan;
 }
 
 // min(floor(2^bits sigma(y)), M); NaN gives 0.

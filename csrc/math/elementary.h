@@ -2,6 +2,8 @@
 // Relative errors are a few units in the last place (csrc/tests/test_math.cpp states and checks the bounds).
 #pragma once
 
+#include <limits>
+
 #include "config.h"
 #include "polynomials.h"
 
@@ -18,6 +20,7 @@ struct FloatingPoint<float> {
     static constexpr Bits exponent_bias = 127;
     static constexpr Bits root_half_bits = 0x3f3504f3;  // sqrt(1/2)
     static constexpr float largest = 0x1.fffffep+127f;
+    static constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 };
 
 template <>
@@ -27,6 +30,7 @@ struct FloatingPoint<double> {
     static constexpr Bits exponent_bias = 1023;
     static constexpr Bits root_half_bits = 0x3fe6a09e667f3bcd;  // sqrt(1/2)
     static constexpr double largest = 0x1.fffffffffffffp+1023;
+    static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 };
 
 // x = 2^exponent (1 + fraction) with sqrt(1/2) <= 1 + fraction < sqrt(2), for a normal x > 0.

@@ -104,21 +104,24 @@ ALD_EXT_INLINE Scalar exp_negative(Scalar x) {
     return exp_fraction(remainder) * bit_cast<Scalar>(scale);
 }
 
-// Sine and cosine of t quarter turns, |t| <= 1/2.
+// Sine, and cosine less one, of t quarter turns, |t| <= 1/2. Users add the one inside a fused multiply-add, which saves
+// its rounding.
 template <typename Scalar>
 struct SineCosine {
     Scalar sine;
-    Scalar cosine;
+    Scalar cosine_less_one;
 };
 
 ALD_EXT_INLINE SineCosine<float> sine_cosine_quarter_turns(float t) {
     const float z = t * t;
-    return {t * polynomial(z, ALD_EXT_SINE_FLOAT), fused_multiply_add(z, polynomial(z, ALD_EXT_COSINE_FLOAT), 1.0f)};
+    const float sine = fused_multiply_add(t, 0x1.921fb6p+0f, t * z * polynomial(z, ALD_EXT_SINE_FLOAT));
+    return {sine, z * polynomial(z, ALD_EXT_COSINE_FLOAT)};
 }
 
 ALD_EXT_INLINE SineCosine<double> sine_cosine_quarter_turns(double t) {
     const double z = t * t;
-    return {t * polynomial(z, ALD_EXT_SINE_DOUBLE), fused_multiply_add(z, polynomial(z, ALD_EXT_COSINE_DOUBLE), 1.0)};
+    const double sine = fused_multiply_add(t, 0x1.921fb54442d18p+0, t * z * polynomial(z, ALD_EXT_SINE_DOUBLE));
+    return {sine, z * polynomial(z, ALD_EXT_COSINE_DOUBLE)};
 }
 
 ALD_EXT_MATH_END

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 import mpmath as mp
 
 mp.mp.dps = 60
+#: pi/2 rounded to the type, as csrc/math/elementary.h has it.
+HALF_PI = {"float": float.fromhex("0x1.921fb6p+0"), "double": float.fromhex("0x1.921fb54442d18p+0")}
+SMALLEST_ANGLE = mp.mpf(10) ** -4  # below it the rounding of pi/2 is all the error there is
 TINY = mp.mpf(10) ** -40  # keeps a weight from being zero
 GRID_POINTS = 1500
 EXCHANGES = 12
@@ -73,10 +76,9 @@ def log_atanh(z: mp.mpf) -> mp.mpf:
     return mp.mpf(2) / 3 if z < mp.mpf(10) ** -20 else (2 * mp.atanh(s) - 2 * s) / (s * z)
 
 
-def sine(z: mp.mpf) -> mp.mpf:
-    """S in sin(pi/2 t) = t S(z), z = t^2."""
-    t = mp.sqrt(z)
-    return mp.pi / 2 if z < mp.mpf(10) ** -40 else mp.sin(mp.pi / 2 * t) / t
+def sine(half_pi: mp.mpf) -> Callable[[mp.mpf], mp.mpf]:
+    """S in sin(pi/2 t) = half_pi t + t z S(z), z = t^2, with half_pi as the type rounds pi/2."""
+    return lambda z: (mp.sin(mp.pi / 2 * mp.sqrt(z)) / mp.sqrt(z) - half_pi) / z
 
 
 def cosine(z: mp.mpf) -> mp.mpf:
@@ -120,9 +122,10 @@ def main() -> None:
     emit("LOG", "float", log_text, remez(log_direct, log_direct_weight, root_half - 1, root_two - 1, 7))
     atanh_text = "Q in log(1 + f) = 2 s + s z Q(z), s = f / (2 + f), z = s^2, relative"
     emit("LOG", "double", atanh_text, remez(log_atanh, lambda z: z / 2 + TINY, 0, largest_s, 6))
-    for kind, sine_degree, cosine_degree in (("float", 3, 3), ("double", 6, 6)):
-        text = "S in sin(pi/2 t) = t S(t^2), |t| <= 1/2, relative"
-        emit("SINE", kind, text, remez(sine, lambda z: 1 / sine(z), 0, 0.25, sine_degree))
+    for kind, sine_degree, cosine_degree in (("float", 2, 3), ("double", 6, 6)):
+        half_pi = mp.mpf(HALF_PI[kind])
+        text = "S in sin(pi/2 t) = half_pi t + t^3 S(t^2), |t| <= 1/2, absolute"
+        emit("SINE", kind, text, remez(sine(half_pi), lambda z: z**1.5, SMALLEST_ANGLE, 0.25, sine_degree))
         text = "C in cos(pi/2 t) = 1 + t^2 C(t^2), |t| <= 1/2, absolute"
         emit("COSINE", kind, text, remez(cosine, lambda z: z + TINY, 0, 0.25, cosine_degree))
     for kind, degree in (("float", 4), ("double", 9)):

@@ -84,8 +84,10 @@ ALD_EXT_INLINE NormalPair<Scalar> box_muller(Word radius_word, Word angle_word, 
     const Scalar t = static_cast<Scalar>(static_cast<SignedWord>(angle_word << 2)) * (unit / 2);
     const SineCosine<Scalar> direction = sine_cosine_quarter_turns(t);
     const bool odd_quadrant = (shifted & (Word{1} << (bits - 2))) != 0;
-    const Scalar along = radius * (odd_quadrant ? direction.sine : direction.cosine);
-    const Scalar across = radius * (odd_quadrant ? direction.cosine : direction.sine);
+    const Scalar by_sine = radius * direction.sine;
+    const Scalar by_cosine = fused_multiply_add(radius, direction.cosine_less_one, radius);
+    const Scalar along = odd_quadrant ? by_sine : by_cosine;
+    const Scalar across = odd_quadrant ? by_cosine : by_sine;
     const Word sign_along = (shifted + (Word{1} << (bits - 2))) & (Word{1} << (bits - 1));
     const Word sign_across = shifted & (Word{1} << (bits - 1));
     return {bit_cast<Scalar>(bit_cast<Word>(along) ^ sign_along),

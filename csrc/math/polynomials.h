@@ -23,12 +23,11 @@
     0x1.39a1babe2a084p-3, \
     0x1.2f05634bdc572p-3
 
-// S in sin(pi/2 t) = t S(t^2), |t| <= 1/2, relative; largest error 2^-28.2 before rounding
+// S in sin(pi/2 t) = half_pi t + t^3 S(t^2), |t| <= 1/2, absolute; largest error 2^-27.9 before rounding
 #define ALD_EXT_SINE_FLOAT \
-    0x1.921fb6p+0f, \
-    -0x1.4abbbap-1f, \
-    0x1.465e92p-4f, \
-    -0x1.2d9302p-8f
+    -0x1.4abbe6p-1f, \
+    0x1.4668e6p-4f, \
+    -0x1.2ef858p-8f
 
 // C in cos(pi/2 t) = 1 + t^2 C(t^2), |t| <= 1/2, absolute; largest error 2^-34.1 before rounding
 #define ALD_EXT_COSINE_FLOAT \
@@ -37,15 +36,15 @@
     -0x1.55c664p-6f, \
     0x1.d9f7bcp-11f
 
-// S in sin(pi/2 t) = t S(t^2), |t| <= 1/2, relative; largest error 2^-58.1 before rounding
+// S in sin(pi/2 t) = half_pi t + t^3 S(t^2), |t| <= 1/2, absolute; largest error 2^-58.8 before rounding
 #define ALD_EXT_SINE_DOUBLE \
-    0x1.921fb54442d18p+0, \
-    -0x1.4abbce625be41p-1, \
-    0x1.466bc677587p-4, \
-    -0x1.32d2cce2d5363p-8, \
-    0x1.50782fca38d4fp-13, \
-    -0x1.e30063a0372bp-19, \
-    0x1.e3eed5cfb0124p-25
+    -0x1.4abbce625bep-1, \
+    0x1.466bc67753ba6p-4, \
+    -0x1.32d2ccdde4964p-8, \
+    0x1.50782a68d2c9ep-13, \
+    -0x1.e2fa0e019b94dp-19, \
+    0x1.e01b38776423ep-25, \
+    0x1.dc6e1c660e242p-32
 
 // C in cos(pi/2 t) = 1 + t^2 C(t^2), |t| <= 1/2, absolute; largest error 2^-64.7 before rounding
 #define ALD_EXT_COSINE_DOUBLE \

@@ -1,1 +1,428 @@
-int main() {}
+// The formulas of csrc/math against published answers, libm in long double, and std::fma.
+#include <algorithm>
+#include <vector>
+
+#include "../math/dequantization.h"
+#include "../math/marginal_gaussian.h"
+#include "../math/normal.h"
+#include "check.h"
+
+namespace {
+
+using namespace ald_ext;
+using namespace ald_ext::tests;
+
+using Real = long double;
+const Real two_pi = 6.283185307179586476925286766559005768L;
+
+void test_philox_known_answers() {
+    struct KnownAnswer {
+        PhiloxBlock counter;
+        std::uint32_t key_low, key_high;
+        PhiloxBlock expected;
+    };
+    // Random123, tests/kat_vectors: philox4x32 10.
+    const KnownAnswer answers[] = {
+        {{{0, 0, 0, 0}}, 0, 0, {{0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u}}},
+        {{{0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu}},
+         0xffffffffu,
+         0xffffffffu,
+         {{0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu}}},
+        {{{0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}},
+         0xa4093822u,
+         0x299f31d0u,
+         {{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}}},
+    };
+    for (const KnownAnswer& answer : answers) {
+        const PhiloxBlock got = philox(answer.counter, answer.key_low, answer.key_high);
+        for (int k = 0; k < 4; ++k) {
+            check(got.word[k] == answer.expected.word[k], "Philox known answer, counter[0] = ", answer.counter.word[0],
+                  ", word ", k, ": got ", got.word[k], ", expected ", answer.expected.word[k]);
+        }
+    }
+}
+
+// csrc/math/normal.h, Note [Noise layout]: which bit of the key goes where.
+void test_noise_layout() {
+    const std::uint64_t seed = 0x0123456789abcdefu, step = 0xa1b2c3d4e5u, parameter = 0xf0e9d8c7b6au,
+                        block = 0x9988776650u;
+    const NoiseStream stream = make_noise_stream(seed, step, parameter);
+    for (std::uint32_t lane = 0; lane < chunk_blocks; ++lane) {
+        const std::uint32_t top = 0xf0e0000u | 0xa100u | 0x99u;
+        const PhiloxBlock expected =
+            philox({{0x88776650u + lane, 0xb2c3d4e5u, 0x9d8c7b6au, top}}, 0x89abcdefu, 0x01234567u);
+        const PhiloxBlock got = random_words(stream, block, lane);
+        check(std::equal(got.word, got.word + 4, expected.word), "noise layout, lane ", lane);
+    }
+}
+
+// --- log, exp, sine and cosine: largest relative error, in units of the rounding error 2^-24 or 2^-53 ---
+
+template <typename Scalar>
+constexpr Real rounding_unit = std::numeric_limits<Scalar>::epsilon() / 2;
+
+template <typename Scalar>
+struct LargestError {
+    Real error = 0, at = 0;
+    void see(Scalar got, Real expected, Real argument) {
+        const Real relative =
+            std::fabs(static_cast<Real>(got) - expected) / (std::fabs(expected) * rounding_unit<Scalar>);
+        if (!(relative <= error)) error = relative, at = argument;
+    }
+    // The bounds lie just above the largest errors over all floats of the range, or over 3e7 random doubles.
+    void check_below(Real bound, const char* function) const {
+        std::cout << function << "(" << type_name<Scalar>() << "): largest error " << std::setprecision(4) << error
+                  << " rounding units\n";
+        check(error <= bound, function, " (", type_name<Scalar>(), ") is off by ", error, " rounding units at ", at,
+              ", expected at most ", bound);
+    }
+};
+
+template <typename Scalar>
+void test_log(Real bound) {
+    LargestError<Scalar> largest;
+    const auto see = [&](Scalar x) {
+        if (x != Scalar(1)) largest.see(log_positive(x), std::log(static_cast<Real>(x)), x);
+    };
+    auto random = random_source(1);
+    std::uniform_real_distribution<double> exponent(-125.0, 127.0), mantissa(0.70, 1.42);
+    for (int i = 0; i < 400000; ++i) {
+        see(static_cast<Scalar>(std::exp2(exponent(random))));
+        see(static_cast<Scalar>(mantissa(random)));
+        see(static_cast<Scalar>(1.0 + std::ldexp(mantissa(random), -(i % 50))));
+        see(static_cast<Scalar>(1.0 - std::ldexp(mantissa(random), -2 - (i % 50))));
+    }
+    see(std::numeric_limits<Scalar>::min());
+    see(std::numeric_limits<Scalar>::max());
+    largest.check_below(bound, "log_positive");
+    check(log_positive(Scalar(1)) == Scalar(0), "log_positive(1) is not 0");
+    const Scalar infinity = std::numeric_limits<Scalar>::infinity(), nan = std::numeric_limits<Scalar>::quiet_NaN();
+    check(identical(log_positive(infinity), infinity), "log_positive(infinity) is not infinity");
+    check(std::isnan(log_positive(nan)), "log_positive(NaN) is not NaN");
+}
+
+template <typename Scalar>
+void test_exp(Real bound) {
+    const Scalar limit = sizeof(Scalar) == 4 ? Scalar(87) : Scalar(708);
+    LargestError<Scalar> largest;
+    auto random = random_source(2);
+    std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    for (int i = 0; i < 1000000; ++i) {
+        const double u = uniform(random);
+        const Scalar x = static_cast<Scalar>(i % 2 == 0 ? u * limit : std::ldexp(u, -(i % 60)));
+        largest.see(exp_negative(x), std::exp(-static_cast<Real>(x)), x);
+    }
+    largest.see(exp_negative(limit), std::exp(-static_cast<Real>(limit)), limit);
+    largest.check_below(bound, "exp_negative");
+    check(exp_negative(Scalar(0)) == Scalar(1), "exp_negative(0) is not 1");
+    const Scalar infinity = std::numeric_limits<Scalar>::infinity();
+    check(exp_negative(infinity) == exp_negative(limit), "exp_negative(infinity) is not the smallest value");
+    check(std::isnan(exp_negative(std::numeric_limits<Scalar>::quiet_NaN())), "exp_negative(NaN) is not NaN");
+}
+
+template <typename Scalar>
+void test_sine_cosine(Real sine_bound, Real cosine_bound) {
+    LargestError<Scalar> sine, cosine;
+    auto random = random_source(3);
+    std::uniform_real_distribution<double> uniform(-0.5, 0.5);
+    for (int i = 0; i < 1000000; ++i) {
+        const Scalar t = static_cast<Scalar>(i % 2 == 0 ? uniform(random) : std::ldexp(uniform(random), -(i % 60)));
+        const SineCosine<Scalar> got = sine_cosine_quarter_turns(t);
+        const Real angle = static_cast<Real>(t) * two_pi / 4, half_sine = std::sin(angle / 2);
+        if (t * t < std::numeric_limits<Scalar>::min()) continue;
+        sine.see(got.sine, std::sin(angle), t);
+        cosine.see(got.cosine_less_one, -2 * half_sine * half_sine, t);
+    }
+    for (const Scalar t : {Scalar(-0.5), Scalar(0.5)}) {
+        sine.see(sine_cosine_quarter_turns(t).sine, std::sin(t * two_pi / 4), t);
+        cosine.see(sine_cosine_quarter_turns(t).cosine_less_one, std::cos(t * two_pi / 4) - 1, t);
+    }
+    sine.check_below(sine_bound, "sine");
+    cosine.check_below(cosine_bound, "cosine less one");
+    const SineCosine<Scalar> zero = sine_cosine_quarter_turns(Scalar(0));
+    check(zero.sine == Scalar(0) && zero.cosine_less_one == Scalar(0), "sine and cosine less one of 0 are not 0");
+}
+
+// --- Box-Muller ---
+
+// Words at which something changes: ends, quadrant and octant borders, powers of two; and their neighbours.
+template <typename Word>
+std::vector<Word> edge_words() {
+    constexpr int bits = 8 * sizeof(Word);
+    std::vector<Word> words;
+    const auto add_with_neighbours = [&](Word word) {
+        for (int j = -2; j <= 2; ++j) words.push_back(static_cast<Word>(word + static_cast<Word>(j)));
+    };
+    for (int eighth = 0; eighth < 8; ++eighth) add_with_neighbours(static_cast<Word>(eighth) << (bits - 3));
+    for (int k = 2; k < bits; ++k) add_with_neighbours(Word{1} << k);
+    for (int k = 2; k < bits; ++k) add_with_neighbours(static_cast<Word>(0) - (Word{1} << k));
+    return words;
+}
+
+template <typename Scalar, typename Word, typename SignedWord>
+struct BoxMullerCheck {
+    Real largest_error = 0;
+    Scalar largest_value = 0;
+
+    void see(Word radius_word, Word angle_word, Real bound) {
+        const Real half_range = std::ldexp(Real(1), 8 * sizeof(Word) - 1);
+        const auto got = box_muller<Scalar, Word, SignedWord>(radius_word, angle_word, static_cast<Scalar>(half_range));
+        const Real u = (static_cast<Real>(radius_word >> 1) + Real(0.5)) / half_range;
+        const Real radius = std::sqrt(-2 * std::log(u));
+        const Real angle = two_pi * (static_cast<Real>(angle_word) / (2 * half_range));
+        const Real error =
+            std::max(std::fabs(got.first - radius * std::cos(angle)), std::fabs(got.second - radius * std::sin(angle)));
+        if (!(error <= largest_error)) largest_error = error;
+        largest_value = std::max(largest_value, std::max(std::fabs(got.first), std::fabs(got.second)));
+        check(error <= bound, "box_muller<", type_name<Scalar>(), ">(", radius_word, ", ", angle_word, ") is off by ",
+              error, ", expected at most ", bound);
+    }
+};
+
+// The bounds are the ones that csrc/math/normal.h and ops.normal promise.
+template <typename Scalar, typename Word, typename SignedWord>
+void test_box_muller(Real bound, Scalar limit) {
+    BoxMullerCheck<Scalar, Word, SignedWord> all;
+    const std::vector<Word> edges = edge_words<Word>();
+    for (const Word radius_word : edges) {
+        for (const Word angle_word : edges) all.see(radius_word, angle_word, bound);
+    }
+    auto random = random_source(4);
+    for (int i = 0; i < 500000; ++i) all.see(static_cast<Word>(random()), static_cast<Word>(random()), bound);
+    for (int i = 0; i < 100000; ++i) {
+        // Radii near zero and near the largest, where the logarithm is hardest.
+        const Word small = static_cast<Word>(random()) >> (i % (8 * sizeof(Word)));
+        all.see(small, static_cast<Word>(random()), bound);
+        all.see(static_cast<Word>(~small), static_cast<Word>(random()), bound);
+    }
+    // The largest float error that a search over 6e9 pairs of words found: a large radius in an unlucky direction.
+    all.see(static_cast<Word>(30), static_cast<Word>(1635885967), bound);
+    std::cout << "box_muller<" << type_name<Scalar>() << ">: largest error " << all.largest_error << "\n";
+    check(all.largest_value <= limit, "box_muller<", type_name<Scalar>(), "> gave ", all.largest_value,
+          ", expected at most ", limit);
+}
+
+// --- The multiply-add of this build ---
+
+template <typename Scalar>
+void check_multiply_add(Scalar a, Scalar b, Scalar c) {
+    const Scalar got = fused_multiply_add(a, b, c), expected = std::fma(a, b, c);
+    check(identical(got, expected), "fused_multiply_add<", type_name<Scalar>(), ">(", a, ", ", b, ", ", c, "): got ",
+          got, ", expected ", expected);
+}
+
+template <typename Scalar>
+void test_multiply_add_finite() {
+    using Limits = std::numeric_limits<Scalar>;
+    std::vector<Scalar> nasty = {Scalar(0),
+                                 Limits::denorm_min(),
+                                 3 * Limits::denorm_min(),
+                                 Limits::min(),
+                                 Limits::min() / 2,
+                                 Scalar(1) - Limits::epsilon() / 2,
+                                 Scalar(1),
+                                 Scalar(1) + Limits::epsilon(),
+                                 Scalar(1) / 3,
+                                 Scalar(0x1.000002p+12),
+                                 std::sqrt(Limits::min()),
+                                 std::sqrt(Limits::max()),
+                                 Limits::max() / 2,
+                                 Limits::max()};
+    const std::size_t positive = nasty.size();
+    for (std::size_t i = 0; i < positive; ++i) nasty.push_back(-nasty[i]);
+    for (const Scalar a : nasty) {
+        for (const Scalar b : nasty) {
+            for (const Scalar c : nasty) check_multiply_add(a, b, c);
+        }
+    }
+    auto random = random_source(5);
+    std::normal_distribution<double> normal;
+    std::uniform_int_distribution<int> exponent(-30, 30);
+    for (int i = 0; i < 500000; ++i) {
+        const Scalar a = static_cast<Scalar>(normal(random)), b = static_cast<Scalar>(normal(random));
+        check_multiply_add(a, b, static_cast<Scalar>(std::ldexp(normal(random), exponent(random))));
+        // Cancellation: c is -a b but for its last bits, and exact halves of a last place.
+        const Scalar product = a * b;
+        check_multiply_add(a, b, -product);
+        check_multiply_add(a, b, -std::nextafter(product, Scalar(0)));
+        check_multiply_add(a, b, product * Limits::epsilon() / 2);
+    }
+    for (int i = 0; i < 500000; ++i) {
+        // Any bits: subnormals, overflow and underflow come often.
+        const Scalar a = from_bits<Scalar>(random()), b = from_bits<Scalar>(random()), c = from_bits<Scalar>(random());
+        if (std::isfinite(a) && std::isfinite(b) && std::isfinite(c)) check_multiply_add(a, b, c);
+    }
+    for (int i = 0; i < 200000; ++i) {
+        // Results among the subnormals, where a second rounding would show.
+        const Scalar a = static_cast<Scalar>(std::ldexp(normal(random), Limits::min_exponent / 2));
+        const Scalar b = static_cast<Scalar>(std::ldexp(normal(random), Limits::min_exponent / 2 - i % 20));
+        check_multiply_add(a, b, static_cast<Scalar>(std::ldexp(normal(random), Limits::min_exponent - i % 22)));
+    }
+}
+
+template <typename Scalar>
+void test_multiply_add_special() {
+    const Scalar infinity = std::numeric_limits<Scalar>::infinity(), nan = std::numeric_limits<Scalar>::quiet_NaN();
+    const Scalar values[] = {0, Scalar(-0.0), 1, -2, std::numeric_limits<Scalar>::max(), infinity, -infinity, nan};
+    for (const Scalar a : values) {
+        for (const Scalar b : values) {
+            for (const Scalar c : values) check_multiply_add(a, b, c);
+        }
+    }
+}
+
+// --- Dequantization ---
+
+template <typename Scalar>
+std::vector<Scalar> dequantization_arguments() {
+    std::vector<Scalar> values = {0};
+    const auto add = [&](Scalar h) {
+        for (const Scalar value : {h, std::nextafter(h, Scalar(0)), std::nextafter(h, 2 * h)}) {
+            values.push_back(value);
+            values.push_back(-value);
+        }
+    };
+    // Around both margins and both limits of exp_negative, and far beyond.
+    for (const double h :
+         {1e-30, 1e-6, 0.1, 1.0, 3.0, 12 * 0.6931471805599453, 40 * 0.6931471805599453, 87.0, 708.0, 1e4})
+        add(static_cast<Scalar>(h));
+    add(std::numeric_limits<Scalar>::min());
+    values.push_back(std::numeric_limits<Scalar>::max());
+    values.push_back(std::numeric_limits<Scalar>::lowest());
+    values.push_back(static_cast<Scalar>(3e38));
+    values.push_back(static_cast<Scalar>(-3e38));
+    auto random = random_source(6);
+    std::normal_distribution<double> normal;
+    for (int i = 0; i < 600; ++i) values.push_back(static_cast<Scalar>(normal(random) * (1 << i % 7)));
+    return values;
+}
+
+template <typename Scalar>
+void test_dequantize_round_trip() {
+    const std::vector<Scalar> arguments = dequantization_arguments<Scalar>();
+    for (int bits = 1; bits <= 8; ++bits) {
+        const int largest = (1 << bits) - 1;
+        for (int x = 0; x <= largest; ++x) {
+            for (const Scalar h : arguments) {
+                const Scalar y = dequantize_pixel(static_cast<Scalar>(x), h, static_cast<Scalar>(largest));
+                const int back = quantize_pixel(y, static_cast<Scalar>(largest));
+                check(std::isfinite(y) && back == x, "dequantize<", type_name<Scalar>(), ">(", x, ", ", h, ", bits ",
+                      bits, ") = ", y, " quantizes to ", back);
+            }
+        }
+    }
+}
+
+// y and dy/dh against the formulas in long double, wherever no margin holds them.
+template <typename Scalar>
+void test_dequantize_formula() {
+    // y is a logarithm of a quotient plus h in a tail: 4 roundings of values of at most max(|y|, 1). The gradient is a
+    // product of five factors, each good to 3 rounding units (exp: 2).
+    const Real bound = 8 * rounding_unit<Scalar>, gradient_bound = 16 * rounding_unit<Scalar>;
+    Real largest_error = 0, largest_gradient_error = 0;
+    auto random = random_source(7);
+    std::normal_distribution<double> normal;
+    for (int i = 0; i < 200000; ++i) {
+        const int bits = 1 + i % 8, largest = (1 << bits) - 1;
+        const int x = static_cast<int>(random() % (largest + 1));
+        const Scalar h = static_cast<Scalar>(2 * normal(random));
+        if (std::fabs(h) > 8) continue;
+        const Real up = 1 / (1 + std::exp(-static_cast<Real>(h))), down = 1 / (1 + std::exp(static_cast<Real>(h)));
+        const Real above = x + up, below = largest - x + down;
+        const Real y = std::log(above) - std::log(below), slope = (largest + 1) * up * down / (above * below);
+        const Scalar got = dequantize_pixel(static_cast<Scalar>(x), h, static_cast<Scalar>(largest));
+        largest_error =
+            std::max(largest_error, std::fabs(got - y) / std::max(Real(1), std::fabs(y)) / rounding_unit<Scalar>);
+        check(std::fabs(got - y) <= bound * std::max(Real(1), std::fabs(y)), "dequantize<", type_name<Scalar>(), ">(",
+              x, ", ", h, ", bits ", bits, "): got ", got, ", expected ", y);
+        const Scalar gradient = dequantize_pixel_gradient(static_cast<Scalar>(x), h, static_cast<Scalar>(largest));
+        largest_gradient_error =
+            std::max(largest_gradient_error, std::fabs(gradient - slope) / slope / rounding_unit<Scalar>);
+        check(std::fabs(gradient - slope) <= gradient_bound * slope, "dequantize gradient<", type_name<Scalar>(), ">(",
+              x, ", ", h, ", bits ", bits, "): got ", gradient, ", expected ", slope);
+    }
+    std::cout << "dequantize<" << type_name<Scalar>() << ">: largest error " << largest_error << " and "
+              << largest_gradient_error << " (gradient) rounding units\n";
+}
+
+template <typename Scalar>
+void test_dequantize_special() {
+    const Scalar nan = std::numeric_limits<Scalar>::quiet_NaN(), infinity = std::numeric_limits<Scalar>::infinity();
+    check(std::isnan(dequantize_pixel(Scalar(3), nan, Scalar(255))), "dequantize(3, NaN) is not NaN");
+    check(std::isnan(dequantize_pixel_gradient(Scalar(3), nan, Scalar(255))), "dequantize gradient(3, NaN) is not NaN");
+    check(quantize_pixel(nan, Scalar(255)) == 0, "quantize(NaN) is not 0");
+    check(quantize_pixel(infinity, Scalar(255)) == 255, "quantize(infinity) is not 255");
+    check(quantize_pixel(-infinity, Scalar(255)) == 0, "quantize(-infinity) is not 0");
+    // No pixel of `bits` bits: what CUDA, which does not look at the values before, is documented to give.
+    for (const Scalar h : {Scalar(-2), Scalar(0), Scalar(0.5), Scalar(30)}) {
+        const Scalar y = dequantize_pixel(Scalar(5), h, Scalar(3));
+        check(std::isnan(y), "dequantize(5, ", h, ", bits 2): got ", y, ", expected NaN");
+    }
+    // The tails: slope one, and the other way a margin with slope zero.
+    for (const Scalar h : {Scalar(1e4), Scalar(3e38)}) {
+        check(dequantize_pixel_gradient(Scalar(255), h, Scalar(255)) == Scalar(1), "no slope 1 in the upper tail at ",
+              h);
+        check(dequantize_pixel_gradient(Scalar(0), -h, Scalar(255)) == Scalar(1), "no slope 1 in the lower tail at ",
+              h);
+        check(dequantize_pixel_gradient(Scalar(0), h, Scalar(255)) == Scalar(0), "no slope 0 at the margin at ", h);
+    }
+}
+
+// --- The marginalized Gaussian ---
+
+void test_marginal_gaussian() {
+    const PrecisionPrior priors[] = {{1, 0}, {0, 0}, {2.5, 0.75}, {1e-3, 1e-3}};
+    for (const PrecisionPrior& prior : priors) {
+        for (const int dimension : {1, 2, 7, 784, 100000}) {
+            const MarginalGaussian density = make_marginal_gaussian(prior, dimension);
+            for (const double squared : {1e-12, 1e-3, 1.0, 37.5, 1e9}) {
+                const Real a = prior.shape, b = prior.rate, d = dimension;
+                Real expected =
+                    std::lgamma(a + d / 2) - d / 2 * std::log(two_pi) - (a + d / 2) * std::log(b + squared / Real(2));
+                if (b > 0) expected += a * std::log(b) - std::lgamma(a);
+                const double got = marginal_gaussian_log_prob(density, squared);
+                // The largest of the terms sets the scale of the rounding errors; six of them.
+                const Real scale =
+                    std::lgamma(a + d / 2 + 1) + (a + d / 2) * (2 + std::fabs(std::log(b + squared / Real(2))));
+                check(std::fabs(got - expected) <= 6 * rounding_unit<double> * scale + rounding_unit<double> * 20,
+                      "marginal_gaussian_log_prob(shape ", prior.shape, ", rate ", prior.rate, ", d ", dimension,
+                      ", r^2 ", squared, "): got ", got, ", expected ", expected);
+                const Real factor = -(a + d / 2) / (b + squared / Real(2));
+                const double got_factor = marginal_gaussian_score_factor(density, squared);
+                check(std::fabs(got_factor - factor) <= 4 * rounding_unit<double> * std::fabs(factor),
+                      "marginal_gaussian_score_factor: got ", got_factor, ", expected ", factor);
+            }
+            const double held = marginal_gaussian_log_prob(density, 0.0);
+            check(std::isfinite(held) && held == marginal_gaussian_log_prob(density, smallest_squared_distance),
+                  "r^2 = 0 is not held at the smallest distance");
+            check(marginal_gaussian_score_factor(density, 0.0) == 0.0, "the score at r^2 = 0 is not 0");
+        }
+    }
+}
+
+}  // namespace
+
+int main() {
+    test_philox_known_answers();
+    test_noise_layout();
+    test_log<float>(1.8L);
+    test_log<double>(1.6L);
+    test_exp<float>(1.5L);
+    test_exp<double>(1.6L);
+    test_sine_cosine<float>(1.6L, 3.1L);
+    test_sine_cosine<double>(1.5L, 3.2L);
+    test_box_muller<float, std::uint32_t, std::int32_t>(1e-6L, 6.7f);
+    test_box_muller<double, std::uint64_t, std::int64_t>(1e-14L, 9.5);
+    test_multiply_add_finite<float>();
+    test_multiply_add_finite<double>();
+    test_multiply_add_special<float>();
+    test_multiply_add_special<double>();
+    test_dequantize_round_trip<float>();
+    test_dequantize_round_trip<double>();
+    test_dequantize_formula<float>();
+    test_dequantize_formula<double>();
+    test_dequantize_special<float>();
+    test_dequantize_special<double>();
+    test_marginal_gaussian();
+    return summary("test_math");
+}

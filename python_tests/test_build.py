@@ -1,0 +1,153 @@
+"""The compiled modules: what they link to, the instruction sets they choose from, and what happens without them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from ald_ext import _extension
+from ald_ext._extension import cpu_module, cuda_module
+
+CAPABILITIES = cpu_module.build_info()["cpu_capabilities_usable"]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+# --- The stable ABI ---
+
+
+def undefined_symbols(module: ModuleType) -> str:
+    command = ["nm", "-D", "--undefined-only", "--demangle", module.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is missing")
+@pytest.mark.parametrize("module", [cpu_module, cuda_module], ids=["_C", "_C_cuda"])
+def test_no_symbol_of_the_unstable_abi(module: ModuleType | None) -> None:
+    """One binary runs under every torch from 2.11 on only if it takes nothing from at:: or c10::."""
+    if module is None:
+        pytest.skip(f"the CUDA module did not load: {_extension.cuda_failure}")
+    symbols = undefined_symbols(module)
+    assert "aoti_torch_" in symbols, "nm shows no symbol of torch at all: this test sees nothing"
+    assert re.findall(r".*\b(?:at|c10)::.*", symbols) == []
+
+
+# --- Instruction sets ---
+
+
+def test_build_info() -> None:
+    info = cpu_module.build_info()
+    assert info["cpu_capability"] in info["cpu_capabilities_usable"]
+    assert set(info["cpu_capabilities_usable"]) <= set(info["cpu_capabilities_built"])
+    assert info["cpu_capabilities_usable"][0] in ("default", "neon")
+    assert info["compiler"]
+    assert info["torch_built_against"]
+    if "ALD_EXT_CPU_CAPABILITY" not in os.environ:
+        assert info["cpu_capability"] == info["cpu_capabilities_usable"][-1], "the widest is the default choice"
+
+
+# Prints the capability in use and a hash over the bits of every op's results. NaN has one spelling in it.
+FINGERPRINT = """
+import hashlib, torch, ald_ext
+from ald_ext import ops
+from ald_ext._extension import cpu_module
+
+hashed = hashlib.sha256()
+def add(*tensors):
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            tensor = torch.where(tensor.isnan(), torch.full_like(tensor, 12345.0), tensor)
+        hashed.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+
+for dtype in (torch.float32, torch.float64):
+    n = 10007
+    draw = lambda step: ops.normal(n, seed=1, step=step, offset=5, dtype=dtype)
+    add(draw(1))
+    step = dict(lr=0.01, num_data=10, weight_decay=0.1, seed=3, step=7)
+    strange = torch.tensor([float("inf"), float("-inf"), float("nan"), 1e30, 1e-42], dtype=dtype)
+    for gradient in (draw(3), torch.cat([draw(3)[5:], strange])):
+        for temperature in (0.0, 1.0):
+            param, square_avg = draw(2), draw(4).square()
+            ops.sgld_step_([param], [gradient], temperature=temperature, **step)
+            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, **step)
+            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, adapt=False, **step)
+            add(param, square_avg)
+    x, mean = draw(5).reshape(1, n).requires_grad_(), draw(6).reshape(1, n)
+    for scale in (1.0, 1e25):
+        value = ops.marginal_gaussian_log_prob(x, scale * mean)
+        add(value, torch.autograd.grad(value.sum(), x)[0])
+    pixels, h = (torch.arange(n) % 256).to(torch.uint8), (20 * draw(7)).requires_grad_()
+    y = ops.langevin_dequantize(pixels, h)
+    add(y, torch.autograd.grad(y.sum(), h)[0], ops.quantize(draw(8)))
+print(cpu_module.build_info()["cpu_capability"], hashed.hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def fingerprint() -> str:
+    finished = run_python(FINGERPRINT, ALD_EXT_CPU_CAPABILITY=CAPABILITIES[0])
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split()[0] == CAPABILITIES[0]
+    return finished.stdout.split()[1]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[1:])
+def test_every_instruction_set_gives_the_same_bits(capability: str, fingerprint: str) -> None:
+    finished = run_python(FINGERPRINT, ALD_EXT_CPU_CAPABILITY=capability)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == [capability, fingerprint]
+
+
+def test_unknown_capability_is_a_clear_error() -> None:
+    finished = run_python("import ald_ext", ALD_EXT_CPU_CAPABILITY="sse9")
+    assert finished.returncode != 0
+    last_line = finished.stderr.strip().splitlines()[-1]
+    for part in ("ALD_EXT_CPU_CAPABILITY", "'sse9'", "expected", *CAPABILITIES):
+        assert part in last_line
+
+
+# --- Without compiled modules ---
+
+
+def test_missing_cpu_module_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ald_ext._C", None)
+    with pytest.raises(ImportError, match=r"ald_ext\._C is missing.*pip install"):
+        _extension._load_cpu()
+
+
+def test_old_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
+    with pytest.raises(ImportError, match=r"got torch 2\.10\.1.*expected 2\.11"):
+        _extension._load_cpu()
+
+
+WITHOUT_CUDA_MODULE = """
+import sys
+sys.modules["ald_ext._C_cuda"] = None
+import torch, ald_ext
+from ald_ext import ops
+assert ops.normal(3, seed=1, step=1).shape == (3,)
+cuda_keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+try:
+    # As for a CUDA tensor, but without a GPU.
+    torch.ops.ald_ext.quantize.default.redispatch(cuda_keys, torch.zeros(3), 8)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_the_cuda_module_the_cpu_works_and_cuda_names_the_cause() -> None:
+    finished = run_python(WITHOUT_CUDA_MODULE)
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"ald_ext::quantize: no CUDA kernel: .*ALD_EXT_CUDA=1 pip install", finished.stdout)

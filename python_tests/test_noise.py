@@ -1,0 +1,269 @@
+"""The noise: a pure function of (seed, step, parameter, element), equal to the specification, and normal.
+
+Statistics have fixed keys, so they come out the same in every run; their bounds are at 5 standard errors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ald_ext import ops, reference
+
+WORD = 2**32 - 1
+MAX_SEED, MAX_STEP, MAX_PARAMETER, MAX_ELEMENTS = 2**63 - 1, 2**40 - 1, 2**44 - 1, 2**41
+
+#: Absolute errors against exact Box-Muller that ops.normal and csrc/math/normal.h promise.
+ERROR_BOUND = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((WORD,) * 4, (WORD,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+    """Random123, tests/kat_vectors, philox4x32 10."""
+    assert ops.philox(counter, key) == expected
+
+
+@pytest.mark.parametrize(
+    ("counter", "key"), [((0, 0, 0), (0, 0)), ((0, 0, 0, 2**32), (0, 0)), ((0, 0, 0, -1), (0, 0)), ((0,) * 4, (0,) * 3)]
+)
+def test_philox_refuses_other_words(counter: tuple[int, ...], key: tuple[int, ...]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        ops.philox(counter, key)
+
+
+# --- Against the specification ---
+
+KEYS = [
+    {"seed": 0, "step": 0},
+    {"seed": 1, "step": 1, "parameter": 3},
+    {"seed": MAX_SEED, "step": MAX_STEP, "parameter": MAX_PARAMETER, "offset": MAX_ELEMENTS - 5000},
+    {"seed": 2**40 + 17, "step": 2**32, "parameter": 2**32, "offset": 2**33 - 2500},
+    {"seed": 5, "step": 2**32 - 1, "parameter": 2**32 - 1, "offset": 2**34 - 2500},
+    {"seed": 2**32, "step": 12345, "offset": 2**37 + 1},
+]
+
+
+@DTYPES
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"seed{key['seed']}")
+def test_equals_the_reference(device: torch.device, dtype: torch.dtype, key: dict[str, int]) -> None:
+    got = ops.normal(5000, **key, dtype=dtype, device=device)
+    assert got.device.type == device.type
+    expected = reference.normal(5000, **key, dtype=torch.float64 if dtype == torch.float64 else dtype)
+    assert (got.cpu().double() - expected.double()).abs().max() <= ERROR_BOUND[dtype]
+
+
+@DTYPES
+def test_equals_the_reference_for_many(dtype: torch.dtype) -> None:
+    """Enough numbers to meet small radii (u near one), large ones, and every octant."""
+    got = ops.normal(2**21, seed=3, step=1, dtype=dtype)
+    expected = reference.normal(2**21, seed=3, step=1, dtype=dtype)
+    assert (got.double() - expected.double()).abs().max() <= ERROR_BOUND[dtype]
+
+
+def test_float32_and_float64_draw_different_numbers() -> None:
+    single, double = (ops.normal(1000, seed=1, step=1, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    assert (single.double() - double).abs().median() > 0.1
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 63, 64, 65, 1001, 40000])
+def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, n: int) -> None:
+    for key in KEYS[:2] + KEYS[3:]:
+        on_gpu = ops.normal(n, **key, dtype=dtype, device=cuda).cpu()
+        assert torch.equal(on_gpu, ops.normal(n, **key, dtype=dtype, device="cpu"))
+
+
+# --- Nothing but the key matters ---
+
+
+@given(
+    offset=st.one_of(st.integers(0, 300), st.integers(2**33 - 300, 2**33), st.integers(0, MAX_ELEMENTS - 10000)),
+    n=st.integers(0, 3000),
+    at=st.integers(0, 3000),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_piece_has_the_bits_of_the_whole(
+    device: torch.device, offset: int, n: int, at: int, dtype: torch.dtype
+) -> None:
+    cut = min(at, n)
+    key: dict[str, Any] = {"seed": 9, "step": 4, "dtype": dtype, "device": device}
+    whole = ops.normal(n, offset=offset, **key)
+    assert torch.equal(whole[:cut], ops.normal(cut, offset=offset, **key))
+    assert torch.equal(whole[cut:], ops.normal(n - cut, offset=offset + cut, **key))
+
+
+@DTYPES
+def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype) -> None:
+    n = 300_001  # many times the work of one thread
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(ops.normal(n, seed=1, step=2, offset=3, dtype=dtype))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_no_generator_is_touched(device: torch.device) -> None:
+    before = torch.get_rng_state()
+    first = ops.normal(100, seed=1, step=1, device=device)
+    torch.manual_seed(1234)
+    again = ops.normal(100, seed=1, step=1, device=device)
+    torch.manual_seed(0)
+    assert torch.equal(first, again)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_default_device_and_inference_mode() -> None:
+    with torch.inference_mode():
+        inside = ops.normal(10, seed=1, step=1)
+    assert torch.equal(inside, ops.normal(10, seed=1, step=1))
+    with torch.device("meta"):
+        assert ops.normal(10, seed=1, step=1).device.type == "meta"
+
+
+# --- Keys out of range ---
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("seed", -1),
+        ("step", -1),
+        ("step", MAX_STEP + 1),
+        ("parameter", -1),
+        ("parameter", MAX_PARAMETER + 1),
+        ("offset", -1),
+        ("offset", MAX_ELEMENTS - 4),
+    ],
+)
+def test_key_out_of_range(device: torch.device, argument: str, value: int) -> None:
+    key = {"seed": 1, "step": 1, argument: value}
+    with pytest.raises(RuntimeError, match=rf"ald_ext.*normal.*{argument}: got {value}, expected 0 to"):
+        ops.normal(5, **key, device=device)
+
+
+def test_seed_beyond_int64() -> None:
+    with pytest.raises(RuntimeError, match="seed"):
+        ops.normal(5, seed=2**63, step=1)
+
+
+def test_negative_count() -> None:
+    with pytest.raises(RuntimeError, match="n: got -1, expected n >= 0"):
+        ops.normal(-1, seed=1, step=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_other_dtypes_are_refused(device: torch.device, dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError, match=r"normal_: out: got dtype .* expected"):
+        ops.normal(5, seed=1, step=1, dtype=dtype, device=device)
+
+
+# --- Independence ---
+
+N = 2**18
+
+
+def correlation_in_standard_errors(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of independent standard normals: the mean of a b has standard error 1 / sqrt(n)."""
+    return float((a.double() * b.double()).mean()) * math.sqrt(len(a))
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 2},
+        {"seed": 2**32 + 1},
+        {"seed": 2**62 + 1},
+        {"step": 2},
+        {"step": 2**32 + 1},
+        {"step": 2**39 + 1},
+        {"parameter": 1},
+        {"parameter": 2**32},
+        {"parameter": 2**43},
+        {"offset": N},
+        {"offset": 2**36},
+        {"offset": 2**40},
+    ],
+    ids=str,
+)
+def test_distinct_keys_are_uncorrelated(dtype: torch.dtype, other: dict[str, int]) -> None:
+    key = {"seed": 1, "step": 1, "parameter": 0, "offset": 0}
+    a, b = (ops.normal(N, **k, dtype=dtype) for k in (key, {**key, **other}))
+    assert abs(correlation_in_standard_errors(a, b)) < 5
+    # Squares too: (x^2 - 1) has variance 2.
+    assert abs(correlation_in_standard_errors((a**2 - 1) / math.sqrt(2), (b**2 - 1) / math.sqrt(2))) < 5
+
+
+@DTYPES
+@pytest.mark.parametrize("lag", [1, 2, 15, 16, 17, 32, 48, 64, 128])
+def test_elements_of_one_stream_are_uncorrelated(dtype: torch.dtype, lag: int) -> None:
+    """The lags of the noise layout: neighbours, lanes of a block (16), chunks (64, 32)."""
+    x = ops.normal(N + lag, seed=1, step=1, dtype=dtype)
+    a, b = x[:-lag], x[lag:]
+    assert abs(correlation_in_standard_errors(a, b)) < 5
+    assert abs(correlation_in_standard_errors((a**2 - 1) / math.sqrt(2), (b**2 - 1) / math.sqrt(2))) < 5
+
+
+# --- The distribution, on 4e6 numbers of four parameters ---
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def many(request: pytest.FixtureRequest) -> torch.Tensor:
+    """In float64, sorted."""
+    parts = [ops.normal(1_000_000, seed=2024, step=1, parameter=k, dtype=request.param) for k in range(4)]
+    return torch.cat(parts).double().sort().values
+
+
+@pytest.mark.parametrize(("order", "mean", "variance"), [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)])
+def test_moments(many: torch.Tensor, order: int, mean: float, variance: float) -> None:
+    """variance: of x^order, E x^(2 order) - (E x^order)^2."""
+    error = float((many**order).mean()) - mean
+    assert abs(error) < 5 * math.sqrt(variance / len(many))
+
+
+@pytest.mark.parametrize("threshold", [1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_tail_counts(many: torch.Tensor, threshold: float, sign: int) -> None:
+    """Binomial, 5 standard errors; at 4 still 127 expected."""
+    probability = 0.5 * math.erfc(threshold / math.sqrt(2))
+    count, expected = int((sign * many > threshold).sum()), probability * len(many)
+    assert abs(count - expected) < 5 * math.sqrt(expected * (1 - probability))
+
+
+def test_five_sigma_tail(many: torch.Tensor) -> None:
+    """2.3 expected beyond 5 standard deviations: Poisson, whose chance of 14 or more is 1.1e-7 (5 sigma: 2.9e-7)."""
+    mean = math.erfc(5 / math.sqrt(2)) * len(many)
+    limit = 14
+    at_least_limit = 1 - sum(math.exp(-mean) * mean**k / math.factorial(k) for k in range(limit))
+    assert at_least_limit < 2.9e-7
+    assert int((many.abs() > 5).sum()) < limit
+
+
+def test_kolmogorov_smirnov(many: torch.Tensor) -> None:
+    """sqrt(n) D follows Kolmogorov's law, whose tail is 2 exp(-2 x^2) (1 - ...): 5.7e-7, 5 sigma, at 2.745."""
+    n = len(many)
+    cdf = 0.5 * torch.erfc(-many / math.sqrt(2))
+    rank = torch.arange(1, n + 1, dtype=torch.float64)
+    distance = float(torch.maximum((rank / n - cdf).max(), (cdf - (rank - 1) / n).max()))
+    x = math.sqrt(n) * distance
+    tail = 2 * sum((-1) ** (k - 1) * math.exp(-2 * k**2 * x**2) for k in range(1, 50))
+    assert tail > 5.7e-7

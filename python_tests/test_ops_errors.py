@@ -1,0 +1,358 @@
+"""Bad input to the ops: one error that names the function, the argument, what was got and what was expected; and
+nothing has been changed then."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ald_ext import ops
+
+
+@dataclass
+class Step:
+    """A valid step of two tensors, to be spoilt."""
+
+    device: torch.device
+    preconditioned: bool
+    options: dict[str, Any] = field(default_factory=lambda: {"lr": 0.1, "seed": 1, "step": 1})
+
+    def __post_init__(self) -> None:
+        self.params, self.grads, self.square_avgs = ([self.tensor(2, 3), self.tensor(4)] for _ in range(3))
+
+    def tensor(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.device)
+
+    @property
+    def lists(self) -> list[list[Tensor]]:
+        return [self.params, self.grads, self.square_avgs] if self.preconditioned else [self.params, self.grads]
+
+    def call(self) -> None:
+        (ops.psgld_step_ if self.preconditioned else ops.sgld_step_)(*self.lists, **self.options)
+
+    def check_refused(self, *parts: str) -> None:
+        """The call raises an error that has all the parts, and leaves every tensor as it was."""
+        name = "psgld_step_" if self.preconditioned else "sgld_step_"
+        before = [tensor.clone() for tensors in self.lists for tensor in tensors]
+        versions = [tensor._version for tensors in self.lists for tensor in tensors]
+        with pytest.raises(RuntimeError) as error:
+            self.call()
+        for part in (name, *parts):
+            assert part in str(error.value)
+        after = [tensor for tensors in self.lists for tensor in tensors]
+        assert versions == [tensor._version for tensor in after]
+        for old, new in zip(before, after, strict=True):
+            if not new.is_meta and not new.is_sparse:
+                assert torch.equal(old, new)
+
+
+@pytest.fixture(params=[False, True], ids=["sgld", "psgld"])
+def step(request: pytest.FixtureRequest, device: torch.device) -> Step:
+    return Step(device, request.param)
+
+
+def other_device(device: torch.device) -> torch.device:
+    """A real one where there is one: the CPU for CUDA. The CPU itself has only meta beside it."""
+    return torch.device("cpu" if device.type == "cuda" else "meta")
+
+
+def test_the_valid_step_is_valid(step: Step) -> None:
+    before = step.params[0].clone()
+    step.call()
+    assert not torch.equal(step.params[0], before)
+
+
+# --- Lists ---
+
+
+@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_lists_of_different_lengths(device: torch.device, argument: str, length: int) -> None:
+    step = Step(device, preconditioned=True)
+    setattr(step, argument, [step.tensor(2, 3), step.tensor(4), step.tensor(4)][:length])
+    step.check_refused(f"{argument}: got {length} items, expected 2")
+
+
+@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
+def test_no_params_but_companions(device: torch.device, argument: str) -> None:
+    step = Step(device, preconditioned=True)
+    step.params, step.grads, step.square_avgs = [], [], []
+    setattr(step, argument, [step.tensor(4)])
+    step.check_refused(f"{argument}: got 1 items, expected 0")
+
+
+@pytest.mark.parametrize("argument", ["parameters", "offsets"])
+def test_noise_indices_of_another_length(step: Step, argument: str) -> None:
+    step.options[argument] = [0]
+    step.check_refused(f"{argument}: got 1 items, expected 2")
+
+
+def test_the_same_tensor_twice(step: Step) -> None:
+    step.params[1] = step.params[0]
+    step.grads[1] = step.grads[0].clone()
+    step.square_avgs[1] = step.square_avgs[0].clone()
+    step.check_refused("params", "got the same memory twice, expected distinct tensors")
+
+
+def test_a_param_that_is_a_square_avg(device: torch.device) -> None:
+    step = Step(device, preconditioned=True)
+    step.square_avgs[1] = step.params[1]
+    step.check_refused("square_avgs", "got the same memory twice, expected distinct tensors")
+
+
+def test_params_that_overlap(step: Step) -> None:
+    """csrc/cpu/kernels.cpp rests on it: `ivdep` states that what is written overlaps nothing."""
+    buffer = step.tensor(96)
+    step.params = [buffer[:64], buffer[32:]]
+    step.grads = [step.tensor(64), step.tensor(64)]
+    step.square_avgs = [step.tensor(64), step.tensor(64)]
+    step.check_refused("params", "expected distinct tensors")
+
+
+def test_a_grad_that_overlaps_a_param(step: Step) -> None:
+    buffer = step.tensor(65)
+    step.params, step.grads, step.square_avgs = [buffer[1:]], [buffer[:-1]], [step.tensor(64)]
+    step.check_refused("grads")
+
+
+# --- Tensors ---
+
+
+@pytest.mark.parametrize("argument", ["params", "grads", "square_avgs"])
+def test_other_shapes(device: torch.device, argument: str) -> None:
+    step = Step(device, preconditioned=True)
+    getattr(step, argument)[0] = step.tensor(3, 2)
+    companion = "grads" if argument == "params" else argument
+    got, expected = ("(2, 3)", "(3, 2)") if argument == "params" else ("(3, 2)", "(2, 3)")
+    step.check_refused(f"{companion}[0]: got shape {got}, expected {expected}")
+
+
+@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
+def test_other_strides(device: torch.device, argument: str) -> None:
+    step = Step(device, preconditioned=True)
+    getattr(step, argument)[0] = step.tensor(3, 2).t()
+    step.check_refused(f"{argument}[0]: got strides (1, 2), expected (3, 1)")
+
+
+@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
+def test_other_dtypes(device: torch.device, argument: str) -> None:
+    step = Step(device, preconditioned=True)
+    getattr(step, argument)[1] = step.tensor(4).double()
+    step.check_refused(f"{argument}[1]: got dtype Double, expected Float")
+
+
+def test_params_of_two_dtypes(step: Step) -> None:
+    for tensors in step.lists:
+        tensors[1] = tensors[1].double()
+    step.check_refused("params[1]: got dtype Double, expected Float")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float16, "Half"),
+        (torch.bfloat16, "BFloat16"),
+        (torch.int64, "Long"),
+        (torch.uint8, "Byte"),
+        (torch.complex64, "ComplexFloat"),
+    ],
+)
+def test_dtypes_without_kernel(step: Step, dtype: torch.dtype, name: str) -> None:
+    for tensors in step.lists:
+        tensors[:] = [tensor.to(dtype) for tensor in tensors]
+    step.check_refused(f"params[0]: got dtype {name}, expected Float or Double")
+
+
+@pytest.mark.parametrize("argument", ["params", "grads", "square_avgs"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_tensors_on_two_devices(device: torch.device, argument: str, index: int) -> None:
+    step = Step(device, preconditioned=True)
+    getattr(step, argument)[index] = getattr(step, argument)[index].to(other_device(device))
+    step.check_refused("got a tensor on", "expected")
+
+
+@pytest.mark.parametrize("argument", ["params", "grads"])
+def test_tensors_on_two_devices_sgld(device: torch.device, argument: str) -> None:
+    step = Step(device, preconditioned=False)
+    getattr(step, argument)[1] = getattr(step, argument)[1].to(other_device(device))
+    step.check_refused("got a tensor on", "expected")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda t: t[:, ::2], lambda t: t[:, :3], lambda t: t[:1].expand(4, 6), lambda t: t[:, 0]],
+    ids=["every_second", "columns", "expanded", "column"],
+)
+def test_params_with_gaps_or_overlaps(step: Step, view: Callable[[Tensor], Tensor]) -> None:
+    for tensors in step.lists:
+        tensors[0] = view(step.tensor(4, 6))
+    step.check_refused("params[0]: got strides", "expected a tensor that fills its memory")
+
+
+def test_sparse_grads(step: Step) -> None:
+    step.grads = [grad.to_sparse() for grad in step.grads]
+    with pytest.raises((RuntimeError, NotImplementedError), match="sgld_step_"):
+        step.call()
+
+
+# --- Numbers ---
+
+INFINITY, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("argument", "values", "expected"),
+    [
+        ("lr", [-0.1, INFINITY, NAN], ">= 0"),
+        ("temperature", [-1.0, INFINITY, NAN], ">= 0"),
+        ("weight_decay", [-1e-9, INFINITY, NAN], ">= 0"),
+        ("num_data", [0.0, -5.0, INFINITY, NAN], "> 0"),
+    ],
+)
+def test_numbers_out_of_range(step: Step, argument: str, values: list[float], expected: str) -> None:
+    for value in values:
+        step.options[argument] = value
+        step.check_refused(f"{argument}: got {value:g}", f"expected a finite number {expected}")
+
+
+@pytest.mark.parametrize(("argument", "values"), [("eps", [-1e-8, NAN]), ("alpha", [-0.1, 1.0, 1.5, NAN])])
+def test_preconditioner_out_of_range(device: torch.device, argument: str, values: list[float]) -> None:
+    step = Step(device, preconditioned=True)
+    for value in values:
+        step.options[argument] = value
+        step.check_refused(f"{argument}: got {value:g}", "expected")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("seed", -1),
+        ("step", -1),
+        ("step", 2**40),
+        ("parameters", [0, -1]),
+        ("parameters", [0, 2**44]),
+        ("offsets", [0, -1]),
+        ("offsets", [0, 2**41 - 3]),
+    ],
+)
+def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
+    step.options[argument] = value
+    got = value[1] if isinstance(value, list) else value
+    step.check_refused(f"{argument.removesuffix('s')}: got {got}, expected 0 to")
+
+
+# --- The likelihood ---
+
+
+@pytest.mark.parametrize(
+    ("x", "mean", "message"),
+    [
+        (torch.zeros(3, 2), torch.zeros(3, 4), r"mean: got shape \(3, 4\), expected \(3, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(2), r"mean: got shape \(2\), expected \(3, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(1, 2), r"mean: got shape \(1, 2\), expected \(3, 2\)"),
+        (torch.zeros(()), torch.zeros(()), r"x: got a tensor without dimensions, expected \(N, ...\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 2).double(), "mean: got dtype Double, expected Float"),
+        (torch.zeros(3, 2).half(), torch.zeros(3, 2).half(), "x: got dtype Half, expected Float or Double"),
+        (torch.zeros(3, 2).bfloat16(), torch.zeros(3, 2).bfloat16(), "x: got dtype BFloat16, expected Float or Double"),
+        (torch.zeros(3, 2).int(), torch.zeros(3, 2).int(), "x: got dtype Int, expected Float or Double"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_likelihood_arguments(device: torch.device, x: Tensor, mean: Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"ald_ext::marginal_gaussian_log_prob: {message}"):
+        ops.marginal_gaussian_log_prob(x.to(device), mean.to(device))
+
+
+@pytest.mark.parametrize("moved", ["x", "mean"])
+def test_likelihood_on_two_devices(device: torch.device, moved: str) -> None:
+    """The fake kernel of a meta tensor must not answer for the CPU with memory that nobody wrote."""
+    tensors = {name: torch.zeros(3, 2, device=device) for name in ("x", "mean")}
+    tensors[moved] = tensors[moved].to(other_device(device))
+    with pytest.raises(RuntimeError, match=r"marginal_gaussian_log_prob.*got a tensor on .*expected"):
+        ops.marginal_gaussian_log_prob(**tensors)
+
+
+WRONG_PAIRS = [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1.0, NAN), (INFINITY, 1.0), ("a", "b"), (1.0, None)]
+
+
+@pytest.mark.parametrize("prior", ["gamma", "Flat", None, 1.0, (), (1.0,), (1.0, 2.0, 3.0), *WRONG_PAIRS], ids=str)
+def test_bad_prior(device: torch.device, prior: Any) -> None:
+    x = torch.zeros(3, 2, device=device)
+    pattern = (
+        rf"marginal_gaussian_log_prob: prior: got {re.escape(repr(prior))}, expected 'flat', 'jeffreys' or \(a, b\)"
+    )
+    with pytest.raises(ValueError, match=pattern):
+        ops.marginal_gaussian_log_prob(x, x, prior)
+
+
+def test_likelihood_gradient_arguments(device: torch.device) -> None:
+    """The op of the backward pass, too, looks before it reads."""
+    backward = torch.ops.ald_ext.marginal_gaussian_log_prob_backward
+    x, rows = torch.zeros(3, 2, device=device), torch.zeros(3, device=device)
+    with pytest.raises(RuntimeError, match=r"backward: grad: got shape \(2\), expected \(3\)"):
+        backward(rows[:2], x, x, rows.double(), 1.0, 0.0, True, True)
+    with pytest.raises(RuntimeError, match=r"backward: squared_distance: got dtype Float, expected Double"):
+        backward(rows, x, x, rows, 1.0, 0.0, True, True)
+
+
+# --- Dequantization ---
+
+PIXELS = torch.zeros(3, 2, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("x", "h", "message"),
+    [
+        (PIXELS.int(), torch.zeros(3, 2), "x: got dtype Int, expected Byte"),
+        (PIXELS.float(), torch.zeros(3, 2), "x: got dtype Float, expected Byte"),
+        (PIXELS.bool(), torch.zeros(3, 2), "x: got dtype Bool, expected Byte"),
+        (PIXELS, torch.zeros(3, 2).half(), "h: got dtype Half, expected Float or Double"),
+        (PIXELS, PIXELS, "h: got dtype Byte, expected Float or Double"),
+        (PIXELS, torch.zeros(2, 3), r"h: got shape \(2, 3\), expected \(3, 2\)"),
+        (PIXELS, torch.zeros(2), r"h: got shape \(2\), expected \(3, 2\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_dequantization_arguments(device: torch.device, x: Tensor, h: Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"ald_ext::langevin_dequantize: {message}"):
+        ops.langevin_dequantize(x.to(device), h.to(device))
+
+
+@pytest.mark.parametrize("moved", ["x", "h"])
+def test_dequantization_on_two_devices(device: torch.device, moved: str) -> None:
+    tensors = {"x": PIXELS.to(device), "h": torch.zeros(3, 2, device=device)}
+    tensors[moved] = tensors[moved].to(other_device(device))
+    with pytest.raises(RuntimeError, match=r"langevin_dequantize.*got a tensor on .*expected"):
+        ops.langevin_dequantize(**tensors)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 9, 64])
+def test_bits_out_of_range(device: torch.device, bits: int) -> None:
+    h = torch.zeros(3, 2, device=device)
+    with pytest.raises(RuntimeError, match=f"langevin_dequantize: bits: got {bits}, expected 1 to 8"):
+        ops.langevin_dequantize(PIXELS.to(device), h, bits)
+    with pytest.raises(RuntimeError, match=f"quantize: bits: got {bits}, expected 1 to 8"):
+        ops.quantize(h, bits)
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_pixels_beyond_the_bits(bits: int) -> None:
+    """On the CPU; CUDA does not look (test_ops_dequantization.py)."""
+    x = torch.zeros(1000, dtype=torch.uint8)
+    x[777] = 2**bits
+    expected = f"x: got a pixel of {2**bits}, expected 0 to {2**bits - 1} for bits = {bits}"
+    with pytest.raises(RuntimeError, match=f"ald_ext::langevin_dequantize: {expected}"):
+        ops.langevin_dequantize(x, torch.zeros(1000), bits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.uint8])
+def test_quantize_dtypes(device: torch.device, dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError, match=r"ald_ext::quantize: y: got dtype \w+, expected Float or Double"):
+        ops.quantize(torch.zeros(3, device=device, dtype=dtype))

@@ -1,0 +1,91 @@
+"""Devices without a kernel get the reference: here the CPU, as if it were one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ald_ext import PSGLD, ops
+
+
+@pytest.fixture(autouse=True)
+def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "KERNEL_DEVICES", set())
+    monkeypatch.setattr(ops, "has_kernel", lambda tensor: False)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a compiled op was called")
+
+    class NoOps:
+        def __getattr__(self, name: str) -> Any:
+            return fail
+
+    monkeypatch.setattr(ops, "_OPS", NoOps())
+
+
+KEY = {"seed": 5, "step": 2}
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_normal(dtype: torch.dtype, bound: float) -> None:
+    """To the error that ops.normal promises."""
+    got = ops.normal(1000, **KEY, parameter=3, offset=17, dtype=dtype)
+    kernel = torch.empty(1000, dtype=dtype)
+    torch.ops.ald_ext.normal_(kernel, **KEY, parameter=3, offset=17)
+    assert (got - kernel).abs().max() <= bound
+
+
+def test_steps() -> None:
+    options: dict[str, Any] = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": True}
+    own = {"alpha": 0.9, "eps": 0.1, "adapt": True}
+    keys = {**KEY, "parameters": [0, 1], "offsets": [0, 0]}
+
+    def lists() -> list[list[torch.Tensor]]:
+        torch.manual_seed(1)
+        return [[torch.rand(5, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)] for _ in range(3)]
+
+    got, expected = lists(), lists()
+    ops.sgld_step_(*got[:2], **options, **KEY)
+    ops.psgld_step_(*got, **options, **own, **KEY)
+    torch.ops.ald_ext.sgld_step_(*expected[:2], **options, **keys)
+    torch.ops.ald_ext.psgld_step_(*expected, **options, **own, **keys)
+    # The noise is the reference's: 1e-14 from the kernel's.
+    torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("prior", ["flat", "jeffreys", (2.0, 0.5)], ids=str)
+def test_likelihood_with_gradients(prior: Any) -> None:
+    x, mean = (tensor.requires_grad_() for tensor in torch.randn(2, 4, 3, dtype=torch.float64))
+    value = ops.marginal_gaussian_log_prob(x, mean, prior)
+    gradients = torch.autograd.grad(value.sum(), (x, mean))
+    shape, rate = ops.prior_shape_and_rate(prior)
+    with torch.no_grad():
+        kernel, squared = torch.ops.ald_ext.marginal_gaussian_log_prob(x, mean, shape, rate)
+        expected = torch.ops.ald_ext.marginal_gaussian_log_prob_backward(
+            torch.ones_like(kernel), x, mean, squared, shape, rate, True, True
+        )
+    # Sums of a few numbers below 20 in float64.
+    torch.testing.assert_close(value.detach(), kernel, rtol=0, atol=1e-13)
+    torch.testing.assert_close(gradients, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_dequantization() -> None:
+    x = torch.arange(256).to(torch.uint8)
+    h = torch.linspace(-5, 5, 256, dtype=torch.float64, requires_grad=True)
+    y = ops.langevin_dequantize(x, h)
+    torch.testing.assert_close(y, torch.ops.ald_ext.langevin_dequantize(x, h), rtol=1e-14, atol=1e-14)
+    assert torch.equal(ops.quantize(y), x)
+    y.sum().backward()
+    assert h.grad is not None
+    assert (h.grad > 0).all()
+
+
+def test_optimizers() -> None:
+    param = torch.zeros(3)
+    param.grad = torch.ones_like(param)
+    PSGLD([param], 0.1, num_data=10).step()
+    assert (param != 0).all()
+    with pytest.raises(RuntimeError, match=r"fused: got True.*expected fused=False or None"):
+        PSGLD([param], 0.1, num_data=10, fused=True).step()

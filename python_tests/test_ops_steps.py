@@ -1,0 +1,270 @@
+"""ops.sgld_step_ and ops.psgld_step_ against the update equation, over dtypes, shapes, strides and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ald_ext import ops
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of step: which op, with which options."""
+
+    name: str
+    preconditioned: bool
+    options: dict[str, Any]
+
+
+CASES = [
+    Case("sgld", False, {"lr": 0.1, "num_data": 100, "temperature": 1.5, "weight_decay": 0.01}),
+    Case("sgld_cold_maximize", False, {"lr": 0.1, "num_data": 100, "temperature": 0.0, "maximize": True}),
+    Case("psgld", True, {"lr": 0.01, "num_data": 10, "weight_decay": 0.1, "alpha": 0.99, "eps": 0.1}),
+    Case("psgld_cold", True, {"lr": 0.01, "num_data": 10, "temperature": 0.0, "alpha": 0.5, "eps": 1e-8}),
+    Case("psgld_frozen", True, {"lr": 0.01, "num_data": 3, "temperature": 0.5, "eps": 1e-3, "adapt": False}),
+    Case("psgld_maximize", True, {"lr": 0.01, "num_data": 3, "weight_decay": 0.1, "eps": 0.1, "maximize": True}),
+]
+EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+KEY = {"seed": 11, "step": 3}
+
+SHAPES = [(3,), (), (5, 7), (0,), (64,), (2, 3, 4, 5), (0, 3), (1000,), (1, 1), (65, 1), (0,)]
+
+
+@dataclass
+class Lists:
+    params: list[Tensor]
+    grads: list[Tensor]
+    square_avgs: list[Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Lists:
+        return Lists(*([function(t) for t in ts] for ts in (self.params, self.grads, self.square_avgs)))
+
+
+def make_lists(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Lists:
+    def draw() -> list[Tensor]:
+        return [torch.randn(shape, dtype=dtype).to(device) for shape in shapes]
+
+    return Lists(draw(), draw(), [t.square() for t in draw()])
+
+
+def run(case: Case, lists: Lists, **more: Any) -> Lists:
+    """The op on copies."""
+    new = lists.map(lambda tensor: tensor.clone())
+    if case.preconditioned:
+        ops.psgld_step_(new.params, new.grads, new.square_avgs, **case.options, **KEY, **more)
+    else:
+        ops.sgld_step_(new.params, new.grads, **case.options, **KEY, **more)
+    return new
+
+
+def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        assert torch.equal(a.cpu(), b.cpu()), f"tensor {i}"
+
+
+# --- The equation ---
+
+
+def expected_step(case: Case, lists: Lists) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """θ and v by Note [The update equation] in float64, with the op's own noise; and the size of θ's terms."""
+    o = {"temperature": 1.0, "weight_decay": 0.0, "maximize": False, "alpha": 0.99, "adapt": True, **case.options}
+    params, averages, sizes = [], [], []
+    for k, (param, grad, average) in enumerate(zip(lists.params, lists.grads, lists.square_avgs, strict=True)):
+        theta, v = param.double().cpu(), average.double().cpu()
+        xi = ops.normal(param.numel(), **KEY, parameter=k, dtype=param.dtype).double().reshape(param.shape)
+        g = (-1 if o["maximize"] else 1) * grad.double().cpu() + o["weight_decay"] * theta
+        preconditioner = torch.ones_like(theta)
+        if case.preconditioned:
+            if o["adapt"]:
+                v = o["alpha"] * v + (1 - o["alpha"]) * g**2
+            preconditioner = 1 / (v.sqrt() + o["eps"])
+        drift = -o["lr"] * preconditioner * g
+        noise = (2 * o["lr"] * o["temperature"] / o["num_data"] * preconditioner).sqrt() * xi
+        params.append(theta + drift + noise)
+        averages.append(v)
+        sizes.append(theta.abs() + drift.abs() + noise.abs())
+    return params, averages, sizes
+
+
+@DTYPES
+@EVERY_CASE
+def test_equals_the_equation(device: torch.device, dtype: torch.dtype, case: Case) -> None:
+    lists = make_lists(SHAPES, dtype, device)
+    got = run(case, lists)
+    params, averages, sizes = expected_step(case, lists)
+    # A term is the product of at most 8 rounded factors; v of 4.
+    unit = torch.finfo(dtype).eps / 2
+    for theta, expected, size in zip(got.params, params, sizes, strict=True):
+        assert ((theta.cpu().double() - expected).abs() <= 10 * unit * size).all()
+    for v, expected in zip(got.square_avgs, averages, strict=True):
+        torch.testing.assert_close(v.cpu().double(), expected, rtol=6 * unit, atol=0)
+    assert_same_bits(got.grads, lists.grads)
+    assert all(theta.dtype == dtype for theta in got.params)
+
+
+@DTYPES
+def test_frozen_average_keeps_its_bits(device: torch.device, dtype: torch.dtype) -> None:
+    lists = make_lists(SHAPES, dtype, device)
+    frozen, adapting = (run(case, lists) for case in (CASES[4], CASES[2]))
+    assert_same_bits(frozen.square_avgs, lists.square_avgs)
+    assert not torch.equal(adapting.square_avgs[0], lists.square_avgs[0])
+
+
+@DTYPES
+@EVERY_CASE
+def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, case: Case) -> None:
+    shapes = SHAPES + [(n,) for n in range(1, 120)] + [(40001,)]  # also more tensors than one launch takes
+    lists = make_lists(shapes, dtype, torch.device("cpu"))
+    on_cpu, on_gpu = run(case, lists), run(case, lists.map(lambda tensor: tensor.to(cuda)))
+    assert_same_bits(on_gpu.params, on_cpu.params)
+    assert_same_bits(on_gpu.square_avgs, on_cpu.square_avgs)
+
+
+# --- Lists, pieces, threads ---
+
+
+@DTYPES
+@EVERY_CASE
+def test_empty_tensors_anywhere_lose_nothing(device: torch.device, dtype: torch.dtype, case: Case) -> None:
+    shapes = [(0,), (70,), (0, 3), (), (0,), (5, 5), (2, 0)]
+    lists = make_lists(shapes, dtype, device)
+    kept = [i for i, shape in enumerate(shapes) if 0 not in shape]
+    without = Lists(*([ts[i] for i in kept] for ts in (lists.params, lists.grads, lists.square_avgs)))
+    got = run(case, lists)
+    assert_same_bits([got.params[i] for i in kept], run(case, without, parameters=kept).params)
+    assert [tuple(t.shape) for t in got.params] == shapes
+
+
+@EVERY_CASE
+def test_nothing_to_do(device: torch.device, case: Case) -> None:
+    assert run(case, make_lists([], torch.float32, device)).params == []
+    run(case, make_lists([(0,), (0, 4)], torch.float32, device))
+
+
+@EVERY_CASE
+def test_one_call_equals_one_call_per_tensor(device: torch.device, case: Case) -> None:
+    lists = make_lists([(n,) for n in range(1, 101)], torch.float32, device)
+    together = run(case, lists)
+    for i in range(100):
+        one = Lists([lists.params[i]], [lists.grads[i]], [lists.square_avgs[i]])
+        assert_same_bits(run(case, one, parameters=[i]).params, [together.params[i]])
+
+
+def test_parameters_and_offsets_choose_the_noise(device: torch.device) -> None:
+    """With zero gradients, θ moves by √(2 lr T / N) ξ alone."""
+    for parameter, offset in [(0, 0), (5, 3), (2**40, 2**35 + 1)]:
+        param = torch.zeros(200, device=device)
+        options = {"lr": 0.5, "num_data": 1, "temperature": 1, "parameters": [parameter], "offsets": [offset]}
+        ops.sgld_step_([param], [torch.zeros_like(param)], **options, **KEY)
+        assert torch.equal(param, ops.normal(200, **KEY, parameter=parameter, offset=offset, device=device))
+
+
+@given(
+    n=st.integers(1, 700),
+    cuts=st.lists(st.integers(0, 700), max_size=4),
+    offset=st.sampled_from([0, 13, 2**34 - 300]),
+    case=st.sampled_from(CASES),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_shards_have_the_bits_of_the_whole(
+    device: torch.device, n: int, cuts: list[int], offset: int, case: Case, dtype: torch.dtype
+) -> None:
+    """A parameter in pieces, each at its own offset (a piece may be empty)."""
+    lists = make_lists([(n,)], dtype, device)
+    bounds = [0, *sorted(min(cut, n) for cut in cuts), n]
+    ranges = list(pairwise(bounds))
+    shards = Lists(*([ts[0][a:b].clone() for a, b in ranges] for ts in (lists.params, lists.grads, lists.square_avgs)))
+    whole = run(case, lists, parameters=[4], offsets=[offset])
+    pieces = run(case, shards, parameters=[4] * len(ranges), offsets=[offset + a for a, _ in ranges])
+    assert torch.equal(torch.cat(pieces.params), whole.params[0])
+    assert torch.equal(torch.cat(pieces.square_avgs), whole.square_avgs[0])
+
+
+@DTYPES
+@EVERY_CASE
+def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, case: Case) -> None:
+    lists = make_lists([(100_003,), (7,), (0,), (333, 101), ()], dtype, torch.device("cpu"))
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(run(case, lists))
+    for other in results[1:]:
+        assert_same_bits(other.params, results[0].params)
+        assert_same_bits(other.square_avgs, results[0].square_avgs)
+
+
+# --- Strides ---
+
+STRIDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "permuted": lambda t: t.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2),
+}
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+@EVERY_CASE
+def test_strided_tensors(device: torch.device, case: Case, layout: str) -> None:
+    """Elements count in memory order: the step of a dense tensor is the step of its memory."""
+    lists = make_lists([(4, 3, 5, 6)], torch.float32, device).map(STRIDED[layout])
+    assert not lists.params[0].is_contiguous()
+    # preserve_format: clone keeps the strides of a dense tensor.
+    got = run(case, lists)
+    assert got.params[0].stride() == lists.params[0].stride()
+    flat = run(case, lists.map(in_memory_order))
+    assert torch.equal(in_memory_order(got.params[0]), flat.params[0])
+    assert torch.equal(in_memory_order(got.square_avgs[0]), flat.square_avgs[0])
+
+
+def test_strides_of_dimensions_of_size_one_do_not_matter(device: torch.device) -> None:
+    param = torch.zeros(3, 1, device=device)
+    grad = torch.zeros(3, 9, device=device)[:, :1].as_strided((3, 1), (1, 77))
+    ops.sgld_step_([param], [grad], lr=0.5, **KEY)
+    assert torch.equal(param[:, 0], ops.normal(3, **KEY, device=device))
+
+
+# --- Values that are no numbers ---
+
+
+@DTYPES
+@EVERY_CASE
+def test_nan_stays_in_its_element(device: torch.device, dtype: torch.dtype, case: Case) -> None:
+    lists = make_lists([(100,)], dtype, device)
+    poisoned = lists.map(lambda tensor: tensor.clone())
+    poisoned.grads[0][17] = float("nan")
+    poisoned.params[0][40] = float("nan")
+    got, clean = run(case, poisoned), run(case, lists)
+    for a, b in zip(got.params + got.square_avgs, clean.params + clean.square_avgs, strict=True):
+        a[[17, 40]] = b[[17, 40]]
+        assert torch.equal(a, b)
+    again = run(case, poisoned)
+    assert again.params[0].isnan().nonzero().flatten().tolist() == [17, 40]
+
+
+@DTYPES
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_overflown_average_stops_its_element(device: torch.device, dtype: torch.dtype, temperature: float) -> None:
+    """v = inf makes G = 0: the parameter stays, as under torch.optim.RMSprop, and is not lost to NaN."""
+    huge = torch.finfo(dtype).max / 4
+    param = torch.full((3,), 2.0, dtype=dtype, device=device)
+    grad = torch.tensor([0.0, huge, 0.0], dtype=dtype, device=device)
+    square_avg = torch.ones(3, dtype=dtype, device=device)
+    ops.psgld_step_([param], [grad], [square_avg], lr=1e-3, temperature=temperature, eps=0.1, **KEY)
+    assert square_avg[1] == float("inf")
+    assert param[1] == 2.0

@@ -1,0 +1,243 @@
+"""Bad input to the optimizers: one error that names the optimizer, the argument, what was got and what was expected;
+and no parameter, state or step counter has changed then."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ald_ext import PSGLD, SGLD
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"SGLD": SGLD, "PSGLD": PSGLD}
+BOTH = pytest.mark.parametrize("name", OPTIMIZERS)
+FLAGS: list[dict[str, bool]] = [{}, {"foreach": True}, {"fused": False}]
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("flags", FLAGS, ids=["fused", "foreach", "plain"])
+
+INFINITY, NAN = math.inf, math.nan
+
+
+# --- Options ---
+
+BAD_OPTIONS: list[tuple[str, Any, str]] = [
+    *[("lr", value, "expected a finite number >= 0") for value in (-0.1, INFINITY, NAN)],
+    *[("temperature", value, "expected a finite number >= 0") for value in (-1.0, INFINITY, NAN)],
+    *[("weight_decay", value, "expected a finite number >= 0") for value in (-1e-9, NAN)],
+    *[("num_data", value, "expected a finite number > 0") for value in (0, -5, INFINITY, NAN)],
+    *[("seed", value, "expected an integer, 0 <= seed < 2**63") for value in (-1, 2**63, 1.5, "1")],
+    ("lr", torch.tensor(-0.1), "expected a finite number >= 0"),
+    ("lr", torch.tensor([0.1, 0.2]), "expected one"),
+    ("capturable", True, "expected False"),
+]
+
+BAD_PSGLD_OPTIONS: list[tuple[str, Any, str]] = [
+    *[("eps", value, "expected a finite number >= 0") for value in (-1e-8, INFINITY, NAN)],
+    ("eps", 0, "expected > 0"),
+    *[("alpha", value, "expected 0 <= alpha < 1") for value in (-0.1, 1.0, 1.5, NAN)],
+    ("freeze_after", -1, "expected None or >= 0"),
+]
+
+EVERY_BAD_OPTION = pytest.mark.parametrize(
+    ("name", "option", "value", "expected"),
+    [(name, *bad) for name in OPTIMIZERS for bad in BAD_OPTIONS] + [("PSGLD", *bad) for bad in BAD_PSGLD_OPTIONS],
+    ids=str,
+)
+
+
+def message(name: str, option: str, expected: str) -> str:
+    return rf"ald_ext\.{name}: {option}: got .*{re.escape(expected)}"
+
+
+@EVERY_BAD_OPTION
+def test_bad_options(name: str, option: str, value: Any, expected: str) -> None:
+    param = torch.zeros(3)
+    options = {"lr": 0.1, "num_data": 10, "seed": 1, option: value}
+    with pytest.raises(ValueError, match=message(name, option, expected)):
+        OPTIMIZERS[name]([param], **options)
+    with pytest.raises(ValueError, match=message(name, option, expected)):
+        OPTIMIZERS[name]([{"params": [param], option: value}], lr=0.1, num_data=10)
+
+
+@EVERY_BAD_OPTION
+def test_bad_options_of_a_new_group(name: str, option: str, value: Any, expected: str) -> None:
+    optimizer = OPTIMIZERS[name]([torch.zeros(3)], 0.1, num_data=10)
+    with pytest.raises(ValueError, match=message(name, option, expected)):
+        optimizer.add_param_group({"params": [torch.zeros(3)], option: value})
+    assert len(optimizer.param_groups) == 1
+
+
+@BOTH
+def test_foreach_and_fused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"ald_ext\.{name}: fused, foreach: got True for both, expected one"):
+        OPTIMIZERS[name]([torch.zeros(3)], 0.1, num_data=10, foreach=True, fused=True)
+
+
+@BOTH
+def test_num_data_must_be_given(name: str) -> None:
+    """There is no good default: a forgotten num_data would be a wrong temperature."""
+    with pytest.raises(TypeError, match="num_data"):
+        OPTIMIZERS[name]([torch.zeros(3)], 0.1)
+
+
+def test_eps_of_zero_is_fine_without_noise() -> None:
+    PSGLD([torch.zeros(3)], 0.1, num_data=10, temperature=0, eps=0)
+
+
+@BOTH
+def test_no_parameters(name: str) -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        OPTIMIZERS[name]([], 0.1, num_data=10)
+
+
+# --- Steps ---
+
+
+class Trial:
+    """An optimizer of two groups, with a good parameter in each, after one good step."""
+
+    def __init__(self, name: str, device: torch.device, **flags: bool) -> None:
+        self.name = name
+        self.good = [nn.Parameter(torch.ones(4, device=device)) for _ in range(2)]
+        groups = [{"params": [param]} for param in self.good]
+        self.optimizer = OPTIMIZERS[name](groups, 0.1, num_data=10, seed=1, **flags)
+        self.give_gradients()
+        self.optimizer.step()
+
+    def give_gradients(self) -> None:
+        for param in self.good:
+            param.grad = torch.ones_like(param)
+
+    def add(self, param: Tensor) -> None:
+        self.optimizer.add_param_group({"params": [param]})
+
+    def check_refused(self, *parts: str) -> None:
+        """The step raises an error with all the parts, and leaves everything as it was, also in the groups before."""
+        params = [param.detach().clone() for param in self.good]
+        state = copy.deepcopy(self.optimizer.state_dict())
+        with pytest.raises(RuntimeError) as error:
+            self.optimizer.step()
+        for part in (self.name, *parts):
+            assert part in str(error.value)
+        assert all(torch.equal(a, b) for a, b in zip(self.good, params, strict=True)), "a parameter changed"
+        now = self.optimizer.state_dict()
+        assert [group["step"] for group in now["param_groups"]] == [group["step"] for group in state["param_groups"]]
+        assert now["state"].keys() == state["state"].keys(), "state appeared"
+        for key, entries in state["state"].items():
+            assert all(torch.equal(now["state"][key][entry], value) for entry, value in entries.items())
+
+
+@pytest.fixture(params=FLAGS, ids=["fused", "foreach", "plain"])
+def flags(request: pytest.FixtureRequest) -> dict[str, bool]:
+    return request.param
+
+
+@BOTH
+def test_sparse_gradients(device: torch.device, name: str, flags: dict[str, bool]) -> None:
+    trial = Trial(name, device, **flags)
+    embedding = nn.Embedding(5, 3, sparse=True).to(device)
+    trial.add(embedding.weight)
+    embedding(torch.tensor([1, 2], device=device)).sum().backward()
+    trial.check_refused("parameter 2: got a sparse gradient, expected a dense one")
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+def test_dtypes_without_kernel(device: torch.device, name: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
+    trial = Trial(name, device, **flags)
+    param = nn.Parameter(torch.ones(3, dtype=dtype, device=device))
+    trial.add(param)
+    param.grad = torch.ones_like(param)
+    trial.check_refused(f"parameter 2: got dtype {dtype}, expected torch.float32 or torch.float64")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "view",
+    [lambda t: t[:, ::2], lambda t: t[:, :3], lambda t: t[:1].expand(4, 6)],
+    ids=["every_second", "columns", "expanded"],
+)
+def test_parameters_with_gaps_or_overlaps(
+    device: torch.device, name: str, flags: dict[str, bool], view: Callable[[Tensor], Tensor]
+) -> None:
+    trial = Trial(name, device, **flags)
+    param = view(torch.ones(4, 6, device=device))
+    trial.add(param)
+    param.grad = torch.ones(param.shape, device=device)
+    trial.check_refused("parameter 2: got strides", "expected a tensor that fills its memory")
+
+
+@BOTH
+def test_bad_parameter_after_one_that_has_no_state_yet(device: torch.device, name: str, flags: dict[str, bool]) -> None:
+    """The first gradient of a good parameter comes in the step that fails: it must not get state."""
+    trial = Trial(name, device, **flags)
+    fresh, bad = (nn.Parameter(torch.ones(3, dtype=d, device=device)) for d in (torch.float32, torch.float16))
+    trial.optimizer.add_param_group({"params": [fresh, bad]})
+    fresh.grad, bad.grad = torch.ones_like(fresh), torch.ones_like(bad)
+    trial.check_refused("parameter 3: got dtype torch.float16")
+    assert (fresh == 1).all()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lr", -0.1), ("lr", NAN), ("lr", torch.tensor(-0.1)), ("temperature", -1.0), ("num_data", 0), ("num_data", -1)],
+    ids=str,
+)
+def test_an_option_that_became_bad(
+    device: torch.device, name: str, flags: dict[str, bool], option: str, value: Any
+) -> None:
+    """Groups are plain dictionaries: schedulers and users write to them. The second group is bad, the first good."""
+    trial = Trial(name, device, **flags)
+    before = [param.detach().clone() for param in trial.good]
+    trial.optimizer.param_groups[1][option] = value
+    with pytest.raises((RuntimeError, ValueError), match=rf"{option}: got .*expected"):
+        trial.optimizer.step()
+    assert [group["step"] for group in trial.optimizer.param_groups] == [1, 1]
+    assert all(torch.equal(a, b) for a, b in zip(trial.good, before, strict=True))
+
+
+@BOTH
+def test_fused_where_there_is_no_kernel(name: str) -> None:
+    param = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = OPTIMIZERS[name]([param], 0.1, num_data=10, fused=True)
+    param.grad = torch.zeros_like(param)
+    with pytest.raises(RuntimeError, match=r"parameter 0: fused: got True, .*meta.*expected fused=False or None"):
+        optimizer.step()
+    assert optimizer.param_groups[0]["step"] == 0
+
+
+def test_a_parameter_that_changed_its_shape(device: torch.device) -> None:
+    """Through .data, after its state was made: the op looks at every tensor before it writes."""
+    trial = Trial("PSGLD", device)
+    trial.good[1].data = torch.ones(6, device=device)
+    trial.give_gradients()
+    with pytest.raises(RuntimeError, match=r"square_avgs\[0\]: got shape \(4\), expected \(6\)"):
+        trial.optimizer.step()
+    assert (trial.good[1] == 1).all()
+
+
+@BOTH
+def test_a_failing_closure_changes_nothing(device: torch.device, name: str, flags: dict[str, bool]) -> None:
+    trial = Trial(name, device, **flags)
+    before = [param.detach().clone() for param in trial.good]
+
+    def closure() -> float:
+        raise KeyError("no data")
+
+    with pytest.raises(KeyError, match="no data"):
+        trial.optimizer.step(closure)
+    assert all(torch.equal(a, b) for a, b in zip(trial.good, before, strict=True))
+    assert [group["step"] for group in trial.optimizer.param_groups] == [1, 1]
+
+
+@BOTH
+def test_load_state_dict_of_another_model(name: str) -> None:
+    one, two = (OPTIMIZERS[name]([torch.zeros(3) for _ in range(n)], 0.1, num_data=10) for n in (1, 2))
+    with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):
+        one.load_state_dict(two.state_dict())

@@ -1,0 +1,320 @@
+"""The optimizers as torch.optim's: schedulers, closures, hooks, lr tensors, strides, GradScaler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ald_ext import PSGLD, SGLD, ops, optim
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
+BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
+EVERY_IMPLEMENTATION = pytest.mark.parametrize(
+    "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
+)
+
+
+def make(kind: str, device: torch.device, lr: float | Tensor = 0.1, **options: Any) -> tuple[Tensor, Any]:
+    param = torch.linspace(-1, 1, 30, device=device, requires_grad=True)
+    return param, OPTIMIZERS[kind]([param], lr, num_data=10, seed=1, **options)
+
+
+def loss_of(param: Tensor) -> Tensor:
+    return param.square().mean()
+
+
+def run(param: Tensor, optimizer: Any, steps: int = 5, after: Callable[[], None] = lambda: None) -> Tensor:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(param).backward()
+        optimizer.step()
+        after()
+    return param.detach().clone()
+
+
+def test_public_names() -> None:
+    assert optim.SGLD is SGLD
+    assert optim.PSGLD is PSGLD
+    assert issubclass(SGLD, torch.optim.Optimizer)
+    assert issubclass(PSGLD, torch.optim.Optimizer)
+
+
+# --- Learning rates ---
+
+
+@BOTH
+def test_schedulers(device: torch.device, kind: str) -> None:
+    param, optimizer = make(kind, device)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+    got = run(param, optimizer, after=scheduler.step)
+
+    param, optimizer = make(kind, device)
+    lrs = iter([0.1, 0.05, 0.05, 0.025, 0.025])
+
+    def set_lr() -> None:
+        optimizer.param_groups[0]["lr"] = next(lrs)
+
+    assert torch.equal(run(param, optimizer, after=set_lr), got)
+    assert optimizer.param_groups[0]["lr"] == scheduler.get_last_lr()[0]
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+def test_lr_as_a_tensor(device: torch.device, kind: str, flags: dict[str, bool], shape: tuple[int, ...]) -> None:
+    lr = torch.full(shape, 0.1, dtype=torch.float64)
+    assert torch.equal(run(*make(kind, device, lr, **flags)), run(*make(kind, device, 0.1, **flags)))
+
+
+@BOTH
+def test_a_scheduler_moves_an_lr_tensor(device: torch.device, kind: str) -> None:
+    results = []
+    for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
+        param, optimizer = make(kind, device, lr)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        results.append(run(param, optimizer, after=scheduler.step))
+    assert torch.equal(results[0], results[1])
+
+
+@BOTH
+def test_lr_of_zero_does_nothing(device: torch.device, kind: str) -> None:
+    param, optimizer = make(kind, device, 0.0)
+    before = param.detach().clone()
+    assert torch.equal(run(param, optimizer), before)
+
+
+# --- step() ---
+
+
+@BOTH
+def test_closures(device: torch.device, kind: str) -> None:
+    param, optimizer = make(kind, device)
+    expected = run(param, optimizer)
+    param, optimizer = make(kind, device)
+    calls = []
+
+    def closure() -> Tensor:
+        assert torch.is_grad_enabled()
+        optimizer.zero_grad()
+        loss = loss_of(param)
+        loss.backward()
+        calls.append(loss)
+        return loss
+
+    for _ in range(5):
+        with torch.no_grad():  # the closure gets gradients all the same
+            assert optimizer.step(closure) is calls[-1]
+    assert len(calls) == 5
+    assert torch.equal(param.detach(), expected)
+    assert optimizer.step() is None
+
+
+@BOTH
+def test_hooks(device: torch.device, kind: str) -> None:
+    param, optimizer = make(kind, device)
+    seen: list[tuple[str, bool]] = []
+    start = param.detach().clone()
+    before = optimizer.register_step_pre_hook(lambda *_: seen.append(("before", torch.equal(param.detach(), start))))
+    optimizer.register_step_post_hook(lambda *_: seen.append(("after", torch.equal(param.detach(), start))))
+    run(param, optimizer, steps=1)
+    assert seen == [("before", True), ("after", False)]
+    before.remove()
+    run(param, optimizer, steps=1)
+    assert [name for name, _ in seen] == ["before", "after", "after"]
+
+
+@BOTH
+def test_state_dict_hooks(device: torch.device, kind: str) -> None:
+    _, optimizer = make(kind, device)
+    seen = []
+    optimizer.register_state_dict_post_hook(lambda *_: seen.append("saved"))
+    optimizer.register_load_state_dict_post_hook(lambda *_: seen.append("loaded"))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == ["saved", "loaded"]
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_maximize_descends_the_negative(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+    """Weight decay pulls to zero either way."""
+    results = []
+    for maximize in (False, True):
+        param, optimizer = make(kind, device, maximize=maximize, weight_decay=0.3, **flags)
+        for _ in range(5):
+            param.grad = (-1 if maximize else 1) * (3 * param.detach()).cos()
+            optimizer.step()
+        results.append(param.detach())
+    assert torch.equal(results[0], results[1])
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_gradients_are_not_changed(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+    param, optimizer = make(kind, device, maximize=True, weight_decay=0.5, **flags)
+    param.grad = torch.rand_like(param)
+    before = param.grad.clone()
+    optimizer.step()
+    assert torch.equal(param.grad, before)
+
+
+@BOTH
+def test_zero_grad(device: torch.device, kind: str) -> None:
+    param, optimizer = make(kind, device)
+    loss_of(param).backward()
+    optimizer.zero_grad(set_to_none=False)
+    assert param.grad is not None
+    assert (param.grad == 0).all()
+    optimizer.step()
+    assert optimizer.param_groups[0]["step"] == 1, "noise is added where the gradient is zero"
+    optimizer.zero_grad()
+    assert param.grad is None
+
+
+@BOTH
+def test_params_may_have_names(device: torch.device, kind: str) -> None:
+    models = []
+    for named in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            models.append(nn.Linear(3, 2).to(device))
+        params = models[-1].named_parameters() if named else models[-1].parameters()
+        optimizer = OPTIMIZERS[kind](params, 0.1, num_data=10, seed=1)
+        models[-1](torch.ones(4, 3, device=device)).sum().backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_autograd_notices_a_step_between_forward_and_backward(
+    device: torch.device, kind: str, flags: dict[str, bool]
+) -> None:
+    param, optimizer = make(kind, device, **flags)
+    param.grad = torch.ones_like(param)
+    loss = loss_of(param)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# --- Shapes and strides ---
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_all_kinds_of_parameters(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+    """Zero dimensions, no elements (not at the end), one element, many dimensions."""
+    shapes = [(), (0,), (1,), (3, 0), (2, 3, 4), (65,)]
+    params = [torch.zeros(shape, device=device) for shape in shapes]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    OPTIMIZERS[kind](params, 0.1, num_data=10, seed=1, **flags).step()
+    assert [tuple(param.shape) for param in params] == shapes
+    assert all((param != 0).all() for param in params)
+
+
+def strided(layout: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    tensor = torch.arange(1.0, 1 + 4 * 3 * 5 * 6, device=device).reshape(shape) / 100
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.transpose(0, 3).contiguous().transpose(0, 3) if layout == "transposed" else tensor
+
+
+LAYOUTS = ["contiguous", "channels_last", "transposed"]
+
+
+@pytest.mark.parametrize("grad_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_gradients_of_other_strides(
+    device: torch.device, kind: str, flags: dict[str, bool], layout: str, grad_layout: str
+) -> None:
+    """Each element gets its own gradient (two steps, so that v counts), and the noise of its place in memory."""
+    shape = (4, 3, 5, 6)
+    param = strided(layout, shape, device)
+    flat = param.as_strided((param.numel(),), (1,)).clone()
+    optimizers = [OPTIMIZERS[kind]([p], 0.1, num_data=10, seed=1, **flags) for p in (param, flat)]
+    for factor in (1, -3):
+        gradient = factor * strided("contiguous", shape, device).cos()
+        param.grad = torch.empty_like(strided(grad_layout, shape, device)).copy_(gradient)
+        # The same gradient in the parameter's memory order.
+        flat.grad = torch.empty_like(param).copy_(gradient).as_strided((param.numel(),), (1,))
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(param.as_strided((param.numel(),), (1,)), flat)
+
+
+@BOTH
+@EVERY_IMPLEMENTATION
+def test_strides_of_dimensions_of_size_one(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+    """They say nothing: the parameter is dense, in the order of a 4 x 3 matrix."""
+    param = torch.zeros(12, device=device).as_strided((3, 1, 4), (1, 7, 3))
+    flat = torch.zeros(12, device=device)
+    for p in (param, flat):
+        p.grad = torch.ones_like(p)
+        OPTIMIZERS[kind]([p], 0.1, num_data=10, seed=1, **flags).step()
+    assert torch.equal(param[:, 0].t().flatten(), flat)
+
+
+def test_a_channels_last_convolution_trains(device: torch.device) -> None:
+    """The whole way: autograd chooses the gradient's strides."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 8, 3, dtype=torch.float64).to(device) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    layers[1].to(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64).to(device)
+    optimizers = [PSGLD(layer.parameters(), 0.01, num_data=10, temperature=0) for layer in layers]
+    for _ in range(3):
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            optimizer.zero_grad()
+            layer(images).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
+        # Two convolution algorithms in float64: sums of up to 200 terms, each rounded, in another order.
+        torch.testing.assert_close(a, b.contiguous(), rtol=1e-12, atol=1e-12)
+
+
+# --- Mixed precision ---
+
+
+@BOTH
+def test_grad_scaler(device: torch.device, kind: str) -> None:
+    """Scaling by a power of two is exact; a step with infinite gradients is skipped."""
+    expected = run(*make(kind, device))
+    param, optimizer = make(kind, device)
+    scaler = torch.amp.GradScaler(device.type, init_scale=1024.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(param)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert torch.equal(param.detach(), expected)
+
+    param.grad = torch.full_like(param, float("inf"))
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(param.detach(), expected)
+    assert optimizer.param_groups[0]["step"] == 5
+    assert scaler.get_scale() == 512.0
+
+
+# --- The noise of a step ---
+
+
+@EVERY_IMPLEMENTATION
+def test_temperature_scales_the_noise(device: torch.device, flags: dict[str, bool]) -> None:
+    moved = []
+    for temperature, num_data, lr in [(1.0, 10, 0.1), (4.0, 10, 0.1), (1.0, 40, 0.1), (1.0, 10, 0.4)]:
+        param = torch.zeros(100, dtype=torch.float64, device=device)
+        param.grad = torch.zeros_like(param)
+        SGLD([param], lr, num_data=num_data, temperature=temperature, seed=1, **flags).step()
+        moved.append(param)
+    for other, ratio in zip(moved[1:], [2.0, 0.5, 2.0], strict=True):
+        torch.testing.assert_close(other, ratio * moved[0], rtol=2.0**-50, atol=0)
+    xi = ops.normal(100, seed=1, step=1, dtype=torch.float64, device=device)
+    # The plain implementations' noise: 1e-14 from the kernel's (test_noise.py).
+    torch.testing.assert_close(moved[0], (2 * 0.1 / 10) ** 0.5 * xi, rtol=2.0**-50, atol=1e-14)

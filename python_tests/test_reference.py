@@ -1,0 +1,144 @@
+"""The executable specification against independent oracles: published answers, scalar arithmetic, quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ald_ext import ops, reference
+
+WORD = 2**32 - 1
+
+#: Random123, tests/kat_vectors, philox4x32 10: counter, key, result.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((WORD,) * 4, (WORD,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+    words = reference.philox([torch.tensor([word]) for word in counter], key)
+    assert tuple(int(word) for word in words) == expected
+
+
+words = st.integers(0, WORD)
+
+
+@given(counter=st.tuples(words, words, words, words), key=st.tuples(words, words))
+def test_philox_equals_the_compiled_one(counter: tuple[int, ...], key: tuple[int, int]) -> None:
+    got = reference.philox([torch.tensor([word]) for word in counter], key)
+    assert tuple(int(word) for word in got) == ops.philox(counter, key)
+
+
+def scalar_normal(element: int, seed: int, step: int, parameter: int, dtype: torch.dtype) -> float:
+    """One normal by csrc/math/normal.h, Notes [Noise layout] and [Box-Muller], in Python's integers and floats."""
+    per_block = 4 if dtype == torch.float32 else 2
+    chunk = 16 * per_block
+    block, lane = 16 * (element // chunk) + element % 16, (element % chunk) // 16
+    high = (parameter >> 32) << 16 | (step >> 32) << 8 | block >> 32
+    counter = (block & WORD, step & WORD, parameter & WORD, high)
+    a, b, c, d = ops.philox(counter, (seed & WORD, seed >> 32))
+    if per_block == 4:
+        radius_word, angle_word, bits = (a, b, 32) if lane < 2 else (c, d, 32)
+    else:
+        radius_word, angle_word, bits = b << 32 | a, d << 32 | c, 64
+    # log u from 1 - u where u is near one: u itself would lose what distinguishes it from one.
+    odd, denominator = 2 * (radius_word >> 1) + 1, 2**bits
+    log_u = math.log(odd / denominator) if odd < denominator // 2 else math.log1p(-(denominator - odd) / denominator)
+    radius, angle = math.sqrt(-2 * log_u), 2 * math.pi * (angle_word / denominator)
+    return radius * (math.cos(angle) if lane % 2 == 0 else math.sin(angle))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0, 37, 2**34 - 100, 2**41 - 200])
+@pytest.mark.parametrize(("seed", "step", "parameter"), [(0, 0, 0), (2**63 - 1, 2**40 - 1, 2**44 - 1), (7, 2**33, 5)])
+def test_normal_equals_scalar_arithmetic(dtype: torch.dtype, offset: int, seed: int, step: int, parameter: int) -> None:
+    got = reference.normal(200, seed=seed, step=step, parameter=parameter, offset=offset, dtype=dtype).double()
+    expected = torch.tensor(
+        [scalar_normal(offset + i, seed, step, parameter, dtype) for i in range(200)], dtype=torch.float64
+    )
+    # float32: one rounding of values below 8. float64: an angle up to 2 pi, rounded (2^-51), times a radius below 10.
+    torch.testing.assert_close(got, expected, rtol=0, atol=2.0**-22 if dtype == torch.float32 else 1e-14)
+
+
+def test_float64_normals_of_small_radius() -> None:
+    """Where u is near one, log u must come from 1 - u: u is off by 2^-54, which a radius r magnifies by 1/r."""
+    n, key = 2**20, {"seed": 3, "step": 1}
+    got = reference.normal(n, **key, dtype=torch.float64)
+    pairs = got.reshape(-1, 2, 16)  # a chunk of 16 blocks: the cosines, then the sines
+    smallest = pairs.square().sum(1).flatten().topk(20, largest=False).indices
+    for index in smallest.tolist():
+        for element in (32 * (index // 16) + index % 16 + lane * 16 for lane in (0, 1)):
+            assert abs(float(got[element]) - scalar_normal(element, 3, 1, 0, torch.float64)) <= 1e-14
+
+
+# --- The marginal likelihood is an integral over the precision ---
+
+PRIORS = [(1.0, 0.0), (0.0, 0.0), (2.5, 0.75), (0.3, 4.0)]
+
+
+def log_prior_density(log_precision: torch.Tensor, shape: float, rate: float) -> torch.Tensor:
+    """Of the precision, as a density over itself; improper where rate = 0: 1 (flat) or 1/precision (Jeffreys)."""
+    log_density = (shape - 1) * log_precision - rate * log_precision.exp()
+    return log_density + (shape * math.log(rate) - math.lgamma(shape) if rate > 0 else 0.0)
+
+
+def quadrature(x: torch.Tensor, mean: torch.Tensor, shape: float, rate: float) -> torch.Tensor:
+    """log of the integral of N(x; mean, I/precision) p(precision), by the trapezoid rule in log precision.
+
+    The integrand is analytic and vanishes doubly exponentially on the right, exponentially on the left: the rule's
+    error is far below the rounding error.
+    """
+    spacing = 0.01
+    t = torch.arange(-140.0, 60.0, spacing, dtype=torch.float64)
+    dimension = x.shape[1]
+    squared = (x - mean).square().sum(1, keepdim=True)
+    log_likelihood = dimension / 2 * (t - math.log(2 * math.pi)) - 0.5 * squared * t.exp()
+    return torch.logsumexp(log_likelihood + log_prior_density(t, shape, rate) + t, 1) + math.log(spacing)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+@pytest.mark.parametrize(("shape", "rate"), PRIORS)
+def test_marginal_likelihood_equals_quadrature(shape: float, rate: float, dimension: int) -> None:
+    x, mean = torch.randn(2, 6, dimension, dtype=torch.float64)
+    x[0] = mean[0] + 0.01  # a large precision
+    expected = quadrature(x, mean, shape, rate)
+    # The terms of the log-sum-exp are exponentials of numbers below 1e4, good to 1e4 2^-53 = 1e-12.
+    for function in (reference.marginal_gaussian_log_prob, torch.ops.ald_ext.marginal_gaussian_log_prob.default):
+        got = function(x, mean, shape, rate)
+        torch.testing.assert_close(got[0] if isinstance(got, tuple) else got, expected, rtol=0, atol=1e-11)
+
+
+# --- Dequantization ---
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_dequantize_is_the_logit_of_the_bin(bits: int) -> None:
+    x = torch.arange(2**bits).repeat_interleave(41).to(torch.uint8)
+    h = torch.linspace(-8, 8, 41, dtype=torch.float64).repeat(2**bits)
+    place = (x + torch.sigmoid(h)) / 2**bits
+    # logit loses digits where `place` is near one, which is what the specification avoids: 1 - place >= 2^-8 e^-8 / 2.
+    torch.testing.assert_close(reference.langevin_dequantize(x, h, bits), torch.logit(place), rtol=0, atol=1e-10)
+
+
+@given(bits=st.integers(1, 8), h=st.floats(allow_nan=False, allow_infinity=False))
+def test_quantize_inverts_dequantize(bits: int, h: float) -> None:
+    x = torch.arange(2**bits).to(torch.uint8)
+    y = reference.langevin_dequantize(x, torch.full((2**bits,), h, dtype=torch.float64), bits)
+    assert torch.isfinite(y).all()
+    assert torch.equal(reference.quantize(y, bits), x)
+
+
+def test_quantize_of_nothing_finite() -> None:
+    y = torch.tensor([math.nan, math.inf, -math.inf])
+    assert reference.quantize(y).tolist() == [0, 255, 0]

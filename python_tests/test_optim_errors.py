@@ -212,16 +212,6 @@ def test_fused_where_there_is_no_kernel(name: str) -> None:
     assert optimizer.param_groups[0]["step"] == 0
 
 
-def test_a_parameter_that_changed_its_shape(device: torch.device) -> None:
-    """Through .data, after its state was made: the op looks at every tensor before it writes."""
-    trial = Trial("PSGLD", device)
-    trial.good[1].data = torch.ones(6, device=device)
-    trial.give_gradients()
-    with pytest.raises(RuntimeError, match=r"square_avgs\[0\]: got shape \(4\), expected \(6\)"):
-        trial.optimizer.step()
-    assert (trial.good[1] == 1).all()
-
-
 @BOTH
 def test_a_failing_closure_changes_nothing(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     trial = Trial(name, device, **flags)

@@ -318,3 +318,35 @@ def test_temperature_scales_the_noise(device: torch.device, flags: dict[str, boo
     xi = ops.normal(100, seed=1, step=1, dtype=torch.float64, device=device)
     # The plain implementations' noise: 1e-14 from the kernel's (test_noise.py).
     torch.testing.assert_close(moved[0], (2 * 0.1 / 10) ** 0.5 * xi, rtol=2.0**-50, atol=1e-14)
+
+
+def test_a_model_that_changes_its_layout_keeps_its_average(device: torch.device) -> None:
+    """model.to(memory_format=...) after some steps: v belongs to elements, not to places in memory."""
+    torch.manual_seed(0)
+    start, grad = torch.randn(2, 4, 3, 5, 5, device=device, dtype=torch.float64)
+    results = []
+    for moves in (False, True):
+        param = nn.Parameter(start.clone())
+        optimizer = PSGLD([param], 0.1, num_data=10, temperature=0.0)
+        for _ in range(2):
+            param.grad = grad.clone()
+            optimizer.step()
+            if moves:
+                param.data = param.data.to(memory_format=torch.channels_last)
+        results.append(param.detach().contiguous())
+    torch.testing.assert_close(*results, rtol=1e-14, atol=0)
+
+
+def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(device: torch.device) -> None:
+    params = [nn.Parameter(torch.ones(3, device=device)) for _ in range(2)]
+    optimizer = PSGLD([{"params": [p]} for p in params], 0.1, num_data=10)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    before = params[0].detach().clone()
+    params[1].data = torch.ones(4, device=device)
+    params[1].grad = torch.ones_like(params[1])
+    with pytest.raises(RuntimeError, match=r"parameter 1: state square_avg: got shape \(3,\), expected \(4,\)"):
+        optimizer.step()
+    assert torch.equal(params[0], before)
+    assert [group["step"] for group in optimizer.param_groups] == [1, 1]

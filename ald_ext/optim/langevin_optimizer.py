@@ -115,7 +115,7 @@ class LangevinOptimizer(Optimizer):
                 continue
             tensors = lists.setdefault((param.device, param.dtype), StepLists())
             tensors.params.append(param)
-            tensors.grads.append(gradient_in_layout_of(param))
+            tensors.grads.append(in_layout_of(param.grad, param))
             tensors.parameters.append(index)
             self._gather_state(param, tensors)
         return list(lists.values())
@@ -165,13 +165,11 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
 
 
-def gradient_in_layout_of(param: Tensor) -> Tensor:
-    """The gradient with the parameter's strides; a copy where they differ, as one pass needs one order of elements."""
-    grad = param.grad
-    assert grad is not None
-    if grad.stride() == param.stride():
-        return grad
-    return torch.empty_like(param).copy_(grad)
+def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
+    """A gradient or state with the parameter's strides; a copy where they differ: one pass needs one order."""
+    if tensor.stride() == param.stride():
+        return tensor
+    return torch.empty_like(param).copy_(tensor)
 
 
 def step_options(group: Group, tensors: StepLists) -> dict[str, Any]:

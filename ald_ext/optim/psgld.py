@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference
-from .langevin_optimizer import Group, LangevinOptimizer, StepLists, check_not_negative, step_options
+from .langevin_optimizer import Group, LangevinOptimizer, StepLists, check_not_negative, in_layout_of, step_options
 
 _STEPS: dict[str, Callable[..., None]] = {
     "fused": ops.psgld_step_,
@@ -31,8 +31,8 @@ class PSGLD(LangevinOptimizer):
 
     Note [Bias of an adapting preconditioner]
         While v adapts, G depends on θ and the correction term Γ = ∂G/∂θ is left out, as everybody does: on N(0, 1) the
-        sampled variance is 1.33 times the true one at alpha = 0.99 (1.05 at 0.999). Freeze v after burn-in
-        (``freeze_after=`` or :meth:`freeze_preconditioner`) and the bias is gone.
+        sampled variance is 1.33 times the true one at alpha = 0.99 and lr = 0.01 (1.05 at alpha = 0.999; more at a
+        smaller lr). Freeze v after burn-in (``freeze_after=`` or :meth:`freeze_preconditioner`), and it is gone.
 
     Note [Choice of eps]
         G ≤ 1/λ: a parameter whose gradient vanishes is shaken by √(2·lr·T/(N·λ)) a step. RMSprop's default of 1e-8
@@ -99,10 +99,20 @@ class PSGLD(LangevinOptimizer):
         if freeze_after is not None and freeze_after < 0:
             raise ValueError(f"ald_ext.PSGLD: freeze_after: got {freeze_after}, expected None or >= 0")
 
+    def _check_param(self, group: Group, param: Tensor, index: int) -> None:
+        super()._check_param(group, param, index)
+        square_avg = self.state[param].get("square_avg") if param in self.state else None
+        if square_avg is not None and square_avg.shape != param.shape:
+            raise RuntimeError(
+                f"ald_ext.PSGLD: parameter {index}: state square_avg: got shape {tuple(square_avg.shape)}, "
+                f"expected {tuple(param.shape)} as of the parameter"
+            )
+
     def _gather_state(self, param: Tensor, tensors: StepLists) -> None:
         state = self.state[param]
         if "square_avg" not in state:
             state["square_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        state["square_avg"] = in_layout_of(state["square_avg"], param)
         tensors.square_avgs.append(state["square_avg"])
 
     def _update(self, group: Group, tensors: StepLists) -> None:

@@ -96,7 +96,8 @@ ALD_EXT_INLINE Scalar exp_negative(Scalar x) {
     constexpr Scalar ln2_high = is_float ? Scalar(0x1.62e4p-1) : Scalar(0x1.62e42fefa38p-1);
     constexpr Scalar ln2_low = is_float ? Scalar(0x1.7f7d1cp-20) : Scalar(0x1.ef35793c7673p-45);
     const Scalar bounded = x > limit ? limit : x;
-    const std::int32_t quotient = static_cast<std::int32_t>(fused_multiply_add(bounded, log2_e, Scalar(0.5)));
+    const Scalar number = x < limit ? x : limit;  // the same, but not NaN, which no integer can hold
+    const std::int32_t quotient = static_cast<std::int32_t>(fused_multiply_add(number, log2_e, Scalar(0.5)));
     const Scalar n = static_cast<Scalar>(quotient);
     const Scalar remainder = fused_multiply_add(n, ln2_low, fused_multiply_add(n, ln2_high, -bounded));
     using Bits = typename Format::Bits;

@@ -5,12 +5,18 @@ BIN := $(VENV)/bin
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo test bench gpu-check lint clean
+.PHONY: demo docs test bench gpu-check lint clean
 
 ## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
 	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
 	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
+
+## Train again what the README shows, and write its figures.
+docs: demo
+	mkdir -p docs/demo
+	cp runs/demo/samples.png runs/demo/reconstructions.png runs/demo/metrics.json docs/demo/
+	$(BIN)/python benchmarks/readme_figures.py
 
 ## C++ tests, then Python tests.
 test: $(VENV)/built
@@ -22,6 +28,7 @@ test: $(VENV)/built
 ## Measure every variant on this machine: benchmarks/results/.
 bench: $(VENV)/built
 	$(BIN)/python benchmarks/run.py --out benchmarks/results
+	$(BIN)/python benchmarks/readme_figures.py
 
 ## Build, test and measure on a CUDA machine, in the Python of PYTHON and without a network.
 gpu-check:
@@ -32,6 +39,7 @@ lint: $(VENV)/built
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu
 	$(BIN)/mypy
+	$(BIN)/python benchmarks/readme_figures.py --check
 
 clean:
 	rm -rf $(VENV) build runs ald_ext/*.so

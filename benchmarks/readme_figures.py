@@ -1,0 +1,88 @@
+"""Writes the figures of README.md from the files that measured them: `python benchmarks/readme_figures.py`.
+
+Between the markers <!-- NAME --> and <!-- /NAME --> nothing is written by hand. --check only compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+#: What the README quotes of the ratios of update times, numerator over denominator, and how it calls them.
+QUOTED_RATIOS = {
+    ("plain PyTorch", "ald_ext op"): "plain PyTorch over ours",
+    ("in-place PyTorch", "ald_ext op"): "allocation-free PyTorch over ours",
+    ("torch.compile", "ald_ext op"): "torch.compile with a `normal_()` buffer over ours",
+    ("normal_ alone", "ald_ext op"): "torch's `normal_()` alone over ours",
+    ("ald_ext op", "Adam(fused=True)"): "ours over Adam(fused=True), which draws no noise",
+    ("ald_ext.PSGLD", "ald_ext op"): "`PSGLD.step()` over our bare op",
+}
+
+
+def speed(results: dict[str, Any]) -> str:
+    """The table of the update's ratios."""
+    ratios = {
+        (ratio["numerator"], ratio["denominator"], ratio["size"]): ratio["median"]
+        for ratio in results["ratios"]
+        if ratio["family"] == "update"
+    }
+    sizes = list(dict.fromkeys(size for _, _, size in ratios))
+    machine = results["machine"]
+    lines = [
+        f"Ratios of times, pSGLD step, float32, {machine['cores']} cores of one {machine['cpu']} "
+        f"({machine['instruction_set']}), torch {results['versions']['torch']}:",
+        "",
+        "| parameters | " + " | ".join(sizes) + " |",
+        "| --- |" + " ---: |" * len(sizes),
+    ]
+    for (numerator, denominator), text in QUOTED_RATIOS.items():
+        values = " | ".join(f"{ratios[numerator, denominator, size]:.2g}" for size in sizes)
+        lines.append(f"| {text} | {values} |")
+    return "\n".join(lines)
+
+
+def demo(metrics: dict[str, Any]) -> str:
+    """One sentence about the run behind the pictures."""
+    return (
+        f"The run behind the pictures here ([metrics](docs/demo/metrics.json)) took {metrics['seconds']:.0f} s on "
+        f"{metrics['threads']} cores ({metrics['epochs']} epochs, {metrics['images_per_second']:.0f} images/s) and "
+        f"reached a test error (mean squared error on [0, 1] pixels) of {metrics['test_re']:.4f}."
+    )
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the markers of `name`."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    replaced, count = pattern.subn(lambda match: match[1] + content + match[2], text)
+    if count != 1:
+        sys.exit(f"{README.name}: found {count} blocks <!-- {name} -->, expected one")
+    return replaced
+
+
+def updated_readme() -> str:
+    text = README.read_text()
+    text = replace_block(text, "speed", speed(json.loads((ROOT / "benchmarks/results/cpu.json").read_text())))
+    return replace_block(text, "demo", demo(json.loads((ROOT / "docs/demo/metrics.json").read_text())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail where the README differs; write nothing")
+    if parser.parse_args().check:
+        if updated_readme() != README.read_text():
+            sys.exit(
+                "README.md: its figures are not those of the result files; run python benchmarks/readme_figures.py"
+            )
+        return
+    README.write_text(updated_readme())
+
+
+if __name__ == "__main__":
+    main()

@@ -12,10 +12,14 @@ demo: $(VENV)/built
 	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
 	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
 
-## Train again what the README shows, and write its figures.
+## Train again what the README shows, with the baselines, and write its figures.
 docs: demo
 	mkdir -p docs/demo
 	cp runs/demo/samples.png runs/demo/reconstructions.png runs/demo/metrics.json docs/demo/
+	for model in ae vae; do \
+	    $(BIN)/ald-ext train --model $$model --out runs/$$model --overwrite && \
+	    cp runs/$$model/metrics.json docs/demo/$${model}_metrics.json || exit 1; \
+	done
 	$(BIN)/python benchmarks/readme_figures.py
 
 ## C++ tests, then Python tests.

@@ -51,12 +51,12 @@ def load_mnist5k(data_root: str | None) -> ImageData:
 
 def load_mnist(data_root: str | None) -> ImageData:
     """The full MNIST by torchvision, from files that exist under ``data_root``."""
-    from torchvision.datasets import MNIST
-
     if data_root is None:
         raise ValueError(
             "dataset mnist: data_root: got none, expected the folder that holds MNIST/raw (--data-root DIR)"
         )
+    from torchvision.datasets import MNIST
+
     try:
         parts = [MNIST(data_root, train=train, download=False) for train in (True, False)]
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def make_dequantizer(config: ModelConfig) -> PixelScaling | UniformDequantizer |
     return PixelScaling()
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Encoder, decoder and likelihood. A subclass states its potential as :meth:`loss`.
 
     Args:
@@ -91,9 +92,9 @@ class Autoencoder(nn.Module):
         """-log p(x | z), (N,), with the precision marginalized (paper: Appendix B)."""
         return -ops.marginal_gaussian_log_prob(self.dequantizer(x), self.decoder(z), self.config.precision_prior)
 
+    @abstractmethod
     def loss(self, x: Tensor) -> Tensor:
         """The mean over a minibatch of uint8 images of what training lowers."""
-        raise NotImplementedError(f"{type(self).__name__} does not define loss")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
         """Brightness in [0, 1] of ``count`` new images; None for a model without a prior."""

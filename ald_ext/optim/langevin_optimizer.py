@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -31,7 +32,7 @@ def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None
         raise ValueError(f"ald_ext.{optimizer}: {name}: got {value}, expected a finite number >= 0")
 
 
-class LangevinOptimizer(Optimizer):
+class LangevinOptimizer(Optimizer, ABC):
     """Base of the Langevin optimizers. A subclass updates the tensors of one :class:`StepLists` at a time."""
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
@@ -149,8 +150,9 @@ class LangevinOptimizer(Optimizer):
     def _gather_state(self, param: Tensor, tensors: StepLists) -> None:
         """Adds the state of a parameter to the lists, creating it at its first step."""
 
+    @abstractmethod
     def _update(self, group: Group, tensors: StepLists) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not define _update")
+        """One step of the tensors, whose noise has step group["step"]."""
 
     def _implementation(self, group: Group, tensors: StepLists) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the device has."""

@@ -455,7 +455,7 @@ torch.library.register_autograd(
 
 
 def _write(op: Callable[..., None], written: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
-    """Calls an op that writes to ``written``, and counts the writes here: 20 µs less than through the dispatcher."""
+    """Calls an op that writes to ``written``, and counts the writes here: 10 µs less than through the dispatcher."""
     if torch.compiler.is_compiling():
         op(*args, **kwargs)
         return

@@ -82,9 +82,11 @@ class LangevinOptimizer(Optimizer, ABC):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient. ``closure`` evaluates the loss again and returns it.
 
+        Nothing has been changed when it raises.
+
         Raises:
-            RuntimeError: a sparse or complex gradient, or a parameter whose dtype or layout the implementation lacks;
-                nothing has been changed then.
+            RuntimeError: a sparse or complex gradient, or a parameter whose dtype or layout the implementation lacks.
+            ValueError: an option of a group that has become bad since.
         """
         loss = None
         if closure is not None:

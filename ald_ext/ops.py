@@ -14,7 +14,7 @@ Note [The update equation]
     ``maximize`` ascends: g = -∇L + weight_decay·θ. Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
 
 Note [Noise]
-    ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-10 keyed by the seed,
+    ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-7 keyed by the seed,
     with counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing
     depends on threads, devices, how a tensor is split (``offset``), or a generator's state.
 """
@@ -101,7 +101,7 @@ def normal(
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
-    """One Philox4x32-10 block: four 32-bit words from a counter of four and a key of two (Salmon et al., SC 2011)."""
+    """One Philox4x32-7 block: four 32-bit words from a counter of four and a key of two (Salmon et al., SC 2011)."""
     a, b, c, d = cpu_module.philox(tuple(counter), tuple(key))
     return a, b, c, d
 

@@ -16,7 +16,7 @@ from torch import Tensor
 WORD = 0xFFFFFFFF
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-PHILOX_ROUNDS = 10
+PHILOX_ROUNDS = 7
 
 #: Blocks of a chunk of the noise layout, see csrc/math/normal.h, Note [Noise layout].
 CHUNK_BLOCKS = 16
@@ -40,7 +40,7 @@ def _multiply_high(a: Tensor, b: int) -> Tensor:
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four 32-bit words (in int64) for each counter of four words (Salmon et al., SC 2011)."""
+    """Philox4x32-7: four 32-bit words (in int64) for each counter of four words (Salmon et al., SC 2011)."""
     a, b, c, d = counter
     for round_number in range(PHILOX_ROUNDS):
         low_key, high_key = (
@@ -55,9 +55,10 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
     return a, b, c, d
 
 
-def _box_muller(u: Tensor, one_minus_u: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), phi = 2 pi turns; near u = 1 the logarithm is that of 1 - u."""
-    radius = torch.sqrt(-2 * torch.where(u < 0.5, torch.log(u), torch.log1p(-one_minus_u)))
+def _box_muller(count: Tensor, turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), u = (count + 1/2) / 2^31 or 2^63 in ``dtype``, phi = 2 pi turns."""
+    u = (count.to(dtype) + 0.5) / 2.0 ** (31 if dtype == torch.float32 else 63)
+    radius = torch.sqrt(-2 * torch.log(u.double()))
     angle = 2 * math.pi * turns
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
@@ -87,21 +88,10 @@ def normal(
     )
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
     if per_block == 4:
-        pairs = [
-            _box_muller(
-                ((words[k] >> 1).double() + 0.5) / 2**31,
-                (((WORD >> 1) - (words[k] >> 1)).double() + 0.5) / 2**31,
-                words[k + 1].double() / 2**32,
-            )
-            for k in (0, 2)
-        ]
+        pairs = [_box_muller(words[k] >> 1, words[k + 1].double() / 2**32, dtype) for k in (0, 2)]
     else:
-        # 64-bit words as high and low parts, as int64 has no 64 unsigned bits.
-        low, high = words[0] >> 1, words[1]
-        u = (high.double() * 2.0**31 + (low.double() + 0.5)) / 2.0**63
-        one_minus_u = ((WORD - high).double() * 2.0**31 + (((WORD >> 1) - low).double() + 0.5)) / 2.0**63
         turns = (words[3].double() * 2.0**32 + words[2].double()) / 2.0**64
-        pairs = [_box_muller(u, one_minus_u, turns)]
+        pairs = [_box_muller(words[1] << 31 | words[0] >> 1, turns, dtype)]
     lanes = torch.stack([value for pair in pairs for value in pair])
     return lanes.gather(0, lane[None])[0].to(dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from ald_ext import ops, reference
 
 WORD = 2**32 - 1
 
-#: Random123, tests/kat_vectors, philox4x32 10: counter, key, result.
+#: Random123, tests/kat_vectors, philox4x32 7: counter, key, result.
 KNOWN_ANSWERS = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((WORD,) * 4, (WORD,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0, 0, 0, 0), (0, 0), (0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48)),
+    ((WORD,) * 4, (WORD,) * 2, (0x5207DDC2, 0x45165E59, 0x4D8EE751, 0x8C52F662)),
     (
         (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
         (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        (0x4DFCCABA, 0x190A87F0, 0xC47362BA, 0xB6B5242A),
     ),
 ]
 
@@ -40,6 +41,10 @@ def test_philox_equals_the_compiled_one(counter: tuple[int, ...], key: tuple[int
     assert tuple(int(word) for word in got) == ops.philox(counter, key)
 
 
+def rounded(value: float, dtype: torch.dtype) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0] if dtype == torch.float32 else float(value)
+
+
 def scalar_normal(element: int, seed: int, step: int, parameter: int, dtype: torch.dtype) -> float:
     """One normal by csrc/math/normal.h, Notes [Noise layout] and [Box-Muller], in Python's integers and floats."""
     per_block = 4 if dtype == torch.float32 else 2
@@ -52,10 +57,8 @@ def scalar_normal(element: int, seed: int, step: int, parameter: int, dtype: tor
         radius_word, angle_word, bits = (a, b, 32) if lane < 2 else (c, d, 32)
     else:
         radius_word, angle_word, bits = b << 32 | a, d << 32 | c, 64
-    # log u from 1 - u where u is near one: u itself would lose what distinguishes it from one.
-    odd, denominator = 2 * (radius_word >> 1) + 1, 2**bits
-    log_u = math.log(odd / denominator) if odd < denominator // 2 else math.log1p(-(denominator - odd) / denominator)
-    radius, angle = math.sqrt(-2 * log_u), 2 * math.pi * (angle_word / denominator)
+    u = rounded(rounded(radius_word >> 1, dtype) + 0.5, dtype) / 2 ** (bits - 1)
+    radius, angle = math.sqrt(-2 * math.log(u)), 2 * math.pi * (angle_word / 2**bits)
     return radius * (math.cos(angle) if lane % 2 == 0 else math.sin(angle))
 
 
@@ -72,7 +75,7 @@ def test_normal_equals_scalar_arithmetic(dtype: torch.dtype, offset: int, seed: 
 
 
 def test_float64_normals_of_small_radius() -> None:
-    """Where u is near one, log u must come from 1 - u: u is off by 2^-54, which a radius r magnifies by 1/r."""
+    """Where u is near one, log u is as good as u, which is a float64: its relative error must not grow as r shrinks."""
     n, key = 2**20, {"seed": 3, "step": 1}
     got = reference.normal(n, **key, dtype=torch.float64)
     pairs = got.reshape(-1, 2, 16)  # a chunk of 16 blocks: the cosines, then the sines

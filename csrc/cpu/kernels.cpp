@@ -9,6 +9,7 @@
 #include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
+#include "vector_words.h"
 
 #define ALD_EXT_VECTORIZE _Pragma("GCC ivdep")
 
@@ -16,20 +17,44 @@ namespace ald_ext::cpu {
 inline namespace ALD_EXT_INSTRUCTION_SET {
 namespace {
 
-template <typename Scalar>
-void fill_chunk(Scalar* out, const NoiseStream& stream, std::uint64_t chunk) {
+// Calls run(pair) with a constant, for every pair of lanes of a block.
+template <typename Scalar, typename Run>
+ALD_EXT_INLINE void for_each_constant_pair(const Run& run) {
+    run(std::integral_constant<int, 0>{});
+    if constexpr (pairs_per_block<Scalar> == 2) run(std::integral_constant<int, 1>{});
+}
+
+// Calls use(i, first, second) with the normals i and i + 16 of a pair of lanes.
+template <typename Scalar, int pair, typename Use>
+ALD_EXT_INLINE void for_each_pair(const ChunkWords& words, const Use& use) {
     ALD_EXT_VECTORIZE
     for (int lane = 0; lane < chunk_blocks; ++lane) {
-        const NormalBlock<Scalar> block = normals_of_block<Scalar>(stream, chunk * chunk_blocks, lane);
-        for (int k = 0; k < normals_per_block<Scalar>; ++k) out[k * chunk_blocks + lane] = block.lane[k];
+        const NormalPair<Scalar> normals = normal_pair<Scalar, pair>(words.block(lane));
+        use(lane, normals.first, normals.second);
     }
 }
 
-// Calls use(index in the range, normal) for every element; whole chunks without a buffer in between.
-template <typename Scalar, typename Use>
-ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, const Use& use) {
+template <typename Scalar>
+void fill_chunk(Scalar* out, const NoiseStream& stream, std::uint64_t chunk) {
+    const ChunkWords words = chunk_words(stream, chunk);
+    const auto fill = [&](auto pair) {
+        Scalar* lanes = out + 2 * pair * chunk_blocks;
+        for_each_pair<Scalar, pair>(words, [=](int i, Scalar first, Scalar second) {
+            lanes[i] = first;
+            lanes[chunk_blocks + i] = second;
+        });
+    };
+    for_each_constant_pair<Scalar>(fill);
+}
+
+// For every element of the range, prepared = prepare(index), then finish(index, normal, prepared): a chunk's preparation
+// comes before its noise, so that square roots and divisions of the one run beside the multiplications of the other.
+template <typename Scalar, typename Prepare, typename Finish>
+ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, const Prepare& prepare,
+                                    const Finish& finish) {
     const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
     constexpr std::int64_t size = chunk_size<Scalar>;
+    Scalar prepared[size];
     std::int64_t begin = 0;
     while (begin < count) {
         const std::int64_t element = key.offset + begin;
@@ -37,53 +62,66 @@ ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, con
         const std::int64_t first = element % size;
         const std::int64_t length = size - first < count - begin ? size - first : count - begin;
         if (length == size) {
-            ALD_EXT_VECTORIZE
-            for (int lane = 0; lane < chunk_blocks; ++lane) {
-                const NormalBlock<Scalar> block = normals_of_block<Scalar>(stream, chunk * chunk_blocks, lane);
-                for (int k = 0; k < normals_per_block<Scalar>; ++k) use(begin + k * chunk_blocks + lane, block.lane[k]);
-            }
+            const ChunkWords words = chunk_words(stream, chunk);
+            for_each_constant_pair<Scalar>([&](auto pair) {
+                const std::int64_t base = begin + 2 * pair * chunk_blocks;
+                ALD_EXT_VECTORIZE
+                for (int i = 0; i < 2 * chunk_blocks; ++i) prepared[i] = prepare(base + i);
+                for_each_pair<Scalar, pair>(words, [&](int i, Scalar first, Scalar second) {
+                    finish(base + i, first, prepared[i]);
+                    finish(base + chunk_blocks + i, second, prepared[chunk_blocks + i]);
+                });
+            });
         } else {
             Scalar normals[size];
             fill_chunk(normals, stream, chunk);
             ALD_EXT_VECTORIZE
-            for (std::int64_t i = 0; i < length; ++i) use(begin + i, normals[first + i]);
+            for (std::int64_t i = begin; i < begin + length; ++i) finish(i, normals[first + i - begin], prepare(i));
         }
         begin += length;
     }
 }
 
 // The same with normals of zero where there is no noise to add.
-template <typename Scalar, typename Use>
-ALD_EXT_INLINE void for_each_element(std::int64_t count, const NoiseKey& key, bool noisy, const Use& use) {
+template <typename Scalar, typename Prepare, typename Finish>
+ALD_EXT_INLINE void for_each_element(std::int64_t count, const NoiseKey& key, bool noisy, const Prepare& prepare,
+                                     const Finish& finish) {
     if (noisy) {
-        for_each_normal<Scalar>(count, key, use);
+        for_each_normal<Scalar>(count, key, prepare, finish);
     } else {
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) use(i, Scalar(0));
+        for (std::int64_t i = 0; i < count; ++i) finish(i, Scalar(0), prepare(i));
     }
 }
 
 template <typename Scalar>
 void normal(Scalar* out, std::int64_t count, NoiseKey key) {
-    for_each_normal<Scalar>(count, key, [=](std::int64_t i, Scalar xi) { out[i] = xi; });
+    const auto prepare = [](std::int64_t) { return Scalar(0); };
+    for_each_normal<Scalar>(count, key, prepare, [=](std::int64_t i, Scalar xi, Scalar) { out[i] = xi; });
 }
 
 template <typename Scalar>
 void sgld_step(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings) {
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    for_each_element<Scalar>(count, key, settings.temperature > 0.0,
-                             [=](std::int64_t i, Scalar xi) { param[i] = sgld_update(param[i], grad[i], xi, step); });
+    const auto prepare = [](std::int64_t) { return Scalar(0); };
+    for_each_element<Scalar>(
+        count, key, settings.temperature > 0.0, prepare,
+        [=](std::int64_t i, Scalar xi, Scalar) { param[i] = sgld_update(param[i], grad[i], xi, step); });
 }
 
 template <bool adapt, typename Scalar>
 void psgld_step_adapting(Scalar* param, const Scalar* grad, Scalar* square_avg, std::int64_t count, const NoiseKey& key,
                          const LangevinSettings& settings) {
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    for_each_element<Scalar>(count, key, settings.temperature > 0.0, [=](std::int64_t i, Scalar xi) {
+    const auto prepare = [=](std::int64_t i) {
         Scalar v = square_avg[i];
-        param[i] = psgld_update<adapt>(param[i], grad[i], v, xi, step);
+        const Scalar root = root_of_preconditioner<adapt>(param[i], grad[i], v, step);
         if (adapt) square_avg[i] = v;
-    });
+        return root;
+    };
+    for_each_element<Scalar>(
+        count, key, settings.temperature > 0.0, prepare,
+        [=](std::int64_t i, Scalar xi, Scalar root) { param[i] = psgld_update(param[i], grad[i], root, xi, step); });
 }
 
 template <typename Scalar>

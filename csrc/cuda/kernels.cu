@@ -160,8 +160,9 @@ __global__ void __launch_bounds__(threads_per_block) step_kernel(const __grid_co
         for (int j = 0; j < quad; ++j) {
             const Scalar xi = normals.lane[k].value[j];
             if constexpr (preconditioned) {
-                param.value[j] =
-                    psgld_update<adapt>(param.value[j], grad.value[j], square_avg.value[j], xi, batch.scalars);
+                const Scalar root =
+                    root_of_preconditioner<adapt>(param.value[j], grad.value[j], square_avg.value[j], batch.scalars);
+                param.value[j] = psgld_update(param.value[j], grad.value[j], root, xi, batch.scalars);
             } else {
                 param.value[j] = sgld_update(param.value[j], grad.value[j], xi, batch.scalars);
             }

@@ -40,13 +40,19 @@ ALD_EXT_INLINE Scalar sgld_update(Scalar theta, Scalar gradient, Scalar xi, cons
     return theta + fused_multiply_add(-step.lr, g, step.noise_scale * xi);
 }
 
+// Updates v, and gives sqrt(G), which serves drift and noise; it is 0, not NaN, where v has overflown.
 template <bool adapt, typename Scalar>
-ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar& square_avg, Scalar xi,
-                                   const StepScalars<Scalar>& step) {
+ALD_EXT_INLINE Scalar root_of_preconditioner(Scalar theta, Scalar gradient, Scalar& square_avg,
+                                             const StepScalars<Scalar>& step) {
     const Scalar g = decayed_gradient(theta, gradient, step);
     if (adapt) square_avg = fused_multiply_add(step.alpha, square_avg, step.one_minus_alpha * g * g);
-    // sqrt(G) once, for drift and noise; it is 0, not NaN, where v has overflown.
-    const Scalar root = Scalar(1) / square_root(square_root(square_avg) + step.eps);
+    return Scalar(1) / square_root(square_root(square_avg) + step.eps);
+}
+
+template <typename Scalar>
+ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar root, Scalar xi,
+                                   const StepScalars<Scalar>& step) {
+    const Scalar g = decayed_gradient(theta, gradient, step);
     return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
 }
 

@@ -13,10 +13,11 @@
 // accesses, without a shuffle.
 //
 // Note [Box-Muller]
-// Words (x, y) give the pair r cos(phi), r sin(phi), with r = sqrt(-2 log u), u = (floor(x / 2) + 1/2) / 2^31 and
-// phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). The range of the angle is reduced
-// in integers, and where u is near one its logarithm is taken from 1 - u, so both factors are good to the last bits of
-// the type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7 (float), 9.4
+// Words (x, y) give the pair r cos(phi), r sin(phi), with r = sqrt(-2 log u), u = (floor(x / 2) + 1/2) / 2^31 rounded
+// to the type and phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). So u keeps all its
+// bits where it is small, which makes the tails, and is one with probability 2^-25 (2^-54), which gives r = 0. The range
+// of the angle is reduced in integers and the logarithm is exact for that u, so both factors are good to the last bits
+// of the type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7 (float), 9.4
 // (double).
 #pragma once
 
@@ -53,12 +54,13 @@ ALD_EXT_INLINE NoiseStream make_noise_stream(std::uint64_t seed, std::uint64_t s
             static_cast<std::uint32_t>(parameter), high_bits};
 }
 
-// The block first_block + lane; a chunk's 16 blocks never carry into the high word.
-ALD_EXT_INLINE PhiloxBlock random_words(const NoiseStream& stream, std::uint64_t first_block, std::uint32_t lane) {
-    const std::uint32_t block_low = static_cast<std::uint32_t>(first_block) + lane;
+// The block first_block + lane, for a first_block that shares no bits with the lane.
+template <typename Word>
+ALD_EXT_INLINE PhiloxBlock<Word> random_words(const NoiseStream& stream, std::uint64_t first_block, Word lane) {
+    const Word block_low = lane ^ static_cast<std::uint32_t>(first_block);
     const std::uint32_t high_bits = stream.high_bits | static_cast<std::uint32_t>(first_block >> 32);
-    return philox(PhiloxBlock{{block_low, stream.step_low, stream.parameter_low, high_bits}}, stream.key_low,
-                  stream.key_high);
+    return philox<philox_rounds>(block_low, stream.step_low, stream.parameter_low, high_bits, stream.key_low,
+                                 stream.key_high);
 }
 
 template <typename Scalar>
@@ -70,20 +72,15 @@ struct NormalPair {
 template <typename Scalar, typename Word, typename SignedWord>
 ALD_EXT_INLINE NormalPair<Scalar> box_muller(Word radius_word, Word angle_word, Scalar half_range) {
     constexpr int bits = 8 * sizeof(Word);
-    constexpr SignedWord largest = static_cast<SignedWord>(~Word{0} >> 1);
     const Scalar unit = Scalar(1) / half_range;
-    const SignedWord count = static_cast<SignedWord>(radius_word >> 1);
-    const Scalar u = fused_multiply_add(static_cast<Scalar>(count), unit, unit / 2);
-    const Scalar one_minus_u = fused_multiply_add(static_cast<Scalar>(largest - count), unit, unit / 2);
-    Decomposed<Scalar> parts = decompose(u);
-    parts.fraction = parts.exponent == Scalar(0) ? -one_minus_u : parts.fraction;
-    const Scalar radius = square_root(Scalar(-2) * log_of(parts));
+    const Scalar u = fused_multiply_add(static_cast<Scalar>(static_cast<SignedWord>(radius_word >> 1)), unit, unit / 2);
+    const Scalar radius = square_root(Scalar(-2) * log_of(decompose(u)));
 
     // phi = (quadrant + t) pi / 2 with |t| <= 1/2; the top two bits of `shifted` are the quadrant.
     const Word shifted = angle_word + (Word{1} << (bits - 3));
     const Scalar t = static_cast<Scalar>(static_cast<SignedWord>(angle_word << 2)) * (unit / 2);
     const SineCosine<Scalar> direction = sine_cosine_quarter_turns(t);
-    const bool odd_quadrant = (shifted & (Word{1} << (bits - 2))) != 0;
+    const bool odd_quadrant = static_cast<SignedWord>(shifted << 1) < 0;
     const Scalar by_sine = radius * direction.sine;
     const Scalar by_cosine = fused_multiply_add(radius, direction.cosine_less_one, radius);
     const Scalar along = odd_quadrant ? by_sine : by_cosine;
@@ -95,32 +92,36 @@ ALD_EXT_INLINE NormalPair<Scalar> box_muller(Word radius_word, Word angle_word, 
 }
 
 template <typename Scalar>
+constexpr int pairs_per_block = normals_per_block<Scalar> / 2;
+
+// The normals of lanes 2 pair and 2 pair + 1.
+template <typename Scalar, int pair>
+ALD_EXT_INLINE NormalPair<Scalar> normal_pair(const PhiloxBlock<std::uint32_t>& words) {
+    if constexpr (sizeof(Scalar) == 4) {
+        return box_muller<float, std::uint32_t, std::int32_t>(words.word[2 * pair], words.word[2 * pair + 1], 0x1p31f);
+    } else {
+        const std::uint64_t radius_word = words.word[0] | (static_cast<std::uint64_t>(words.word[1]) << 32);
+        const std::uint64_t angle_word = words.word[2] | (static_cast<std::uint64_t>(words.word[3]) << 32);
+        return box_muller<double, std::uint64_t, std::int64_t>(radius_word, angle_word, 0x1p63);
+    }
+}
+
+template <typename Scalar>
 struct NormalBlock {
     Scalar lane[normals_per_block<Scalar>];
 };
 
 template <typename Scalar>
-ALD_EXT_INLINE NormalBlock<Scalar> normals_from_words(PhiloxBlock words);
-
-template <>
-ALD_EXT_INLINE NormalBlock<float> normals_from_words<float>(PhiloxBlock words) {
-    const auto low = box_muller<float, std::uint32_t, std::int32_t>(words.word[0], words.word[1], 0x1p31f);
-    const auto high = box_muller<float, std::uint32_t, std::int32_t>(words.word[2], words.word[3], 0x1p31f);
-    return {{low.first, low.second, high.first, high.second}};
-}
-
-template <>
-ALD_EXT_INLINE NormalBlock<double> normals_from_words<double>(PhiloxBlock words) {
-    const std::uint64_t radius_word = words.word[0] | (static_cast<std::uint64_t>(words.word[1]) << 32);
-    const std::uint64_t angle_word = words.word[2] | (static_cast<std::uint64_t>(words.word[3]) << 32);
-    const auto pair = box_muller<double, std::uint64_t, std::int64_t>(radius_word, angle_word, 0x1p63);
-    return {{pair.first, pair.second}};
-}
-
-template <typename Scalar>
 ALD_EXT_INLINE NormalBlock<Scalar> normals_of_block(const NoiseStream& stream, std::uint64_t first_block,
                                                     std::uint32_t lane) {
-    return normals_from_words<Scalar>(random_words(stream, first_block, lane));
+    const PhiloxBlock<std::uint32_t> words = random_words(stream, first_block, lane);
+    const NormalPair<Scalar> low = normal_pair<Scalar, 0>(words);
+    if constexpr (pairs_per_block<Scalar> == 1) {
+        return {{low.first, low.second}};
+    } else {
+        const NormalPair<Scalar> high = normal_pair<Scalar, 1>(words);
+        return {{low.first, low.second, high.first, high.second}};
+    }
 }
 
 ALD_EXT_MATH_END

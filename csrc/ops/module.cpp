@@ -32,8 +32,8 @@ py::dict build_info() {
 
 std::array<std::uint32_t, 4> philox(const std::array<std::uint32_t, 4>& counter,
                                     const std::array<std::uint32_t, 2>& key) {
-    const ald_ext::PhiloxBlock block =
-        ald_ext::philox({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+    const auto block = ald_ext::philox<ald_ext::philox_rounds>(counter[0], counter[1], counter[2], counter[3], key[0],
+                                                               key[1]);
     return {block.word[0], block.word[1], block.word[2], block.word[3]};
 }
 
@@ -43,5 +43,5 @@ PYBIND11_MODULE(_C, m) {
     ald_ext::cpu::capability_in_use();  // a wrong ALD_EXT_CPU_CAPABILITY fails here, not in the middle of a run
     m.def("build_info", &build_info, "Compiler, torch built against, CPU instruction sets built, usable and in use.");
     m.def("philox", &philox, py::arg("counter"), py::arg("key"),
-          "One Philox4x32-10 block: four 32-bit words of a 128-bit counter and a 64-bit key.");
+          "One Philox4x32-7 block: four 32-bit words of a 128-bit counter and a 64-bit key.");
 }

@@ -1,7 +1,7 @@
 """The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
 
-CPU and CUDA tensors of float32 and float64 run compiled kernels (csrc/); tensors of other devices run
-:mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what was expected,
+CPU and CUDA tensors run compiled kernels (csrc/), of float32 and float64, the steps of 16-bit types too; tensors of
+other devices run :mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what was expected,
 and have then changed nothing.
 
 Note [The update equation]
@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -50,14 +50,21 @@ PrecisionPrior = str | tuple[float, float]
 #: Devices whose tensors go to torch.ops.ald_ext; "meta" for its fake kernels.
 KERNEL_DEVICES = {"cpu", "cuda", "meta"}
 
+#: Of the parameters of a step. 16-bit ones are rounded stochastically, and have a float32 state.
+PARAMETER_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+#: As ``freeze_after``: the preconditioner adapts for ever.
+NEVER = 2**63 - 1
+
 _OPS = torch.ops.ald_ext
+sgld_step_op, psgld_step_op = _OPS.sgld_step_.default, _OPS.psgld_step_.default
 _LIBRARY = torch.library.Library("ald_ext", "FRAGMENT")
 
 
 def has_kernel(tensor: Tensor) -> bool:
-    """True if a compiled kernel exists for the tensor's device and dtype."""
+    """True if a compiled step exists for the tensor's device and dtype."""
     on_device = tensor.device.type == "cpu" or (tensor.device.type == "cuda" and cuda_module is not None)
-    return on_device and tensor.dtype in (torch.float32, torch.float64)
+    return on_device and tensor.dtype in PARAMETER_DTYPES
 
 
 def normal(
@@ -96,7 +103,7 @@ def normal(
     if out.device.type not in KERNEL_DEVICES:
         key: dict[str, int] = {"seed": seed, "step": step, "parameter": parameter, "offset": offset}
         return reference.normal(n, **key, dtype=dtype, device=out.device)
-    _write(_OPS.normal_, [out], out, seed=seed, step=step, parameter=parameter, offset=offset)
+    write(_OPS.normal_, with_version_counter([out]), out, seed=seed, step=step, parameter=parameter, offset=offset)
     return out
 
 
@@ -110,25 +117,28 @@ def sgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
     num_data: float = 1.0,
     temperature: float = 1.0,
     weight_decay: float = 0.0,
     maximize: bool = False,
     seed: int,
-    step: int,
+    step: int | Tensor,
     parameters: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None:
     """One SGLD step of all ``params`` in place, in one pass: θ ← θ - lr·g + √(2·lr·T/N) ξ (Note [The update equation]).
 
     Args:
-        params: dense tensors of one dtype (float32 or float64) on one device; any shapes, empty ones too.
+        params: dense tensors of one dtype (float32, float64, bfloat16 or float16) on one device; any shapes, empty ones
+            too. 16-bit ones are computed in float32 and rounded stochastically, so that their mean moves as it should;
+            the bits for that are a function of the noise key too.
         grads: one for each of ``params``, of the same shape, strides, dtype and device.
-        lr, temperature, weight_decay: see the note; each ≥ 0.
+        lr, temperature, weight_decay: see the note; each ≥ 0. As a tensor (one element, float32 or float64, on the CPU
+            or the params' device) lr is read when the step runs.
         num_data: N > 0.
         maximize: ascend.
-        seed, step: the noise key, as in :func:`normal`.
+        seed, step: the noise key, as in :func:`normal`; step also as a tensor (one element, int64).
         parameters: the index k of each tensor's noise; 0, 1, 2, … if None.
         offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None.
 
@@ -136,23 +146,14 @@ def sgld_step_(
         RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,
             or tensors that autograd is recording.
     """
-    if not _prepare_step("sgld_step_", params, grads):
-        return
-    compiled = params[0].device.type in KERNEL_DEVICES
-    step_ = partial(_write, _OPS.sgld_step_, params) if compiled else reference.sgld_step_
-    step_(
-        params,
-        grads,
-        lr=lr,
-        num_data=num_data,
-        temperature=temperature,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        seed=seed,
-        step=step,
-        parameters=list(range(len(params)) if parameters is None else parameters),
-        offsets=[0] * len(params) if offsets is None else list(offsets),
-    )
+    settings = {
+        "num_data": num_data,
+        "temperature": temperature,
+        "weight_decay": weight_decay,
+        "maximize": maximize,
+        "seed": seed,
+    }
+    _run_step("sgld_step_", [params, grads], lr, step, parameters, offsets, settings)
 
 
 def psgld_step_(
@@ -160,16 +161,16 @@ def psgld_step_(
     grads: Sequence[Tensor],
     square_avgs: Sequence[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
     num_data: float = 1.0,
     temperature: float = 1.0,
     weight_decay: float = 0.0,
     maximize: bool = False,
     alpha: float = 0.99,
     eps: float = 0.1,
-    adapt: bool = True,
+    freeze_after: int = NEVER,
     seed: int,
-    step: int,
+    step: int | Tensor,
     parameters: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None:
@@ -178,35 +179,55 @@ def psgld_step_(
     Args:
         params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, parameters, offsets: as in
             :func:`sgld_step_`.
-        square_avgs: v, one for each of ``params``, of the same shape, strides, dtype and device.
+        square_avgs: v, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
+            for 16-bit params.
         alpha: decay of v, 0 ≤ alpha < 1.
         eps: λ ≥ 0.
-        adapt: False leaves v as it is: a frozen preconditioner.
+        freeze_after: v adapts while step ≤ freeze_after; -1: it stays as it is, a frozen preconditioner.
 
     Raises:
         RuntimeError: as :func:`sgld_step_`.
     """
-    if not _prepare_step("psgld_step_", params, grads, square_avgs):
+    settings = {
+        "num_data": num_data,
+        "temperature": temperature,
+        "weight_decay": weight_decay,
+        "maximize": maximize,
+        "alpha": alpha,
+        "eps": eps,
+        "freeze_after": freeze_after,
+        "seed": seed,
+    }
+    _run_step("psgld_step_", [params, grads, square_avgs], lr, step, parameters, offsets, settings)
+
+
+def _run_step(
+    name: str,
+    lists: Sequence[Sequence[Tensor]],
+    lr: float | Tensor,
+    step: int | Tensor,
+    parameters: Sequence[int] | None,
+    offsets: Sequence[int] | None,
+    settings: dict[str, Any],
+) -> None:
+    params, _, *states = lists
+    if not _prepare_step(name, *lists):
         return
-    compiled = params[0].device.type in KERNEL_DEVICES
-    step_ = partial(_write, _OPS.psgld_step_, [*params, *square_avgs]) if compiled else reference.psgld_step_
-    step_(
-        params,
-        grads,
-        square_avgs,
-        lr=lr,
-        num_data=num_data,
-        temperature=temperature,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        alpha=alpha,
-        eps=eps,
-        adapt=adapt,
-        seed=seed,
-        step=step,
-        parameters=list(range(len(params)) if parameters is None else parameters),
-        offsets=[0] * len(params) if offsets is None else list(offsets),
-    )
+    settings["parameters"] = list(range(len(params)) if parameters is None else parameters)
+    settings["offsets"] = [0] * len(params) if offsets is None else list(offsets)
+    if params[0].device.type not in KERNEL_DEVICES:
+        getattr(reference, name)(*lists, lr=float(lr), step=int(step), **settings)
+        return
+    op = getattr(_OPS, name)
+    if isinstance(lr, Tensor) or isinstance(step, Tensor):
+        # Scalars stay on the CPU, where they are read at once.
+        lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
+        step = step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64, device="cpu")
+        op = op.tensor
+    else:
+        op = op.default
+    counted = with_version_counter([*params, *chain.from_iterable(states)])
+    write(op, counted, *lists, lr=lr, step=step, **settings)
 
 
 def _prepare_step(name: str, params: Sequence[Tensor], *companions: Sequence[Tensor]) -> bool:
@@ -350,11 +371,13 @@ def _normal_fake(out: Tensor, *, seed: int, step: int, parameter: int = 0, offse
 
 
 @torch.library.register_fake("ald_ext::sgld_step_", lib=_LIBRARY)
+@torch.library.register_fake("ald_ext::sgld_step_.tensor", lib=_LIBRARY)
 def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) -> None:
     _check_same_device("sgld_step_", *_named("params", params), *_named("grads", grads))
 
 
 @torch.library.register_fake("ald_ext::psgld_step_", lib=_LIBRARY)
+@torch.library.register_fake("ald_ext::psgld_step_.tensor", lib=_LIBRARY)
 def _psgld_step_fake(params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any) -> None:
     tensors = _named("params", params) + _named("grads", grads) + _named("square_avgs", square_avgs)
     _check_same_device("psgld_step_", *tensors)
@@ -454,19 +477,25 @@ torch.library.register_autograd(
 #     of a tensor it saved. These kernels run just above it and count the write, as torch's own in-place ops do.
 
 
-def _write(op: Callable[..., None], written: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
-    """Calls an op that writes to ``written``, and counts the writes here: 10 µs less than through the dispatcher."""
+def write(op: Callable[..., None], counted: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
+    """Calls an op, and counts its writes to ``counted`` here: 10 µs less than through the dispatcher."""
     if torch.compiler.is_compiling():
         op(*args, **kwargs)
         return
     with torch._C._AutoDispatchBelowADInplaceOrView():
         op(*args, **kwargs)
-    # Tensors made under inference_mode have no version.
-    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+    torch.autograd.graph.increment_version(counted)
 
 
-def _register_version_counting(name: str, mutated: Sequence[int]) -> None:
-    op = getattr(_OPS, name).default
+def with_version_counter(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Without those made under inference_mode, which have no version."""
+    if torch.compiler.is_compiling():
+        return []
+    return [tensor for tensor in tensors if not tensor.is_inference()]
+
+
+def _register_version_counting(name: str, overload: str, mutated: Sequence[int]) -> None:
+    op = getattr(getattr(_OPS, name), overload)
 
     def count_versions(keyset: Any, *args: Any, **kwargs: Any) -> None:
         with torch._C._AutoDispatchBelowADInplaceOrView():
@@ -474,12 +503,13 @@ def _register_version_counting(name: str, mutated: Sequence[int]) -> None:
         for position in mutated:
             torch.autograd.graph.increment_version(args[position])
 
-    _LIBRARY.impl(name, count_versions, "ADInplaceOrView", with_keyset=True)
+    _LIBRARY.impl(op, count_versions, "ADInplaceOrView", with_keyset=True)
 
 
-_register_version_counting("normal_", [0])
-_register_version_counting("sgld_step_", [0])
-_register_version_counting("psgld_step_", [0, 2])
+_register_version_counting("normal_", "default", [0])
+for _overload in ("default", "tensor"):
+    _register_version_counting("sgld_step_", _overload, [0])
+    _register_version_counting("psgld_step_", _overload, [0, 2])
 
 
 # --- Without the CUDA module, a CUDA tensor gets the reason instead of the dispatcher's list of backends ---
@@ -496,7 +526,9 @@ if cuda_module is None:
     for _name in (
         "normal_",
         "sgld_step_",
+        "sgld_step_.tensor",
         "psgld_step_",
+        "psgld_step_.tensor",
         "marginal_gaussian_log_prob",
         "marginal_gaussian_log_prob_backward",
         "langevin_dequantize",

@@ -6,8 +6,10 @@ normals to 1e-6 in float32 (the kernels' own bits come from :func:`ald_ext.ops.n
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,11 @@ PHILOX_ROUNDS = 7
 CHUNK_BLOCKS = 16
 #: Largest step and parameter of a noise key, and the number of elements a parameter may have.
 MAX_STEP, MAX_PARAMETER, MAX_ELEMENTS = 2**40 - 1, 2**44 - 1, 2**41
+
+#: Random bits that decide a rounding, and stored bits of the mantissa: csrc/math/rounding.h.
+ROUNDING_BITS = {torch.bfloat16: (16, 7), torch.float16: (13, 10)}
+#: The value of NoisePurpose::rounding in csrc/math/normal.h.
+ROUNDING_PURPOSE = 1
 
 #: r^2 is held at or above this, so that x == mean gives a finite value and gradient zero.
 SMALLEST_SQUARED_DISTANCE = 2.0**-100
@@ -56,11 +63,36 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
 
 
 def _box_muller(count: Tensor, turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """r cos(phi), r sin(phi) with r = sqrt(-2 log u), u = (count + 1/2) / 2^31 or 2^63 in ``dtype``, phi = 2 pi turns."""
+    """r cos(phi), r sin(phi): r = sqrt(-2 log u), u = (count + 1/2) / 2^31 or 2^63 in ``dtype``, phi = 2 pi turns."""
     u = (count.to(dtype) + 0.5) / 2.0 ** (31 if dtype == torch.float32 else 63)
     radius = torch.sqrt(-2 * torch.log(u.double()))
     angle = 2 * math.pi * turns
     return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+class _NoiseKey(NamedTuple):
+    seed: int
+    step: int
+    parameter: int
+    purpose: int = 0
+
+
+def _random_words(
+    n: int, per_block: int, offset: int, key: _NoiseKey, device: torch.device | str | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The four words of each element's Philox block, and its lane in it: csrc/math/normal.h, Note [Noise layout]."""
+    chunk = CHUNK_BLOCKS * per_block
+    element = torch.arange(offset, offset + n, dtype=torch.int64, device=device)
+    block = torch.div(element, chunk, rounding_mode="floor") * CHUNK_BLOCKS + element % CHUNK_BLOCKS
+    lane = torch.div(element % chunk, CHUNK_BLOCKS, rounding_mode="floor")
+    high_bits = (key.purpose << 28) | ((key.parameter >> 32) << 16) | ((key.step >> 32) << 8)
+    counter = (
+        block & WORD,
+        torch.full_like(block, key.step & WORD),
+        torch.full_like(block, key.parameter & WORD),
+        (block >> 32) | high_bits,
+    )
+    return philox(counter, (key.seed & WORD, (key.seed >> 32) & WORD)), lane
 
 
 def normal(
@@ -75,18 +107,7 @@ def normal(
 ) -> Tensor:
     """The normals of :func:`ald_ext.ops.normal`, computed in float64 and rounded to ``dtype``."""
     per_block = 4 if dtype == torch.float32 else 2
-    chunk = CHUNK_BLOCKS * per_block
-    element = torch.arange(offset, offset + n, dtype=torch.int64, device=device)
-    block = torch.div(element, chunk, rounding_mode="floor") * CHUNK_BLOCKS + element % CHUNK_BLOCKS
-    lane = torch.div(element % chunk, CHUNK_BLOCKS, rounding_mode="floor")
-    high_bits = ((parameter >> 32) << 16) | ((step >> 32) << 8)
-    counter = (
-        block & WORD,
-        torch.full_like(block, step & WORD),
-        torch.full_like(block, parameter & WORD),
-        (block >> 32) | high_bits,
-    )
-    words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
+    words, lane = _random_words(n, per_block, offset, _NoiseKey(seed, step, parameter), device)
     if per_block == 4:
         pairs = [_box_muller(words[k] >> 1, words[k + 1].double() / 2**32, dtype) for k in (0, 2)]
     else:
@@ -96,16 +117,67 @@ def normal(
     return lanes.gather(0, lane[None])[0].to(dtype)
 
 
+def rounding_words(
+    n: int, *, seed: int, step: int, parameter: int = 0, offset: int = 0, device: torch.device | str | None = None
+) -> Tensor:
+    """The 32 random bits (in int64) by which each element of a 16-bit parameter is rounded."""
+    words, lane = _random_words(n, 4, offset, _NoiseKey(seed, step, parameter, ROUNDING_PURPOSE), device)
+    return torch.stack(words).gather(0, lane[None])[0]
+
+
+def round_stochastically(value: Tensor, dtype: torch.dtype, random: Tensor) -> Tensor:
+    """``value`` in bfloat16 or float16: towards zero or away from it, with the probabilities that keep the mean.
+
+    |value| = (k + f)·unit, with ``unit`` the spacing of the format there, becomes (k + 1)·unit where f + u >= 1, else
+    k·unit; u is made of the upper ``bits`` of the 32 random ones. Beyond the largest finite value: to nearest.
+    """
+    bits, mantissa_bits = ROUNDING_BITS[dtype]
+    format_ = torch.finfo(dtype)
+    magnitude = value.double().abs()
+    exponent = (torch.frexp(magnitude).exponent - 1).clamp_min(round(math.log2(format_.tiny)))
+    unit = torch.ldexp(torch.ones_like(magnitude), exponent - mantissa_bits)
+    u = (random >> (32 - bits)).double() / 2**bits
+    rounded = (torch.floor(magnitude / unit + u) * unit).clamp_max(format_.max).copysign(value)
+    nearest = value.to(dtype)
+    return torch.where(nearest.isfinite(), rounded.to(dtype), nearest)
+
+
+def _rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None]:
+    """Lets a step, which computes in the parameters' dtype, compute in float32 and round stochastically."""
+
+    @functools.wraps(step_)
+    def run(params: Sequence[Tensor], grads: Sequence[Tensor], *states: Sequence[Tensor], **settings: Any) -> None:
+        if all(param.dtype not in ROUNDING_BITS for param in params):
+            step_(params, grads, *states, **settings)
+            return
+        values = [param.float() for param in params]
+        step_(values, [grad.float() for grad in grads], *states, **settings)
+        key = {name: settings[name] for name in ("seed", "step")}
+        for param, value, k, offset in zip(params, values, settings["parameters"], settings["offsets"], strict=True):
+            random = _in_memory_order(
+                value.long(), rounding_words(param.numel(), **key, parameter=k, offset=offset, device=param.device)
+            )
+            param.copy_(round_stochastically(value, param.dtype, random))
+
+    return run
+
+
+def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
+    """``flat`` as a tensor of the shape and strides of ``like``, whose elements are counted in memory order."""
+    result = torch.empty_like(like)
+    result.as_strided((like.numel(),), (1,)).copy_(flat)
+    return result
+
+
 def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
-    """Noise of the shape and strides of ``param``, whose elements are counted in memory order."""
-    noise = torch.empty_like(param)
+    """Noise of the shape and strides of ``param``."""
     flat = normal(
         param.numel(), seed=seed, step=step, parameter=parameter, offset=offset, dtype=param.dtype, device=param.device
     )
-    noise.as_strided((param.numel(),), (1,)).copy_(flat)
-    return noise
+    return _in_memory_order(param, flat)
 
 
+@_rounding_16_bit_parameters
 def sgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -132,6 +204,7 @@ def sgld_step_(
         param += update
 
 
+@_rounding_16_bit_parameters
 def psgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -144,7 +217,7 @@ def psgld_step_(
     maximize: bool,
     alpha: float,
     eps: float,
-    adapt: bool,
+    freeze_after: int,
     seed: int,
     step: int,
     parameters: Sequence[int],
@@ -154,7 +227,7 @@ def psgld_step_(
     """v ← αv + (1-α)g², G = 1/(√v + λ), θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ, tensor by tensor."""
     for param, grad, v, parameter, offset in zip(params, grads, square_avgs, parameters, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
-        if adapt:
+        if step <= freeze_after:
             v.copy_(alpha * v + (1 - alpha) * g**2)
         preconditioner = 1 / (v.sqrt() + eps)
         update = -lr * preconditioner * g
@@ -164,6 +237,7 @@ def psgld_step_(
         param += update
 
 
+@_rounding_16_bit_parameters
 def sgld_step_foreach_(
     params: list[Tensor],
     grads: list[Tensor],
@@ -188,6 +262,7 @@ def sgld_step_foreach_(
     torch._foreach_add_(params, updates)
 
 
+@_rounding_16_bit_parameters
 def psgld_step_foreach_(
     params: list[Tensor],
     grads: list[Tensor],
@@ -200,7 +275,7 @@ def psgld_step_foreach_(
     maximize: bool,
     alpha: float,
     eps: float,
-    adapt: bool,
+    freeze_after: int,
     seed: int,
     step: int,
     parameters: Sequence[int],
@@ -209,7 +284,7 @@ def psgld_step_foreach_(
 ) -> None:
     """:func:`psgld_step_` by torch's multi-tensor functions."""
     gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    if adapt:
+    if step <= freeze_after:
         torch._foreach_mul_(square_avgs, alpha)
         torch._foreach_addcmul_(square_avgs, gradients, gradients, value=1 - alpha)
     denominators = list(torch._foreach_sqrt(square_avgs))

@@ -81,7 +81,7 @@ for dtype in (torch.float32, torch.float64):
             param, square_avg = draw(2), draw(4).square()
             ops.sgld_step_([param], [gradient], temperature=temperature, **step)
             ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, **step)
-            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, adapt=False, **step)
+            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, freeze_after=-1, **step)
             add(param, square_avg)
     x, mean = draw(5).reshape(1, n).requires_grad_(), draw(6).reshape(1, n)
     for scale in (1.0, 1e25):

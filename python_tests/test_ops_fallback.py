@@ -39,7 +39,7 @@ def test_normal(dtype: torch.dtype, bound: float) -> None:
 
 def test_steps() -> None:
     options: dict[str, Any] = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": True}
-    own = {"alpha": 0.9, "eps": 0.1, "adapt": True}
+    own = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
     keys = {**KEY, "parameters": [0, 1], "offsets": [0, 0]}
 
     def lists() -> list[list[torch.Tensor]]:

@@ -38,7 +38,7 @@ def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...],
     """name: (op, args, kwargs)."""
     sgld, sgld_options = step_arguments(device, 2)
     psgld, psgld_options = step_arguments(device, 3)
-    psgld_options |= {"alpha": 0.9, "eps": 0.1, "adapt": True}
+    psgld_options |= {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
     x, mean = likelihood_arguments(device, False, torch.float32)
     rows = torch.rand(3, device=device)
     pixels, h = pixel_arguments(device, False)
@@ -46,7 +46,7 @@ def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...],
         "normal_": (_OPS.normal_, (torch.empty(100, device=device),), {"seed": 1, "step": 2}),
         "sgld_step_": (_OPS.sgld_step_, sgld, sgld_options),
         "psgld_step_": (_OPS.psgld_step_, psgld, psgld_options),
-        "psgld_step_frozen": (_OPS.psgld_step_, psgld, {**psgld_options, "adapt": False}),
+        "psgld_step_frozen": (_OPS.psgld_step_, psgld, {**psgld_options, "freeze_after": -1}),
         "log_prob": (_OPS.marginal_gaussian_log_prob, (x, mean, 1.0, 0.0), {}),
         "log_prob_with_grad": (
             _OPS.marginal_gaussian_log_prob,
@@ -199,7 +199,7 @@ STEP = {"lr": 0.1, "seed": 1, "step": 1}
 #: The options of the registered ops, which have no defaults.
 RAW_STEP = {**STEP, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
 RAW_STEP |= {"parameters": [0], "offsets": [0]}
-RAW_PRECONDITIONER = {"alpha": 0.9, "eps": 0.1, "adapt": True}
+RAW_PRECONDITIONER = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
 
 #: Every way to overwrite a tensor x: by the functions of ops, which count by themselves, and by the registered ops.
 OVERWRITES: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {

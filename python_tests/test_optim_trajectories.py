@@ -323,10 +323,15 @@ def test_dtypes_and_groups_are_stepped_apart(device: torch.device, used: list[st
         torch.testing.assert_close(param.cpu().double(), -0.1 + scale * xi, rtol=0, atol=2e-6)
 
 
-def test_step_arguments_are_plain_numbers() -> None:
-    """What goes to the compiled op: Python numbers, whatever the options were."""
-    group = {"lr": torch.tensor(0.5), "num_data": 10, "temperature": 1, "weight_decay": 0, "maximize": False}
-    lists = langevin_optimizer.StepLists(parameters=[3])
-    options = langevin_optimizer.step_options({**group, "seed": 1, "step": 4}, lists)
-    assert options["lr"] == 0.5
-    assert all(type(options[name]) is float for name in ("lr", "num_data", "temperature", "weight_decay"))
+def test_options_may_be_tensors_and_integers() -> None:
+    """The step of equal floats, bit for bit."""
+    options = {"lr": 0.5, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.0}
+    results = []
+    for cast in (float, int, torch.tensor):
+        param = torch.nn.Parameter(torch.ones(100))
+        param.grad = torch.full((100,), 0.1)
+        others = {name: cast(value) for name, value in options.items() if name != "lr"}
+        SGLD([param], lr=torch.tensor(0.5) if cast is torch.tensor else 0.5, seed=1, **others).step()
+        results.append(param.detach())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])

@@ -1,6 +1,7 @@
-"""Langevin optimizers: drop-in replacements of torch.optim's whose iterates are posterior samples."""
+"""Langevin optimizers: drop-in replacements of torch.optim's whose iterates are posterior samples; their schedules."""
 
 from .psgld import PSGLD
+from .schedulers import CyclicalCosine, PolynomialDecay
 from .sgld import SGLD
 
-__all__ = ["PSGLD", "SGLD"]
+__all__ = ["PSGLD", "SGLD", "CyclicalCosine", "PolynomialDecay"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from itertools import chain
+from operator import is_
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from .. import ops
 
 Group = dict[str, Any]
 
+#: Functions of one signature, by the name of the implementation.
+Steps = Mapping[str, Callable[..., None]]
+
 
 @dataclass
 class StepLists:
@@ -23,8 +28,30 @@ class StepLists:
 
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
-    square_avgs: list[Tensor] = field(default_factory=list)
+    states: dict[str, list[Tensor]] = field(default_factory=dict)
     parameters: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step whose every check passed, to be repeated without them for as long as nothing has changed.
+
+    Note [Repeated steps]
+        With many small tensors the checks in Python cost more than the step. The compiled op looks at every tensor
+        again, so what is compared here is only that it is called with the right lists: the same group, options,
+        parameters and states, and no gradient missing.
+    """
+
+    group: Group
+    options: list[Any]
+    group_params: list[Tensor]
+    idle: list[Tensor]
+    params: list[Tensor]
+    state_entries: list[dict[str, Any]]
+    states: list[list[Tensor]]
+    counted: list[Tensor]
+    parameters: list[int]
+    offsets: list[int]
 
 
 def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None:
@@ -33,7 +60,12 @@ def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None
 
 
 class LangevinOptimizer(Optimizer, ABC):
-    """Base of the Langevin optimizers. A subclass updates the tensors of one :class:`StepLists` at a time."""
+    """Base of the Langevin optimizers. A subclass names its op, its state and its options."""
+
+    #: The step by implementation: "fused", "foreach", "reference".
+    steps: ClassVar[Steps]
+    #: Names of the state tensors, in the order in which the op takes them.
+    state_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         defaults = dict(defaults)
@@ -41,18 +73,19 @@ class LangevinOptimizer(Optimizer, ABC):
             # From torch's default generator, so that torch.manual_seed governs the noise.
             defaults["seed"] = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
         defaults["step"] = 0
+        self._plan: StepPlan | None = None
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
         """As torch's; options are checked for every group."""
         self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        place_step(self.param_groups[-1])
 
     def _check_options(self, group: Group) -> None:
         name = type(self).__name__
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"ald_ext.{name}: lr: got a tensor of {group['lr'].numel()} elements, expected one")
-        for option in ("lr", "temperature", "weight_decay"):
+        check_lr(name, group["lr"])
+        for option in ("temperature", "weight_decay"):
             check_not_negative(name, option, group[option])
         num_data = float(group["num_data"])
         if not (math.isfinite(num_data) and num_data > 0):
@@ -62,16 +95,30 @@ class LangevinOptimizer(Optimizer, ABC):
             raise ValueError(f"ald_ext.{name}: seed: got {seed!r}, expected an integer, 0 <= seed < 2**63")
         if group["fused"] and group["foreach"]:
             raise ValueError(f"ald_ext.{name}: fused, foreach: got True for both, expected one of them at most")
-        if group["capturable"]:
+        if group["capturable"] and (group["foreach"] or group["fused"] is False):
             raise ValueError(
-                f"ald_ext.{name}: capturable: got True, expected False: this version cannot be captured in a CUDA graph"
+                f"ald_ext.{name}: capturable: got True with fused={group['fused']}, foreach={group['foreach']}; "
+                "only the compiled op can be captured, expected fused=True or None and foreach=None or False"
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._plan = None
         for group in self.param_groups:
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
+            place_step(group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which however casts states to their parameter's dtype: of 16-bit parameters they stay wide."""
+        super().load_state_dict(state_dict)
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            saved = state_dict["state"].get(saved_id, {})
+            for name in self.state_names:
+                if name in saved and param.dtype != compute_dtype(param.dtype):
+                    self.state[param][name] = saved[name].to(param.device, compute_dtype(param.dtype), copy=True)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -93,16 +140,93 @@ class LangevinOptimizer(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            # Everything is looked at before anything is written.
-            groups = self._groups_with_first_index()
-            for group, first_index in groups:
-                self._check_group(group, first_index)
-            for group, first_index in groups:
-                lists = self._gather(group, first_index)
-                group["step"] += 1
-                for tensors in lists:
-                    self._update(group, tensors)
+            if not self._repeat_step():
+                self._step_with_checks()
         return loss
+
+    def _repeat_step(self) -> bool:
+        """Note [Repeated steps]. False if nothing was done."""
+        plan = self._plan
+        if torch.compiler.is_compiling() or plan is None or not self._holds(plan):
+            return False
+        group = plan.group
+        grads = [param.grad for param in plan.params]
+        step = group["step"].item() + 1
+        try:
+            ops.write(
+                self._op(),
+                plan.counted,
+                plan.params,
+                grads,
+                *plan.states,
+                **self._settings(group),
+                lr=group["lr"],
+                step=step,
+                parameters=plan.parameters,
+                offsets=plan.offsets,
+            )
+        except RuntimeError:  # nothing was written; the checks will tell more, or mend what is amiss
+            return False
+        group["step"].fill_(step)
+        return True
+
+    def _holds(self, plan: StepPlan) -> bool:
+        group = plan.group
+        return (
+            len(self.param_groups) == 1
+            and self.param_groups[0] is group
+            and type(group["lr"]) is float
+            and self._options(group) == plan.options
+            and same_objects(group["params"], plan.group_params)
+            and all(param.grad is None for param in plan.idle)
+            and same_objects(self.state.values(), plan.state_entries)
+            and all(
+                same_objects([entry.get(name) for entry in plan.state_entries], tensors)
+                for name, tensors in zip(self.state_names, plan.states, strict=True)
+            )
+        )
+
+    def _options(self, group: Group) -> list[Any]:
+        """All that a step depends on beside lr, step and tensors."""
+        return [group[name] for name in self.defaults if name not in ("lr", "step")]
+
+    def _step_with_checks(self) -> None:
+        # Everything is looked at before anything is written.
+        groups = self._groups_with_first_index()
+        for group, first_index in groups:
+            self._check_group(group, first_index)
+        self._plan = None
+        for group, first_index in groups:
+            lists = self._gather(group, first_index)
+            group["step"] += 1
+            for tensors in lists:
+                self._update(group, tensors)
+        if len(groups) == 1 and len(lists) == 1 and not torch.compiler.is_compiling():
+            self._plan = self._make_plan(groups[0][0], lists[0])
+
+    def _make_plan(self, group: Group, tensors: StepLists) -> StepPlan | None:
+        entries = [self.state[param] for param in tensors.params] if self.state_names else []
+        states = [[entry[name] for entry in entries] for name in self.state_names]
+        repeatable = (
+            self._implementation(group, tensors) == "fused"
+            and not group["capturable"]
+            and same_objects(tensors.grads, [param.grad for param in tensors.params])
+        )
+        if not repeatable:
+            return None
+        counted = ops.with_version_counter([*tensors.params, *chain.from_iterable(states)])
+        return StepPlan(
+            group=group,
+            options=self._options(group),
+            group_params=list(group["params"]),
+            idle=[param for param in group["params"] if param.grad is None],
+            params=tensors.params,
+            state_entries=entries,
+            states=states,
+            counted=counted,
+            parameters=tensors.parameters,
+            offsets=[0] * len(tensors.params),
+        )
 
     def _groups_with_first_index(self) -> list[tuple[Group, int]]:
         result, first = [], 0
@@ -120,41 +244,85 @@ class LangevinOptimizer(Optimizer, ABC):
             tensors.params.append(param)
             tensors.grads.append(in_layout_of(param.grad, param))
             tensors.parameters.append(index)
-            self._gather_state(param, tensors)
+            for name in self.state_names:
+                tensors.states.setdefault(name, []).append(self._state_of(param, name))
         return list(lists.values())
+
+    def _state_of(self, param: Tensor, name: str) -> Tensor:
+        """Created, of zeros, at a parameter's first step."""
+        state = self.state[param]
+        if name not in state:
+            dtype = compute_dtype(param.dtype)
+            state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        state[name] = in_layout_of(state[name], param)
+        return state[name]
 
     def _check_group(self, group: Group, first_index: int) -> None:
         self._check_options(group)  # again: schedulers and users write to groups
+        place_step(group)
         for index, param in enumerate(group["params"], start=first_index):
             if param.grad is not None:
                 self._check_param(group, param, index)
 
     def _check_param(self, group: Group, param: Tensor, index: int) -> None:
-        name = type(self).__name__
+        where = f"ald_ext.{type(self).__name__}: parameter {index}"
         assert param.grad is not None
         if param.grad.is_sparse:
-            raise RuntimeError(f"ald_ext.{name}: parameter {index}: got a sparse gradient, expected a dense one")
-        if param.dtype not in (torch.float32, torch.float64):
-            raise RuntimeError(
-                f"ald_ext.{name}: parameter {index}: got dtype {param.dtype}, expected torch.float32 or torch.float64"
-            )
+            raise RuntimeError(f"{where}: got a sparse gradient, expected a dense one")
+        if param.dtype not in ops.PARAMETER_DTYPES:
+            expected = ", ".join(str(dtype) for dtype in ops.PARAMETER_DTYPES)
+            raise RuntimeError(f"{where}: got dtype {param.dtype}, expected one of {expected}")
         if not is_dense(param):
             raise RuntimeError(
-                f"ald_ext.{name}: parameter {index}: got strides {tuple(param.stride())} for shape "
-                f"{tuple(param.shape)}, expected a tensor that fills its memory without gaps or overlaps"
+                f"{where}: got strides {tuple(param.stride())} for shape {tuple(param.shape)}, "
+                "expected a tensor that fills its memory without gaps or overlaps"
             )
-        if group["fused"] and not ops.has_kernel(param):
+        if (group["fused"] or group["capturable"]) and not ops.has_kernel(param):
             raise RuntimeError(
-                f"ald_ext.{name}: parameter {index}: fused: got True, but device {param.device} has no kernel; "
+                f"{where}: fused or capturable: got True, but device {param.device} has no kernel; "
                 f"expected fused=False or None. {ops.cuda_failure}".rstrip()
             )
-
-    def _gather_state(self, param: Tensor, tensors: StepLists) -> None:
-        """Adds the state of a parameter to the lists, creating it at its first step."""
+        if group["capturable"] and group["step"].device not in (param.device, torch.device("cpu")):
+            raise RuntimeError(
+                f"{where}: capturable: got a parameter on {param.device} in a group on {group['step'].device}, "
+                "expected one device in a group"
+            )
+        state = self.state.get(param, {})
+        for name in self.state_names:
+            if name in state and state[name].shape != param.shape:
+                raise RuntimeError(
+                    f"{where}: state {name}: got shape {tuple(state[name].shape)}, "
+                    f"expected {tuple(param.shape)} as of the parameter"
+                )
 
     @abstractmethod
+    def _op(self) -> Callable[..., None]:
+        """The compiled op that takes lr and step as numbers."""
+
+    def _settings(self, group: Group) -> dict[str, Any]:
+        """What the op takes beside tensors, lr and step."""
+        return {
+            "num_data": float(group["num_data"]),
+            "temperature": float(group["temperature"]),
+            "weight_decay": float(group["weight_decay"]),
+            "maximize": group["maximize"],
+            "seed": group["seed"],
+        }
+
     def _update(self, group: Group, tensors: StepLists) -> None:
         """One step of the tensors, whose noise has step group["step"]."""
+        in_place = group["capturable"] or torch.compiler.is_compiling()
+        lr, step = group["lr"], group["step"]
+        self.steps[self._implementation(group, tensors)](
+            tensors.params,
+            tensors.grads,
+            *(tensors.states[name] for name in self.state_names),
+            lr=lr if in_place or isinstance(lr, float) else float(lr),
+            step=step if in_place else int(step),
+            parameters=tensors.parameters,
+            offsets=[0] * len(tensors.params),
+            **self._settings(group),
+        )
 
     def _implementation(self, group: Group, tensors: StepLists) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the device has."""
@@ -162,6 +330,36 @@ class LangevinOptimizer(Optimizer, ABC):
             return "foreach"
         fused = ops.has_kernel(tensors.params[0]) if group["fused"] is None else group["fused"]
         return "fused" if fused else "reference"
+
+
+def same_objects(first: Iterable[Any], second: Sequence[Any]) -> bool:
+    """True if both hold the very same objects, in order."""
+    items = list(first)
+    return len(items) == len(second) and all(map(is_, items, second))
+
+
+def check_lr(optimizer: str, lr: float | Tensor) -> None:
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"ald_ext.{optimizer}: lr: got a tensor of {lr.numel()} elements, expected one")
+        if torch.compiler.is_compiling() or lr.device.type != "cpu":
+            return  # its value is not at hand without waiting for the device
+    check_not_negative(optimizer, "lr", lr)
+
+
+def place_step(group: Group) -> None:
+    """The step counter as an int64 tensor: on the CPU, or where the parameters are if a device is to advance it."""
+    step = group["step"]
+    device = group["params"][0].device if group["capturable"] and group["params"] else torch.device("cpu")
+    if not isinstance(step, Tensor):
+        group["step"] = torch.tensor(step, dtype=torch.int64, device=device)
+    elif step.device != device:
+        group["step"] = step.to(device)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the state: float32 for 16-bit parameters, else the parameter's own."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -174,18 +372,3 @@ def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
     if tensor.stride() == param.stride():
         return tensor
     return torch.empty_like(param).copy_(tensor)
-
-
-def step_options(group: Group, tensors: StepLists) -> dict[str, Any]:
-    """The arguments that the SGLD and the pSGLD step share."""
-    return {
-        "lr": float(group["lr"]),
-        "num_data": float(group["num_data"]),
-        "temperature": float(group["temperature"]),
-        "weight_decay": float(group["weight_decay"]),
-        "maximize": group["maximize"],
-        "seed": group["seed"],
-        "step": group["step"],
-        "parameters": tensors.parameters,
-        "offsets": [0] * len(tensors.parameters),
-    }

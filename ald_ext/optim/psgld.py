@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from .. import ops, reference
-from .langevin_optimizer import Group, LangevinOptimizer, StepLists, check_not_negative, in_layout_of, step_options
-
-_STEPS: dict[str, Callable[..., None]] = {
-    "fused": ops.psgld_step_,
-    "foreach": reference.psgld_step_foreach_,
-    "reference": reference.psgld_step_,
-}
+from .langevin_optimizer import Group, LangevinOptimizer, check_not_negative
 
 
 class PSGLD(LangevinOptimizer):
@@ -48,6 +41,13 @@ class PSGLD(LangevinOptimizer):
     Raises:
         ValueError: an option out of its range.
     """
+
+    steps: ClassVar = {
+        "fused": ops.psgld_step_,
+        "foreach": reference.psgld_step_foreach_,
+        "reference": reference.psgld_step_,
+    }
+    state_names: ClassVar = ("square_avg",)
 
     def __init__(
         self,
@@ -99,31 +99,14 @@ class PSGLD(LangevinOptimizer):
         if freeze_after is not None and freeze_after < 0:
             raise ValueError(f"ald_ext.PSGLD: freeze_after: got {freeze_after}, expected None or >= 0")
 
-    def _check_param(self, group: Group, param: Tensor, index: int) -> None:
-        super()._check_param(group, param, index)
-        square_avg = self.state[param].get("square_avg") if param in self.state else None
-        if square_avg is not None and square_avg.shape != param.shape:
-            raise RuntimeError(
-                f"ald_ext.PSGLD: parameter {index}: state square_avg: got shape {tuple(square_avg.shape)}, "
-                f"expected {tuple(param.shape)} as of the parameter"
-            )
+    def _op(self) -> Callable[..., None]:
+        return ops.psgld_step_op
 
-    def _gather_state(self, param: Tensor, tensors: StepLists) -> None:
-        state = self.state[param]
-        if "square_avg" not in state:
-            state["square_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["square_avg"] = in_layout_of(state["square_avg"], param)
-        tensors.square_avgs.append(state["square_avg"])
-
-    def _update(self, group: Group, tensors: StepLists) -> None:
-        step_ = _STEPS[self._implementation(group, tensors)]
-        freeze_after = group["freeze_after"]
-        step_(
-            tensors.params,
-            tensors.grads,
-            tensors.square_avgs,
-            alpha=group["alpha"],
-            eps=group["eps"],
-            adapt=not group["frozen"] and (freeze_after is None or group["step"] <= freeze_after),
-            **step_options(group, tensors),
-        )
+    def _settings(self, group: Group) -> dict[str, Any]:
+        freeze_after = -1 if group["frozen"] else group["freeze_after"]
+        return {
+            **super()._settings(group),
+            "alpha": group["alpha"],
+            "eps": group["eps"],
+            "freeze_after": ops.NEVER if freeze_after is None else freeze_after,
+        }

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .. import ops, reference
-from .langevin_optimizer import Group, LangevinOptimizer, StepLists, step_options
-
-_STEPS: dict[str, Callable[..., None]] = {
-    "fused": ops.sgld_step_,
-    "foreach": reference.sgld_step_foreach_,
-    "reference": reference.sgld_step_,
-}
+from .langevin_optimizer import LangevinOptimizer
 
 
 class SGLD(LangevinOptimizer):
@@ -29,7 +23,8 @@ class SGLD(LangevinOptimizer):
 
     Args:
         params: parameters or parameter groups, as for torch.optim.
-        lr: step size ≥ 0; a float or a tensor of one element.
+        lr: step size ≥ 0; a float or a tensor of one element (of any device; under torch.compile a tensor avoids
+            recompilation when it changes).
         num_data: N > 0, the number of data behind the mean loss.
         temperature: T ≥ 0.
         weight_decay: adds weight_decay·θ to g ≥ 0: a Gaussian prior of precision N·weight_decay.
@@ -38,11 +33,19 @@ class SGLD(LangevinOptimizer):
             parameter groups with the step counter, so that a resumed run continues bit for bit.
         foreach: True: torch's multi-tensor functions instead of the compiled op.
         fused: True: the compiled op, or an error where there is none. False: plain PyTorch. None: whatever is there.
-        capturable: must be False in this version.
+        capturable: True: the step counter lives on the parameters' device and lr may, so that a step can be captured
+            in a CUDA graph, whose replays draw fresh noise. One device in a group.
 
     Raises:
         ValueError: an option out of its range.
     """
+
+    steps: ClassVar = {
+        "fused": ops.sgld_step_,
+        "foreach": reference.sgld_step_foreach_,
+        "reference": reference.sgld_step_,
+    }
+    state_names: ClassVar = ()
 
     def __init__(
         self,
@@ -71,6 +74,5 @@ class SGLD(LangevinOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _update(self, group: Group, tensors: StepLists) -> None:
-        step_ = _STEPS[self._implementation(group, tensors)]
-        step_(tensors.params, tensors.grads, **step_options(group, tensors))
+    def _op(self) -> Callable[..., None]:
+        return ops.sgld_step_op

@@ -10,6 +10,8 @@ namespace ald_ext::cpu {
     namespace instruction_set {                  \
     template <typename Scalar>                   \
     KernelTable<Scalar> make_kernel_table();     \
+    template <typename Param>                    \
+    StepKernels<Param> make_step_kernels();      \
     }
 
 ALD_EXT_DECLARE_KERNELS(portable)
@@ -18,10 +20,13 @@ ALD_EXT_DECLARE_KERNELS(avx512)
 
 namespace {
 
-#define ALD_EXT_CAPABILITY(name, instruction_set, supported)                             \
-    Capability {                                                                         \
-        name, static_cast<bool>(supported), instruction_set::make_kernel_table<float>(), \
-            instruction_set::make_kernel_table<double>()                                 \
+#define ALD_EXT_CAPABILITY(name, instruction_set, supported)                                               \
+    Capability {                                                                                           \
+        name, static_cast<bool>(supported),                                                                \
+            {instruction_set::make_kernel_table<float>(), instruction_set::make_kernel_table<double>()}, { \
+            instruction_set::make_step_kernels<float>(), instruction_set::make_step_kernels<double>(),     \
+                instruction_set::make_step_kernels<BFloat16>(), instruction_set::make_step_kernels<Half>() \
+        }                                                                                                  \
     }
 
 std::vector<Capability> list_capabilities() {

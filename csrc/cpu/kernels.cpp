@@ -26,7 +26,7 @@ ALD_EXT_INLINE void for_each_constant_pair(const Run& run) {
 
 // Calls use(i, first, second) with the normals i and i + 16 of a pair of lanes.
 template <typename Scalar, int pair, typename Use>
-ALD_EXT_INLINE void for_each_pair(const ChunkWords& words, const Use& use) {
+ALD_EXT_INLINE void for_each_of_pair(const ChunkWords& words, const Use& use) {
     ALD_EXT_VECTORIZE
     for (int lane = 0; lane < chunk_blocks; ++lane) {
         const NormalPair<Scalar> normals = normal_pair<Scalar, pair>(words.block(lane));
@@ -35,63 +35,70 @@ ALD_EXT_INLINE void for_each_pair(const ChunkWords& words, const Use& use) {
 }
 
 template <typename Scalar>
-void fill_chunk(Scalar* out, const NoiseStream& stream, std::uint64_t chunk) {
-    const ChunkWords words = chunk_words(stream, chunk);
-    const auto fill = [&](auto pair) {
+void fill_chunk(Scalar* out, const ChunkWords& words) {
+    for_each_constant_pair<Scalar>([&](auto pair) {
         Scalar* lanes = out + 2 * pair * chunk_blocks;
-        for_each_pair<Scalar, pair>(words, [=](int i, Scalar first, Scalar second) {
+        for_each_of_pair<Scalar, pair>(words, [=](int i, Scalar first, Scalar second) {
             lanes[i] = first;
             lanes[chunk_blocks + i] = second;
         });
-    };
-    for_each_constant_pair<Scalar>(fill);
+    });
 }
 
-// For every element of the range, prepared = prepare(index), then finish(index, normal, prepared): a chunk's preparation
-// comes before its noise, so that square roots and divisions of the one run beside the multiplications of the other.
-template <typename Scalar, typename Prepare, typename Finish>
-ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, const Prepare& prepare,
-                                    const Finish& finish) {
-    const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+// A part of a range that lies in one chunk of the noise layout.
+struct ChunkPart {
+    std::uint64_t chunk;
+    std::int64_t begin, length;  // in the range
+    std::int64_t first;          // of its elements, in the chunk
+};
+
+template <typename Scalar, typename Use>
+ALD_EXT_INLINE void for_each_chunk(std::int64_t count, std::int64_t offset, const Use& use) {
     constexpr std::int64_t size = chunk_size<Scalar>;
-    Scalar prepared[size];
     std::int64_t begin = 0;
     while (begin < count) {
-        const std::int64_t element = key.offset + begin;
-        const std::uint64_t chunk = static_cast<std::uint64_t>(element / size);
+        const std::int64_t element = offset + begin;
         const std::int64_t first = element % size;
         const std::int64_t length = size - first < count - begin ? size - first : count - begin;
-        if (length == size) {
-            const ChunkWords words = chunk_words(stream, chunk);
-            for_each_constant_pair<Scalar>([&](auto pair) {
-                const std::int64_t base = begin + 2 * pair * chunk_blocks;
-                ALD_EXT_VECTORIZE
-                for (int i = 0; i < 2 * chunk_blocks; ++i) prepared[i] = prepare(base + i);
-                for_each_pair<Scalar, pair>(words, [&](int i, Scalar first, Scalar second) {
-                    finish(base + i, first, prepared[i]);
-                    finish(base + chunk_blocks + i, second, prepared[chunk_blocks + i]);
-                });
-            });
-        } else {
-            Scalar normals[size];
-            fill_chunk(normals, stream, chunk);
-            ALD_EXT_VECTORIZE
-            for (std::int64_t i = begin; i < begin + length; ++i) finish(i, normals[first + i - begin], prepare(i));
-        }
+        use(ChunkPart{static_cast<std::uint64_t>(element / size), begin, length, first});
         begin += length;
     }
 }
 
-// The same with normals of zero where there is no noise to add.
+// Calls finish(index, normal, prepare(index)) for every element of a chunk. Each half of the chunk is prepared just
+// before its normals, so that square roots and divisions of the one run beside the multiplications of the other.
 template <typename Scalar, typename Prepare, typename Finish>
-ALD_EXT_INLINE void for_each_element(std::int64_t count, const NoiseKey& key, bool noisy, const Prepare& prepare,
-                                     const Finish& finish) {
-    if (noisy) {
-        for_each_normal<Scalar>(count, key, prepare, finish);
-    } else {
+ALD_EXT_INLINE void run_whole_chunk(const ChunkWords& words, std::int64_t begin, const Prepare& prepare,
+                                    const Finish& finish) {
+    Scalar prepared[2 * chunk_blocks];
+    for_each_constant_pair<Scalar>([&](auto pair) {
+        const std::int64_t base = begin + 2 * pair * chunk_blocks;
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) finish(i, Scalar(0), prepare(i));
-    }
+        for (int i = 0; i < 2 * chunk_blocks; ++i) prepared[i] = prepare(base + i);
+        for_each_of_pair<Scalar, pair>(words, [&](int i, Scalar first, Scalar second) {
+            finish(base + i, first, prepared[i]);
+            finish(base + chunk_blocks + i, second, prepared[chunk_blocks + i]);
+        });
+    });
+}
+
+template <typename Scalar, typename Prepare, typename Finish>
+ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, const Prepare& prepare,
+                                    const Finish& finish) {
+    const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+    for_each_chunk<Scalar>(count, key.offset, [&](const ChunkPart& part) {
+        const ChunkWords words = chunk_words(stream, part.chunk);
+        if (part.length == chunk_size<Scalar>) {
+            run_whole_chunk<Scalar>(words, part.begin, prepare, finish);
+            return;
+        }
+        Scalar normals[chunk_size<Scalar>];
+        fill_chunk(normals, words);
+        ALD_EXT_VECTORIZE
+        for (std::int64_t i = 0; i < part.length; ++i) {
+            finish(part.begin + i, normals[part.first + i], prepare(part.begin + i));
+        }
+    });
 }
 
 template <typename Scalar>
@@ -100,34 +107,94 @@ void normal(Scalar* out, std::int64_t count, NoiseKey key) {
     for_each_normal<Scalar>(count, key, prepare, [=](std::int64_t i, Scalar xi, Scalar) { out[i] = xi; });
 }
 
-template <typename Scalar>
-void sgld_step(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings) {
-    const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    const auto prepare = [](std::int64_t) { return Scalar(0); };
-    for_each_element<Scalar>(
-        count, key, settings.temperature > 0.0, prepare,
-        [=](std::int64_t i, Scalar xi, Scalar) { param[i] = sgld_update(param[i], grad[i], xi, step); });
+// A step of parameters of the type they are computed in:
+//     prepared = prepare(index, theta, gradient),      theta <- update(theta, gradient, normal, prepared)
+template <typename Scalar, typename Prepare, typename Update>
+ALD_EXT_INLINE void step_exactly(Scalar* param, const Scalar* grad, std::int64_t count, const NoiseKey& key, bool noisy,
+                                 const Prepare& prepare, const Update& update) {
+    const auto prepare_element = [=](std::int64_t i) { return prepare(i, param[i], grad[i]); };
+    const auto finish = [=](std::int64_t i, Scalar xi, Scalar prepared) {
+        param[i] = update(param[i], grad[i], xi, prepared);
+    };
+    if (noisy) {
+        for_each_normal<Scalar>(count, key, prepare_element, finish);
+    } else {
+        ALD_EXT_VECTORIZE
+        for (std::int64_t i = 0; i < count; ++i) finish(i, Scalar(0), prepare_element(i));
+    }
 }
 
-template <bool adapt, typename Scalar>
-void psgld_step_adapting(Scalar* param, const Scalar* grad, Scalar* square_avg, std::int64_t count, const NoiseKey& key,
-                         const LangevinSettings& settings) {
+// The same for 16-bit parameters, which are rounded stochastically, with noise or without. Several loops, because one
+// that mixes widths is not vectorized.
+template <typename Param, typename Prepare, typename Update>
+ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, std::int64_t count, const NoiseKey& key, bool noisy,
+                                  const Prepare& prepare, const Update& update) {
+    constexpr int size = chunk_size<float>;
+    const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+    const NoiseStream rounding = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
+    for_each_chunk<float>(count, key.offset, [&](const ChunkPart& part) {
+        const int length = static_cast<int>(part.length);
+        Param* params = param + part.begin;
+        const Param* grads = grad + part.begin;
+        float theta[size], gradient[size], normals[size] = {};
+        if (noisy) fill_chunk(normals, chunk_words(stream, part.chunk));
+        const ChunkWords words = chunk_words(rounding, part.chunk);
+        const float* xi = normals + part.first;
+        const std::uint32_t* random = &words.word[0][0] + part.first;  // word k of block b is element 16 k + b's
+        ALD_EXT_VECTORIZE
+        for (int i = 0; i < length; ++i) theta[i] = widen(params[i]);
+        ALD_EXT_VECTORIZE
+        for (int i = 0; i < length; ++i) gradient[i] = widen(grads[i]);
+        ALD_EXT_VECTORIZE
+        for (int i = 0; i < length; ++i) {
+            const float prepared = prepare(part.begin + i, theta[i], gradient[i]);
+            theta[i] = update(theta[i], gradient[i], xi[i], prepared);
+        }
+        ALD_EXT_VECTORIZE
+        for (int i = 0; i < length; ++i) params[i].bits = round_stochastically<Param>(theta[i], random[i]).bits;
+    });
+}
+
+template <typename Param, typename Prepare, typename Update>
+ALD_EXT_INLINE void run_step(Param* param, const Param* grad, std::int64_t count, const NoiseKey& key,
+                             const LangevinSettings& settings, const Prepare& prepare, const Update& update) {
+    if constexpr (rounds_stochastically<Param>) {
+        step_rounding(param, grad, count, key, settings.temperature > 0.0, prepare, update);
+    } else {
+        step_exactly(param, grad, count, key, settings.temperature > 0.0, prepare, update);
+    }
+}
+
+template <typename Param>
+void sgld_step(Param* param, const Param* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings) {
+    using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    const auto prepare = [=](std::int64_t i) {
+    const auto prepare = [](std::int64_t, Scalar, Scalar) { return Scalar(0); };
+    run_step(param, grad, count, key, settings, prepare,
+             [=](Scalar theta, Scalar gradient, Scalar xi, Scalar) { return sgld_update(theta, gradient, xi, step); });
+}
+
+template <bool adapt, typename Param>
+void psgld_step_adapting(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count,
+                         const NoiseKey& key, const LangevinSettings& settings) {
+    using Scalar = Compute<Param>;
+    const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
+    const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
         Scalar v = square_avg[i];
-        const Scalar root = root_of_preconditioner<adapt>(param[i], grad[i], v, step);
+        const Scalar root = root_of_preconditioner<adapt>(theta, gradient, v, step);
         if (adapt) square_avg[i] = v;
         return root;
     };
-    for_each_element<Scalar>(
-        count, key, settings.temperature > 0.0, prepare,
-        [=](std::int64_t i, Scalar xi, Scalar root) { param[i] = psgld_update(param[i], grad[i], root, xi, step); });
+    run_step(param, grad, count, key, settings, prepare, [=](Scalar theta, Scalar gradient, Scalar xi, Scalar root) {
+        return psgld_update(theta, gradient, root, xi, step);
+    });
 }
 
-template <typename Scalar>
-void psgld_step(Scalar* param, const Scalar* grad, Scalar* square_avg, std::int64_t count, NoiseKey key,
+template <typename Param>
+void psgld_step(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count, NoiseKey key,
                 const LangevinSettings& settings) {
-    const auto run = settings.adapt ? psgld_step_adapting<true, Scalar> : psgld_step_adapting<false, Scalar>;
+    const bool adapt = key.step <= settings.freeze_after;
+    const auto run = adapt ? psgld_step_adapting<true, Param> : psgld_step_adapting<false, Param>;
     run(param, grad, square_avg, count, key, settings);
 }
 
@@ -202,18 +269,21 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits) {
 
 template <typename Scalar>
 KernelTable<Scalar> make_kernel_table() {
-    return {normal<Scalar>,
-            sgld_step<Scalar>,
-            psgld_step<Scalar>,
-            squared_distance<Scalar>,
-            scaled_difference<Scalar>,
-            dequantize<Scalar>,
-            dequantize_backward<Scalar>,
-            quantize<Scalar>};
+    return {normal<Scalar>,     squared_distance<Scalar>,    scaled_difference<Scalar>,
+            dequantize<Scalar>, dequantize_backward<Scalar>, quantize<Scalar>};
+}
+
+template <typename Param>
+StepKernels<Param> make_step_kernels() {
+    return {sgld_step<Param>, psgld_step<Param>};
 }
 
 template KernelTable<float> make_kernel_table<float>();
 template KernelTable<double> make_kernel_table<double>();
+template StepKernels<float> make_step_kernels<float>();
+template StepKernels<double> make_step_kernels<double>();
+template StepKernels<BFloat16> make_step_kernels<BFloat16>();
+template StepKernels<Half> make_step_kernels<Half>();
 
 }  // namespace ALD_EXT_INSTRUCTION_SET
 }  // namespace ald_ext::cpu

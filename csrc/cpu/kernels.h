@@ -4,19 +4,25 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "../math/rounding.h"
 #include "../math/settings.h"
 
 namespace ald_ext::cpu {
 
+// The steps of parameters of type Param: float, double, BFloat16 or Half.
+template <typename Param>
+struct StepKernels {
+    void (*sgld)(Param* param, const Param* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings);
+    void (*psgld)(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count, NoiseKey key,
+                  const LangevinSettings& settings);
+};
+
 template <typename Scalar>
 struct KernelTable {
     void (*normal)(Scalar* out, std::int64_t count, NoiseKey key);
-    void (*sgld_step)(Scalar* param, const Scalar* grad, std::int64_t count, NoiseKey key,
-                      const LangevinSettings& settings);
-    void (*psgld_step)(Scalar* param, const Scalar* grad, Scalar* square_avg, std::int64_t count, NoiseKey key,
-                       const LangevinSettings& settings);
     // At most reduction_segment elements.
     double (*squared_distance)(const Scalar* x, const Scalar* mean, std::int64_t count);
     // factor (x - mean), and its negative; a null output is left out.
@@ -31,16 +37,17 @@ struct KernelTable {
 struct Capability {
     std::string name;  // default, avx2, avx512 or neon
     bool supported;    // by this machine
-    KernelTable<float> float_kernels;
-    KernelTable<double> double_kernels;
+    std::tuple<KernelTable<float>, KernelTable<double>> tables;
+    std::tuple<StepKernels<float>, StepKernels<double>, StepKernels<BFloat16>, StepKernels<Half>> steps;
 
     template <typename Scalar>
     const KernelTable<Scalar>& kernels() const {
-        if constexpr (sizeof(Scalar) == 4) {
-            return float_kernels;
-        } else {
-            return double_kernels;
-        }
+        return std::get<KernelTable<Scalar>>(tables);
+    }
+
+    template <typename Param>
+    const StepKernels<Param>& step_kernels() const {
+        return std::get<StepKernels<Param>>(steps);
     }
 };
 

@@ -9,6 +9,7 @@
 #include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
+#include "../math/rounding.h"
 #include "kernels.h"
 
 namespace ald_ext::cuda {
@@ -29,7 +30,7 @@ void check_launch(const char* kernel) {
 std::int64_t divide_up(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
 
 template <typename Scalar>
-struct alignas(16) Quad {
+struct alignas(quad * sizeof(Scalar) < 16 ? quad * sizeof(Scalar) : 16) Quad {
     Scalar value[quad];
 };
 
@@ -40,7 +41,8 @@ struct QuadAccess {
 
     template <typename Scalar>
     __device__ bool vectorized(const Scalar* data) const {
-        return index >= 0 && index + quad <= count && reinterpret_cast<std::uintptr_t>(data + index) % 16 == 0;
+        return index >= 0 && index + quad <= count &&
+               reinterpret_cast<std::uintptr_t>(data + index) % alignof(Quad<Scalar>) == 0;
     }
 
     __device__ bool inside(int j) const { return index + j >= 0 && index + j < count; }
@@ -75,6 +77,19 @@ template <typename Scalar>
 struct QuarterChunk {
     Quad<Scalar> lane[normals_per_block<Scalar>];
 };
+
+// The rounding words of the same elements (csrc/math/rounding.h).
+__device__ QuarterChunk<std::uint32_t> quarter_chunk_words(const NoiseStream& stream, std::uint64_t chunk,
+                                                           int quarter) {
+    QuarterChunk<std::uint32_t> words;
+#pragma unroll
+    for (int j = 0; j < quad; ++j) {
+        const auto block = random_words(stream, chunk * chunk_blocks, static_cast<std::uint32_t>(quarter * quad + j));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) words.lane[k].value[j] = block.word[k];
+    }
+    return words;
+}
 
 template <typename Scalar>
 __device__ QuarterChunk<Scalar> quarter_chunk_normals(const NoiseStream& stream, std::uint64_t chunk, int quarter) {
@@ -125,62 +140,95 @@ __global__ void __launch_bounds__(threads_per_block)
 // Tensors of one launch, by value: below the 4 KB that every device takes as parameters.
 constexpr int tensors_per_launch = 48;
 
-template <typename Scalar>
+template <typename Param>
 struct StepBatch {
-    StepTensor<Scalar> tensors[tensors_per_launch];
+    StepTensor<Param> tensors[tensors_per_launch];
     std::int64_t first_block[tensors_per_launch + 1];
     int count;
     std::int64_t seed, step;
-    StepScalars<Scalar> scalars;
+    DeviceClock clock;
+    LangevinSettings settings;
 };
 
 static_assert(sizeof(StepBatch<double>) <= 4096, "kernel parameters are limited to 4 KB");
 
-template <typename Scalar, bool preconditioned, bool adapt, bool noisy>
-__global__ void __launch_bounds__(threads_per_block) step_kernel(const __grid_constant__ StepBatch<Scalar> batch) {
+// What a step needs to know beside its tensors.
+template <typename Scalar>
+struct StepState {
+    StepScalars<Scalar> scalars;
+    std::int64_t step;
+    bool adapt;
+};
+
+template <typename Param>
+__device__ StepState<Compute<Param>> make_step_state(const StepBatch<Param>& batch) {
+    LangevinSettings settings = batch.settings;
+    const DeviceClock& clock = batch.clock;
+    if (clock.lr != nullptr) {
+        settings.lr = clock.lr_is_double ? *static_cast<const double*>(clock.lr)
+                                         : static_cast<double>(*static_cast<const float*>(clock.lr));
+    }
+    const std::int64_t step = clock.step != nullptr ? *clock.step : batch.step;
+    return {make_step_scalars<Compute<Param>>(settings), step, step <= settings.freeze_after};
+}
+
+template <typename Param, bool preconditioned, bool noisy>
+__global__ void __launch_bounds__(threads_per_block) step_kernel(const __grid_constant__ StepBatch<Param> batch) {
+    using Scalar = Compute<Param>;
+    __shared__ StepState<Scalar> state;
+    if (threadIdx.x == 0) state = make_step_state(batch);
+    __syncthreads();
+
     int i = 0;
     while (blockIdx.x >= batch.first_block[i + 1]) ++i;
-    const StepTensor<Scalar>& tensor = batch.tensors[i];
+    const StepTensor<Param>& tensor = batch.tensors[i];
     const Position<Scalar> position(blockIdx.x - batch.first_block[i], tensor.offset);
     if (position.first >= tensor.numel) return;
 
     QuarterChunk<Scalar> normals = {};
     if constexpr (noisy) {
-        const NoiseStream stream = make_noise_stream(batch.seed, batch.step, tensor.parameter);
+        const NoiseStream stream = make_noise_stream(batch.seed, state.step, tensor.parameter);
         normals = quarter_chunk_normals<Scalar>(stream, position.chunk, position.quarter);
+    }
+    QuarterChunk<std::uint32_t> rounding = {};
+    if constexpr (rounds_stochastically<Param>) {
+        const NoiseStream stream = make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding);
+        rounding = quarter_chunk_words(stream, position.chunk, position.quarter);
     }
 #pragma unroll
     for (int k = 0; k < normals_per_block<Scalar>; ++k) {
         const QuadAccess access = position.access(k, tensor.numel);
-        Quad<Scalar> param = access.load(tensor.param);
-        const Quad<Scalar> grad = access.load(tensor.grad);
+        Quad<Param> param = access.load(static_cast<const Param*>(tensor.param));
+        const Quad<Param> grad = access.load(tensor.grad);
         Quad<Scalar> square_avg = {};
         if constexpr (preconditioned) square_avg = access.load(static_cast<const Scalar*>(tensor.square_avg));
 #pragma unroll
         for (int j = 0; j < quad; ++j) {
             const Scalar xi = normals.lane[k].value[j];
+            const Scalar theta = widen(param.value[j]), gradient = widen(grad.value[j]);
+            Scalar value;
             if constexpr (preconditioned) {
-                const Scalar root =
-                    root_of_preconditioner<adapt>(param.value[j], grad.value[j], square_avg.value[j], batch.scalars);
-                param.value[j] = psgld_update(param.value[j], grad.value[j], root, xi, batch.scalars);
+                Scalar& v = square_avg.value[j];
+                const Scalar root = state.adapt ? root_of_preconditioner<true>(theta, gradient, v, state.scalars)
+                                                : root_of_preconditioner<false>(theta, gradient, v, state.scalars);
+                value = psgld_update(theta, gradient, root, xi, state.scalars);
             } else {
-                param.value[j] = sgld_update(param.value[j], grad.value[j], xi, batch.scalars);
+                value = sgld_update(theta, gradient, xi, state.scalars);
             }
+            param.value[j] = round_stochastically<Param>(value, rounding.lane[k].value[j]);
         }
         access.store(tensor.param, param);
-        if constexpr (preconditioned && adapt) access.store(tensor.square_avg, square_avg);
+        if (preconditioned && state.adapt) access.store(tensor.square_avg, square_avg);
     }
 }
 
-template <typename Scalar>
-using StepKernel = void (*)(StepBatch<Scalar>);
+template <typename Param>
+using StepKernel = void (*)(StepBatch<Param>);
 
-template <typename Scalar>
-StepKernel<Scalar> choose_step_kernel(bool preconditioned, bool adapt, bool noisy) {
-    if (!preconditioned)
-        return noisy ? step_kernel<Scalar, false, false, true> : step_kernel<Scalar, false, false, false>;
-    if (adapt) return noisy ? step_kernel<Scalar, true, true, true> : step_kernel<Scalar, true, true, false>;
-    return noisy ? step_kernel<Scalar, true, false, true> : step_kernel<Scalar, true, false, false>;
+template <typename Param>
+StepKernel<Param> choose_step_kernel(bool preconditioned, bool noisy) {
+    if (preconditioned) return noisy ? step_kernel<Param, true, true> : step_kernel<Param, true, false>;
+    return noisy ? step_kernel<Param, false, true> : step_kernel<Param, false, false>;
 }
 
 // A quad of an elementwise kernel.
@@ -323,22 +371,23 @@ void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t s
     check_launch("normal");
 }
 
-template <typename Scalar>
-void langevin_step(const std::vector<StepTensor<Scalar>>& tensors, std::int64_t seed, std::int64_t step,
-                   const LangevinSettings& settings, cudaStream_t stream) {
+template <typename Param>
+void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
+                   const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream) {
     for (std::size_t begin = 0; begin < tensors.size(); begin += tensors_per_launch) {
-        StepBatch<Scalar> batch = {};
+        StepBatch<Param> batch = {};
         batch.count = static_cast<int>(std::min<std::size_t>(tensors_per_launch, tensors.size() - begin));
         batch.seed = seed;
         batch.step = step;
-        batch.scalars = make_step_scalars<Scalar>(settings);
+        batch.clock = clock;
+        batch.settings = settings;
         for (int i = 0; i < batch.count; ++i) {
-            batch.tensors[i] = tensors[begin + i];
-            batch.first_block[i + 1] =
-                batch.first_block[i] + blocks_for<Scalar>(batch.tensors[i].numel, batch.tensors[i].offset);
+            const StepTensor<Param>& tensor = tensors[begin + i];
+            batch.tensors[i] = tensor;
+            batch.first_block[i + 1] = batch.first_block[i] + blocks_for<Compute<Param>>(tensor.numel, tensor.offset);
         }
-        const bool preconditioned = batch.tensors[0].square_avg != nullptr;
-        const auto kernel = choose_step_kernel<Scalar>(preconditioned, settings.adapt, settings.temperature > 0.0);
+        const auto kernel =
+            choose_step_kernel<Param>(batch.tensors[0].square_avg != nullptr, settings.temperature > 0.0);
         kernel<<<static_cast<unsigned>(batch.first_block[batch.count]), threads_per_block, 0, stream>>>(batch);
         check_launch("langevin_step");
     }
@@ -407,8 +456,6 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits, cu
 
 #define ALD_EXT_INSTANTIATE(Scalar)                                                                                    \
     template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);                                \
-    template void langevin_step<Scalar>(const std::vector<StepTensor<Scalar>>&, std::int64_t, std::int64_t,            \
-                                        const LangevinSettings&, cudaStream_t);                                        \
     template void marginal_gaussian_log_prob<Scalar>(const Scalar*, const Scalar*, std::int64_t, std::int64_t,         \
                                                      const PrecisionPrior&, double*, double*, Scalar*, cudaStream_t);  \
     template void marginal_gaussian_log_prob_backward<Scalar>(                                                         \
@@ -421,5 +468,14 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits, cu
 
 ALD_EXT_INSTANTIATE(float)
 ALD_EXT_INSTANTIATE(double)
+
+#define ALD_EXT_INSTANTIATE_STEP(Param)                                                                   \
+    template void langevin_step<Param>(const std::vector<StepTensor<Param>>&, std::int64_t, std::int64_t, \
+                                       const DeviceClock&, const LangevinSettings&, cudaStream_t);
+
+ALD_EXT_INSTANTIATE_STEP(float)
+ALD_EXT_INSTANTIATE_STEP(double)
+ALD_EXT_INSTANTIATE_STEP(BFloat16)
+ALD_EXT_INSTANTIATE_STEP(Half)
 
 }  // namespace ald_ext::cuda

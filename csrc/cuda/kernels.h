@@ -6,24 +6,26 @@
 #include <cstdint>
 #include <vector>
 
+#include "../math/rounding.h"
 #include "../math/settings.h"
 
 namespace ald_ext::cuda {
 
-template <typename Scalar>
+// Param: float, double, BFloat16 or Half.
+template <typename Param>
 struct StepTensor {
-    Scalar* param;
-    const Scalar* grad;
-    Scalar* square_avg;  // null for SGLD
+    Param* param;
+    const Param* grad;
+    Compute<Param>* square_avg;  // null for SGLD
     std::int64_t numel, parameter, offset;
 };
 
 template <typename Scalar>
 void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t stream);
 
-template <typename Scalar>
-void langevin_step(const std::vector<StepTensor<Scalar>>& tensors, std::int64_t seed, std::int64_t step,
-                   const LangevinSettings& settings, cudaStream_t stream);
+template <typename Param>
+void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
+                   const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream);
 
 // The doubles that squared_distances needs beside its output.
 std::int64_t squared_distance_segments(std::int64_t rows, std::int64_t dimension);

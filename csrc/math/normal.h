@@ -14,11 +14,11 @@
 //
 // Note [Box-Muller]
 // Words (x, y) give the pair r cos(phi), r sin(phi), with r = sqrt(-2 log u), u = (floor(x / 2) + 1/2) / 2^31 rounded
-// to the type and phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). So u keeps all its
-// bits where it is small, which makes the tails, and is one with probability 2^-25 (2^-54), which gives r = 0. The range
-// of the angle is reduced in integers and the logarithm is exact for that u, so both factors are good to the last bits
-// of the type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7 (float), 9.4
-// (double).
+// to the type and phi = 2 pi y / 2^32 (float), or the same with 64-bit words and 2^63, 2^64 (double). So u keeps all
+// its bits where it is small, which makes the tails, and is one with probability 2^-25 (2^-54), which gives r = 0. The
+// range of the angle is reduced in integers and the logarithm is exact for that u, so both factors are good to the last
+// bits of the type: the absolute error of a float normal is below 1e-6. |normal| <= sqrt(2 * 32 log 2) = 6.7
+// (float), 9.4 (double).
 #pragma once
 
 #include "elementary.h"
@@ -38,7 +38,8 @@ constexpr std::int64_t max_step = (std::int64_t{1} << 40) - 1;
 constexpr std::int64_t max_parameter = (std::int64_t{1} << 44) - 1;
 constexpr std::int64_t max_elements = std::int64_t{1} << 41;
 
-enum class NoisePurpose : std::uint32_t { parameter_update = 0 };
+// Rounding takes word `lane` of the block where the element's float normal is lane `lane`.
+enum class NoisePurpose : std::uint32_t { parameter_update = 0, rounding = 1 };
 
 struct NoiseStream {
     std::uint32_t key_low, key_high;

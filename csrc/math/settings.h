@@ -5,12 +5,19 @@
 
 namespace ald_ext {
 
-// One step of a group of parameters, as in ald_ext.PSGLD. SGLD uses neither alpha, eps nor adapt.
+// One step of a group of parameters, as in ald_ext.PSGLD. SGLD uses neither alpha, eps nor freeze_after.
 struct LangevinSettings {
     double lr, weight_decay, temperature, num_data;
     bool maximize;
     double alpha, eps;
-    bool adapt;  // false: the preconditioner is frozen
+    std::int64_t freeze_after;  // the last step at which the preconditioner adapts
+};
+
+// Where on a device to find lr and step when a captured step runs; null where they are plain numbers.
+struct DeviceClock {
+    const void* lr = nullptr;  // float or double
+    bool lr_is_double = false;
+    const std::int64_t* step = nullptr;
 };
 
 // What the noise of a range of elements is a function of; `offset` is the range's first element in its parameter.

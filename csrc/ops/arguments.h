@@ -9,6 +9,13 @@
 
 namespace ald_ext::ops {
 
+// What changes from step to step.
+struct StepClock {
+    double lr;
+    std::int64_t step;
+    DeviceClock device = {};  // overrules the two
+};
+
 // A tensor of a step; square_avg is null for SGLD.
 struct StepTensor {
     void* param;
@@ -20,10 +27,11 @@ struct StepTensor {
 
 struct StepArguments {
     std::vector<StepTensor> tensors;  // without the empty ones
-    ScalarType type;
+    ScalarType type;                  // of the parameters
     std::int64_t device_index;
-    std::int64_t seed, step;
+    std::int64_t seed;
     LangevinSettings settings;
+    StepClock clock;
 };
 
 inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op) {
@@ -41,13 +49,41 @@ inline void check_noise_output(const Tensor& out, const NoiseKey& key, const cha
 }
 
 inline void check_settings(const LangevinSettings& settings, const char* op) {
-    check_not_negative(settings.lr, op, "lr");
     check_not_negative(settings.temperature, op, "temperature");
     check_not_negative(settings.weight_decay, op, "weight_decay");
     check_positive(settings.num_data, op, "num_data");
     check_not_negative(settings.eps, op, "eps");
     ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
                   ", expected 0 <= alpha < 1");
+}
+
+inline void check_scalar_argument(const Tensor& tensor, const Tensor& param, const char* op, const char* argument) {
+    ALD_EXT_CHECK(tensor.numel() == 1, op, argument, "got a tensor of ", tensor.numel(), " elements, expected one");
+    if (!tensor.is_cpu()) check_same_device(tensor, param, op, argument, "params[0]");
+}
+
+// lr and step from tensors: read at once where they are on the CPU, left to the kernel on the parameters' device.
+inline StepClock check_clock(const Tensor& lr, const Tensor& step, const std::vector<Tensor>& params, const char* op) {
+    ALD_EXT_CHECK(!params.empty(), op, "params", "got an empty list, expected at least one tensor");
+    const Tensor& param = params[0];
+    check_scalar_argument(lr, param, op, "lr");
+    check_floating(lr, op, "lr");
+    check_scalar_argument(step, param, op, "step");
+    check_type(step, ScalarType::Long, op, "step");
+    StepClock clock{0.0, 0};
+    const bool lr_is_double = lr.scalar_type() == ScalarType::Double;
+    if (!lr.is_cpu()) {
+        clock.device.lr = lr.const_data_ptr();
+        clock.device.lr_is_double = lr_is_double;
+    } else {
+        clock.lr = lr_is_double ? *const_data<double>(lr) : static_cast<double>(*const_data<float>(lr));
+    }
+    if (!step.is_cpu()) {
+        clock.device.step = const_data<std::int64_t>(step);
+    } else {
+        clock.step = *const_data<std::int64_t>(step);
+    }
+    return clock;
 }
 
 // The memory of a tensor of a step.
@@ -76,9 +112,10 @@ inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op) {
     }
 }
 
-inline void check_companion(const Tensor& tensor, const Tensor& param, const char* op, const std::string& argument) {
+inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarType type, const char* op,
+                            const ArgumentName& argument) {
     check_same_device(tensor, param, op, argument, "its parameter");
-    check_type(tensor, param.scalar_type(), op, argument);
+    check_type(tensor, type, op, argument);
     check_same_shape(tensor, param, op, argument, "its parameter");
     ALD_EXT_CHECK(same_strides(tensor, param), op, argument, "got strides ", shape_text(tensor.strides()),
                   ", expected ", shape_text(param.strides()), " as of its parameter");
@@ -87,9 +124,10 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, const cha
 // `square_avgs` is null for SGLD.
 inline StepArguments check_step(const char* op, const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
                                 const std::vector<Tensor>* square_avgs, const std::vector<std::int64_t>& parameters,
-                                const std::vector<std::int64_t>& offsets, std::int64_t seed, std::int64_t step,
-                                const LangevinSettings& settings) {
+                                const std::vector<std::int64_t>& offsets, std::int64_t seed, const StepClock& clock,
+                                LangevinSettings settings) {
     const std::size_t count = params.size();
+    ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");
     const auto check_length = [&](std::size_t length, const char* argument) {
         ALD_EXT_CHECK(length == count, op, argument, "got ", length, " items, expected ", count,
                       ", one for each of params");
@@ -99,20 +137,26 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
     check_length(parameters.size(), "parameters");
     check_length(offsets.size(), "offsets");
     check_settings(settings, op);
+    check_not_negative(clock.lr, op, "lr");
+    settings.lr = clock.lr;
 
-    StepArguments arguments{{}, params[0].scalar_type(), params[0].get_device_index(), seed, step, settings};
+    StepArguments arguments{{}, params[0].scalar_type(), params[0].get_device_index(), seed, settings, clock};
+    arguments.tensors.reserve(count);
+    const ScalarType state_type = compute_type(arguments.type);
     std::vector<MemoryRange> ranges;
+    ranges.reserve(3 * count);
     for (std::size_t i = 0; i < count; ++i) {
+        const std::int64_t index = static_cast<std::int64_t>(i);
         const Tensor& param = params[i];
-        check_floating(param, op, item("params", i));
-        check_type(param, arguments.type, op, item("params", i));
-        check_same_device(param, params[0], op, item("params", i), "params[0]");
-        ALD_EXT_CHECK(is_dense(param), op, item("params", i), "got strides ", shape_text(param.strides()),
-                      " for shape ", shape_text(param.sizes()),
-                      ", expected a tensor that fills its memory without gaps or overlaps");
-        check_companion(grads[i], param, op, item("grads", i));
-        if (square_avgs != nullptr) check_companion((*square_avgs)[i], param, op, item("square_avgs", i));
-        check_noise_key({seed, step, parameters[i], offsets[i]}, param.numel(), op);
+        const ArgumentName name("params", index);
+        check_parameter_type(param, op, name);
+        check_type(param, arguments.type, op, name);
+        check_same_device(param, params[0], op, name, "params[0]");
+        ALD_EXT_CHECK(is_dense(param), op, name, "got strides ", shape_text(param.strides()), " for shape ",
+                      shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
+        check_companion(grads[i], param, arguments.type, op, {"grads", index});
+        if (square_avgs != nullptr) check_companion((*square_avgs)[i], param, state_type, op, {"square_avgs", index});
+        check_noise_key({seed, clock.step, parameters[i], offsets[i]}, param.numel(), op);
         if (param.numel() == 0) continue;
         void* square_avg = square_avgs == nullptr ? nullptr : (*square_avgs)[i].mutable_data_ptr();
         ranges.push_back(memory_range(param, true));

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "../math/rounding.h"
+
 namespace ald_ext::ops {
 
 using torch::headeronly::ScalarType;
@@ -31,8 +33,18 @@ template <typename... Parts>
         if (!(condition)) ::ald_ext::ops::fail(op, ": ", argument, ": ", __VA_ARGS__); \
     } while (false)
 
-inline std::string item(const char* argument, std::size_t index) {
-    return std::string(argument) + "[" + std::to_string(index) + "]";
+// The name of an argument, or of an item of a list; spelled out only where a check fails.
+struct ArgumentName {
+    ArgumentName(const char* argument, std::int64_t index = -1) : argument(argument), index(index) {}
+
+    const char* argument;
+    std::int64_t index;
+};
+
+inline std::ostream& operator<<(std::ostream& stream, const ArgumentName& name) {
+    stream << name.argument;
+    if (name.index >= 0) stream << "[" << name.index << "]";
+    return stream;
 }
 
 inline std::string device_name(const Tensor& tensor) {
@@ -79,40 +91,59 @@ inline bool is_dense(const Tensor& tensor) {
     return true;
 }
 
-inline void check_floating(const Tensor& tensor, const char* op, const std::string& argument) {
+inline void check_floating(const Tensor& tensor, const char* op, const ArgumentName& argument) {
     const ScalarType type = tensor.scalar_type();
     ALD_EXT_CHECK(type == ScalarType::Float || type == ScalarType::Double, op, argument, "got dtype ",
                   torch::headeronly::toString(type), ", expected Float or Double (float32 or float64)");
 }
 
-inline void check_type(const Tensor& tensor, ScalarType expected, const char* op, const std::string& argument) {
+// The types of parameters; 16-bit ones are rounded stochastically.
+inline void check_parameter_type(const Tensor& tensor, const char* op, const ArgumentName& argument) {
+    const ScalarType type = tensor.scalar_type();
+    ALD_EXT_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+                      type == ScalarType::Half,
+                  op, argument, "got dtype ", torch::headeronly::toString(type),
+                  ", expected Float, Double, BFloat16 or Half (float32, float64, bfloat16 or float16)");
+}
+
+// csrc/math/rounding.h, ComputeType
+inline ScalarType compute_type(ScalarType type) {
+    return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_type(const Tensor& tensor, ScalarType expected, const char* op, const ArgumentName& argument) {
     const ScalarType type = tensor.scalar_type();
     ALD_EXT_CHECK(type == expected, op, argument, "got dtype ", torch::headeronly::toString(type), ", expected ",
                   torch::headeronly::toString(expected));
 }
 
-inline void check_same_device(const Tensor& tensor, const Tensor& reference, const char* op,
-                              const std::string& argument, const char* reference_name) {
-    ALD_EXT_CHECK(device_name(tensor) == device_name(reference), op, argument, "got a tensor on ", device_name(tensor),
-                  ", expected ", device_name(reference), ", where ", reference_name, " is");
+inline bool same_device(const Tensor& first, const Tensor& second) {
+    if (first.is_cpu() || second.is_cpu()) return first.is_cpu() && second.is_cpu();
+    return first.is_cuda() == second.is_cuda() && first.get_device_index() == second.get_device_index();
 }
 
-inline void check_same_shape(const Tensor& tensor, const Tensor& reference, const char* op, const std::string& argument,
-                             const char* reference_name) {
+inline void check_same_device(const Tensor& tensor, const Tensor& reference, const char* op,
+                              const ArgumentName& argument, const char* reference_name) {
+    ALD_EXT_CHECK(same_device(tensor, reference), op, argument, "got a tensor on ", device_name(tensor), ", expected ",
+                  device_name(reference), ", where ", reference_name, " is");
+}
+
+inline void check_same_shape(const Tensor& tensor, const Tensor& reference, const char* op,
+                             const ArgumentName& argument, const char* reference_name) {
     ALD_EXT_CHECK(same_values(tensor.sizes(), reference.sizes()), op, argument, "got shape ",
                   shape_text(tensor.sizes()), ", expected ", shape_text(reference.sizes()), " as of ", reference_name);
 }
 
 inline void check_range(std::int64_t value, std::int64_t low, std::int64_t high, const char* op,
-                        const std::string& argument) {
+                        const ArgumentName& argument) {
     ALD_EXT_CHECK(low <= value && value <= high, op, argument, "got ", value, ", expected ", low, " to ", high);
 }
 
-inline void check_not_negative(double value, const char* op, const char* argument) {
+inline void check_not_negative(double value, const char* op, const ArgumentName& argument) {
     ALD_EXT_CHECK(std::isfinite(value) && value >= 0.0, op, argument, "got ", value, ", expected a finite number >= 0");
 }
 
-inline void check_positive(double value, const char* op, const char* argument) {
+inline void check_positive(double value, const char* op, const ArgumentName& argument) {
     ALD_EXT_CHECK(std::isfinite(value) && value > 0.0, op, argument, "got ", value, ", expected a finite number > 0");
 }
 
@@ -123,6 +154,21 @@ void dispatch_floating(const Tensor& tensor, const Use& use) {
         use(float{});
     } else {
         use(double{});
+    }
+}
+
+// Calls use(Param{}) after a type that check_parameter_type let pass.
+template <typename Use>
+void dispatch_parameter(ScalarType type, const Use& use) {
+    switch (type) {
+        case ScalarType::Float:
+            return use(float{});
+        case ScalarType::Double:
+            return use(double{});
+        case ScalarType::BFloat16:
+            return use(BFloat16{});
+        default:
+            return use(Half{});
     }
 }
 

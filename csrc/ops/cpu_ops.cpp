@@ -58,17 +58,19 @@ void divide_tensors(const std::vector<StepTensor>& tensors, const Run& run) {
 }
 
 struct CpuDevice {
-    template <typename Scalar>
+    template <typename Param>
     static void run_step(const StepArguments& arguments) {
+        const cpu::StepKernels<Param>& step_kernels = cpu::capability_in_use().step_kernels<Param>();
+        const std::int64_t seed = arguments.seed, step = arguments.clock.step;
         divide_tensors(arguments.tensors, [&](const StepTensor& tensor, std::int64_t begin, std::int64_t count) {
-            Scalar* param = static_cast<Scalar*>(tensor.param) + begin;
-            const Scalar* grad = static_cast<const Scalar*>(tensor.grad) + begin;
-            const NoiseKey key{arguments.seed, arguments.step, tensor.parameter, tensor.offset + begin};
+            Param* param = static_cast<Param*>(tensor.param) + begin;
+            const Param* grad = static_cast<const Param*>(tensor.grad) + begin;
+            const NoiseKey key{seed, step, tensor.parameter, tensor.offset + begin};
             if (tensor.square_avg == nullptr) {
-                kernels<Scalar>().sgld_step(param, grad, count, key, arguments.settings);
+                step_kernels.sgld(param, grad, count, key, arguments.settings);
             } else {
-                Scalar* square_avg = static_cast<Scalar*>(tensor.square_avg) + begin;
-                kernels<Scalar>().psgld_step(param, grad, square_avg, count, key, arguments.settings);
+                Compute<Param>* square_avg = static_cast<Compute<Param>*>(tensor.square_avg) + begin;
+                step_kernels.psgld(param, grad, square_avg, count, key, arguments.settings);
             }
         });
     }

@@ -30,16 +30,17 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
 }
 
 struct CudaDevice {
-    template <typename Scalar>
+    template <typename Param>
     static void run_step(const StepArguments& arguments) {
-        std::vector<cuda::StepTensor<Scalar>> tensors;
+        std::vector<cuda::StepTensor<Param>> tensors;
         tensors.reserve(arguments.tensors.size());
         for (const StepTensor& tensor : arguments.tensors) {
-            tensors.push_back({static_cast<Scalar*>(tensor.param), static_cast<const Scalar*>(tensor.grad),
-                               static_cast<Scalar*>(tensor.square_avg), tensor.numel, tensor.parameter, tensor.offset});
+            tensors.push_back({static_cast<Param*>(tensor.param), static_cast<const Param*>(tensor.grad),
+                               static_cast<Compute<Param>*>(tensor.square_avg), tensor.numel, tensor.parameter,
+                               tensor.offset});
         }
         const DeviceGuard guard(arguments.device_index);
-        cuda::langevin_step(tensors, arguments.seed, arguments.step, arguments.settings,
+        cuda::langevin_step(tensors, arguments.seed, arguments.clock.step, arguments.clock.device, arguments.settings,
                             current_stream(arguments.device_index));
     }
 };

@@ -32,8 +32,8 @@ py::dict build_info() {
 
 std::array<std::uint32_t, 4> philox(const std::array<std::uint32_t, 4>& counter,
                                     const std::array<std::uint32_t, 2>& key) {
-    const auto block = ald_ext::philox<ald_ext::philox_rounds>(counter[0], counter[1], counter[2], counter[3], key[0],
-                                                               key[1]);
+    const auto block =
+        ald_ext::philox<ald_ext::philox_rounds>(counter[0], counter[1], counter[2], counter[3], key[0], key[1]);
     return {block.word[0], block.word[1], block.word[2], block.word[3]};
 }
 

@@ -8,8 +8,16 @@ STABLE_TORCH_LIBRARY(ald_ext, m) {
         "float weight_decay, bool maximize, int seed, int step, int[] parameters, int[] offsets) -> ()");
     m.def(
         "psgld_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, float lr, float num_data, "
-        "float temperature, float weight_decay, bool maximize, float alpha, float eps, bool adapt, int seed, int step, "
-        "int[] parameters, int[] offsets) -> ()");
+        "float temperature, float weight_decay, bool maximize, float alpha, float eps, int freeze_after, int seed, "
+        "int step, int[] parameters, int[] offsets) -> ()");
+    // lr and step as tensors, read where the step runs: for torch.compile and CUDA graphs.
+    m.def(
+        "sgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, *, Tensor lr, float num_data, float temperature, "
+        "float weight_decay, bool maximize, int seed, Tensor step, int[] parameters, int[] offsets) -> ()");
+    m.def(
+        "psgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, Tensor lr, "
+        "float num_data, float temperature, float weight_decay, bool maximize, float alpha, float eps, "
+        "int freeze_after, int seed, Tensor step, int[] parameters, int[] offsets) -> ()");
     m.def(
         "marginal_gaussian_log_prob(Tensor x, Tensor mean, float shape, float rate) -> "
         "(Tensor log_prob, Tensor squared_distance)");

@@ -45,8 +45,8 @@ void test_noise_layout() {
     const NoiseStream stream = make_noise_stream(seed, step, parameter);
     for (std::uint32_t lane = 0; lane < chunk_blocks; ++lane) {
         const std::uint32_t top = 0xf0e0000u | 0xa100u | 0x99u;
-        const Words expected = philox_words<philox_rounds>({0x88776650u + lane, 0xb2c3d4e5u, 0x9d8c7b6au, top},
-                                                           0x89abcdefu, 0x01234567u);
+        const Words expected =
+            philox_words<philox_rounds>({0x88776650u + lane, 0xb2c3d4e5u, 0x9d8c7b6au, top}, 0x89abcdefu, 0x01234567u);
         const auto got = random_words(stream, block, lane);
         check(std::equal(got.word, got.word + 4, expected.begin()), "noise layout, lane ", lane);
     }

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo docs test bench gpu-check lint clean
+.PHONY: demo docs test bench noise-check gpu-check lint clean
 
 ## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -29,14 +29,18 @@ test: $(VENV)/built
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 	$(BIN)/python -m pytest
 
-## Measure every variant on this machine: benchmarks/results/.
+## Measure every variant on this machine, about ten minutes, and write the page benchmarks/results/README.md.
 bench: $(VENV)/built
 	$(BIN)/python benchmarks/run.py --out benchmarks/results
 	$(BIN)/python benchmarks/readme_figures.py
 
-## Build, test and measure on a CUDA machine, in the Python of PYTHON and without a network.
+## Test the distribution and independence of 1e9 normals, five minutes on one core: benchmarks/results/noise.*.
+noise-check: $(VENV)/built
+	$(BIN)/python benchmarks/noise_quality.py --out benchmarks/results
+
+## Build, test and measure on a CUDA machine, in the Python of PYTHON and without a network; STAGES names some stages.
 gpu-check:
-	PYTHON=$(PYTHON) benchmarks/gpu_check.sh
+	PYTHON=$(PYTHON) benchmarks/gpu_check.sh $(STAGES)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
@@ -44,6 +48,7 @@ lint: $(VENV)/built
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/readme_figures.py --check
+	$(BIN)/python benchmarks/results_page.py --check
 
 clean:
 	rm -rf $(VENV) build runs ald_ext/*.so

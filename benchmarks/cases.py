@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import torch
-from dequantization import dequantization_cases, quantization_cases
-from marginal_likelihood import likelihood_cases
-from update import update_cases
+from dequantization import dequantization_cases, dequantization_shape_cases, quantization_cases
+from marginal_likelihood import likelihood_cases, likelihood_shape_cases
+from update import update_cases, update_dtype_cases
 from variants import Case
+
+#: In the order of what is missed most, should the time run out (run.py --time-limit).
+FAMILIES = (
+    update_cases,
+    likelihood_cases,
+    dequantization_cases,
+    update_dtype_cases,
+    likelihood_shape_cases,
+    dequantization_shape_cases,
+    quantization_cases,
+)
 
 
 def all_cases(device: torch.device, quick: bool = False) -> list[Case]:
     """All cases of a device; ``quick`` leaves out the large ones."""
-    families = (update_cases, likelihood_cases, dequantization_cases, quantization_cases)
-    return [case for family in families for case in family(device, quick)]
+    return [case for family in FAMILIES for case in family(device, quick)]

@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import torch
+from update_inputs import LR, state_dtype
 
+import ald_ext
 from ald_ext import ops
 
+DEVICE = torch.device("cuda")
+NUMELS = (1, 0, 63, 64, 1000, 5001)
+#: One row and many, shorter and longer than a block.
+SHAPES = ((3, 5001), (1, 100_003), (1003, 1), (257, 10))
 
-def run(dtype: torch.dtype) -> None:
-    """Steps of a list with empty and unaligned tensors, likelihood and dequantization, forward and backward."""
-    device = "cuda"
-    params = [torch.randn(n + 1, device=device, dtype=dtype)[1:] for n in (1, 0, 63, 64, 1000, 5001)]
+
+def run_steps(dtype: torch.dtype) -> None:
+    """Steps of a list with empty and unaligned tensors."""
+    params = [torch.randn(n + 1, device=DEVICE, dtype=dtype)[1:] for n in NUMELS]
     grads = [torch.randn_like(p) for p in params]
-    square_avgs = [torch.rand_like(p) for p in params]
-    ops.sgld_step_(params, grads, lr=1e-3, seed=1, step=1)
-    ops.psgld_step_(params, grads, square_avgs, lr=1e-3, seed=1, step=2, offsets=[0, 0, 5, 0, 1, 0])
-    ops.psgld_step_(params, grads, square_avgs, lr=1e-3, seed=1, step=3, temperature=0.0, adapt=False)
-    ops.normal(777, seed=1, step=1, offset=3, dtype=dtype, device=device)
+    square_avgs = [torch.rand(p.shape, device=DEVICE, dtype=state_dtype(dtype)) for p in params]
+    ops.sgld_step_(params, grads, lr=LR, seed=1, step=1)
+    ops.psgld_step_(params, grads, square_avgs, lr=LR, seed=1, step=2, offsets=[0, 0, 5, 0, 1, 0])
+    ops.psgld_step_(params, grads, square_avgs, lr=LR, seed=1, step=3, temperature=0.0, freeze_after=-1)
 
-    x, mean = (torch.randn(3, 5001, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
-    ops.marginal_gaussian_log_prob(x, mean).sum().backward()
-    pixels = torch.randint(0, 256, (3, 5001), device=device, dtype=torch.uint8)
-    y = ops.langevin_dequantize(pixels, mean)
-    y.sum().backward()
-    assert torch.equal(ops.quantize(y), pixels)
+
+def run_batches(dtype: torch.dtype) -> None:
+    """Noise, likelihood and dequantization, forward and backward."""
+    ops.normal(777, seed=1, step=1, offset=3, dtype=dtype, device=DEVICE)
+    for shape in SHAPES:
+        x, mean = (torch.randn(shape, device=DEVICE, dtype=dtype, requires_grad=True) for _ in range(2))
+        ops.marginal_gaussian_log_prob(x, mean).sum().backward()
+        pixels = torch.randint(0, 256, shape, device=DEVICE, dtype=torch.uint8)
+        y = ops.langevin_dequantize(pixels, mean)
+        y.sum().backward()
+        assert torch.equal(ops.quantize(y), pixels)
+
+
+def run_capturable() -> None:
+    """The optimizers as a CUDA graph needs them, outside of a graph, with step and learning rate on the device."""
+    for optimizer_class in (ald_ext.SGLD, ald_ext.PSGLD):
+        params = [torch.randn(n, device=DEVICE, requires_grad=True) for n in NUMELS]
+        for param in params:
+            param.grad = torch.randn_like(param)
+        optimizer = optimizer_class(params, torch.tensor(LR, device=DEVICE), num_data=10, capturable=True)
+        optimizer.step()
+        optimizer.step()
+
+
+def main() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        run_steps(dtype)
+    for dtype in (torch.float32, torch.float64):
+        run_batches(dtype)
+    run_capturable()
+    torch.cuda.synchronize()
+    print("every kernel ran")
 
 
 if __name__ == "__main__":
-    for dtype in (torch.float32, torch.float64):
-        run(dtype)
-    torch.cuda.synchronize()
-    print("every kernel ran")
+    main()

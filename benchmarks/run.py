@@ -1,16 +1,17 @@
-"""Measures every case in alternation and writes <out>/<device>.json, and from it a table (.md) and a plot (.png).
+"""Measures every case in alternation and writes <out>/<device>.json, and from it table, plot and page of results.
 
-python benchmarks/run.py --out benchmarks/results [--device cpu|cuda] [--quick] [--threads N]
+python benchmarks/run.py --out benchmarks/results [--device cpu|cuda] [--quick] [--threads N] [--time-limit SECONDS]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,48 +19,35 @@ from typing import Any
 
 import torch
 from cases import all_cases
+from cuda_graph import measure_graphs
 from measurement import Quantiles, Samples, copy_bandwidth, measure_alternating
+from names import OURS, RATIOS, kind_of
 from provenance import describe_machine, describe_versions, git_commit
-from report import draw_plot, write_table
+from results_page import write_page
 from torch._dynamo.exc import TorchDynamoException
-from variants import Case
+from variants import Case, Run
 
 from ald_ext._extension import cuda_failure, cuda_module
+from ald_ext.training.files import write_atomically
 
-#: Seconds a case is measured for at least, and with --quick.
-BUDGET_S, QUICK_BUDGET_S = 5.0, 0.5
+#: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
+BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5
 
-#: Which variant's time over which one's.
-RATIOS = {
-    "update": [
-        ("plain PyTorch", "ald_ext op"),
-        ("in-place PyTorch", "ald_ext op"),
-        ("torch._foreach", "ald_ext op"),
-        ("torch.compile", "ald_ext op"),
-        ("normal_ alone", "ald_ext op"),
-        ("ald_ext op", "Adam(fused=True)"),
-        ("ald_ext.PSGLD", "ald_ext op"),
-    ],
-    "marginal likelihood": [("plain PyTorch", "ald_ext op"), ("torch.compile", "ald_ext op")],
-    "dequantization": [
-        ("plain PyTorch", "ald_ext op"),
-        ("plain PyTorch, unstable tails", "ald_ext op"),
-        ("torch.compile", "ald_ext op"),
-        ("torch.compile, unstable tails", "ald_ext op"),
-    ],
-    "quantization": [("plain PyTorch", "ald_ext op"), ("torch.compile", "ald_ext op")],
-}
+#: A variant that raises these is left out: this machine cannot compile it, or lacks the memory. Others fail the run.
+TOLERATED = (TorchDynamoException, torch.OutOfMemoryError)
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    results = measure_all(torch.device(arguments.device), arguments.quick)
-    stem = arguments.out / arguments.device
-    replace_file(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
-    replace_file(stem.with_suffix(".md"), lambda path: path.write_text(write_table(results)))
-    replace_file(stem.with_suffix(".png"), lambda path: draw_plot(results, path))
+    deadline = time.monotonic() + arguments.time_limit
+    results, problems = measure_all(torch.device(arguments.device), arguments.quick, deadline)
+    path = arguments.out / f"{arguments.device}.json"
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+    write_page(arguments.out)
+    if problems:
+        sys.exit("\n".join(["the results are written, but:", *problems]))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,6 +57,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer rounds: figures are rough")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument(
+        "--time-limit", type=float, default=math.inf, metavar="SECONDS", help="start no case after so many seconds"
+    )
     arguments = parser.parse_args()
     if arguments.threads is not None and arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected 1 or more")
@@ -85,8 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure_all(device: torch.device, quick: bool) -> dict[str, Any]:
-    """Everything that the JSON file holds."""
+def measure_all(device: torch.device, quick: bool, deadline: float) -> tuple[dict[str, Any], list[str]]:
+    """Everything that the JSON file holds, and what went wrong."""
     # What is described is what runs: a commit made meanwhile does not count.
     provenance = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -94,49 +85,75 @@ def measure_all(device: torch.device, quick: bool) -> dict[str, Any]:
         "machine": describe_machine(device),
         "versions": describe_versions(device),
     }
-    budget_s = QUICK_BUDGET_S if quick else BUDGET_S
+    budget_s = QUICK_BUDGET_S if quick else BUDGET_S[device.type]
     bandwidth = copy_bandwidth(device, budget_s)
     progress(f"copy_: {bandwidth.median:.1f} GB/s")
-    rows: list[dict[str, Any]] = []
-    ratios: list[dict[str, Any]] = []
-    left_out: list[dict[str, str]] = []
-    begin = time.monotonic()
-    for case in all_cases(device, quick):
-        samples, failures = measure_case(case, device, budget_s)
-        left_out += [
-            {"family": case.family, "size": case.size, "variant": name, "error": error}
-            for name, error in failures.items()
-        ]
-        rows += [describe_row(case, name, sample) for name, sample in samples.items()]
-        ratios += describe_ratios(case, samples)
-        progress(f"{time.monotonic() - begin:4.0f} s  {case.family}, {case.size}: {summary(case, samples)}")
-    return {
+    measured, problems = measure_cases(all_cases(device, quick), device, budget_s, deadline)
+    results = {
         "device": device.type,
         "quick": quick,
         **provenance,
         "copy_bandwidth_gb_per_s": asdict(bandwidth),
-        "rows": rows,
-        "ratios": ratios,
-        "left_out": left_out,
+        **measured,
     }
+    if device.type == "cuda":
+        # Last: a capture that fails may leave the device unusable.
+        results["cuda_graph_rows"], wrong = measure_graphs(device, budget_s, progress)
+        problems += [f"CUDA graph: {name}: replays differ from steps" for name in wrong]
+    return results, problems
+
+
+def measure_cases(
+    cases: Sequence[Case], device: torch.device, budget_s: float, deadline: float
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Rows, ratios and what was left out; and what of that was not to be."""
+    rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    problems: list[str] = []
+    begin = time.monotonic()
+    for case in cases:
+        samples, failures = measure_case_in_time(case, device, budget_s, deadline)
+        rows += [describe_row(case, name, sample) for name, sample in samples.items()]
+        ratios += describe_ratios(case, samples)
+        for name, error in failures.items():
+            # The message names paths of this machine: it goes to the screen alone.
+            left_out.append({"family": case.family, "size": case.size, "variant": name, "error": type(error).__name__})
+            message = f"{case.family}, {case.size}: {name}: {type(error).__name__}: {error}"
+            progress(f"left out: {message}")
+            if not isinstance(error, TOLERATED):
+                problems.append(message)
+        progress(f"{time.monotonic() - begin:4.0f} s  {case.family}, {case.size}: {summary(case, samples)}")
+    return {"rows": rows, "ratios": ratios, "left_out": left_out}, problems
+
+
+def measure_case_in_time(
+    case: Case, device: torch.device, budget_s: float, deadline: float
+) -> tuple[dict[str, Samples], dict[str, Exception]]:
+    """As measure_case; one that fails as a whole, or comes too late, does not keep the others from the file."""
+    if time.monotonic() > deadline:
+        return {}, {"all variants": TimeoutError("no time left")}
+    try:
+        return measure_case(case, device, budget_s)
+    except Exception as error:
+        return {}, {"all variants": error.with_traceback(None)}
 
 
 def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dict[str, Samples], dict[str, str]]:
-    """Samples by variant, and the errors of the variants that torch.compile cannot compile on this machine."""
+def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dict[str, Samples], dict[str, Exception]]:
+    """Samples by variant, and the errors of the variants that could not be prepared or compute something else."""
     inputs = case.new_inputs()
-    runs, failures = {}, {}
+    runs: dict[str, Run] = {}
+    failures: dict[str, Exception] = {}
     for variant in case.variants:
         try:
             runs[variant.name] = case.prepare(variant, inputs)
-        except TorchDynamoException as error:
-            # The message names paths of this machine: it goes to the screen alone.
-            failures[variant.name] = type(error).__name__
-            progress(f"{case.family}, {case.size}: left out {variant.name}: {error}")
-    return measure_alternating(runs, device, budget_s), failures
+        except Exception as error:
+            failures[variant.name] = error.with_traceback(None)  # whose frames would keep large tensors
+    return measure_alternating(runs, device, budget_s) if runs else {}, failures
 
 
 def describe_row(case: Case, name: str, samples: Samples) -> dict[str, Any]:
@@ -170,22 +187,16 @@ def describe_ratios(case: Case, samples: dict[str, Samples]) -> list[dict[str, A
                 )
             ),
         }
-        for numerator, denominator in RATIOS[case.family]
+        for numerator, denominator in RATIOS[kind_of(case.family)]
         if numerator in samples and denominator in samples
     ]
 
 
 def summary(case: Case, samples: dict[str, Samples]) -> str:
-    ours = Quantiles.of(samples["ald_ext op"].seconds).median / case.elements * 1e9
-    rounds = len(samples["ald_ext op"].seconds)
-    return f"ald_ext op {ours:.3g} ns per element, {rounds} rounds"
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside ``path`` and renames, so that a reader finds the old file or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.replace(path)
+    if OURS not in samples:
+        return f"{len(samples)} variants"
+    ours = Quantiles.of(samples[OURS].seconds).median / case.elements * 1e9
+    return f"{OURS} {ours:.3g} ns per element, {len(samples[OURS].seconds)} rounds"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The cases under pytest-benchmark: ``pytest benchmarks --benchmark-enable``; without the flag, each variant runs once.
+"""The cases under pytest-benchmark: ``pytest benchmarks --benchmark-enable``; without the flag, each variant of the
+quick cases runs once, a smoke test.
 
 Variants are timed one after the other here, so a machine that slows down favours the early ones: figures to quote come
 from run.py, which alternates.
@@ -13,17 +14,22 @@ from measurement import usable_devices
 from pytest_benchmark.fixture import BenchmarkFixture
 from variants import Case, Variant
 
-VARIANTS = [
-    pytest.param(
-        device, case, variant, id="-".join((device.type, case.family, case.size, variant.name)).replace(" ", "_")
-    )
-    for device in usable_devices()
-    for case in all_cases(device)
-    for variant in case.variants
-]
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    quick = not metafunc.config.getoption("benchmark_enable")
+    parameters = [
+        pytest.param(device, case, variant, id=id_of(device, case, variant))
+        for device in usable_devices()
+        for case in all_cases(device, quick)
+        for variant in case.variants
+    ]
+    metafunc.parametrize(("device", "case", "variant"), parameters)
 
 
-@pytest.mark.parametrize(("device", "case", "variant"), VARIANTS)
+def id_of(device: torch.device, case: Case, variant: Variant) -> str:
+    return "-".join((device.type, case.family, case.size, variant.name)).replace(" ", "_")
+
+
 def test_speed(benchmark: BenchmarkFixture, device: torch.device, case: Case, variant: Variant) -> None:
     run = case.prepare(variant, case.new_inputs())
 

@@ -4,53 +4,40 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from names import COPY, IN_TENSORS, NO_NOISE, NOISE_ALONE, OURS
 from torch import Tensor
-from variants import Case, Run, Variant
+from update_checks import (
+    adam_steps,
+    check_noise_free,
+    check_noisy,
+    check_normal,
+    psgld_drift,
+    reference_psgld_options,
+    sgld_drift,
+)
+from update_inputs import (
+    ALPHA,
+    EPS,
+    LR,
+    NOISE_VARIANCE,
+    NUM_DATA,
+    PSGLD_OPTIONS,
+    SGLD_OPTIONS,
+    UpdateInputs,
+    state_dtype,
+)
+from variants import Case, Run, Variant, copy_variant
 
 import ald_ext
 from ald_ext import ops, reference
 
-LR, NUM_DATA, ALPHA, EPS = 1e-3, 50_000, 0.99, 0.1
-NOISE_VARIANCE = 2 * LR / NUM_DATA  # times the preconditioner
-SGLD_OPTIONS: dict[str, Any] = {"lr": LR, "num_data": NUM_DATA, "weight_decay": 0.0, "maximize": False, "seed": 0}
-PSGLD_OPTIONS: dict[str, Any] = {**SGLD_OPTIONS, "alpha": ALPHA, "eps": EPS, "adapt": True}
-
-#: More than one, so that a variant that does not keep its state is found out.
-CHECKED_STEPS = 3
-
-
-class UpdateInputs:
-    """Parameters, gradients and v, and buffers for the variants that allocate nothing."""
-
-    def __init__(self, numels: Sequence[int], device: torch.device) -> None:
-        self.params = [torch.empty(numel, device=device) for numel in numels]
-        self.grads = [torch.empty(numel, device=device) for numel in numels]
-        self.square_avgs = [torch.empty(numel, device=device) for numel in numels]
-        self.buffers = [torch.empty(numel, device=device) for numel in numels]
-        # One draw for all tensors, as a careful user would make it: the strongest baseline.
-        self.flat_noise = torch.empty(sum(numels), device=device)
-        self.noises = self.flat_noise.split(list(numels))
-        self.reset()
-
-    def reset(self) -> None:
-        """Back to the state before the first step."""
-        generator = torch.Generator(self.flat_noise.device).manual_seed(0)
-        for param, grad, v in zip(self.params, self.grads, self.square_avgs, strict=True):
-            param.normal_(std=0.02, generator=generator)
-            grad.normal_(generator=generator)
-            v.zero_()
-
-    def leaves(self) -> list[Tensor]:
-        """The parameters with their gradients, for an optimizer."""
-        leaves = [param.detach() for param in self.params]
-        for leaf, grad in zip(leaves, self.grads, strict=True):
-            leaf.grad = grad
-        return leaves
+#: As the tensors of a small network.
+IN_TENSORS_NUMELS = (*[312] * 31, 328)
 
 
 def psgld_update(
@@ -92,21 +79,15 @@ def torch_normal(n: int, *, dtype: torch.dtype, device: torch.device, **key: int
     return torch.randn(n, dtype=dtype, device=device)
 
 
-def noise_indices(params: Sequence[Tensor]) -> dict[str, Any]:
-    """What the reference functions want to be told, the usual values."""
-    return {"parameters": range(len(params)), "offsets": [0] * len(params)}
-
-
 def prepare_foreach(inputs: UpdateInputs) -> Run:
     return partial(
         reference.psgld_step_foreach_,
         inputs.params,
         inputs.grads,
         inputs.square_avgs,
-        **PSGLD_OPTIONS,
+        **reference_psgld_options(inputs.params),
         temperature=1.0,
         step=1,
-        **noise_indices(inputs.params),
         normal=torch_normal,
     )
 
@@ -138,108 +119,99 @@ def prepare_normal(inputs: UpdateInputs) -> Run:
     return inputs.flat_noise.normal_
 
 
-def prepare_op(inputs: UpdateInputs) -> Run:
+def prepare_our_normal(inputs: UpdateInputs) -> Run:
+    """The op behind ops.normal, which would allocate: on a CPU, page faults would take longer than the noise."""
     steps = itertools.count(1)
 
     def run() -> None:
-        ops.psgld_step_(inputs.params, inputs.grads, inputs.square_avgs, **PSGLD_OPTIONS, step=next(steps))
+        # As ops.normal does it: below the dispatcher's Python kernel that counts writes.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            torch.ops.ald_ext.normal_(inputs.flat_noise, seed=0, step=next(steps))
 
     return run
 
 
-def prepare_optimizer(inputs: UpdateInputs) -> Run:
-    return ald_ext.PSGLD(inputs.leaves(), LR, num_data=NUM_DATA, alpha=ALPHA, eps=EPS, seed=0, fused=True).step
+def prepare_op(inputs: UpdateInputs, **options: Any) -> Run:
+    steps = itertools.count(1)
+    all_options = {**PSGLD_OPTIONS, **options}
+    return lambda: ops.psgld_step_(inputs.params, inputs.grads, inputs.square_avgs, **all_options, step=next(steps))
 
 
-def psgld_drift(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    """Steps without noise, in place; returns the variance of the noise left out."""
-    square_avgs = [torch.zeros_like(param) for param in params]
-    variances = [torch.zeros_like(param) for param in params]
-    options = {**PSGLD_OPTIONS, "temperature": 0.0, **noise_indices(params)}
-    for step in range(CHECKED_STEPS):
-        reference.psgld_step_(params, grads, square_avgs, **options, step=step)
-        for variance, v in zip(variances, square_avgs, strict=True):
-            variance += NOISE_VARIANCE / (v.sqrt() + EPS)
-    return variances
+def psgld(leaves: list[Tensor], **options: Any) -> ald_ext.PSGLD:
+    return ald_ext.PSGLD(leaves, LR, num_data=NUM_DATA, alpha=ALPHA, eps=EPS, seed=0, fused=True, **options)
 
 
-def sgd_steps(params: list[Tensor], grads: list[Tensor]) -> None:
-    options = {**SGLD_OPTIONS, "temperature": 0.0, **noise_indices(params)}
-    for step in range(CHECKED_STEPS):
-        reference.sgld_step_(params, grads, **options, step=step)
+def sgld(leaves: list[Tensor], **options: Any) -> ald_ext.SGLD:
+    return ald_ext.SGLD(leaves, LR, num_data=NUM_DATA, seed=SGLD_OPTIONS["seed"], fused=True, **options)
 
 
-def adam_steps(params: list[Tensor], grads: list[Tensor]) -> None:
-    for param, grad in zip(params, grads, strict=True):
-        param.grad = grad
-    adam = torch.optim.Adam(params, LR, foreach=False, fused=False)
-    for _ in range(CHECKED_STEPS):
-        adam.step()
+def prepare_psgld(inputs: UpdateInputs) -> Run:
+    return psgld(inputs.leaves()).step
 
 
-def check_standard_normal(sample: Tensor) -> None:
-    """By mean and standard deviation, within six standard errors and a little rounding."""
-    mean_error = 1 / math.sqrt(sample.numel())
-    assert abs(sample.mean().item()) < 6 * mean_error + 1e-3, f"mean {sample.mean().item()}, expected 0"
-    assert abs(sample.std().item() - 1) < 6 * mean_error / math.sqrt(2) + 1e-3, f"std {sample.std().item()}, expected 1"
+def prepare_sgld(inputs: UpdateInputs) -> Run:
+    return sgld(inputs.leaves()).step
 
 
-def check_normal(inputs: UpdateInputs, run: Run) -> None:
-    inputs.flat_noise.zero_()
-    run()
-    check_standard_normal(inputs.flat_noise.double())
+def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
+    """All that makes sense for parameters of this dtype."""
+    item, state = dtype.itemsize, state_dtype(dtype).itemsize
+    # pSGLD and RMSprop read θ, g, v and write θ, v; Adam has one state more, of θ's dtype; SGD and SGLD have none.
+    psgld_bytes, adam_bytes, sgd_bytes = 3 * item + 2 * state, 7 * item, 3 * item
+    check_psgld, check_sgld = partial(check_noisy, drift=psgld_drift), partial(check_noisy, drift=sgld_drift)
+    check_rmsprop = partial(check_noise_free, steps=psgld_drift)
+    return (
+        Variant("plain PyTorch", psgld_bytes, prepare_plain, check_psgld),
+        Variant("in-place PyTorch", psgld_bytes, prepare_in_place, check_psgld),
+        Variant("torch._foreach", psgld_bytes, prepare_foreach, check_psgld),
+        Variant("torch.compile", psgld_bytes, prepare_compiled, check_psgld),
+        Variant("Adam(fused=True)", adam_bytes, prepare_adam, partial(check_noise_free, steps=adam_steps)),
+        Variant("SGD(fused=True)", sgd_bytes, prepare_sgd, partial(check_noise_free, steps=sgld_drift)),
+        Variant("RMSprop(foreach=True)", psgld_bytes, prepare_rmsprop, check_rmsprop),
+        Variant("normal_ alone", state, prepare_normal, check_normal),
+        Variant(NOISE_ALONE, state, prepare_our_normal, check_normal),
+        Variant(OURS, psgld_bytes, prepare_op, check_psgld),
+        Variant(NO_NOISE, psgld_bytes, partial(prepare_op, temperature=0.0), check_rmsprop),
+        Variant("ald_ext.PSGLD", psgld_bytes, prepare_psgld, check_psgld),
+        Variant("ald_ext.SGLD", sgd_bytes, prepare_sgld, check_sgld),
+        copy_variant(lambda inputs: inputs.square_avgs, state),
+    )
 
 
-def run_checked_steps(inputs: UpdateInputs, run: Run) -> None:
-    inputs.reset()
-    for _ in range(CHECKED_STEPS):
-        run()
-
-
-def check_psgld(inputs: UpdateInputs, run: Run) -> None:
-    """What the steps add to those without noise, divided by the scale of the noise, is standard normal."""
-    inputs.reset()
-    expected = [param.clone() for param in inputs.params]
-    variances = psgld_drift(expected, inputs.grads)
-    run_checked_steps(inputs, run)
-    residuals = [
-        (param - without_noise).double() / variance.double().sqrt()
-        for param, without_noise, variance in zip(inputs.params, expected, variances, strict=True)
-    ]
-    check_standard_normal(torch.cat(residuals))
-
-
-def check_noise_free(inputs: UpdateInputs, run: Run, *, steps: Callable[[list[Tensor], list[Tensor]], Any]) -> None:
-    """The parameters are those that ``steps`` gives."""
-    inputs.reset()
-    expected = [param.clone() for param in inputs.params]
-    steps(expected, inputs.grads)
-    run_checked_steps(inputs, run)
-    torch.testing.assert_close(inputs.params, expected, rtol=1e-4, atol=1e-6)
-
-
-# Bytes: pSGLD and RMSprop read θ, g, v and write θ, v; Adam has one state more; SGD has none; normal_ only writes.
-UPDATE_VARIANTS = (
-    Variant("plain PyTorch", 20, prepare_plain, check_psgld),
-    Variant("in-place PyTorch", 20, prepare_in_place, check_psgld),
-    Variant("torch._foreach", 20, prepare_foreach, check_psgld),
-    Variant("torch.compile", 20, prepare_compiled, check_psgld),
-    Variant("Adam(fused=True)", 28, prepare_adam, partial(check_noise_free, steps=adam_steps)),
-    Variant("SGD(fused=True)", 12, prepare_sgd, partial(check_noise_free, steps=sgd_steps)),
-    Variant("RMSprop(foreach=True)", 20, prepare_rmsprop, partial(check_noise_free, steps=psgld_drift)),
-    Variant("normal_ alone", 4, prepare_normal, check_normal),
-    Variant("ald_ext op", 20, prepare_op, check_psgld),
-    Variant("ald_ext.PSGLD", 20, prepare_optimizer, check_psgld),
-)
+#: For dtypes other than float32: the strongest of PyTorch's, ours, and the memory.
+OTHER_DTYPE_VARIANTS = {"in-place PyTorch", "torch.compile", "Adam(fused=True)", OURS, NO_NOISE, COPY}
 
 
 def update_cases(device: torch.device, quick: bool) -> list[Case]:
-    sizes = {"1e4": [10_000], "1e4 in 32 tensors": [312] * 31 + [328], "1e6": [10**6]}
-    if not quick:
-        sizes["1e7"] = [10**7]
-        if device.type == "cuda":
-            sizes["1e8"] = [10**8]
+    sizes: dict[str, Sequence[int]] = {
+        "1e4": (10_000,),
+        IN_TENSORS: IN_TENSORS_NUMELS,
+        "1e5": (10**5,),
+        "1e6": (10**6,),
+        **({} if quick else large_sizes(device)),
+    }
+    variants = update_variants(torch.float32)
     return [
-        Case("update", size, sum(numels), partial(UpdateInputs, numels, device), UPDATE_VARIANTS)
+        Case("update", size, sum(numels), partial(UpdateInputs, numels, device), variants)
+        for size, numels in sizes.items()
+    ]
+
+
+def large_sizes(device: torch.device) -> dict[str, Sequence[int]]:
+    return {"1e7": (10**7,), **({"1e8": (10**8,)} if device.type == "cuda" else {})}
+
+
+def update_dtype_cases(device: torch.device, quick: bool) -> list[Case]:
+    """Of large lists only, as their fixed cost is that of float32."""
+    sizes: dict[str, Sequence[int]] = {"1e6": (10**6,)} if quick else large_sizes(device)
+    return [
+        Case(
+            f"update, {str(dtype).removeprefix('torch.')}",
+            size,
+            sum(numels),
+            partial(UpdateInputs, numels, device, dtype),
+            [variant for variant in update_variants(dtype) if variant.name in OTHER_DTYPE_VARIANTS],
+        )
+        for dtype in (torch.float64, torch.bfloat16)
         for size, numels in sizes.items()
     ]

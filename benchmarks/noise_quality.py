@@ -1,0 +1,318 @@
+"""Tests the normals of ald_ext.ops.normal; writes noise.json, and from it noise.md and noise.png; fails if a test does.
+
+python benchmarks/noise_quality.py [--draws 1e9] [--quick] [--out benchmarks/results] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche import Philox, avalanche_outcomes, number_of_flips
+from noise_keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
+from noise_report import draw_plot, write_table
+from noise_tallies import (
+    PAIR_LAGS,
+    CorrelationTally,
+    DistributionTally,
+    LagTally,
+    MomentTally,
+    Outcome,
+    PairTally,
+    failures,
+    hermite,
+)
+from null_distributions import chi_square_two_sided, largest_of, normal_two_sided
+from provenance import REPOSITORY, describe_machine, describe_versions, git_commit
+from tqdm import tqdm
+
+from ald_ext import ops, reference
+from ald_ext.training.files import write_atomically
+
+DRAWS, QUICK_DRAWS = 10**9, 10**7
+#: Of runs on perfect noise, at most this share fails, in one test or more.
+FALSE_POSITIVE_RATE = 1e-3
+#: Another thread saves a third of the time, but where others use its core, all wait for it, ten times as long.
+THREADS = 1
+#: Small keys: all triples of a seed, a step and a parameter below it.
+SMALL = 8
+#: Elements of every small key at a time.
+SMALL_CHUNK = 2**14
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each. float64 and distant keys get a tenth: they have the words of float32 and of near keys."""
+
+    single_batches: int
+    double_batches: int
+    distant_batches: int
+    small_key_chunks: int
+    avalanche_blocks: int
+
+    @classmethod
+    def of(cls, draws: int) -> Plan:
+        # Among the first four batches are keys of both ends of the range.
+        tenth = max(4, batches_of(draws // 10))
+        return cls(
+            single_batches=max(4, batches_of(draws)),
+            double_batches=tenth,
+            distant_batches=tenth,
+            small_key_chunks=max(1, draws // (4 * SMALL**3 * SMALL_CHUNK)),
+            avalanche_blocks=min(2**16, max(2**10, draws >> 14)),
+        )
+
+    def work(self) -> int:
+        """What ``progress`` adds up to."""
+        return (
+            2 * self.single_batches
+            + self.double_batches
+            + self.distant_batches
+            + self.small_key_chunks
+            + number_of_flips()
+        )
+
+
+def batches_of(draws: int) -> int:
+    return -(-draws // BATCH)
+
+
+def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) -> tuple[list[Outcome], dict[str, Any]]:
+    """Every test; and what is to be shown beside them: the histogram, and how many normals are zero, by dtype."""
+    outcomes: list[Outcome] = []
+    shown: dict[str, Any] = {"histogram": {}, "zeros": {}}
+    for dtype, batches in ((torch.float32, plan.single_batches), (torch.float64, plan.double_batches)):
+        tally = tally_streams(normal, dtype, batches, progress)
+        outcomes += tally.outcomes()
+        shown["histogram"][tally.name] = tally.distribution.plot_histogram()
+        shown["zeros"][tally.name] = tally.distribution.zeros
+    outcomes += correlate_keys("neighbouring keys", normal, NEIGHBOURS, plan.single_batches, progress)
+    outcomes += correlate_keys("distant keys", normal, DISTANT, plan.distant_batches, progress)
+    outcomes += small_key_outcomes(normal, plan.small_key_chunks, progress)
+    outcomes += avalanche_outcomes(philox, plan.avalanche_blocks, progress)
+    return outcomes, shown
+
+
+class StreamTally:
+    """Everything that is asked of one dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.name = str(dtype).removeprefix("torch.")
+        self.moments = MomentTally(f"moments, {self.name}")
+        self.distribution = DistributionTally(f"distribution, {self.name}")
+        self.lags = LagTally(f"elements of a stream, {self.name}")
+        self.pairs = [PairTally(f"pairs of elements, {self.name}", lag) for lag in PAIR_LAGS]
+
+    def add(self, x: torch.Tensor) -> None:
+        self.moments.add(x.double())
+        self.distribution.add(x)
+        self.lags.add(hermite(x))
+        for tally in self.pairs:
+            tally.add(x)
+
+    def outcomes(self) -> list[Outcome]:
+        pairs = [outcome for tally in self.pairs for outcome in tally.outcomes()]
+        return [*self.moments.outcomes(), *self.distribution.outcomes(), *self.lags.outcomes(), *pairs]
+
+
+def tally_streams(normal: Normal, dtype: torch.dtype, batches: int, progress: Progress) -> StreamTally:
+    tally = StreamTally(dtype)
+    for number in range(batches):
+        tally.add(key_of_batch(number).draw(normal, BATCH, dtype))
+        progress(1)
+    return tally
+
+
+def correlate_keys(
+    group: str, normal: Normal, relations: Sequence[Relation], batches: int, progress: Progress
+) -> list[Outcome]:
+    """Correlations of the streams of the first batches, in float32, with those of related keys."""
+    tallies = [CorrelationTally(group, relation.name) for relation in relations]
+    for number in range(batches):
+        key = key_of_batch(number)
+        polynomials = hermite(key.draw(normal, BATCH, torch.float32))
+        for relation, tally in zip(relations, tallies, strict=True):
+            partner = relation.partner(key)
+            if partner is not None:
+                tally.add(polynomials, hermite(partner.draw(normal, BATCH, torch.float32)))
+        progress(1)
+    return [outcome for tally in tallies for outcome in tally.outcomes()]
+
+
+def small_key_outcomes(normal: Normal, chunks: int, progress: Progress) -> list[Outcome]:
+    """Streams of the smallest keys, each against each: their means, and all correlation coefficients.
+
+    Of He_k with k = 1 (x) and 2 (x²). Coefficients, unlike mean products, have no common factor with those of the same
+    stream, so that the sum of their squares, times the number of elements, is χ².
+    """
+    keys = [NoiseKey(*numbers) for numbers in itertools.product(range(SMALL), repeat=3)]
+    sums = torch.zeros(2, len(keys), dtype=torch.float64)
+    products = torch.zeros(2, len(keys), len(keys), dtype=torch.float64)
+    for chunk in range(chunks):
+        streams = torch.stack(
+            [
+                NoiseKey(key.seed, key.step, key.parameter, chunk * SMALL_CHUNK).draw(
+                    normal, SMALL_CHUNK, torch.float32
+                )
+                for key in keys
+            ]
+        )
+        for order, values in enumerate(hermite(streams)[:2]):
+            sums[order] += values.sum(1, dtype=torch.float64)
+            products[order] += values @ values.T
+        progress(1)
+    n = chunks * SMALL_CHUNK
+    return [
+        outcome
+        for order in range(2)
+        for outcome in (
+            small_key_means(order + 1, sums[order], n),
+            *small_key_correlations(order + 1, products[order], n),
+        )
+    ]
+
+
+def small_key_means(order: int, sums: torch.Tensor, n: int) -> Outcome:
+    chi_square, degrees = float((sums**2).sum()) / n, len(sums)
+    name = f"χ² of the means of He_{order} of {degrees} streams"
+    p_value = chi_square_two_sided(chi_square, degrees)
+    return Outcome("small keys", name, n * degrees, chi_square, degrees, p_value)
+
+
+def small_key_correlations(order: int, products: torch.Tensor, n: int) -> tuple[Outcome, Outcome]:
+    streams = len(products)
+    norms = products.diagonal().sqrt()
+    above = torch.triu_indices(streams, streams, offset=1)
+    z = (products / torch.outer(norms, norms))[above[0], above[1]] * math.sqrt(n)
+    chi_square, degrees, largest = float((z**2).sum()), len(z), float(z.abs().max())
+    return (
+        Outcome(
+            "small keys",
+            f"χ² of {degrees} correlations of He_{order}",
+            n * streams,
+            chi_square,
+            degrees,
+            chi_square_two_sided(chi_square, degrees),
+        ),
+        Outcome(
+            "small keys",
+            f"largest correlation of He_{order}, in standard errors (expected: its median)",
+            n * streams,
+            largest,
+            median_of_largest(degrees),
+            largest_of(normal_two_sided(largest), degrees),
+        ),
+    )
+
+
+def median_of_largest(count: int) -> float:
+    """Of |z| among ``count`` independent z: P(|Z| ≤ m)^count = 1/2."""
+    beyond = -math.expm1(math.log(0.5) / count)
+    return -float(torch.special.ndtri(torch.tensor(beyond / 2, dtype=torch.float64)))
+
+
+def measure_all(draws: int, quick: bool) -> dict[str, Any]:
+    """Everything that the JSON file holds."""
+    plan = Plan.of(draws)
+    require_words_of_reference()
+    # What is described is what runs: a commit made meanwhile does not count.
+    description = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "machine": describe_machine(torch.device("cpu")),
+        "versions": describe_versions(torch.device("cpu")) | {"numpy": np.__version__},
+        "generator": describe_generator(),
+    }
+    begin = time.monotonic()
+    with tqdm(total=plan.work(), unit="batch", mininterval=1) as bar:
+        outcomes, shown = check_noise(ops.normal, reference.philox, plan, bar.update)
+    failed = failures(outcomes, FALSE_POSITIVE_RATE)
+    return {
+        **description,
+        "quick": quick,
+        "plan": asdict(plan),
+        "batch": BATCH,
+        "seconds": time.monotonic() - begin,
+        "false_positive_rate": FALSE_POSITIVE_RATE,
+        "p_value_limit": FALSE_POSITIVE_RATE / len(outcomes),
+        "tests": [asdict(outcome) for outcome in outcomes],
+        "failed": [f"{outcome.group}: {outcome.name}" for outcome in failed],
+        **shown,
+    }
+
+
+def require_words_of_reference() -> None:
+    """Avalanche is tested on ald_ext.reference.philox, so the normals must be made of its words."""
+    key = asdict(NoiseKey(seed=1, step=2, parameter=3, offset=4))
+    difference = float((ops.normal(1000, **key) - reference.normal(1000, **key)).abs().max())
+    if difference > 1e-4:
+        sys.exit(
+            f"ald_ext.ops.normal differs from ald_ext.reference.normal by {difference:.2g}: built from other sources?"
+        )
+
+
+def describe_generator() -> dict[str, Any]:
+    return {"philox_rounds": reference.PHILOX_ROUNDS, "transform": note("Box-Muller")}
+
+
+def note(title: str) -> str:
+    """What csrc/math/normal.h says under ``Note [title]``."""
+    header = REPOSITORY / "csrc/math/normal.h"
+    lines = header.read_text().splitlines()
+    begin = lines.index(f"// Note [{title}]") + 1
+    following = itertools.takewhile(lambda line: line.startswith("// ") and "Note [" not in line, lines[begin:])
+    return " ".join(line.removeprefix("//").strip() for line in following)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    results = measure_all(arguments.draws, arguments.quick)
+    stem = arguments.out / "noise"
+    write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+    write_atomically(stem.with_suffix(".md"), lambda path: path.write_text(write_table(results)))
+    write_atomically(stem.with_suffix(".png"), lambda path: draw_plot(results, path))
+    if results["failed"]:
+        sys.exit("\n".join([f"{len(results['failed'])} of {len(results['tests'])} tests failed:", *results["failed"]]))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; what cannot work is refused here, before anything is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=float, help=f"float32 normals; default: {DRAWS:.0e}, quick: {QUICK_DRAWS:.0e}")
+    parser.add_argument("--quick", action="store_true", help="fewer normals: what is small stays unseen")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results", help="folder for the results")
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"CPU threads; default: {THREADS}")
+    arguments = parser.parse_args()
+    if arguments.draws is None:
+        arguments.draws = QUICK_DRAWS if arguments.quick else DRAWS
+    if not BATCH <= arguments.draws <= 2**43:
+        parser.error(f"--draws: got {arguments.draws:g}, expected {BATCH} to {2**43}")
+    if arguments.threads < 1:
+        parser.error(f"--threads: got {arguments.threads}, expected 1 or more")
+    arguments.draws = int(arguments.draws)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: got {arguments.out}, expected a folder that can be made: {error.strerror}")
+    if not os.access(arguments.out, os.W_OK):
+        parser.error(f"--out: got {arguments.out}, expected a folder that can be written to")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -35,6 +36,7 @@ from ._extension import cpu_module, cuda_failure, cuda_module
 
 __all__ = [
     "PrecisionPrior",
+    "dequantized_log_prob",
     "langevin_dequantize",
     "marginal_gaussian_log_prob",
     "normal",
@@ -327,6 +329,36 @@ def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
     return y
 
 
+def dequantized_log_prob(
+    x: Tensor, h: Tensor, mean: Tensor, prior: PrecisionPrior = "flat", bits: int = 8
+) -> tuple[Tensor, Tensor]:
+    """y = langevin_dequantize(x, h) and marginal_gaussian_log_prob(y, mean) in one pass, with the very same bits.
+
+    The gradients for h and for the mean take one pass too, in which none for y is written. Differentiable in h and mean,
+    twice, and through y.
+
+    Args:
+        x: (N, ...) uint8 pixels.
+        h: the same shape and device, float32 or float64.
+        mean: as h.
+        prior: of the precision, as in :func:`marginal_gaussian_log_prob`.
+        bits: 1 to 8.
+
+    Returns:
+        y of h's shape, and the (N,) log densities.
+
+    Raises:
+        RuntimeError: as :func:`langevin_dequantize` and :func:`marginal_gaussian_log_prob`.
+        ValueError: another prior.
+    """
+    shape, rate = prior_shape_and_rate(prior)
+    if x.device.type not in KERNEL_DEVICES:
+        y = reference.langevin_dequantize(x, h, bits)
+        return y, reference.marginal_gaussian_log_prob(y, mean, shape, rate)
+    y, log_prob, _ = _OPS.dequantized_log_prob(x, h, mean, shape, rate, bits)
+    return y, log_prob
+
+
 def quantize(y: Tensor, bits: int = 8) -> Tensor:
     """The inverse of :func:`langevin_dequantize`: min(⌊2^bits σ(y)⌋, 2^bits - 1); NaN gives 0 (paper: Eq. 24).
 
@@ -399,8 +431,8 @@ def _log_prob_backward_fake(
     rate: float,
     need_x: bool,
     need_mean: bool,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if need_x else (0,)), x.new_empty(x.shape if need_mean else (0,))
+) -> Tensor:
+    return x.new_empty((need_x + need_mean, *x.shape))
 
 
 @torch.library.register_fake("ald_ext::langevin_dequantize", lib=_LIBRARY)
@@ -414,12 +446,46 @@ def _dequantize_backward_fake(grad: Tensor, x: Tensor, h: Tensor, bits: int = 8)
     return h.new_empty(h.shape)
 
 
+@torch.library.register_fake("ald_ext::dequantized_log_prob", lib=_LIBRARY)
+def _dequantized_log_prob_fake(
+    x: Tensor, h: Tensor, mean: Tensor, shape: float, rate: float, bits: int = 8
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_same_device("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
+    return h.new_empty(h.shape), h.new_empty(h.shape[0]), h.new_empty(h.shape[0], dtype=torch.float64)
+
+
+@torch.library.register_fake("ald_ext::dequantized_log_prob_backward", lib=_LIBRARY)
+def _dequantized_log_prob_backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    h: Tensor,
+    mean: Tensor,
+    y: Tensor,
+    squared_distance: Tensor,
+    shape: float,
+    rate: float,
+    bits: int = 8,
+) -> Tensor:
+    return h.new_empty((2, *h.shape))
+
+
 @torch.library.register_fake("ald_ext::quantize", lib=_LIBRARY)
 def _quantize_fake(y: Tensor, bits: int = 8) -> Tensor:
     return y.new_empty(y.shape, dtype=torch.uint8)
 
 
 # --- Autograd. Under create_graph the backward runs through the reference, which autograd can differentiate again. ---
+
+
+def _differentiable_gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients for those of the arguments that need one, by a graph of their own."""
+    # Views, so that the gradient for one argument leaves out a path through the other.
+    arguments = [tensor.view_as(tensor) for tensor in tensors]
+    wanted = [argument for argument, is_needed in zip(arguments, needed, strict=True) if is_needed]
+    gradients = iter(torch.autograd.grad(function(*arguments), wanted, grad, create_graph=True))
+    return [next(gradients) if is_needed else None for is_needed in needed]
 
 
 def _log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -433,16 +499,13 @@ def _log_prob_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
     x, mean, squared_distance = ctx.saved_tensors
     need_x, need_mean = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():
-        # Views, so that the gradient for one argument leaves out a path through the other.
-        x, mean = x.view_as(x), mean.view_as(mean)
-        value = reference.marginal_gaussian_log_prob(x, mean, ctx.shape, ctx.rate)
-        wanted = [tensor for tensor, needed in ((x, need_x), (mean, need_mean)) if needed]
-        gradients = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
-        return next(gradients) if need_x else None, next(gradients) if need_mean else None, None, None
-    grad_x, grad_mean = _OPS.marginal_gaussian_log_prob_backward(
+        log_prob = partial(reference.marginal_gaussian_log_prob, shape=ctx.shape, rate=ctx.rate)
+        return *_differentiable_gradients(log_prob, (x, mean), (need_x, need_mean), grad), None, None
+    # The gradients that are needed, stacked.
+    gradients = _OPS.marginal_gaussian_log_prob_backward(
         grad, x, mean, squared_distance, ctx.shape, ctx.rate, need_x, need_mean
     )
-    return grad_x if need_x else None, grad_mean if need_mean else None, None, None
+    return gradients[0] if need_x else None, gradients[-1] if need_mean else None, None, None
 
 
 torch.library.register_autograd(
@@ -457,16 +520,58 @@ def _dequantize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 def _dequantize_backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, None]:
     x, h = ctx.saved_tensors
-    if not ctx.needs_input_grad[1]:
-        return None, None, None
+    return None, _dequantization_gradient(x, h, grad, ctx.bits) if ctx.needs_input_grad[1] else None, None
+
+
+def _dequantization_gradient(x: Tensor, h: Tensor, grad: Tensor, bits: int) -> Tensor:
     if torch.is_grad_enabled():
-        value = reference.langevin_dequantize(x, h, ctx.bits)
-        return None, torch.autograd.grad(value, h, grad, create_graph=True)[0], None
-    return None, _OPS.langevin_dequantize_backward(grad, x, h, ctx.bits), None
+        value = reference.langevin_dequantize(x, h, bits)
+        return torch.autograd.grad(value, h, grad, create_graph=True)[0]
+    gradient: Tensor = _OPS.langevin_dequantize_backward(grad, x, h, bits)
+    return gradient
 
 
 torch.library.register_autograd(
     "ald_ext::langevin_dequantize", _dequantize_backward, setup_context=_dequantize_setup, lib=_LIBRARY
+)
+
+
+def _dequantized_log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, h, mean, ctx.shape, ctx.rate, ctx.bits = inputs
+    y, _, squared_distance = output
+    ctx.mark_non_differentiable(squared_distance)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, h, mean, y, squared_distance)
+
+
+def _dequantized_log_prob_backward(
+    ctx: Any, grad_y: Tensor | None, grad: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, h, mean, y, squared_distance = ctx.saved_tensors
+    grad_h = grad_mean = None
+    if grad is not None:
+        if torch.is_grad_enabled():
+
+            def log_prob(h: Tensor, mean: Tensor) -> Tensor:
+                y = reference.langevin_dequantize(x, h, ctx.bits)
+                return reference.marginal_gaussian_log_prob(y, mean, ctx.shape, ctx.rate)
+
+            grad_h, grad_mean = _differentiable_gradients(log_prob, (h, mean), ctx.needs_input_grad[1:3], grad)
+        else:
+            grad_h, grad_mean = _OPS.dequantized_log_prob_backward(
+                grad, x, h, mean, y, squared_distance, ctx.shape, ctx.rate, ctx.bits
+            )
+    if grad_y is not None and ctx.needs_input_grad[1]:
+        through_y = _dequantization_gradient(x, h, grad_y, ctx.bits)
+        grad_h = through_y if grad_h is None else grad_h + through_y
+    return None, grad_h, grad_mean, None, None, None
+
+
+torch.library.register_autograd(
+    "ald_ext::dequantized_log_prob",
+    _dequantized_log_prob_backward,
+    setup_context=_dequantized_log_prob_setup,
+    lib=_LIBRARY,
 )
 
 
@@ -533,6 +638,8 @@ if cuda_module is None:
         "marginal_gaussian_log_prob_backward",
         "langevin_dequantize",
         "langevin_dequantize_backward",
+        "dequantized_log_prob",
+        "dequantized_log_prob_backward",
         "quantize",
     ):
         _register_cuda_failure(_name)

@@ -198,8 +198,16 @@ void psgld_step(Param* param, const Param* grad, Compute<Param>* square_avg, std
     run(param, grad, square_avg, count, key, settings);
 }
 
+// csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;
+// the tree begins above them.
+int tree_width(std::int64_t count) {
+    int width = reduction_lanes / 2;
+    while (width >= count && width > 0) width /= 2;
+    return width;
+}
+
 template <typename Scalar>
-double squared_distance(const Scalar* x, const Scalar* mean, std::int64_t count) {
+double squared_distance_of_segment(const Scalar* x, const Scalar* mean, std::int64_t count) {
     Scalar sums[reduction_lanes] = {};
     const std::int64_t whole = count - count % reduction_lanes;
     for (std::int64_t begin = 0; begin < whole; begin += reduction_lanes) {
@@ -208,31 +216,112 @@ double squared_distance(const Scalar* x, const Scalar* mean, std::int64_t count)
             sums[lane] = add_squared_difference(sums[lane], x[begin + lane], mean[begin + lane]);
         }
     }
-    for (std::int64_t i = whole; i < count; ++i)
-        sums[i - whole] = add_squared_difference(sums[i - whole], x[i], mean[i]);
-    for (int width = reduction_lanes / 2; width > 0; width /= 2) {
+    ALD_EXT_VECTORIZE
+    for (std::int64_t lane = 0; lane < count - whole; ++lane) {
+        sums[lane] = add_squared_difference(sums[lane], x[whole + lane], mean[whole + lane]);
+    }
+    for (int width = tree_width(count); width > 0; width /= 2) {
+        ALD_EXT_VECTORIZE
         for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
     }
     return static_cast<double>(sums[0]);
 }
 
+// Rows that are shorter than a loop's overhead: sixteen at a time, side by side.
+constexpr int rows_together = 16;
+constexpr int short_row = 16;
+
 template <typename Scalar>
-void scaled_difference(const Scalar* x, const Scalar* mean, double factor, std::int64_t count, Scalar* out,
-                       Scalar* negative_out) {
-    const Scalar scale = static_cast<Scalar>(factor);
-    if (out != nullptr && negative_out != nullptr) {
+void squared_distances_of_short_rows(const Scalar* x, const Scalar* mean, int dimension, double* sums) {
+    Scalar squares[short_row][rows_together];
+    for (int lane = 0; lane < dimension; ++lane) {
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) {
-            const Scalar value = scale * (x[i] - mean[i]);
-            out[i] = value;
-            negative_out[i] = -value;
+        for (int row = 0; row < rows_together; ++row) {
+            const int i = row * dimension + lane;
+            squares[lane][row] = add_squared_difference(Scalar(0), x[i], mean[i]);
         }
-    } else if (out != nullptr) {
+    }
+    for (int width = tree_width(dimension); width > 0; width /= 2) {
+        for (int lane = 0; lane + width < dimension && lane < width; ++lane) {
+            ALD_EXT_VECTORIZE
+            for (int row = 0; row < rows_together; ++row) squares[lane][row] += squares[lane + width][row];
+        }
+    }
+    ALD_EXT_VECTORIZE
+    for (int row = 0; row < rows_together; ++row) sums[row] = static_cast<double>(squares[0][row]);
+}
+
+template <typename Scalar>
+void squared_distances(const Scalar* x, const Scalar* mean, std::int64_t dimension, std::int64_t begin,
+                       std::int64_t end, double* sums) {
+    const std::int64_t segments = segments_of_row(dimension);
+    if (0 < dimension && dimension <= short_row) {
+        for (; begin + rows_together <= end; begin += rows_together) {
+            squared_distances_of_short_rows(x + begin * dimension, mean + begin * dimension,
+                                            static_cast<int>(dimension), sums + begin);
+        }
+    }
+    std::int64_t row = begin / segments, segment = begin % segments;
+    for (std::int64_t unit = begin; unit < end; ++unit) {
+        const std::int64_t first = segment * reduction_segment, start = row * dimension + first;
+        const std::int64_t count = dimension - first < reduction_segment ? dimension - first : reduction_segment;
+        sums[unit] = squared_distance_of_segment(x + start, mean + start, count);
+        if (++segment == segments) ++row, segment = 0;
+    }
+}
+
+template <typename Scalar>
+void log_probs(const double* squared_distance, std::int64_t count, const MarginalGaussian& density, Scalar* log_prob) {
+    ALD_EXT_VECTORIZE
+    for (std::int64_t i = 0; i < count; ++i) {
+        log_prob[i] = static_cast<Scalar>(marginal_gaussian_log_prob(density, squared_distance[i]));
+    }
+}
+
+// grad_x = factor(i) (x - mean), and its negative.
+template <typename Scalar, typename Factor>
+ALD_EXT_INLINE void scaled_difference(const LikelihoodGradient<Scalar>& batch, const Factor& factor, std::int64_t begin,
+                                      std::int64_t end) {
+    const Scalar *x = batch.x, *mean = batch.mean;
+    Scalar *grad_x = batch.grad_x, *grad_mean = batch.grad_mean;
+    if (grad_x != nullptr && grad_mean != nullptr) {
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) out[i] = scale * (x[i] - mean[i]);
-    } else if (negative_out != nullptr) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const Scalar value = factor(i) * (x[i] - mean[i]);
+            grad_x[i] = value;
+            grad_mean[i] = -value;
+        }
+    } else if (grad_x != nullptr) {
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) negative_out[i] = -(scale * (x[i] - mean[i]));
+        for (std::int64_t i = begin; i < end; ++i) grad_x[i] = factor(i) * (x[i] - mean[i]);
+    } else if (grad_mean != nullptr) {
+        ALD_EXT_VECTORIZE
+        for (std::int64_t i = begin; i < end; ++i) grad_mean[i] = -(factor(i) * (x[i] - mean[i]));
+    }
+}
+
+template <typename Scalar>
+void likelihood_gradients(const LikelihoodGradient<Scalar>& batch, std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t rows_at_once = 64;
+    const std::int64_t dimension = batch.dimension, last_row = (end + dimension - 1) / dimension;
+    Scalar factors[rows_at_once];
+    for (std::int64_t first = begin / dimension; first < last_row; first += rows_at_once) {
+        const std::int64_t rows = last_row - first < rows_at_once ? last_row - first : rows_at_once;
+        ALD_EXT_VECTORIZE
+        for (std::int64_t row = 0; row < rows; ++row) {
+            const double score = marginal_gaussian_score_factor(batch.density, batch.squared_distance[first + row]);
+            factors[row] = static_cast<Scalar>(static_cast<double>(batch.grad[first + row]) * score);
+        }
+        if (dimension == 1) {
+            scaled_difference(batch, [&](std::int64_t i) { return factors[i - first]; }, first, first + rows);
+            continue;
+        }
+        for (std::int64_t row = 0; row < rows; ++row) {
+            const Scalar factor = factors[row];
+            const std::int64_t start = (first + row) * dimension, stop = start + dimension;
+            scaled_difference(
+                batch, [=](std::int64_t) { return factor; }, start < begin ? begin : start, stop < end ? stop : end);
+        }
     }
 }
 
@@ -269,7 +358,7 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits) {
 
 template <typename Scalar>
 KernelTable<Scalar> make_kernel_table() {
-    return {normal<Scalar>,     squared_distance<Scalar>,    scaled_difference<Scalar>,
+    return {normal<Scalar>,     squared_distances<Scalar>,   log_probs<Scalar>, likelihood_gradients<Scalar>,
             dequantize<Scalar>, dequantize_backward<Scalar>, quantize<Scalar>};
 }
 

@@ -20,14 +20,27 @@ struct StepKernels {
                   const LangevinSettings& settings);
 };
 
+// A batch of rows of `dimension` values, and where the gradients for x and for the mean go.
+template <typename Scalar>
+struct LikelihoodGradient {
+    const Scalar* grad;  // of each row's log density
+    const Scalar *x, *mean;
+    const double* squared_distance;
+    std::int64_t dimension;
+    MarginalGaussian density;
+    Scalar *grad_x, *grad_mean;
+};
+
 template <typename Scalar>
 struct KernelTable {
     void (*normal)(Scalar* out, std::int64_t count, NoiseKey key);
-    // At most reduction_segment elements.
-    double (*squared_distance)(const Scalar* x, const Scalar* mean, std::int64_t count);
-    // factor (x - mean), and its negative; a null output is left out.
-    void (*scaled_difference)(const Scalar* x, const Scalar* mean, double factor, std::int64_t count, Scalar* out,
-                              Scalar* negative_out);
+    // r^2 of the segments `begin` to `end` of the batch, rows of `dimension` values, counted row by row.
+    void (*squared_distances)(const Scalar* x, const Scalar* mean, std::int64_t dimension, std::int64_t begin,
+                              std::int64_t end, double* sums);
+    void (*log_probs)(const double* squared_distance, std::int64_t count, const MarginalGaussian& density,
+                      Scalar* log_prob);
+    // The gradients for the elements `begin` to `end` of the batch; a null output is left out.
+    void (*likelihood_gradients)(const LikelihoodGradient<Scalar>& batch, std::int64_t begin, std::int64_t end);
     void (*dequantize)(const std::uint8_t* x, const Scalar* h, Scalar* y, std::int64_t count, int bits);
     void (*dequantize_backward)(const Scalar* grad, const std::uint8_t* x, const Scalar* h, Scalar* grad_h,
                                 std::int64_t count, int bits);

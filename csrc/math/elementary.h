@@ -90,18 +90,21 @@ ALD_EXT_INLINE double exp_fraction(double r) {
 template <typename Scalar>
 ALD_EXT_INLINE Scalar exp_negative(Scalar x) {
     using Format = FloatingPoint<Scalar>;
+    using Bits = typename Format::Bits;
     constexpr bool is_float = sizeof(Scalar) == 4;
     constexpr Scalar limit = is_float ? Scalar(87) : Scalar(708);
     constexpr Scalar log2_e = static_cast<Scalar>(0x1.71547652b82fep+0);
     constexpr Scalar ln2_high = is_float ? Scalar(0x1.62e4p-1) : Scalar(0x1.62e42fefa38p-1);
     constexpr Scalar ln2_low = is_float ? Scalar(0x1.7f7d1cp-20) : Scalar(0x1.ef35793c7673p-45);
-    const Scalar bounded = x > limit ? limit : x;
-    const Scalar number = x < limit ? x : limit;  // the same, but not NaN, which no integer can hold
-    const std::int32_t quotient = static_cast<std::int32_t>(fused_multiply_add(number, log2_e, Scalar(0.5)));
-    const Scalar n = static_cast<Scalar>(quotient);
+    // Added to a number, it leaves the nearest integer in the last bits of the mantissa: no conversion, which NaN would
+    // not survive.
+    constexpr Scalar to_integer = is_float ? Scalar(0x1.8p+23) : Scalar(0x1.8p+52);
+    const Scalar bounded = limit < x ? limit : x;
+    const Scalar shifted = fused_multiply_add(bounded, log2_e, to_integer);
+    const Scalar n = shifted - to_integer;
     const Scalar remainder = fused_multiply_add(n, ln2_low, fused_multiply_add(n, ln2_high, -bounded));
-    using Bits = typename Format::Bits;
-    const Bits scale = (Format::exponent_bias - static_cast<Bits>(quotient)) * (Bits{1} << Format::mantissa_bits);
+    const Bits quotient = bit_cast<Bits>(shifted) - bit_cast<Bits>(to_integer);
+    const Bits scale = (Format::exponent_bias - quotient) * (Bits{1} << Format::mantissa_bits);
     return exp_fraction(remainder) * bit_cast<Scalar>(scale);
 }
 

@@ -22,6 +22,11 @@ ALD_EXT_MATH_BEGIN
 
 constexpr int reduction_lanes = 64;
 constexpr std::int64_t reduction_segment = 4096;
+// At least one, so that an empty row has a sum too: zero.
+ALD_EXT_INLINE std::int64_t segments_of_row(std::int64_t dimension) {
+    return dimension <= reduction_segment ? 1 : (dimension + reduction_segment - 1) / reduction_segment;
+}
+
 constexpr double smallest_squared_distance = 0x1p-100;
 
 template <typename Scalar>
@@ -29,12 +34,6 @@ ALD_EXT_INLINE Scalar add_squared_difference(Scalar sum, Scalar x, Scalar mean) 
     const Scalar difference = x - mean;
     return fused_multiply_add(difference, difference, sum);
 }
-
-struct MarginalGaussian {
-    double constant;  // C above
-    double exponent;  // a + d/2
-    double rate;      // b
-};
 
 // On the host: lgamma is libm's.
 inline MarginalGaussian make_marginal_gaussian(const PrecisionPrior& prior, std::int64_t dimension) {

@@ -31,4 +31,11 @@ struct PrecisionPrior {
     double shape, rate;
 };
 
+// csrc/math/marginal_gaussian.h
+struct MarginalGaussian {
+    double constant;  // C
+    double exponent;  // a + d/2
+    double rate;      // b
+};
+
 }  // namespace ald_ext

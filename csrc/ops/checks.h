@@ -187,10 +187,16 @@ inline Tensor new_rows(const Tensor& like, std::int64_t rows, ScalarType type) {
     return torch::stable::new_empty(like, size, type);
 }
 
-// A contiguous tensor of the shape of `like`, or an empty one where it is not needed.
-inline Tensor new_like(const Tensor& like, ScalarType type, bool needed = true) {
-    if (!needed) return new_rows(like, 0, type);
+// A contiguous tensor of the shape of `like`.
+inline Tensor new_like(const Tensor& like, ScalarType type) {
     return torch::stable::new_empty(like, like.sizes(), type);
+}
+
+// `count` tensors of the shape of `like`, stacked: one allocation, which the allocator reuses sooner than two.
+inline Tensor new_gradients(const Tensor& like, std::int64_t count) {
+    std::vector<std::int64_t> size{count};
+    size.insert(size.end(), like.sizes().begin(), like.sizes().end());
+    return torch::stable::new_empty(like, size, like.scalar_type());
 }
 
 }  // namespace ald_ext::ops

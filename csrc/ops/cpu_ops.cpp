@@ -3,6 +3,8 @@
 // Note [Results do not depend on the division]
 // Noise is a function of the element's index, other loops are elementwise, and the sums of
 // csrc/math/marginal_gaussian.h have fixed segments. So work may be cut anywhere, for any number of threads.
+#include <numeric>
+
 #include "../cpu/kernels.h"
 #include "../math/marginal_gaussian.h"
 #include "registration.h"
@@ -76,81 +78,105 @@ struct CpuDevice {
     }
 };
 
-// r^2 of every row. Segments are the unit of work, so that few long rows are divided too.
-template <typename Scalar>
-void squared_distances(const LikelihoodArguments& arguments, double* squared_distance) {
-    const Scalar* x = const_data<Scalar>(arguments.x);
-    const Scalar* mean = const_data<Scalar>(arguments.mean);
-    const std::int64_t dimension = arguments.dimension;
-    const std::int64_t segments = (dimension + reduction_segment - 1) / reduction_segment;
-    std::vector<double> sums(static_cast<std::size_t>(arguments.rows * segments));
-    const std::int64_t segment_length = std::max<std::int64_t>(1, std::min(dimension, reduction_segment));
-    const std::int64_t grain = std::max<std::int64_t>(1, elementwise_grain / segment_length);
-    divide(arguments.rows * segments, grain, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t unit = begin; unit < end; ++unit) {
-            const std::int64_t first = (unit % segments) * reduction_segment;
-            const std::int64_t start = (unit / segments) * dimension + first;
-            const std::int64_t count = std::min(reduction_segment, dimension - first);
-            sums[static_cast<std::size_t>(unit)] = kernels<Scalar>().squared_distance(x + start, mean + start, count);
-        }
-    });
-    for (std::int64_t row = 0; row < arguments.rows; ++row) {
-        squared_distance[row] = 0.0;
-        for (std::int64_t s = 0; s < segments; ++s) {
-            squared_distance[row] += sums[static_cast<std::size_t>(row * segments + s)];
-        }
+// Loops that follow one another over the same elements take this many at a time, which stay in the nearest cache.
+constexpr std::int64_t cached_elements = reduction_segment;
+
+// Calls use(begin, end) for parts of a range.
+template <typename Use>
+void in_parts(std::int64_t begin, std::int64_t end, std::int64_t size, const Use& use) {
+    for (; begin < end; begin += size) use(begin, std::min(begin + size, end));
+}
+
+// Where segment `unit` of the batch begins (csrc/math/marginal_gaussian.h, Note [Order of the sum]).
+std::int64_t first_element(std::int64_t unit, std::int64_t dimension) {
+    const std::int64_t segments = segments_of_row(dimension);
+    return unit / segments * dimension + unit % segments * reduction_segment;
+}
+
+// r^2 of every row, after prepare(begin, end) for its elements. Segments are the unit of work, so that few long rows
+// are divided too.
+template <typename Scalar, typename Prepare>
+void squared_distances(const Scalar* x, const Scalar* mean, std::int64_t rows, std::int64_t dimension,
+                       double* squared_distance, const Prepare& prepare) {
+    const std::int64_t segments = segments_of_row(dimension);
+    const std::int64_t length = std::max<std::int64_t>(1, std::min(dimension, reduction_segment));
+    const auto run = [&](double* sums) {
+        divide(rows * segments, std::max<std::int64_t>(1, elementwise_grain / length), [&](auto first, auto last) {
+            in_parts(first, last, cached_elements / length, [&](std::int64_t begin, std::int64_t end) {
+                prepare(first_element(begin, dimension), first_element(end, dimension));
+                kernels<Scalar>().squared_distances(x, mean, dimension, begin, end, sums);
+            });
+        });
+    };
+    if (segments == 1) {
+        run(squared_distance);
+        return;
+    }
+    std::vector<double> sums(static_cast<std::size_t>(rows * segments));
+    run(sums.data());
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const auto first = sums.begin() + row * segments;
+        squared_distance[row] = std::accumulate(first, first + segments, 0.0);
     }
 }
 
-std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Tensor& mean, double shape, double rate) {
-    const LikelihoodArguments arguments = check_likelihood("ald_ext::marginal_gaussian_log_prob", x, mean, shape, rate);
-    Tensor log_prob = new_rows(x, arguments.rows, x.scalar_type());
-    Tensor squared_distance = new_rows(x, arguments.rows, ScalarType::Double);
+// The log density of each row of y, which prepare(begin, end) may write before it is read.
+template <typename Scalar, typename Prepare>
+std::tuple<Tensor, Tensor> log_prob_and_squared_distance(const Scalar* y, const LikelihoodArguments& arguments,
+                                                         const Prepare& prepare) {
+    Tensor log_prob = new_rows(arguments.mean, arguments.rows, arguments.mean.scalar_type());
+    Tensor squared_distance = new_rows(arguments.mean, arguments.rows, ScalarType::Double);
     double* distances = data<double>(squared_distance);
-    dispatch_floating(x, [&](auto zero) {
-        using Scalar = decltype(zero);
-        squared_distances<Scalar>(arguments, distances);
-        const MarginalGaussian density = make_marginal_gaussian(arguments.prior, arguments.dimension);
-        Scalar* out = data<Scalar>(log_prob);
-        for (std::int64_t row = 0; row < arguments.rows; ++row) {
-            out[row] = static_cast<Scalar>(ald_ext::marginal_gaussian_log_prob(density, distances[row]));
-        }
+    squared_distances(y, const_data<Scalar>(arguments.mean), arguments.rows, arguments.dimension, distances, prepare);
+    const MarginalGaussian density = make_marginal_gaussian(arguments.prior, arguments.dimension);
+    Scalar* out = data<Scalar>(log_prob);
+    divide(arguments.rows, noisy_grain, [&](std::int64_t begin, std::int64_t end) {
+        kernels<Scalar>().log_probs(distances + begin, end - begin, density, out + begin);
     });
     return {log_prob, squared_distance};
 }
 
-std::tuple<Tensor, Tensor> marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
-                                                               const Tensor& squared_distance, double shape,
-                                                               double rate, bool need_x, bool need_mean) {
-    const LikelihoodGradientArguments arguments = check_likelihood_gradient(
-        "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
-    const LikelihoodArguments& likelihood = arguments.likelihood;
-    Tensor grad_x = new_like(x, x.scalar_type(), need_x);
-    Tensor grad_mean = new_like(x, x.scalar_type(), need_mean);
-    const std::int64_t dimension = likelihood.dimension;
-    const MarginalGaussian density = make_marginal_gaussian(likelihood.prior, dimension);
+std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Tensor& mean, double shape, double rate) {
+    const LikelihoodArguments arguments = check_likelihood("ald_ext::marginal_gaussian_log_prob", x, mean, shape, rate);
+    std::tuple<Tensor, Tensor> result;
     dispatch_floating(x, [&](auto zero) {
         using Scalar = decltype(zero);
-        const Scalar* grads = const_data<Scalar>(arguments.grad);
-        const double* distances = const_data<double>(arguments.squared_distance);
-        const Scalar* xs = const_data<Scalar>(likelihood.x);
-        const Scalar* means = const_data<Scalar>(likelihood.mean);
-        Scalar* out_x = need_x ? data<Scalar>(grad_x) : nullptr;
-        Scalar* out_mean = need_mean ? data<Scalar>(grad_mean) : nullptr;
-        divide(likelihood.rows * dimension, elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
-            while (begin < end) {
-                const std::int64_t row = begin / dimension;
-                const std::int64_t stop = std::min(end, (row + 1) * dimension);
-                const double factor =
-                    static_cast<double>(grads[row]) * marginal_gaussian_score_factor(density, distances[row]);
-                kernels<Scalar>().scaled_difference(xs + begin, means + begin, factor, stop - begin,
-                                                    need_x ? out_x + begin : nullptr,
-                                                    need_mean ? out_mean + begin : nullptr);
-                begin = stop;
-            }
+        const auto nothing = [](std::int64_t, std::int64_t) {};
+        result = log_prob_and_squared_distance(const_data<Scalar>(arguments.x), arguments, nothing);
+    });
+    return result;
+}
+
+template <typename Scalar>
+cpu::LikelihoodGradient<Scalar> likelihood_gradient(const LikelihoodGradientArguments& arguments, Scalar* grad_x,
+                                                    Scalar* grad_mean) {
+    const LikelihoodArguments& likelihood = arguments.likelihood;
+    return {const_data<Scalar>(arguments.grad),
+            const_data<Scalar>(likelihood.x),
+            const_data<Scalar>(likelihood.mean),
+            const_data<double>(arguments.squared_distance),
+            likelihood.dimension,
+            make_marginal_gaussian(likelihood.prior, likelihood.dimension),
+            grad_x,
+            grad_mean};
+}
+
+Tensor marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
+                                           const Tensor& squared_distance, double shape, double rate, bool need_x,
+                                           bool need_mean) {
+    const LikelihoodGradientArguments arguments = check_likelihood_gradient(
+        "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
+    Tensor gradients = new_gradients(x, need_x + need_mean);
+    dispatch_floating(x, [&](auto zero) {
+        using Scalar = decltype(zero);
+        Scalar* out = data<Scalar>(gradients);
+        const auto batch = likelihood_gradient(arguments, need_x ? out : nullptr,
+                                               need_mean ? out + (need_x ? x.numel() : 0) : nullptr);
+        divide(x.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+            kernels<Scalar>().likelihood_gradients(batch, begin, end);
         });
     });
-    return {grad_x, grad_mean};
+    return gradients;
 }
 
 // CUDA does not look at the values, which would make it wait; there a pixel above 2^bits - 1 gives NaN.
@@ -199,6 +225,53 @@ Tensor langevin_dequantize_backward(const Tensor& grad, const Tensor& x, const T
     return grad_h;
 }
 
+std::tuple<Tensor, Tensor, Tensor> dequantized_log_prob(const Tensor& x, const Tensor& h, const Tensor& mean,
+                                                        double shape, double rate, std::int64_t bits) {
+    const char* op = "ald_ext::dequantized_log_prob";
+    const PixelArguments pixels = check_pixels(op, x, h, bits);
+    const LikelihoodArguments likelihood = check_likelihood(op, h, mean, shape, rate);
+    check_pixel_values(pixels.x, bits, op);
+    Tensor y = new_like(h, h.scalar_type());
+    std::tuple<Tensor, Tensor> result;
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        const std::uint8_t* pixel = const_data<std::uint8_t>(pixels.x);
+        const Scalar* in = const_data<Scalar>(pixels.h);
+        Scalar* out = data<Scalar>(y);
+        result = log_prob_and_squared_distance<Scalar>(out, likelihood, [&](std::int64_t begin, std::int64_t end) {
+            kernels<Scalar>().dequantize(pixel + begin, in + begin, out + begin, end - begin, static_cast<int>(bits));
+        });
+    });
+    return {y, std::get<0>(result), std::get<1>(result)};
+}
+
+Tensor dequantized_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& h, const Tensor& mean,
+                                     const Tensor& y, const Tensor& squared_distance, double shape, double rate,
+                                     std::int64_t bits) {
+    const char* op = "ald_ext::dequantized_log_prob_backward";
+    const PixelArguments pixels = check_pixels(op, x, h, bits);
+    const LikelihoodGradientArguments arguments =
+        check_likelihood_gradient(op, grad, y, mean, squared_distance, shape, rate);
+    check_same_shape(y, h, op, "y", "h");
+    Tensor gradients = new_gradients(h, 2);
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        const std::uint8_t* pixel = const_data<std::uint8_t>(pixels.x);
+        const Scalar* in = const_data<Scalar>(pixels.h);
+        Scalar* grad_h = data<Scalar>(gradients);
+        const auto batch = likelihood_gradient(arguments, grad_h, grad_h + h.numel());
+        divide(h.numel(), noisy_grain, [&](std::int64_t first, std::int64_t last) {
+            in_parts(first, last, cached_elements, [&](std::int64_t begin, std::int64_t end) {
+                // The gradient for y, and in its place the one for h.
+                kernels<Scalar>().likelihood_gradients(batch, begin, end);
+                kernels<Scalar>().dequantize_backward(grad_h + begin, pixel + begin, in + begin, grad_h + begin,
+                                                      end - begin, static_cast<int>(bits));
+            });
+        });
+    });
+    return gradients;
+}
+
 Tensor quantize(const Tensor& y, std::int64_t bits) {
     const Tensor values = check_dequantized("ald_ext::quantize", y, bits);
     Tensor x = new_like(y, ScalarType::Byte);
@@ -216,4 +289,8 @@ Tensor quantize(const Tensor& y, std::int64_t bits) {
 }  // namespace
 }  // namespace ald_ext::ops
 
-STABLE_TORCH_LIBRARY_IMPL(ald_ext, CPU, m) { ALD_EXT_REGISTER_KERNELS(m, CpuDevice) }
+STABLE_TORCH_LIBRARY_IMPL(ald_ext, CPU, m) {
+    ALD_EXT_REGISTER_KERNELS(m, CpuDevice)
+    m.impl("dequantized_log_prob", TORCH_BOX(&dequantized_log_prob));
+    m.impl("dequantized_log_prob_backward", TORCH_BOX(&dequantized_log_prob_backward));
+}

@@ -23,8 +23,15 @@ STABLE_TORCH_LIBRARY(ald_ext, m) {
         "(Tensor log_prob, Tensor squared_distance)");
     m.def(
         "marginal_gaussian_log_prob_backward(Tensor grad, Tensor x, Tensor mean, Tensor squared_distance, float shape, "
-        "float rate, bool need_x, bool need_mean) -> (Tensor grad_x, Tensor grad_mean)");
+        "float rate, bool need_x, bool need_mean) -> Tensor");
     m.def("langevin_dequantize(Tensor x, Tensor h, int bits=8) -> Tensor");
     m.def("langevin_dequantize_backward(Tensor grad, Tensor x, Tensor h, int bits=8) -> Tensor");
+    // Both in one pass; the backward gives the gradients for h and for the mean, stacked.
+    m.def(
+        "dequantized_log_prob(Tensor x, Tensor h, Tensor mean, float shape, float rate, int bits=8) -> "
+        "(Tensor y, Tensor log_prob, Tensor squared_distance)");
+    m.def(
+        "dequantized_log_prob_backward(Tensor grad, Tensor x, Tensor h, Tensor mean, Tensor y, "
+        "Tensor squared_distance, float shape, float rate, int bits=8) -> Tensor");
     m.def("quantize(Tensor y, int bits=8) -> Tensor");
 }

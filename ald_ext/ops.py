@@ -1,8 +1,8 @@
 """The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
 
 CPU and CUDA tensors run compiled kernels (csrc/), of float32 and float64, the steps of 16-bit types too; tensors of
-other devices run :mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what was expected,
-and have then changed nothing.
+other devices run :mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what
+was expected, and have then changed nothing.
 
 Note [The update equation]
     For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
@@ -334,8 +334,8 @@ def dequantized_log_prob(
 ) -> tuple[Tensor, Tensor]:
     """y = langevin_dequantize(x, h) and marginal_gaussian_log_prob(y, mean) in one pass, with the very same bits.
 
-    The gradients for h and for the mean take one pass too, in which none for y is written. Differentiable in h and mean,
-    twice, and through y.
+    The gradients for h and for the mean take one pass too, in which none for y is written. Differentiable in h and
+    mean, twice, and through y.
 
     Args:
         x: (N, ...) uint8 pixels.
@@ -500,7 +500,8 @@ def _log_prob_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
     need_x, need_mean = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():
         log_prob = partial(reference.marginal_gaussian_log_prob, shape=ctx.shape, rate=ctx.rate)
-        return *_differentiable_gradients(log_prob, (x, mean), (need_x, need_mean), grad), None, None
+        grad_x, grad_mean = _differentiable_gradients(log_prob, (x, mean), (need_x, need_mean), grad)
+        return grad_x, grad_mean, None, None
     # The gradients that are needed, stacked.
     gradients = _OPS.marginal_gaussian_log_prob_backward(
         grad, x, mean, squared_distance, ctx.shape, ctx.rate, need_x, need_mean

@@ -157,17 +157,29 @@ def test_params_of_two_dtypes(step: Step) -> None:
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
-        (torch.float16, "Half"),
-        (torch.bfloat16, "BFloat16"),
         (torch.int64, "Long"),
         (torch.uint8, "Byte"),
         (torch.complex64, "ComplexFloat"),
+        (torch.float8_e4m3fn, "Float8_e4m3fn"),
     ],
 )
 def test_dtypes_without_kernel(step: Step, dtype: torch.dtype, name: str) -> None:
     for tensors in step.lists:
         tensors[:] = [tensor.to(dtype) for tensor in tensors]
-    step.check_refused(f"params[0]: got dtype {name}, expected Float or Double")
+    step.check_refused(f"params[0]: got dtype {name}, expected Float, Double, BFloat16 or Half")
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "Half"), (torch.bfloat16, "BFloat16")])
+def test_16_bit_params_have_a_wide_square_avg(device: torch.device, dtype: torch.dtype, name: str) -> None:
+    """Only the gradients share the parameter's dtype."""
+    step = Step(device, preconditioned=True)
+    step.params = [param.to(dtype) for param in step.params]
+    step.check_refused(f"grads[0]: got dtype Float, expected {name}")
+    step.grads = [grad.to(dtype) for grad in step.grads]
+    step.square_avgs[1] = step.square_avgs[1].to(dtype)
+    step.check_refused(f"square_avgs[1]: got dtype {name}, expected Float")
+    step.square_avgs[1] = step.square_avgs[1].double()
+    step.check_refused("square_avgs[1]: got dtype Double, expected Float")
 
 
 @pytest.mark.parametrize("argument", ["params", "grads", "square_avgs"])
@@ -246,6 +258,70 @@ def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
     step.options[argument] = value
     got = value[1] if isinstance(value, list) else value
     step.check_refused(f"{argument.removesuffix('s')}: got {got}, expected 0 to")
+
+
+# --- lr and step as tensors ---
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("lr", torch.tensor([0.1, 0.1]), "got a tensor of 2 elements, expected one"),
+        ("lr", torch.empty(0), "got a tensor of 0 elements, expected one"),
+        ("lr", torch.tensor(1), "got dtype Long, expected Float or Double"),
+        ("lr", torch.tensor(0.1, dtype=torch.float16), "got dtype Half, expected Float or Double"),
+        ("lr", torch.tensor(0.1, dtype=torch.bfloat16), "got dtype BFloat16, expected Float or Double"),
+        ("step", torch.tensor([1, 2]), "got a tensor of 2 elements, expected one"),
+        ("step", torch.tensor(1, dtype=torch.int32), "got dtype Int, expected Long"),
+        ("step", torch.tensor(1.0), "got dtype Float, expected Long"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_tensors_that_are_no_lr_and_no_step(
+    step: Step, argument: str, value: Tensor, expected: str, where: str
+) -> None:
+    step.options[argument] = value if where == "cpu" else value.to(step.device)
+    step.check_refused(f"{argument}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("lr", torch.tensor(-0.1), "got -0.1, expected a finite number >= 0"),
+        ("lr", torch.tensor(INFINITY, dtype=torch.float64), "got inf, expected a finite number >= 0"),
+        ("lr", torch.tensor(NAN), "got nan, expected a finite number >= 0"),
+        ("step", torch.tensor(-1), "got -1, expected 0 to 1099511627775"),
+        ("step", torch.tensor(2**40), "got 1099511627776, expected 0 to 1099511627775"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensors_out_of_range(step: Step, argument: str, value: Tensor, expected: str) -> None:
+    """On the CPU, where the value is at hand."""
+    step.options[argument] = value
+    step.check_refused(f"{argument}: {expected}")
+
+
+@pytest.mark.parametrize("argument", ["lr", "step"])
+def test_tensors_on_a_third_device(step: Step, argument: str) -> None:
+    """Neither the CPU nor the parameters' device. The fake kernel of a meta tensor must not answer for a real one."""
+    value = torch.tensor(0.1) if argument == "lr" else torch.tensor(1)
+    step.options[argument] = value.to("meta")
+    step.check_refused(f"{argument}: got a tensor on meta")
+
+
+def test_no_params_for_the_registered_op() -> None:
+    """The functions of ops return before; the op itself finds its device by lr and step."""
+    options = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False, "seed": 1}
+    lists: dict[str, list[int]] = {"parameters": [], "offsets": []}
+    own = {"alpha": 0.9, "eps": 0.1, "freeze_after": -1}
+    clock = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
+    for call in (
+        lambda: torch.ops.ald_ext.sgld_step_.tensor([], [], **options, **lists, **clock),
+        lambda: torch.ops.ald_ext.psgld_step_.tensor([], [], [], **options, **lists, **own, **clock),
+    ):
+        with pytest.raises(RuntimeError, match=r"gld_step_: params: got an empty list, expected at least one tensor"):
+            call()
 
 
 # --- The likelihood ---

@@ -13,15 +13,37 @@ from ald_ext import ops
 
 _OPS = torch.ops.ald_ext
 
+#: One of every width that has overloads of its own or code of its own.
+SOME_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 # --- opcheck ---
 
 
-def step_arguments(device: torch.device, lists: int) -> tuple[tuple[list[Tensor], ...], dict[str, Any]]:
+def step_arguments(
+    device: torch.device, lists: int, dtype: torch.dtype = torch.float32
+) -> tuple[tuple[list[Tensor], ...], dict[str, Any]]:
     shapes = [(3, 4), (0,), (), (70,)]
-    tensors = tuple([torch.rand(shape, device=device) for shape in shapes] for _ in range(lists))
+    dtypes = (dtype, dtype, torch.float32)[:lists]
+    tensors = tuple([torch.rand(shape, device=device).to(dtype) for shape in shapes] for dtype in dtypes)
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
+    options |= {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER} if lists == 3 else {}
     return tensors, {**options, "seed": 1, "step": 2, "parameters": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
+
+
+def step_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """Both ops, in both overloads, of parameters of 32 and of 16 bits."""
+    cases = {}
+    clock = {"lr": torch.tensor(0.1, device=device), "step": torch.tensor(2, device=device)}
+    for op, lists in ((_OPS.sgld_step_, 2), (_OPS.psgld_step_, 3)):
+        for dtype in SOME_DTYPES:
+            tensors, options = step_arguments(device, lists, dtype)
+            name = f"{op.default._schema.name.removeprefix('ald_ext::')}{str(dtype).removeprefix('torch.')}"
+            cases[name] = (op.default, tensors, options)
+            cases[f"{name}_tensor"] = (op.tensor, tensors, {**options, **clock})
+    tensors, options = step_arguments(device, 3)
+    cases["psgld_step_frozen"] = (_OPS.psgld_step_.default, tensors, {**options, "freeze_after": -1})
+    return cases
 
 
 def likelihood_arguments(device: torch.device, requires_grad: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -36,42 +58,37 @@ def pixel_arguments(device: torch.device, requires_grad: bool) -> tuple[Tensor, 
 
 def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """name: (op, args, kwargs)."""
-    sgld, sgld_options = step_arguments(device, 2)
-    psgld, psgld_options = step_arguments(device, 3)
-    psgld_options |= {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
     x, mean = likelihood_arguments(device, False, torch.float32)
     rows = torch.rand(3, device=device)
     pixels, h = pixel_arguments(device, False)
     return {
-        "normal_": (_OPS.normal_, (torch.empty(100, device=device),), {"seed": 1, "step": 2}),
-        "sgld_step_": (_OPS.sgld_step_, sgld, sgld_options),
-        "psgld_step_": (_OPS.psgld_step_, psgld, psgld_options),
-        "psgld_step_frozen": (_OPS.psgld_step_, psgld, {**psgld_options, "freeze_after": -1}),
-        "log_prob": (_OPS.marginal_gaussian_log_prob, (x, mean, 1.0, 0.0), {}),
+        **step_cases(device),
+        "normal_": (_OPS.normal_.default, (torch.empty(100, device=device),), {"seed": 1, "step": 2}),
+        "log_prob": (_OPS.marginal_gaussian_log_prob.default, (x, mean, 1.0, 0.0), {}),
         "log_prob_with_grad": (
-            _OPS.marginal_gaussian_log_prob,
+            _OPS.marginal_gaussian_log_prob.default,
             (*likelihood_arguments(device, True, torch.float64), 2.0, 0.5),
             {},
         ),
         "log_prob_with_grad_of_one": (
-            _OPS.marginal_gaussian_log_prob,
+            _OPS.marginal_gaussian_log_prob.default,
             (x, likelihood_arguments(device, True, torch.float32)[1], 0.0, 0.0),
             {},
         ),
         "log_prob_backward": (
-            _OPS.marginal_gaussian_log_prob_backward,
+            _OPS.marginal_gaussian_log_prob_backward.default,
             (rows, x, mean, rows.double(), 1.0, 0.0, True, True),
             {},
         ),
         "log_prob_backward_of_one": (
-            _OPS.marginal_gaussian_log_prob_backward,
+            _OPS.marginal_gaussian_log_prob_backward.default,
             (rows, x, mean, rows.double(), 1.0, 0.0, False, True),
             {},
         ),
-        "dequantize": (_OPS.langevin_dequantize, (pixels, h, 4), {}),
-        "dequantize_with_grad": (_OPS.langevin_dequantize, pixel_arguments(device, True), {}),
-        "dequantize_backward": (_OPS.langevin_dequantize_backward, (torch.rand_like(h), pixels, h, 4), {}),
-        "quantize": (_OPS.quantize, (h, 4), {}),
+        "dequantize": (_OPS.langevin_dequantize.default, (pixels, h, 4), {}),
+        "dequantize_with_grad": (_OPS.langevin_dequantize.default, pixel_arguments(device, True), {}),
+        "dequantize_backward": (_OPS.langevin_dequantize_backward.default, (torch.rand_like(h), pixels, h, 4), {}),
+        "quantize": (_OPS.quantize.default, (h, 4), {}),
     }
 
 
@@ -83,13 +100,14 @@ UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor", "te
 @pytest.mark.parametrize("name", opcheck_cases(torch.device("cpu")))
 def test_opcheck(device: torch.device, name: str, utility: str) -> None:
     op, args, kwargs = opcheck_cases(device)[name]
-    torch.library.opcheck(op.default, args, kwargs, test_utils=utility)
+    torch.library.opcheck(op, args, kwargs, test_utils=utility)
 
 
 def test_opcheck_sees_every_op() -> None:
-    checked = {op.default.name() for op, _, _ in opcheck_cases(torch.device("cpu")).values()}
-    registered = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("ald_ext::")}
-    assert checked == registered
+    """Every overload of every one."""
+    checked = {(op._schema.name, op._schema.overload_name) for op, _, _ in opcheck_cases(torch.device("cpu")).values()}
+    schemas = torch._C._jit_get_all_schemas()
+    assert checked == {(s.name, s.overload_name) for s in schemas if s.name.startswith("ald_ext::")}
 
 
 def test_meta_tensors_get_shapes_and_dtypes() -> None:
@@ -101,6 +119,8 @@ def test_meta_tensors_get_shapes_and_dtypes() -> None:
     assert (y.shape, y.dtype, y.device) == ((3, 5), torch.float64, meta)
     assert ops.quantize(y).dtype == torch.uint8
     assert ops.sgld_step_([x], [x.clone()], lr=0.1, seed=1, step=1) is None
+    lr, step = torch.empty((), device=meta), torch.empty((), dtype=torch.int64, device=meta)
+    assert ops.psgld_step_([x], [x.clone()], [x.clone()], lr=lr, seed=1, step=step) is None
 
 
 # --- torch.compile, without graph breaks ---
@@ -121,24 +141,33 @@ def test_compiled_normal(device: torch.device) -> None:
         assert torch.equal(run(x, step), function(x, step))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "clock"),
+    [(torch.float32, "numbers"), (torch.float32, "tensors"), (torch.bfloat16, "numbers"), (torch.float16, "tensors")],
+    ids=["float32-numbers", "float32-tensors", "bfloat16-numbers", "float16-tensors"],
+)
 @pytest.mark.parametrize("preconditioned", [False, True], ids=["sgld", "psgld"])
-def test_compiled_step(device: torch.device, preconditioned: bool) -> None:
+def test_compiled_step(device: torch.device, preconditioned: bool, dtype: torch.dtype, clock: str) -> None:
     """In place, with reads before and after: the compiler must neither drop nor move the update."""
 
-    def function(params: list[Tensor], grads: list[Tensor], averages: list[Tensor], step: int) -> Tensor:
-        before = params[0].sum()
-        key = {"seed": 1, "step": step}
+    def function(
+        params: list[Tensor], grads: list[Tensor], averages: list[Tensor], lr: float | Tensor, step: int | Tensor
+    ) -> Tensor:
+        before = params[0].float().sum()
+        options: dict[str, Any] = {"lr": lr, "num_data": 10, "weight_decay": 0.1, "seed": 1, "step": step}
         if preconditioned:
-            ops.psgld_step_(params, grads, averages, lr=0.1, num_data=10, weight_decay=0.1, **key)
+            ops.psgld_step_(params, grads, averages, **options)
         else:
-            ops.sgld_step_(params, grads, lr=0.1, num_data=10, weight_decay=0.1, **key)
-        return before + 2 * params[0] + params[1].sum()
+            ops.sgld_step_(params, grads, **options)
+        return before + 2 * params[0].float() + params[1].float().sum()
 
     def run(call: Callable[..., Tensor]) -> list[Tensor]:
         torch.manual_seed(0)
-        lists = [[torch.rand(70, device=device), torch.rand(3, 2, device=device)] for _ in range(3)]
+        dtypes = (dtype, dtype, torch.float32)
+        lists = [[torch.rand(70, device=device).to(d), torch.rand(3, 2, device=device).to(d)] for d in dtypes]
+        cast: Callable[[Any], Any] = torch.tensor if clock == "tensors" else lambda value: value
         with torch.no_grad():
-            results = [call(*lists, step) for step in (1, 2, 3)]
+            results = [call(*lists, cast(0.1 * step), cast(step)) for step in (1, 2, 3)]
         return results + [tensor for tensors in lists for tensor in tensors]
 
     for got, expected in zip(run(compiled(function)), run(function), strict=True):
@@ -201,30 +230,50 @@ RAW_STEP = {**STEP, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "m
 RAW_STEP |= {"parameters": [0], "offsets": [0]}
 RAW_PRECONDITIONER = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
 
+#: The same with lr and step as tensors.
+CLOCK = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
+STEP_AT = {**STEP, **CLOCK}
+RAW_STEP_AT = {**RAW_STEP, **CLOCK}
+RAW_PSGLD, RAW_PSGLD_AT = {**RAW_STEP, **RAW_PRECONDITIONER}, {**RAW_STEP_AT, **RAW_PRECONDITIONER}
+
 #: Every way to overwrite a tensor x: by the functions of ops, which count by themselves, and by the registered ops.
-OVERWRITES: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
-    "sgld param": lambda x, zeros, ones: ops.sgld_step_([zeros, x], [ones, ones], **STEP),
-    "psgld param": lambda x, zeros, ones: ops.psgld_step_([x], [zeros], [ones], **STEP),
-    "psgld square_avg": lambda x, zeros, ones: ops.psgld_step_([zeros], [ones], [x], **STEP),
-    "raw normal": lambda x, zeros, ones: _OPS.normal_(x, seed=1, step=1),
-    "raw sgld param": lambda x, zeros, ones: _OPS.sgld_step_([x], [ones], **RAW_STEP),
-    "raw psgld param": lambda x, zeros, ones: _OPS.psgld_step_([x], [zeros], [ones], **RAW_STEP, **RAW_PRECONDITIONER),
-    "raw psgld square_avg": lambda x, zeros, ones: _OPS.psgld_step_(
-        [zeros], [ones], [x], **RAW_STEP, **RAW_PRECONDITIONER
-    ),
+#: `ones` is of the type of a state, `like` of the type of x.
+Overwrite = Callable[[Tensor, Tensor, Tensor], None]
+OVERWRITES: dict[str, Overwrite] = {
+    "sgld param": lambda x, like, ones: ops.sgld_step_([like.clone(), x], [like, like], **STEP),
+    "sgld param at": lambda x, like, ones: ops.sgld_step_([like.clone(), x], [like, like], **STEP_AT),
+    "psgld param": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP),
+    "psgld param at": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP_AT),
+    "raw sgld param": lambda x, like, ones: _OPS.sgld_step_([x], [like], **RAW_STEP),
+    "raw sgld param at": lambda x, like, ones: _OPS.sgld_step_.tensor([x], [like], **RAW_STEP_AT),
+    "raw psgld param": lambda x, like, ones: _OPS.psgld_step_([x], [like], [ones], **RAW_PSGLD),
+    "raw psgld param at": lambda x, like, ones: _OPS.psgld_step_.tensor([x], [like], [ones], **RAW_PSGLD_AT),
+}
+
+#: Of tensors that are never of 16 bits.
+WIDE_OVERWRITES: dict[str, Overwrite] = {
+    "raw normal": lambda x, like, ones: _OPS.normal_(x, seed=1, step=1),
+    "psgld square_avg": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP),
+    "psgld square_avg at": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP_AT),
+    "raw psgld square_avg": lambda x, like, ones: _OPS.psgld_step_([like], [ones], [x], **RAW_PSGLD),
+    "raw psgld square_avg at": lambda x, like, ones: _OPS.psgld_step_.tensor([like], [ones], [x], **RAW_PSGLD_AT),
 }
 
 
-@pytest.mark.parametrize("overwrite", OVERWRITES.values(), ids=OVERWRITES)
-def test_autograd_notices_what_was_overwritten(
-    device: torch.device, overwrite: Callable[[Tensor, Tensor, Tensor], None]
-) -> None:
-    leaf = torch.rand(5, device=device, requires_grad=True)
+@pytest.mark.parametrize(
+    ("overwrite", "dtype"),
+    [
+        *(pytest.param(o, d, id=f"{name} {str(d)[6:]}") for name, o in OVERWRITES.items() for d in SOME_DTYPES),
+        *(pytest.param(o, torch.float32, id=name) for name, o in WIDE_OVERWRITES.items()),
+    ],
+)
+def test_autograd_notices_what_was_overwritten(device: torch.device, overwrite: Overwrite, dtype: torch.dtype) -> None:
+    leaf = torch.rand(5, device=device).to(dtype).requires_grad_()
     saved = leaf * 2
     value = saved.square().sum()  # keeps `saved` for its backward
     version, before = saved._version, saved.detach().clone()
     with torch.no_grad():
-        overwrite(saved, torch.zeros_like(saved), torch.ones_like(saved))
+        overwrite(saved, torch.ones_like(saved), torch.ones(5, device=device))
     assert not torch.equal(saved, before), "the op did nothing"
     assert saved._version > version
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -233,9 +282,12 @@ def test_autograd_notices_what_was_overwritten(
 
 def test_what_is_only_read_keeps_its_version(device: torch.device) -> None:
     param, grad, square_avg = (torch.rand(5, device=device) for _ in range(3))
-    ops.psgld_step_([param], [grad], [square_avg], **STEP)
-    ops.sgld_step_([param], [grad], **STEP)
-    assert grad._version == 0
+    lr, step = torch.tensor(0.1, device=device), torch.tensor(1, device=device)
+    for options in (STEP, {**STEP, "lr": lr, "step": step}):
+        ops.psgld_step_([param], [grad], [square_avg], **options)
+        ops.sgld_step_([param], [grad], **options)
+    assert [tensor._version for tensor in (grad, lr, step)] == [0, 0, 0]
+    assert [tensor._version for tensor in (param, square_avg)] == [4, 2]
 
 
 @pytest.mark.parametrize("inference_params", [False, True])

@@ -16,6 +16,8 @@ from torch import Tensor
 from ald_ext import ops
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+WITH_16_BITS = {dtype: str(dtype).removeprefix("torch.") for dtype in ops.PARAMETER_DTYPES}
+EVERY_DTYPE = pytest.mark.parametrize("dtype", WITH_16_BITS, ids=WITH_16_BITS.values())
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,28 @@ class Lists:
 
 
 def make_lists(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Lists:
-    def draw() -> list[Tensor]:
+    """The state of 16-bit parameters is float32."""
+    state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def draw(dtype: torch.dtype) -> list[Tensor]:
         return [torch.randn(shape, dtype=dtype).to(device) for shape in shapes]
 
-    return Lists(draw(), draw(), [t.square() for t in draw()])
+    return Lists(draw(dtype), draw(dtype), [t.square() for t in draw(state_dtype)])
 
 
 def run(case: Case, lists: Lists, **more: Any) -> Lists:
     """The op on copies."""
     new = lists.map(lambda tensor: tensor.clone())
-    if case.preconditioned:
-        ops.psgld_step_(new.params, new.grads, new.square_avgs, **case.options, **KEY, **more)
-    else:
-        ops.sgld_step_(new.params, new.grads, **case.options, **KEY, **more)
+    run_in_place(case, new, **more)
     return new
+
+
+def run_in_place(case: Case, lists: Lists, **more: Any) -> None:
+    options = {**case.options, **KEY, **more}
+    if case.preconditioned:
+        ops.psgld_step_(lists.params, lists.grads, lists.square_avgs, **options)
+    else:
+        ops.sgld_step_(lists.params, lists.grads, **options)
 
 
 def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:
@@ -114,7 +124,7 @@ def test_equals_the_equation(device: torch.device, dtype: torch.dtype, case: Cas
     assert all(theta.dtype == dtype for theta in got.params)
 
 
-@DTYPES
+@EVERY_DTYPE
 def test_frozen_average_keeps_its_bits(device: torch.device, dtype: torch.dtype) -> None:
     lists = make_lists(SHAPES, dtype, device)
     frozen, adapting = (run(case, lists) for case in (CASES[4], CASES[2]))
@@ -122,7 +132,16 @@ def test_frozen_average_keeps_its_bits(device: torch.device, dtype: torch.dtype)
     assert not torch.equal(adapting.square_avgs[0], lists.square_avgs[0])
 
 
-@DTYPES
+@pytest.mark.parametrize("freeze_after", [2, 3])
+def test_freeze_after_is_the_last_step_that_adapts(device: torch.device, freeze_after: int) -> None:
+    """The step of KEY is 3."""
+    lists = make_lists([(70,)], torch.float32, device)
+    got = run(CASES[2], lists, freeze_after=freeze_after)
+    same = run(CASES[2], lists, freeze_after=ops.NEVER if freeze_after == 3 else -1)
+    assert_same_bits(got.params + got.square_avgs, same.params + same.square_avgs)
+
+
+@EVERY_DTYPE
 @EVERY_CASE
 def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, case: Case) -> None:
     shapes = SHAPES + [(n,) for n in range(1, 120)] + [(40001,)]  # also more tensors than one launch takes
@@ -135,7 +154,7 @@ def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, ca
 # --- Lists, pieces, threads ---
 
 
-@DTYPES
+@EVERY_DTYPE
 @EVERY_CASE
 def test_empty_tensors_anywhere_lose_nothing(device: torch.device, dtype: torch.dtype, case: Case) -> None:
     shapes = [(0,), (70,), (0, 3), (), (0,), (5, 5), (2, 0)]
@@ -153,9 +172,10 @@ def test_nothing_to_do(device: torch.device, case: Case) -> None:
     run(case, make_lists([(0,), (0, 4)], torch.float32, device))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @EVERY_CASE
-def test_one_call_equals_one_call_per_tensor(device: torch.device, case: Case) -> None:
-    lists = make_lists([(n,) for n in range(1, 101)], torch.float32, device)
+def test_one_call_equals_one_call_per_tensor(device: torch.device, case: Case, dtype: torch.dtype) -> None:
+    lists = make_lists([(n,) for n in range(1, 101)], dtype, device)
     together = run(case, lists)
     for i in range(100):
         one = Lists([lists.params[i]], [lists.grads[i]], [lists.square_avgs[i]])
@@ -176,7 +196,7 @@ def test_parameters_and_offsets_choose_the_noise(device: torch.device) -> None:
     cuts=st.lists(st.integers(0, 700), max_size=4),
     offset=st.sampled_from([0, 13, 2**34 - 300]),
     case=st.sampled_from(CASES),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
+    dtype=st.sampled_from(ops.PARAMETER_DTYPES),
 )
 def test_shards_have_the_bits_of_the_whole(
     device: torch.device, n: int, cuts: list[int], offset: int, case: Case, dtype: torch.dtype
@@ -192,7 +212,7 @@ def test_shards_have_the_bits_of_the_whole(
     assert torch.equal(torch.cat(pieces.square_avgs), whole.square_avgs[0])
 
 
-@DTYPES
+@EVERY_DTYPE
 @EVERY_CASE
 def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, case: Case) -> None:
     lists = make_lists([(100_003,), (7,), (0,), (333, 101), ()], dtype, torch.device("cpu"))
@@ -203,6 +223,54 @@ def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, case: 
     for other in results[1:]:
         assert_same_bits(other.params, results[0].params)
         assert_same_bits(other.square_avgs, results[0].square_avgs)
+
+
+# --- lr and step as tensors ---
+
+
+def clock_tensors(lr: Tensor, step: int, device: torch.device, shape: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    return {"lr": lr.to(device).reshape(shape), "step": torch.full(shape, step, device=device)}
+
+
+@EVERY_DTYPE
+@EVERY_CASE
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_tensors_give_the_bits_of_numbers(device: torch.device, case: Case, dtype: torch.dtype, where: str) -> None:
+    """lr and step on the CPU, where they are read at once, or on the device, where they are read when the step runs."""
+    lists = make_lists(SHAPES, dtype, device)
+    place = torch.device("cpu") if where == "cpu" else device
+    expected = run(case, lists)
+    for lr_dtype, shape in [(torch.float64, ()), (torch.float64, (1,)), (torch.float32, ()), (torch.float32, (1, 1))]:
+        lr = torch.tensor(case.options["lr"], dtype=lr_dtype)
+        tensors = clock_tensors(lr, KEY["step"], place, shape)
+        got = run(case, lists, **tensors)
+        numbers = expected if lr_dtype == torch.float64 else run(case, lists, lr=float(lr))
+        assert_same_bits(got.params + got.square_avgs, numbers.params + numbers.square_avgs)
+        assert (tensors["lr"].item(), tensors["step"].item()) == (float(lr), KEY["step"]), "they are only read"
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("argument", ["lr", "step"])
+def test_only_one_of_them_a_tensor(device: torch.device, case: Case, argument: str) -> None:
+    lists = make_lists(SHAPES, torch.float32, device)
+    value = clock_tensors(torch.tensor(case.options["lr"], dtype=torch.float64), KEY["step"], device)[argument]
+    got, expected = run(case, lists, **{argument: value}), run(case, lists)
+    assert_same_bits(got.params + got.square_avgs, expected.params + expected.square_avgs)
+
+
+@pytest.mark.parametrize("freeze_after", [2, 3])
+def test_a_step_tensor_freezes(device: torch.device, freeze_after: int) -> None:
+    lists = make_lists([(70,)], torch.float32, device)
+    step = torch.tensor(KEY["step"], device=device)
+    got, expected = (run(CASES[2], lists, freeze_after=freeze_after, **more) for more in ({"step": step}, {}))
+    assert_same_bits(got.params + got.square_avgs, expected.params + expected.square_avgs)
+
+
+@pytest.mark.parametrize("step", [0, 2**32 + 5, 2**40 - 1])
+def test_far_steps_in_a_tensor(device: torch.device, step: int) -> None:
+    lists = make_lists([(70,)], torch.float32, device)
+    got, expected = (run(CASES[0], lists, step=s) for s in (torch.tensor(step, device=device), step))
+    assert_same_bits(got.params, expected.params)
 
 
 # --- Strides ---
@@ -218,11 +286,12 @@ def in_memory_order(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize("layout", STRIDED)
 @EVERY_CASE
-def test_strided_tensors(device: torch.device, case: Case, layout: str) -> None:
+def test_strided_tensors(device: torch.device, case: Case, layout: str, dtype: torch.dtype) -> None:
     """Elements count in memory order: the step of a dense tensor is the step of its memory."""
-    lists = make_lists([(4, 3, 5, 6)], torch.float32, device).map(STRIDED[layout])
+    lists = make_lists([(4, 3, 5, 6)], dtype, device).map(STRIDED[layout])
     assert not lists.params[0].is_contiguous()
     # preserve_format: clone keeps the strides of a dense tensor.
     got = run(case, lists)
@@ -230,6 +299,23 @@ def test_strided_tensors(device: torch.device, case: Case, layout: str) -> None:
     flat = run(case, lists.map(in_memory_order))
     assert torch.equal(in_memory_order(got.params[0]), flat.params[0])
     assert torch.equal(in_memory_order(got.square_avgs[0]), flat.square_avgs[0])
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """A copy that begins one element behind the start of its memory."""
+    buffer = tensor.new_empty(tensor.numel() + 1)
+    return buffer[1:].view(tensor.shape).copy_(tensor)
+
+
+@EVERY_DTYPE
+@EVERY_CASE
+def test_alignment_does_not_matter(device: torch.device, case: Case, dtype: torch.dtype) -> None:
+    """Kernels read many elements at once: here none of these accesses is aligned."""
+    lists = make_lists([(1000,), (7,), (3, 43)], dtype, device)
+    moved = lists.map(unaligned)
+    run_in_place(case, moved)
+    expected = run(case, lists)
+    assert_same_bits(moved.params + moved.square_avgs, expected.params + expected.square_avgs)
 
 
 def test_strides_of_dimensions_of_size_one_do_not_matter(device: torch.device) -> None:
@@ -242,7 +328,7 @@ def test_strides_of_dimensions_of_size_one_do_not_matter(device: torch.device) -
 # --- Values that are no numbers ---
 
 
-@DTYPES
+@EVERY_DTYPE
 @EVERY_CASE
 def test_nan_stays_in_its_element(device: torch.device, dtype: torch.dtype, case: Case) -> None:
     lists = make_lists([(100,)], dtype, device)

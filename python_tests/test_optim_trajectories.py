@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ald_ext import PSGLD, SGLD, ops
-from ald_ext.optim import langevin_optimizer, psgld, sgld
 
 IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
     "default": {},
@@ -271,15 +270,15 @@ def test_num_data_and_the_sum(device: torch.device, optimizer_class: type[torch.
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the implementations that steps go through."""
     names: list[str] = []
-    for module in (sgld, psgld):
+    for optimizer_class in (SGLD, PSGLD):
         recorders = {
             name: lambda *args, name=name, function=function, **options: (
                 names.append(name),
                 function(*args, **options),
             )
-            for name, function in module._STEPS.items()
+            for name, function in optimizer_class.steps.items()
         }
-        monkeypatch.setattr(module, "_STEPS", recorders)
+        monkeypatch.setattr(optimizer_class, "steps", recorders)
     return names
 
 

@@ -27,20 +27,20 @@ template <typename Param>
 void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
                    const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream);
 
-// The doubles that squared_distances needs beside its output.
-std::int64_t squared_distance_segments(std::int64_t rows, std::int64_t dimension);
+// The doubles that marginal_gaussian_log_prob needs beside its outputs.
+std::int64_t likelihood_workspace(std::int64_t rows, std::int64_t dimension);
 
 template <typename Scalar>
 void marginal_gaussian_log_prob(const Scalar* x, const Scalar* mean, std::int64_t rows, std::int64_t dimension,
-                                const PrecisionPrior& prior, double* segment_sums, double* squared_distance,
+                                const PrecisionPrior& prior, double* workspace, double* squared_distance,
                                 Scalar* log_prob, cudaStream_t stream);
 
-// `factors` holds one value a row; a null output is left out.
+// A null output is left out.
 template <typename Scalar>
 void marginal_gaussian_log_prob_backward(const Scalar* grad, const Scalar* x, const Scalar* mean,
                                          const double* squared_distance, std::int64_t rows, std::int64_t dimension,
-                                         const PrecisionPrior& prior, Scalar* factors, Scalar* grad_x,
-                                         Scalar* grad_mean, cudaStream_t stream);
+                                         const PrecisionPrior& prior, Scalar* grad_x, Scalar* grad_mean,
+                                         cudaStream_t stream);
 
 template <typename Scalar>
 void dequantize(const std::uint8_t* x, const Scalar* h, Scalar* y, std::int64_t count, int bits, cudaStream_t stream);

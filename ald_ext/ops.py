@@ -1,8 +1,8 @@
 """The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
 
 CPU and CUDA tensors run compiled kernels (csrc/), of float32 and float64, the steps of 16-bit types too; tensors of
-other devices run :mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and what
-was expected, and have then changed nothing.
+other devices run :mod:`ald_ext.reference`. Ops raise RuntimeError that names the op, the argument, what was got and
+what was expected, and have then changed nothing.
 
 Note [The update equation]
     For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:

@@ -228,19 +228,20 @@ LAYOUTS = ["contiguous", "channels_last", "transposed"]
 
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @BOTH
 @EVERY_IMPLEMENTATION
 def test_gradients_of_other_strides(
-    device: torch.device, kind: str, flags: dict[str, bool], layout: str, grad_layout: str
+    device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype, layout: str, grad_layout: str
 ) -> None:
     """Each element gets its own gradient (two steps, so that v counts), and the noise of its place in memory."""
     shape = (4, 3, 5, 6)
-    param = strided(layout, shape, device)
+    param = strided(layout, shape, device).to(dtype)
     flat = param.as_strided((param.numel(),), (1,)).clone()
     optimizers = [OPTIMIZERS[kind]([p], 0.1, num_data=10, seed=1, **flags) for p in (param, flat)]
     for factor in (1, -3):
         gradient = factor * strided("contiguous", shape, device).cos()
-        param.grad = torch.empty_like(strided(grad_layout, shape, device)).copy_(gradient)
+        param.grad = torch.empty_like(strided(grad_layout, shape, device), dtype=dtype).copy_(gradient)
         # The same gradient in the parameter's memory order.
         flat.grad = torch.empty_like(param).copy_(gradient).as_strided((param.numel(),), (1,))
         for optimizer in optimizers:
@@ -335,6 +336,22 @@ def test_a_model_that_changes_its_layout_keeps_its_average(device: torch.device)
                 param.data = param.data.to(memory_format=torch.channels_last)
         results.append(param.detach().contiguous())
     torch.testing.assert_close(*results, rtol=1e-14, atol=0)
+
+
+def test_a_16_bit_model_that_changes_its_layout_keeps_its_average(device: torch.device) -> None:
+    """It stays float32, in the parameter's new strides."""
+    start, grad = torch.randn(2, 4, 3, 5, 5, device=device).bfloat16()
+    param = nn.Parameter(start)
+    optimizer = PSGLD([param], 0.1, num_data=10, alpha=0.9)
+    for _ in range(2):
+        param.grad = grad.clone()
+        optimizer.step()
+        param.data = param.data.to(memory_format=torch.channels_last)
+    average = optimizer.state[param]["square_avg"]
+    assert average.dtype == torch.float32
+    assert average.stride() == param.stride()
+    # v after two equal gradients; four roundings.
+    torch.testing.assert_close(average, (1 - 0.9**2) * grad.float() ** 2, rtol=4 * 2.0**-24, atol=0)
 
 
 def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from fractions import Fraction
 
 import pytest
 import torch
@@ -83,6 +84,57 @@ def test_float64_normals_of_small_radius() -> None:
     for index in smallest.tolist():
         for element in (32 * (index // 16) + index % 16 + lane * 16 for lane in (0, 1)):
             assert abs(float(got[element]) - scalar_normal(element, 3, 1, 0, torch.float64)) <= 1e-14
+
+
+# --- Stochastic rounding ---
+
+
+def scalar_rounding_word(element: int, seed: int, step: int, parameter: int) -> int:
+    """By csrc/math/normal.h: the word at the lane of the element's float normal, of the block of purpose 1."""
+    block, lane = 16 * (element // 64) + element % 16, (element % 64) // 16
+    high = 1 << 28 | (parameter >> 32) << 16 | (step >> 32) << 8 | block >> 32
+    counter = (block & WORD, step & WORD, parameter & WORD, high)
+    return ops.philox(counter, (seed & WORD, seed >> 32))[lane]
+
+
+@pytest.mark.parametrize("offset", [0, 37, 2**34 - 100, 2**41 - 200])
+@pytest.mark.parametrize(("seed", "step", "parameter"), [(0, 0, 0), (2**63 - 1, 2**40 - 1, 2**44 - 1), (7, 2**33, 5)])
+def test_rounding_words(offset: int, seed: int, step: int, parameter: int) -> None:
+    got = reference.rounding_words(200, seed=seed, step=step, parameter=parameter, offset=offset)
+    assert got.tolist() == [scalar_rounding_word(offset + i, seed, step, parameter) for i in range(200)]
+
+
+def exactly_rounded(value: float, dtype: torch.dtype, word: int) -> float:
+    """In rational arithmetic, by csrc/math/rounding.h, Note [Stochastic rounding]."""
+    if not math.isfinite(value):
+        return value
+    bits, mantissa, smallest_exponent = (16, 7, -126) if dtype == torch.bfloat16 else (13, 10, -14)
+    exponent = max(smallest_exponent, math.frexp(value)[1] - 1)
+    unit = Fraction(2) ** (exponent - mantissa)
+    # Half a unit beyond the largest number, rounding to nearest (even) gives infinity.
+    largest = Fraction(torch.finfo(dtype).max)
+    if abs(Fraction(value)) >= largest + Fraction(2) ** (math.frexp(largest)[1] - 2 - mantissa):
+        return math.copysign(math.inf, value)
+    units = math.floor(abs(Fraction(value)) / unit + Fraction(word >> (32 - bits), 2**bits))
+    return math.copysign(float(min(units * unit, largest)), value)
+
+
+@given(
+    value=st.one_of(
+        st.floats(width=32),
+        st.floats(-70000, 70000, width=32),
+        st.floats(-(2.0**-13), 2.0**-13, width=32),
+        st.sampled_from([65504.0, 65519.99609375, 65520.0, 3.3895313892515355e38, 3.396144e38, 3.4028234663852886e38]),
+    ),
+    word=st.one_of(words, st.sampled_from([0, WORD, 1 << 31, WORD >> 1])),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+)
+def test_rounding_equals_rational_arithmetic(value: float, word: int, dtype: torch.dtype) -> None:
+    single = torch.tensor([value])
+    got = reference.round_stochastically(single, dtype, torch.tensor([word])).double().item()
+    expected = exactly_rounded(single.double().item(), dtype, word)
+    assert got == expected or (math.isnan(got) and math.isnan(expected))
+    assert math.isnan(got) or math.copysign(1, got) == math.copysign(1, expected)
 
 
 # --- The marginal likelihood is an integral over the precision ---

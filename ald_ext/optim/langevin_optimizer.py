@@ -106,12 +106,24 @@ class LangevinOptimizer(Optimizer, ABC):
         self._plan = None
         for group in self.param_groups:
             for option, value in self.defaults.items():
-                group.setdefault(option, value)
+                if option != "differentiable":  # which torch adds to the defaults here
+                    group.setdefault(option, value)
             place_step(group)
+        loaded = self.__dict__.pop("_loaded", None)
+        if loaded is not None:
+            self._restore_wide_states(loaded)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, which however casts states to their parameter's dtype: of 16-bit parameters they stay wide."""
-        super().load_state_dict(state_dict)
+        # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
+        handle = self.register_load_state_dict_pre_hook(remember_loaded)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self.__dict__.pop("_loaded", None)
+
+    def _restore_wide_states(self, state_dict: dict[str, Any]) -> None:
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
@@ -167,13 +179,15 @@ class LangevinOptimizer(Optimizer, ABC):
             )
         except RuntimeError:  # nothing was written; the checks will tell more, or mend what is amiss
             return False
-        group["step"].fill_(step)
+        if group["lr"] != 0:  # Note [Steps that count]
+            group["step"].fill_(step)
         return True
 
     def _holds(self, plan: StepPlan) -> bool:
         group = plan.group
         return (
-            len(self.param_groups) == 1
+            isinstance(group["step"], Tensor)
+            and len(self.param_groups) == 1
             and self.param_groups[0] is group
             and type(group["lr"]) is float
             and self._options(group) == plan.options
@@ -188,7 +202,7 @@ class LangevinOptimizer(Optimizer, ABC):
 
     def _options(self, group: Group) -> list[Any]:
         """All that a step depends on beside lr, step and tensors."""
-        return [group[name] for name in self.defaults if name not in ("lr", "step")]
+        return [value for name, value in group.items() if name not in ("params", "lr", "step")]
 
     def _step_with_checks(self) -> None:
         # Everything is looked at before anything is written.
@@ -198,7 +212,8 @@ class LangevinOptimizer(Optimizer, ABC):
         self._plan = None
         for group, first_index in groups:
             lists = self._gather(group, first_index)
-            group["step"] += 1
+            if not is_known_zero(group["lr"]):  # Note [Steps that count]
+                group["step"] += 1
             for tensors in lists:
                 self._update(group, tensors)
         if len(groups) == 1 and len(lists) == 1 and not torch.compiler.is_compiling():
@@ -250,10 +265,11 @@ class LangevinOptimizer(Optimizer, ABC):
 
     def _state_of(self, param: Tensor, name: str) -> Tensor:
         """Created, of zeros, at a parameter's first step."""
-        state = self.state[param]
+        state, dtype = self.state[param], compute_dtype(param.dtype)
         if name not in state:
-            dtype = compute_dtype(param.dtype)
             state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        elif state[name].dtype != dtype or state[name].device != param.device:  # the model was moved or cast
+            state[name] = state[name].to(param.device, dtype)
         state[name] = in_layout_of(state[name], param)
         return state[name]
 
@@ -263,6 +279,29 @@ class LangevinOptimizer(Optimizer, ABC):
         for index, param in enumerate(group["params"], start=first_index):
             if param.grad is not None:
                 self._check_param(group, param, index)
+        self._check_memory(group)
+
+    def _check_memory(self, group: Group) -> None:
+        """What a step writes must overlap neither itself nor what it reads. The op looks too, one list at a time."""
+        if torch.compiler.is_compiling():
+            return
+        params = [param for param in group["params"] if param.grad is not None]
+        states = [
+            state for param in params for state in self.state.get(param, {}).values() if isinstance(state, Tensor)
+        ]
+        ranges = [(*memory_range(tensor), True) for tensor in (*params, *states)]
+        ranges += [(*memory_range(param.grad), False) for param in params]
+        written_end = read_end = 0
+        for begin, end, is_written in sorted(ranges):
+            if begin < end and (begin < written_end or (is_written and begin < read_end)):
+                raise RuntimeError(
+                    f"ald_ext.{type(self).__name__}: params: got parameters, gradients or states that share memory, "
+                    "expected distinct tensors"
+                )
+            if is_written:
+                written_end = max(written_end, end)
+            else:
+                read_end = max(read_end, end)
 
     def _check_param(self, group: Group, param: Tensor, index: int) -> None:
         where = f"ald_ext.{type(self).__name__}: parameter {index}"
@@ -272,6 +311,8 @@ class LangevinOptimizer(Optimizer, ABC):
         if param.dtype not in ops.PARAMETER_DTYPES:
             expected = ", ".join(str(dtype) for dtype in ops.PARAMETER_DTYPES)
             raise RuntimeError(f"{where}: got dtype {param.dtype}, expected one of {expected}")
+        if param.grad.dtype != param.dtype:
+            raise RuntimeError(f"{where}: got a gradient of dtype {param.grad.dtype}, expected {param.dtype}")
         if not is_dense(param):
             raise RuntimeError(
                 f"{where}: got strides {tuple(param.stride())} for shape {tuple(param.shape)}, "
@@ -330,6 +371,29 @@ class LangevinOptimizer(Optimizer, ABC):
             return "foreach"
         fused = ops.has_kernel(tensors.params[0]) if group["fused"] is None else group["fused"]
         return "fused" if fused else "reference"
+
+
+def remember_loaded(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    optimizer.__dict__["_loaded"] = state_dict
+
+
+def is_known_zero(lr: float | Tensor) -> bool:
+    """True for a lr of 0 whose value is at hand without waiting for a device.
+
+    Note [Steps that count]
+        With lr = 0 a step moves no parameter, and is not counted: torch.distributed.checkpoint takes such a step to
+        create states, and must not shift the noise of the run it saves. A lr that only the device or a compiled graph
+        knows counts whatever it is.
+    """
+    if isinstance(lr, Tensor) and (torch.compiler.is_compiling() or lr.device.type != "cpu"):
+        return False
+    return float(lr) == 0
+
+
+def memory_range(tensor: Tensor) -> tuple[int, int]:
+    """Addresses of a tensor that fills its memory; empty where it has none."""
+    begin = tensor.data_ptr() if tensor.device.type != "meta" else 0
+    return begin, begin + tensor.numel() * tensor.element_size() if begin else 0
 
 
 def same_objects(first: Iterable[Any], second: Sequence[Any]) -> bool:

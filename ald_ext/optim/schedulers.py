@@ -104,8 +104,7 @@ class CyclicalCosine(ClosedFormScheduler):
             place.
         num_steps: K, the number of optimizer steps of the whole run.
         num_cycles: M, 1 ≤ num_cycles ≤ num_steps.
-        exploration: β, the part of a cycle that explores, 0 ≤ β ≤ 1 - 1/C: each cycle has a step that samples. The
-            paper has 0.8 for its image classifiers and 0.25 for its mixture of Gaussians.
+        exploration: β, the part of a cycle that explores, 0 ≤ β ≤ 1 - 1/C: each cycle has a step that samples.
         noiseless_exploration: True: the temperature is 0 in the exploration stage (see the note).
         last_epoch: k - 1 before the first step; -1: a new run. As torch's.
 

@@ -44,6 +44,7 @@ class StepPlan:
 
     group: Group
     options: list[Any]
+    settings: dict[str, Any]
     group_params: list[Tensor]
     idle: list[Tensor]
     params: list[Tensor]
@@ -151,8 +152,8 @@ class LangevinOptimizer(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            if not self._repeat_step():
+        if not self._repeat_step():
+            with torch.no_grad():
                 self._step_with_checks()
         return loss
 
@@ -171,7 +172,7 @@ class LangevinOptimizer(Optimizer, ABC):
                 plan.params,
                 grads,
                 *plan.states,
-                **self._settings(group),
+                **plan.settings,
                 lr=group["lr"],
                 step=step,
                 parameters=plan.parameters,
@@ -222,8 +223,10 @@ class LangevinOptimizer(Optimizer, ABC):
     def _make_plan(self, group: Group, tensors: StepLists) -> StepPlan | None:
         entries = [self.state[param] for param in tensors.params] if self.state_names else []
         states = [[entry[name] for entry in entries] for name in self.state_names]
+        options = self._options(group)
         repeatable = (
-            self._implementation(group, tensors) == "fused"
+            not any(isinstance(option, Tensor) for option in options)  # it could change in place
+            and self._implementation(group, tensors) == "fused"
             and not group["capturable"]
             and same_objects(tensors.grads, [param.grad for param in tensors.params])
         )
@@ -232,7 +235,8 @@ class LangevinOptimizer(Optimizer, ABC):
         counted = ops.with_version_counter([*tensors.params, *chain.from_iterable(states)])
         return StepPlan(
             group=group,
-            options=self._options(group),
+            options=options,
+            settings=self._settings(group),
             group_params=list(group["params"]),
             idle=[param for param in group["params"] if param.grad is None],
             params=tensors.params,

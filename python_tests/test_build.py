@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -57,56 +58,92 @@ def test_build_info() -> None:
         assert info["cpu_capability"] == info["cpu_capabilities_usable"][-1], "the widest is the default choice"
 
 
-# Prints the capability in use and a hash over the bits of every op's results. NaN has one spelling in it.
+# Prints the capability in use and, for each number of threads, a hash over the bits of every op's results. NaN has one
+# spelling in it.
 FINGERPRINT = """
-import hashlib, torch, ald_ext
+import hashlib, sys, torch, ald_ext
 from ald_ext import ops
 from ald_ext._extension import cpu_module
 
-hashed = hashlib.sha256()
-def add(*tensors):
-    for tensor in tensors:
+SMALL, LARGE = 10007, 50021  # of which the second is divided among threads
+
+def strange(like):
+    return torch.tensor([float("inf"), float("-inf"), float("nan"), 1e30, 1e-42]).to(like.dtype)
+
+def draw(n, step, dtype=torch.float32):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return ops.normal(n, seed=1, step=step, offset=5, dtype=wide).to(dtype)
+
+def steps(n, dtype):
+    state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    step = dict(lr=0.01, num_data=10, weight_decay=0.1, seed=3, step=7, offsets=[13])
+    tensors = dict(step, lr=torch.tensor(0.01), step=torch.tensor(7))
+    for gradient in (draw(n, 3, dtype), torch.cat([draw(n, 3, dtype)[5:], strange(draw(1, 3, dtype))])):
+        for temperature in (0.0, 1.0):
+            param, square_avg = draw(n, 2, dtype), draw(n, 4, state_dtype).square()
+            for clock in (step, tensors):
+                ops.sgld_step_([param], [gradient], temperature=temperature, **clock)
+                ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, **clock)
+                ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, freeze_after=-1, **clock)
+                yield from (param, square_avg)
+
+def likelihoods(n, dtype):
+    for shape in ((1, n), (n // 7, 7)):
+        x, mean = (draw(n // 7 * 7 if shape[1] == 7 else n, k, dtype).reshape(shape) for k in (5, 6))
+        x.requires_grad_(), mean.requires_grad_()
+        for scale in (1.0, 1e25):
+            value = ops.marginal_gaussian_log_prob(x, scale * mean)
+            yield from (value, *torch.autograd.grad(value.sum(), (x, mean)))
+
+def dequantizations(n, dtype):
+    pixels, h = (torch.arange(n) % 256).to(torch.uint8), (20 * draw(n, 7, dtype)).requires_grad_()
+    y = ops.langevin_dequantize(pixels, h)
+    yield from (y, torch.autograd.grad(y.sum(), h)[0], ops.quantize(draw(n, 8, dtype)))
+    mean = draw(n, 9, dtype).reshape(1, n).requires_grad_()
+    y, value = ops.dequantized_log_prob(pixels.reshape(1, n), h.reshape(1, n), mean)
+    yield from (y, value, *torch.autograd.grad(value.sum(), (h, mean)))
+
+def everything():
+    for n in (SMALL, LARGE):
+        for dtype in ops.PARAMETER_DTYPES:
+            yield from steps(n, dtype)
+        for dtype in (torch.float32, torch.float64):
+            yield draw(n, 1, dtype)
+            yield from likelihoods(n, dtype)
+            yield from dequantizations(n, dtype)
+
+def fingerprint():
+    hashed = hashlib.sha256()
+    for tensor in everything():
+        tensor = tensor.detach().contiguous()
         if tensor.is_floating_point():
             tensor = torch.where(tensor.isnan(), torch.full_like(tensor, 12345.0), tensor)
-        hashed.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        hashed.update(tensor.view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
-for dtype in (torch.float32, torch.float64):
-    n = 10007
-    draw = lambda step: ops.normal(n, seed=1, step=step, offset=5, dtype=dtype)
-    add(draw(1))
-    step = dict(lr=0.01, num_data=10, weight_decay=0.1, seed=3, step=7)
-    strange = torch.tensor([float("inf"), float("-inf"), float("nan"), 1e30, 1e-42], dtype=dtype)
-    for gradient in (draw(3), torch.cat([draw(3)[5:], strange])):
-        for temperature in (0.0, 1.0):
-            param, square_avg = draw(2), draw(4).square()
-            ops.sgld_step_([param], [gradient], temperature=temperature, **step)
-            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, **step)
-            ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, freeze_after=-1, **step)
-            add(param, square_avg)
-    x, mean = draw(5).reshape(1, n).requires_grad_(), draw(6).reshape(1, n)
-    for scale in (1.0, 1e25):
-        value = ops.marginal_gaussian_log_prob(x, scale * mean)
-        add(value, torch.autograd.grad(value.sum(), x)[0])
-    pixels, h = (torch.arange(n) % 256).to(torch.uint8), (20 * draw(7)).requires_grad_()
-    y = ops.langevin_dequantize(pixels, h)
-    add(y, torch.autograd.grad(y.sum(), h)[0], ops.quantize(draw(8)))
-print(cpu_module.build_info()["cpu_capability"], hashed.hexdigest())
+hashes = []
+for threads in (1, 2, 3):
+    torch.set_num_threads(threads)
+    hashes.append(fingerprint())
+print(cpu_module.build_info()["cpu_capability"], *hashes)
 """
 
 
-@pytest.fixture(scope="module")
-def fingerprint() -> str:
-    finished = run_python(FINGERPRINT, ALD_EXT_CPU_CAPABILITY=CAPABILITIES[0])
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.split()[0] == CAPABILITIES[0]
-    return finished.stdout.split()[1]
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES[1:])
-def test_every_instruction_set_gives_the_same_bits(capability: str, fingerprint: str) -> None:
+@functools.cache
+def fingerprints(capability: str) -> list[str]:
+    """For 1, 2 and 3 threads."""
     finished = run_python(FINGERPRINT, ALD_EXT_CPU_CAPABILITY=capability)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.split() == [capability, fingerprint]
+    in_use, *hashes = finished.stdout.split()
+    assert in_use == capability
+    assert len(hashes) == 3
+    return hashes
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(capability: str) -> None:
+    """All equal one, so all pairs are equal."""
+    assert fingerprints(capability) == [fingerprints(CAPABILITIES[0])[0]] * 3
 
 
 def test_unknown_capability_is_a_clear_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,90 @@ def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, bi
     (gradient_gpu,) = torch.autograd.grad(y_gpu, h_gpu, weights.to(cuda))
     assert torch.equal(gradient_gpu.cpu(), gradient)
     assert torch.equal(ops.quantize(h_gpu, bits).cpu(), ops.quantize(h, bits))
+
+
+@given(n=st.integers(0, 400), cut=st.integers(0, 400), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_pieces_have_the_bits_of_the_whole(device: torch.device, n: int, cut: int, dtype: torch.dtype) -> None:
+    """At any place of memory, so with any alignment."""
+
+    def run(x: Tensor, h: Tensor) -> list[Tensor]:
+        h = h.detach().requires_grad_()
+        y = ops.langevin_dequantize(x, h)
+        return [y.detach(), ops.quantize(y.detach()), torch.autograd.grad(y.sum(), h)[0]]
+
+    cut = min(cut, n)
+    x, h = (torch.arange(n) % 256).to(device, torch.uint8), (20 * torch.randn(n, dtype=dtype)).to(device)
+    pieces = [run(x[:cut], h[:cut]), run(x[cut:], h[cut:])]
+    for whole, parts in zip(run(x, h), zip(*pieces, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), whole)
+
+
+# --- With the likelihood, in one pass ---
+
+
+@DTYPES
+@pytest.mark.parametrize("prior", ["flat", "jeffreys", (2.0, 0.5)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 64), (7, 3, 33), (2, 40_001), (0, 5), (4, 0)], ids=str)
+def test_dequantized_log_prob_is_the_two_ops(
+    device: torch.device, dtype: torch.dtype, prior: Any, shape: tuple[int, ...]
+) -> None:
+    x = torch.randint(0, 32, shape).to(torch.uint8).to(device)
+    tensors = [torch.randn(shape, dtype=dtype).to(device) for _ in range(2)]
+    weights = torch.rand(shape[0], dtype=dtype).to(device)
+    results = []
+    for fused in (True, False):
+        h, mean = (tensor.clone().requires_grad_() for tensor in tensors)
+        if fused:
+            y, log_prob = ops.dequantized_log_prob(x, h, mean, prior, 5)
+        else:
+            y = ops.langevin_dequantize(x, h, 5)
+            log_prob = ops.marginal_gaussian_log_prob(y, mean, prior)
+        gradients = torch.autograd.grad((log_prob * weights).sum(), (h, mean))
+        results.append((y, log_prob, gradients))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    # Each gradient is a product of three factors, in one order or another.
+    torch.testing.assert_close(results[0][2], results[1][2], rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_dequantized_log_prob_gradcheck(device: torch.device) -> None:
+    x = torch.tensor([[0, 1, 31], [0, 17, 31]], dtype=torch.uint8, device=device)
+    h = torch.tensor([[-2.0, 0.3, 1.5], [1.0, -0.7, -3.0]], dtype=torch.float64, device=device, requires_grad=True)
+    mean = torch.randn(2, 3, dtype=torch.float64).to(device).requires_grad_()
+
+    def function(h: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.dequantized_log_prob(x, h, mean, (2.0, 0.5), 5)
+
+    assert torch.autograd.gradcheck(function, (h, mean))
+    assert torch.autograd.gradgradcheck(function, (h, mean))
+
+
+@DTYPES
+def test_dequantized_log_prob_of_any_number_of_threads(restore_threads: None, dtype: torch.dtype) -> None:
+    """Few long rows and many short ones."""
+    for shape in ((3, 50_021), (20_011, 5)):
+        x = torch.randint(0, 256, shape).to(torch.uint8)
+        h, mean = (torch.randn(shape, dtype=dtype).requires_grad_() for _ in range(2))
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y, log_prob = ops.dequantized_log_prob(x, h, mean)
+            results.append((y, log_prob, *torch.autograd.grad(log_prob.sum(), (h, mean))))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@DTYPES
+def test_dequantized_log_prob_on_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype) -> None:
+    for shape in ((3, 40_003), (1001, 7)):
+        x = torch.randint(0, 256, shape).to(torch.uint8)
+        h, mean = (torch.randn(shape, dtype=dtype) for _ in range(2))
+        results = []
+        for device in (torch.device("cpu"), cuda):
+            leaves = [tensor.to(device).requires_grad_() for tensor in (h, mean)]
+            y, log_prob = ops.dequantized_log_prob(x.to(device), *leaves)
+            results.append((y, log_prob, *torch.autograd.grad(log_prob.sum(), leaves)))
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(*results, strict=True))
 
 
 # --- Tails ---

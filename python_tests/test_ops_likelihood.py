@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ald_ext import ops, reference
@@ -286,6 +289,30 @@ def test_a_row_does_not_depend_on_its_batch(device: torch.device, dtype: torch.d
     for row in (0, 17, 49):
         alone = ops.marginal_gaussian_log_prob(x[row : row + 1], mean[row : row + 1])
         assert torch.equal(together[row : row + 1], alone)
+
+
+@given(
+    rows=st.integers(0, 40),
+    width=st.sampled_from([1, 2, 5, 17, 64, 65, 300, 4097]),
+    cuts=st.lists(st.integers(0, 40), max_size=3),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_pieces_have_the_bits_of_the_whole(
+    device: torch.device, rows: int, width: int, cuts: list[int], dtype: torch.dtype
+) -> None:
+    """Rows in any pieces: value, sum and gradients."""
+
+    def run(first: int, last: int) -> list[Tensor]:
+        a, b = (tensor[first:last].clone().requires_grad_() for tensor in (x, mean))
+        value, squared = torch.ops.ald_ext.marginal_gaussian_log_prob(a, b, 1.0, 0.0)
+        gradients = torch.autograd.grad(value, (a, b), torch.ones_like(value))
+        return [value.detach(), squared, *gradients]
+
+    x, mean = draw((rows, width), dtype, device)
+    bounds = [0, *sorted(min(cut, rows) for cut in cuts), rows]
+    pieces = [run(first, last) for first, last in pairwise(bounds)]
+    for whole, parts in zip(run(0, rows), zip(*pieces, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), whole)
 
 
 def test_the_sum_keeps_small_terms(device: torch.device) -> None:

@@ -56,6 +56,19 @@ def pixel_arguments(device: torch.device, requires_grad: bool) -> tuple[Tensor, 
     return pixels, torch.randn(4, 5, device=device, requires_grad=requires_grad)
 
 
+def dequantized_log_prob_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    op, backward = _OPS.dequantized_log_prob.default, _OPS.dequantized_log_prob_backward.default
+    pixels, h = pixel_arguments(device, False)
+    mean, rows = torch.randn_like(h), torch.rand(len(h), device=device)
+    h_with_grad, mean_with_grad = (tensor.clone().requires_grad_() for tensor in (h, mean))
+    return {
+        "dequantized_log_prob": (op, (pixels, h, mean, 2.0, 0.5, 4), {}),
+        "dequantized_log_prob_with_grad": (op, (pixels, h_with_grad, mean_with_grad, 1.0, 0.0), {}),
+        "dequantized_log_prob_with_grad_of_one": (op, (pixels, h, mean_with_grad, 1.0, 0.0), {}),
+        "dequantized_log_prob_backward": (backward, (rows, pixels, h, mean, h, rows.double(), 2.0, 0.5, 4), {}),
+    }
+
+
 def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """name: (op, args, kwargs)."""
     x, mean = likelihood_arguments(device, False, torch.float32)
@@ -88,6 +101,7 @@ def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...],
         "dequantize": (_OPS.langevin_dequantize.default, (pixels, h, 4), {}),
         "dequantize_with_grad": (_OPS.langevin_dequantize.default, pixel_arguments(device, True), {}),
         "dequantize_backward": (_OPS.langevin_dequantize_backward.default, (torch.rand_like(h), pixels, h, 4), {}),
+        **dequantized_log_prob_cases(device),
         "quantize": (_OPS.quantize.default, (h, 4), {}),
     }
 

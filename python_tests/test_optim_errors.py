@@ -222,6 +222,62 @@ def test_fused_where_there_is_no_kernel(name: str, flag: str) -> None:
         assert optimizer.param_groups[0]["step"] == 0
 
 
+def share_memory(params: list[Tensor]) -> None:
+    params[1].data = params[0].data[1:]
+    params[1].grad = torch.ones_like(params[1])
+
+
+def share_memory_with_the_gradient(params: list[Tensor]) -> None:
+    params[1].grad = params[0].data[1:]
+
+
+def gradient_of_another_dtype(params: list[Tensor]) -> None:
+    params[1].grad = None
+    params[1].grad_dtype = torch.float64
+    params[1].grad = torch.ones_like(params[1], dtype=torch.float64)
+
+
+@BOTH
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("spoil", [share_memory, share_memory_with_the_gradient, gradient_of_another_dtype])
+def test_gradients_and_memory_that_the_op_refuses(
+    device: torch.device, name: str, spoil: Callable[[list[Tensor]], None], fresh: bool
+) -> None:
+    """Parameters, states and step counter stay as they were. Before the first step, or later."""
+    params: list[Tensor] = [nn.Parameter(torch.ones(n, device=device)) for n in (4, 3)]
+    optimizer = OPTIMIZERS[name](params, 0.1, num_data=10, seed=1)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    if not fresh:
+        optimizer.step()
+    spoil(params)
+    before = [param.detach().clone() for param in params]
+    averages = {param: entry["square_avg"].clone() for param, entry in optimizer.state.items()}
+    with pytest.raises(RuntimeError, match=r"got .*expected"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+    assert all(torch.equal(optimizer.state[param]["square_avg"], average) for param, average in averages.items())
+    assert optimizer.param_groups[0]["step"] == (0 if fresh else 1)
+
+
+@BOTH
+def test_the_last_step(device: torch.device, name: str, flags: dict[str, bool]) -> None:
+    """A noise key has 40 bits for the step."""
+    if flags:
+        pytest.skip("the plain implementations do not look at the counter's range")
+    param = nn.Parameter(torch.ones(4, device=device))
+    optimizer = OPTIMIZERS[name]([param], 0.1, num_data=10, seed=1)
+    optimizer.param_groups[0]["step"] = 2**40 - 3
+    for _ in range(2):
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+    before = param.detach().clone()
+    with pytest.raises(RuntimeError, match=r"step: got 1099511627776, expected 0 to 1099511627775"):
+        optimizer.step()
+    assert torch.equal(param, before)
+    assert optimizer.param_groups[0]["step"] == 2**40 - 1
+
+
 @BOTH
 def test_a_failing_closure_changes_nothing(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     trial = Trial(name, device, **flags)

@@ -21,11 +21,11 @@ EVERY_IMPLEMENTATION = pytest.mark.parametrize(
 )
 
 
-def network(device: torch.device) -> nn.Sequential:
+def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """Always the same; its initialization leaves the default generator alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device)
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device, dtype)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -189,12 +189,13 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 @BOTH
 @EVERY_IMPLEMENTATION
-def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
     """100 steps in one go, or 50, a file, a new model and optimizer in another random state, and 50 more."""
     own = {"freeze_after": 70} if kind == "psgld" else {}
 
     def start(seed: int | None) -> tuple[nn.Sequential, torch.optim.Optimizer]:
-        model = network(device)
+        model = network(device, dtype)
         groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.003}]
         return model, OPTIMIZERS[kind](groups, 0.01, num_data=50, seed=seed, **own, **flags)
 
@@ -212,7 +213,39 @@ def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, boo
     assert [group["step"] for group in resumed_optimizer.param_groups] == [100, 100]
     for a, b in zip(resumed.parameters(), model.parameters(), strict=True):
         for name, value in optimizer.state[b].items():
+            assert value.dtype == torch.float32
             assert torch.equal(resumed_optimizer.state[a][name], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_averages_of_16_bit_parameters_keep_their_digits(device: torch.device, dtype: torch.dtype) -> None:
+    """torch's load_state_dict would cast them to the parameter's dtype. A copy, as it makes of the others."""
+    model, other = network(device, dtype), network(device, dtype)
+    optimizer, resumed = (PSGLD(m.parameters(), 0.01, num_data=50) for m in (model, other))
+    train(model, optimizer, 3)
+    saved = optimizer.state_dict()
+    resumed.load_state_dict(saved)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        average, loaded = optimizer.state[a]["square_avg"], resumed.state[b]["square_avg"]
+        assert average.dtype == loaded.dtype == torch.float32
+        assert torch.equal(average, loaded)
+        assert not torch.equal(average, average.to(dtype).float()), "its digits go beyond the parameter's"
+        assert average.data_ptr() != loaded.data_ptr()
+
+
+@BOTH
+def test_a_step_counter_of_an_older_checkpoint_is_an_integer(device: torch.device, kind: str) -> None:
+    model, other = network(device), network(device)
+    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
+    train(model, optimizer, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["step"] = 3
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(state)
+    train(model, optimizer, 2)
+    train(other, resumed, 2)
+    assert same(values(model), values(other))
+    assert resumed.state_dict()["param_groups"][0]["step"] == torch.tensor(5)
 
 
 def test_state_dict_holds_what_the_noise_needs(device: torch.device) -> None:

@@ -55,7 +55,7 @@ struct SignedPixel {
 template <typename Scalar>
 ALD_EXT_INLINE SignedPixel<Scalar> signed_pixel(Scalar x, Scalar h, Scalar largest) {
     using Bits = typename FloatingPoint<Scalar>::Bits;
-    constexpr Bits sign_bit = std::numeric_limits<Bits>::min();
+    constexpr Bits sign_bit = FloatingPoint<Scalar>::sign_bit;
     const Bits bits = bit_cast<Bits>(h);
     const Scalar magnitude = bit_cast<Scalar>(static_cast<Bits>(bits & ~sign_bit));
     return {dequantized_pixel(bits < 0 ? largest - x : x, magnitude, largest), static_cast<Bits>(bits & sign_bit)};

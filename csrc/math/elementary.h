@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "config.h"
 #include "polynomials.h"
@@ -18,6 +19,7 @@ struct FloatingPoint<float> {
     using Bits = std::int32_t;
     static constexpr int mantissa_bits = 23;
     static constexpr Bits exponent_bias = 127;
+    static constexpr Bits sign_bit = std::numeric_limits<Bits>::min();
     static constexpr Bits root_half_bits = 0x3f3504f3;  // sqrt(1/2)
     static constexpr float largest = 0x1.fffffep+127f;
     static constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -28,6 +30,7 @@ struct FloatingPoint<double> {
     using Bits = std::int64_t;
     static constexpr int mantissa_bits = 52;
     static constexpr Bits exponent_bias = 1023;
+    static constexpr Bits sign_bit = std::numeric_limits<Bits>::min();
     static constexpr Bits root_half_bits = 0x3fe6a09e667f3bcd;  // sqrt(1/2)
     static constexpr double largest = 0x1.fffffffffffffp+1023;
     static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -90,7 +93,7 @@ ALD_EXT_INLINE double exp_fraction(double r) {
 template <typename Scalar>
 ALD_EXT_INLINE Scalar exp_negative(Scalar x) {
     using Format = FloatingPoint<Scalar>;
-    using Bits = typename Format::Bits;
+    using Word = std::make_unsigned_t<typename Format::Bits>;  // whose overflow, of NaN, is defined
     constexpr bool is_float = sizeof(Scalar) == 4;
     constexpr Scalar limit = is_float ? Scalar(87) : Scalar(708);
     constexpr Scalar log2_e = static_cast<Scalar>(0x1.71547652b82fep+0);
@@ -103,8 +106,8 @@ ALD_EXT_INLINE Scalar exp_negative(Scalar x) {
     const Scalar shifted = fused_multiply_add(bounded, log2_e, to_integer);
     const Scalar n = shifted - to_integer;
     const Scalar remainder = fused_multiply_add(n, ln2_low, fused_multiply_add(n, ln2_high, -bounded));
-    const Bits quotient = bit_cast<Bits>(shifted) - bit_cast<Bits>(to_integer);
-    const Bits scale = (Format::exponent_bias - quotient) * (Bits{1} << Format::mantissa_bits);
+    const Word quotient = bit_cast<Word>(shifted) - bit_cast<Word>(to_integer);
+    const Word scale = (static_cast<Word>(Format::exponent_bias) - quotient) << Format::mantissa_bits;
     return exp_fraction(remainder) * bit_cast<Scalar>(scale);
 }
 

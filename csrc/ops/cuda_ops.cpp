@@ -45,42 +45,78 @@ struct CudaDevice {
     }
 };
 
-std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Tensor& mean, double shape, double rate) {
-    const LikelihoodArguments arguments = check_likelihood("ald_ext::marginal_gaussian_log_prob", x, mean, shape, rate);
-    const DeviceGuard guard(x.get_device_index());
-    const std::int64_t sums = cuda::squared_distance_segments(arguments.rows, arguments.dimension);
-    Tensor segment_sums = new_rows(x, sums, ScalarType::Double);
-    Tensor log_prob = new_rows(x, arguments.rows, x.scalar_type());
-    Tensor squared_distance = new_rows(x, arguments.rows, ScalarType::Double);
-    dispatch_floating(x, [&](auto zero) {
-        using Scalar = decltype(zero);
-        cuda::marginal_gaussian_log_prob(const_data<Scalar>(arguments.x), const_data<Scalar>(arguments.mean),
-                                         arguments.rows, arguments.dimension, arguments.prior,
-                                         data<double>(segment_sums), data<double>(squared_distance),
-                                         data<Scalar>(log_prob), current_stream(x.get_device_index()));
-    });
-    return {log_prob, squared_distance};
+// What a log density is written to, and from where.
+struct LogProbTensors {
+    LogProbTensors(const LikelihoodArguments& likelihood)
+        : likelihood(likelihood),
+          workspace(new_rows(likelihood.mean, cuda::likelihood_workspace(likelihood.rows, likelihood.dimension),
+                             ScalarType::Double)),
+          squared_distance(new_rows(likelihood.mean, likelihood.rows, ScalarType::Double)),
+          log_prob(new_rows(likelihood.mean, likelihood.rows, likelihood.mean.scalar_type())) {}
+
+    template <typename Scalar>
+    cuda::LogProbArguments<Scalar> arguments() const {
+        return {const_data<Scalar>(likelihood.mean),
+                likelihood.rows,
+                likelihood.dimension,
+                likelihood.prior,
+                data<double>(workspace),
+                data<double>(squared_distance),
+                data<Scalar>(log_prob)};
+    }
+
+    const LikelihoodArguments& likelihood;
+    Tensor workspace, squared_distance, log_prob;
+};
+
+template <typename Scalar>
+cuda::Pixels<Scalar> pixels_of(const PixelArguments& arguments, std::int64_t bits) {
+    return {const_data<std::uint8_t>(arguments.x), const_data<Scalar>(arguments.h), static_cast<int>(bits)};
 }
 
-std::tuple<Tensor, Tensor> marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
-                                                               const Tensor& squared_distance, double shape,
-                                                               double rate, bool need_x, bool need_mean) {
-    const LikelihoodGradientArguments arguments = check_likelihood_gradient(
-        "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
+template <typename Scalar>
+cuda::GradientArguments<Scalar> gradient_arguments(const LikelihoodGradientArguments& arguments, Scalar* grad_x,
+                                                   Scalar* grad_mean) {
     const LikelihoodArguments& likelihood = arguments.likelihood;
+    return {const_data<Scalar>(arguments.grad),
+            const_data<Scalar>(likelihood.x),
+            const_data<Scalar>(likelihood.mean),
+            const_data<double>(arguments.squared_distance),
+            likelihood.rows,
+            likelihood.dimension,
+            likelihood.prior,
+            grad_x,
+            grad_mean};
+}
+
+std::tuple<Tensor, Tensor> marginal_gaussian_log_prob(const Tensor& x, const Tensor& mean, double shape, double rate) {
+    const LikelihoodArguments likelihood =
+        check_likelihood("ald_ext::marginal_gaussian_log_prob", x, mean, shape, rate);
     const DeviceGuard guard(x.get_device_index());
-    Tensor factors = new_rows(x, likelihood.rows, x.scalar_type());
-    Tensor grad_x = new_like(x, x.scalar_type(), need_x);
-    Tensor grad_mean = new_like(x, x.scalar_type(), need_mean);
+    const LogProbTensors tensors(likelihood);
     dispatch_floating(x, [&](auto zero) {
         using Scalar = decltype(zero);
-        cuda::marginal_gaussian_log_prob_backward(
-            const_data<Scalar>(arguments.grad), const_data<Scalar>(likelihood.x), const_data<Scalar>(likelihood.mean),
-            const_data<double>(arguments.squared_distance), likelihood.rows, likelihood.dimension, likelihood.prior,
-            data<Scalar>(factors), need_x ? data<Scalar>(grad_x) : nullptr,
-            need_mean ? data<Scalar>(grad_mean) : nullptr, current_stream(x.get_device_index()));
+        cuda::marginal_gaussian_log_prob(const_data<Scalar>(likelihood.x), tensors.arguments<Scalar>(),
+                                         current_stream(x.get_device_index()));
     });
-    return {grad_x, grad_mean};
+    return {tensors.log_prob, tensors.squared_distance};
+}
+
+Tensor marginal_gaussian_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& mean,
+                                           const Tensor& squared_distance, double shape, double rate, bool need_x,
+                                           bool need_mean) {
+    const LikelihoodGradientArguments arguments = check_likelihood_gradient(
+        "ald_ext::marginal_gaussian_log_prob_backward", grad, x, mean, squared_distance, shape, rate);
+    const DeviceGuard guard(x.get_device_index());
+    Tensor gradients = new_gradients(x, need_x + need_mean);
+    dispatch_floating(x, [&](auto zero) {
+        using Scalar = decltype(zero);
+        Scalar* out = data<Scalar>(gradients);
+        Scalar* grad_mean = need_mean ? out + (need_x ? x.numel() : 0) : nullptr;
+        cuda::marginal_gaussian_log_prob_backward(gradient_arguments(arguments, need_x ? out : nullptr, grad_mean),
+                                                  current_stream(x.get_device_index()));
+    });
+    return gradients;
 }
 
 Tensor langevin_dequantize(const Tensor& x, const Tensor& h, std::int64_t bits) {
@@ -89,8 +125,8 @@ Tensor langevin_dequantize(const Tensor& x, const Tensor& h, std::int64_t bits) 
     Tensor y = new_like(h, h.scalar_type());
     dispatch_floating(h, [&](auto zero) {
         using Scalar = decltype(zero);
-        cuda::dequantize(const_data<std::uint8_t>(arguments.x), const_data<Scalar>(arguments.h), data<Scalar>(y),
-                         h.numel(), static_cast<int>(bits), current_stream(h.get_device_index()));
+        cuda::dequantize(pixels_of<Scalar>(arguments, bits), data<Scalar>(y), h.numel(),
+                         current_stream(h.get_device_index()));
     });
     return y;
 }
@@ -103,11 +139,46 @@ Tensor langevin_dequantize_backward(const Tensor& grad, const Tensor& x, const T
     Tensor grad_h = new_like(h, h.scalar_type());
     dispatch_floating(h, [&](auto zero) {
         using Scalar = decltype(zero);
-        cuda::dequantize_backward(const_data<Scalar>(upstream), const_data<std::uint8_t>(arguments.x),
-                                  const_data<Scalar>(arguments.h), data<Scalar>(grad_h), h.numel(),
-                                  static_cast<int>(bits), current_stream(h.get_device_index()));
+        cuda::dequantize_backward(const_data<Scalar>(upstream), pixels_of<Scalar>(arguments, bits),
+                                  data<Scalar>(grad_h), h.numel(), current_stream(h.get_device_index()));
     });
     return grad_h;
+}
+
+std::tuple<Tensor, Tensor, Tensor> dequantized_log_prob(const Tensor& x, const Tensor& h, const Tensor& mean,
+                                                        double shape, double rate, std::int64_t bits) {
+    const char* op = "ald_ext::dequantized_log_prob";
+    const PixelArguments pixels = check_pixels(op, x, h, bits);
+    const LikelihoodArguments likelihood = check_likelihood(op, h, mean, shape, rate);
+    const DeviceGuard guard(h.get_device_index());
+    Tensor y = new_like(h, h.scalar_type());
+    const LogProbTensors tensors(likelihood);
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::dequantized_log_prob(pixels_of<Scalar>(pixels, bits), data<Scalar>(y), tensors.arguments<Scalar>(),
+                                   current_stream(h.get_device_index()));
+    });
+    return {y, tensors.log_prob, tensors.squared_distance};
+}
+
+Tensor dequantized_log_prob_backward(const Tensor& grad, const Tensor& x, const Tensor& h, const Tensor& mean,
+                                     const Tensor& y, const Tensor& squared_distance, double shape, double rate,
+                                     std::int64_t bits) {
+    const char* op = "ald_ext::dequantized_log_prob_backward";
+    const PixelArguments pixels = check_pixels(op, x, h, bits);
+    const LikelihoodGradientArguments arguments =
+        check_likelihood_gradient(op, grad, y, mean, squared_distance, shape, rate);
+    check_same_shape(y, h, op, "y", "h");
+    const DeviceGuard guard(h.get_device_index());
+    Tensor gradients = new_gradients(h, 2);
+    dispatch_floating(h, [&](auto zero) {
+        using Scalar = decltype(zero);
+        Scalar* grad_h = data<Scalar>(gradients);
+        cuda::dequantized_log_prob_backward(pixels_of<Scalar>(pixels, bits),
+                                            gradient_arguments(arguments, grad_h, grad_h + h.numel()),
+                                            current_stream(h.get_device_index()));
+    });
+    return gradients;
 }
 
 Tensor quantize(const Tensor& y, std::int64_t bits) {
@@ -125,4 +196,8 @@ Tensor quantize(const Tensor& y, std::int64_t bits) {
 }  // namespace
 }  // namespace ald_ext::ops
 
-STABLE_TORCH_LIBRARY_IMPL(ald_ext, CUDA, m) { ALD_EXT_REGISTER_KERNELS(m, CudaDevice) }
+STABLE_TORCH_LIBRARY_IMPL(ald_ext, CUDA, m) {
+    ALD_EXT_REGISTER_KERNELS(m, CudaDevice)
+    m.impl("dequantized_log_prob", TORCH_BOX(&dequantized_log_prob));
+    m.impl("dequantized_log_prob_backward", TORCH_BOX(&dequantized_log_prob_backward));
+}

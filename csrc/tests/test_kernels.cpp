@@ -1,12 +1,10 @@
 // The loops of csrc/cpu: every supported instruction set gives the bits of the plainest one, any cut of a range those
 // of the whole, and nothing beyond the range is written.
-#include <algorithm>
-#include <vector>
-
 #include "../cpu/kernels.h"
+#include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
-#include "check.h"
+#include "values.h"
 
 namespace {
 
@@ -14,64 +12,6 @@ using namespace ald_ext;
 using namespace ald_ext::tests;
 using ald_ext::cpu::Capability;
 using ald_ext::cpu::KernelTable;
-
-// Values with a margin on both sides that a loop must leave alone; misaligned by one element.
-template <typename Value>
-class Guarded {
-  public:
-    explicit Guarded(std::vector<Value> values) : size_(values.size()), storage_(values.size() + 2 * margin, canary()) {
-        std::copy(values.begin(), values.end(), storage_.begin() + margin);
-    }
-    explicit Guarded(std::int64_t size) : Guarded(std::vector<Value>(static_cast<std::size_t>(size), canary())) {}
-
-    Value* data() { return storage_.data() + margin; }
-
-    std::vector<Value> values() const {
-        for (std::size_t i = 0; i < margin; ++i) {
-            check(storage_[i] == canary() && storage_[margin + size_ + i] == canary(), "a loop wrote beyond its range");
-        }
-        return {storage_.begin() + margin, storage_.begin() + static_cast<std::ptrdiff_t>(margin + size_)};
-    }
-
-  private:
-    static constexpr std::size_t margin = 33;
-    static Value canary() { return static_cast<Value>(113); }
-    std::size_t size_;
-    std::vector<Value> storage_;
-};
-
-template <typename Value>
-void check_same(const std::vector<Value>& got, const std::vector<Value>& expected, const std::string& what) {
-    check(got.size() == expected.size(), what, ": got ", got.size(), " values, expected ", expected.size());
-    for (std::size_t i = 0; i < std::min(got.size(), expected.size()); ++i) {
-        if (identical(got[i], expected[i])) continue;
-        check(false, what, ": element ", i, ": got ", +got[i], ", expected ", +expected[i]);
-        return;
-    }
-    check(true, what);
-}
-
-// Normal values; `special`: with NaN, infinities, subnormals and the largest finite values strewn in.
-template <typename Scalar>
-std::vector<Scalar> random_values(std::int64_t count, std::uint64_t seed, bool special = false) {
-    using Limits = std::numeric_limits<Scalar>;
-    const Scalar strange[] = {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity(), Limits::denorm_min(),
-                              -Limits::min() / 2,  Limits::max(),      -Limits::max(),      Scalar(-0.0)};
-    auto random = random_source(seed);
-    std::normal_distribution<double> normal;
-    std::vector<Scalar> values(static_cast<std::size_t>(count));
-    for (Scalar& value : values) {
-        value = static_cast<Scalar>(normal(random));
-        if (special && random() % 4 == 0) value = strange[random() % 8];
-    }
-    return values;
-}
-
-template <typename Scalar>
-std::vector<Scalar> square_of(std::vector<Scalar> values) {
-    for (Scalar& value : values) value *= value;
-    return values;
-}
 
 // --- Each loop as a function from inputs to all its outputs, run over the cuts of a range ---
 
@@ -106,59 +46,73 @@ std::vector<Scalar> run_normal(const KernelTable<Scalar>& table, const Cuts& cut
     return out.values();
 }
 
+template <typename Param>
+struct StepInputs {
+    using Scalar = Compute<Param>;
+
+    StepInputs(std::int64_t count, bool special)
+        : param(random_values<Param>(count, 11, special)),
+          grad(random_values<Param>(count, 12, special)),
+          square_avg(square_of(random_values<Scalar>(count, 13, special))) {}
+
+    std::vector<Param> param, grad;
+    std::vector<Scalar> square_avg;
+};
+
 // Parameters, then (pSGLD) their square averages.
-template <typename Scalar>
-std::vector<Scalar> run_step(const KernelTable<Scalar>& table, const Cuts& cuts, const NoiseKey& key,
-                             const LangevinSettings& settings, bool preconditioned, bool special) {
-    const std::int64_t count = cuts.back();
-    Guarded<Scalar> param(random_values<Scalar>(count, 11, special));
-    Guarded<Scalar> grad(random_values<Scalar>(count, 12, special));
-    Guarded<Scalar> square_avg(square_of(random_values<Scalar>(count, 13, special)));
+template <typename Param>
+std::vector<Compute<Param>> run_step(const Capability& capability, const Cuts& cuts, const NoiseKey& key,
+                                     const LangevinSettings& settings, bool preconditioned, bool special) {
+    const auto& kernels = capability.step_kernels<Param>();
+    const StepInputs<Param> inputs(cuts.back(), special);
+    Guarded<Param> param(inputs.param), grad(inputs.grad);
+    Guarded<Compute<Param>> square_avg(inputs.square_avg);
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
         if (preconditioned) {
-            table.psgld_step(param.data() + begin, grad.data() + begin, square_avg.data() + begin, length,
-                             moved(key, begin), settings);
+            kernels.psgld(param.data() + begin, grad.data() + begin, square_avg.data() + begin, length,
+                          moved(key, begin), settings);
         } else {
-            table.sgld_step(param.data() + begin, grad.data() + begin, length, moved(key, begin), settings);
+            kernels.sgld(param.data() + begin, grad.data() + begin, length, moved(key, begin), settings);
         }
     });
-    check_same(grad.values(), random_values<Scalar>(count, 12, special), "a step changed its gradient");
-    std::vector<Scalar> result = param.values();
-    const std::vector<Scalar> averages = square_avg.values();
-    result.insert(result.end(), averages.begin(), averages.end());
+    check_same(widened(grad.values()), widened(inputs.grad), "a step changed its gradient");
+    auto result = widened(param.values());
+    append(result, square_avg.values());
     return result;
 }
 
 template <typename Scalar>
-std::vector<Scalar> run_scaled_difference(const KernelTable<Scalar>& table, const Cuts& cuts, bool need_x,
-                                          bool need_mean, bool special) {
-    const std::int64_t count = cuts.back();
-    Guarded<Scalar> x(random_values<Scalar>(count, 21, special)), mean(random_values<Scalar>(count, 22, special));
-    Guarded<Scalar> out(count), negative_out(count);
+std::vector<Scalar> run_log_probs(const KernelTable<Scalar>& table, const Cuts& cuts, bool special) {
+    Guarded<double> squared_distance(square_of(random_values<double>(cuts.back(), 24, special)));
+    Guarded<Scalar> log_prob(cuts.back());
+    const MarginalGaussian density = make_marginal_gaussian({2.5, 0.75}, 3);
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        table.scaled_difference(x.data() + begin, mean.data() + begin, -0.37, length,
-                                need_x ? out.data() + begin : nullptr,
-                                need_mean ? negative_out.data() + begin : nullptr);
+        table.log_probs(squared_distance.data() + begin, length, density, log_prob.data() + begin);
     });
-    std::vector<Scalar> result = out.values();
-    const std::vector<Scalar> negative = negative_out.values();
-    result.insert(result.end(), negative.begin(), negative.end());
-    return result;
+    return log_prob.values();
 }
 
-std::vector<std::uint8_t> random_pixels(std::int64_t count, int bits) {
-    auto random = random_source(31);
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count));
-    for (std::uint8_t& pixel : pixels) pixel = static_cast<std::uint8_t>(random() & ((1u << bits) - 1));
-    return pixels;
-}
-
-// h over all its regimes: the interior, beyond the margins, and (special) beyond all bounds.
 template <typename Scalar>
-std::vector<Scalar> random_places(std::int64_t count, bool special) {
-    std::vector<Scalar> places = random_values<Scalar>(count, 32, special);
-    for (std::size_t i = 0; i < places.size(); ++i) places[i] *= static_cast<Scalar>(1 << (i % 8));
-    return places;
+std::vector<Scalar> run_likelihood_gradients(const KernelTable<Scalar>& table, const Cuts& cuts, std::int64_t dimension,
+                                             bool need_x, bool need_mean, bool special) {
+    const std::int64_t count = cuts.back(), rows = (count + dimension - 1) / dimension;
+    Guarded<Scalar> x(random_values<Scalar>(count, 21, special)), mean(random_values<Scalar>(count, 22, special));
+    Guarded<Scalar> grad(random_values<Scalar>(rows, 23, special)), grad_x(count), grad_mean(count);
+    Guarded<double> squared_distance(square_of(random_values<double>(rows, 24, special)));
+    const cpu::LikelihoodGradient<Scalar> batch = {grad.data(),
+                                                   x.data(),
+                                                   mean.data(),
+                                                   squared_distance.data(),
+                                                   dimension,
+                                                   make_marginal_gaussian({1, 0}, dimension),
+                                                   need_x ? grad_x.data() : nullptr,
+                                                   need_mean ? grad_mean.data() : nullptr};
+    for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
+        table.likelihood_gradients(batch, begin, begin + length);
+    });
+    std::vector<Scalar> result = grad_x.values();
+    append(result, grad_mean.values());
+    return result;
 }
 
 template <typename Scalar>
@@ -217,78 +171,73 @@ const NoiseKey keys[] = {{0, 0, 0, 0},
                          {INT64_MAX, max_step, max_parameter, 0},
                          {0x123456789abcdef, (std::int64_t{1} << 32) + 3, (std::int64_t{1} << 33) + 5, 0}};
 
-struct NamedSettings {
-    const char* name;
-    LangevinSettings settings;
-    bool preconditioned;
-};
-
-const NamedSettings steps[] = {
-    {"sgld, noisy", {0.1, 0.01, 1.5, 100, false, 0, 0, false}, false},
-    {"sgld, T = 0, maximize", {0.1, 0.01, 0, 100, true, 0, 0, false}, false},
-    {"psgld, adapting, noisy", {0.01, 0.1, 0.5, 10, false, 0.99, 0.1, true}, true},
-    {"psgld, adapting, T = 0, maximize", {0.01, 0.1, 0, 10, true, 0.99, 1e-8, true}, true},
-    {"psgld, frozen, noisy", {0.01, 0, 2, 1, false, 0.9, 0.1, false}, true},
-    {"psgld, frozen, T = 0", {0.01, 0, 0, 1, false, 0.9, 1e-3, false}, true},
-};
-
-// Calls use(name, run) for every loop, where run(table, cuts) gives all of its outputs.
-template <typename Scalar, typename Use>
+// Calls use(name, run) for every loop of a type, where run(capability, cuts) gives all of its outputs. 16-bit types
+// have steps only.
+template <typename Param, typename Use>
 void for_each_loop(const NoiseKey& key, bool special, const Use& use) {
-    using Table = KernelTable<Scalar>;
-    use("normal", [=](const Table& table, const Cuts& cuts) { return run_normal(table, cuts, key); });
-    for (const NamedSettings& step : steps) {
-        use(step.name, [=](const Table& table, const Cuts& cuts) {
-            return run_step(table, cuts, key, step.settings, step.preconditioned, special);
+    for (const NamedSettings& step : steps_to_test) {
+        use(step.name, [=](const Capability& capability, const Cuts& cuts) {
+            return run_step<Param>(capability, cuts, key, step.settings, step.preconditioned, special);
         });
     }
-    for (const bool need_x : {true, false}) {
-        for (const bool need_mean : {true, false}) {
-            use("scaled_difference", [=](const Table& table, const Cuts& cuts) {
-                return run_scaled_difference(table, cuts, need_x, need_mean, special);
-            });
+    if constexpr (!rounds_stochastically<Param>) {
+        const auto use_table = [&](const char* name, const auto& run) {
+            use(name,
+                [=](const Capability& capability, const Cuts& cuts) { return run(capability.kernels<Param>(), cuts); });
+        };
+        use_table("normal", [=](const auto& table, const Cuts& cuts) { return run_normal(table, cuts, key); });
+        use_table("log_probs",
+                  [=](const auto& table, const Cuts& cuts) { return run_log_probs(table, cuts, special); });
+        for (const bool need_x : {true, false}) {
+            for (const bool need_mean : {true, false}) {
+                for (const std::int64_t dimension : {1, 3, 700}) {
+                    use_table("likelihood_gradients", [=](const auto& table, const Cuts& cuts) {
+                        return run_likelihood_gradients(table, cuts, dimension, need_x, need_mean, special);
+                    });
+                }
+            }
         }
-    }
-    for (const int bits : {1, 5, 8}) {
-        use("dequantize",
-            [=](const Table& table, const Cuts& cuts) { return run_dequantize(table, cuts, bits, special); });
-        use("dequantize_backward",
-            [=](const Table& table, const Cuts& cuts) { return run_dequantize_backward(table, cuts, bits, special); });
-        use("quantize", [=](const Table& table, const Cuts& cuts) { return run_quantize(table, cuts, bits, special); });
+        for (const int bits : {1, 5, 8}) {
+            use_table("dequantize",
+                      [=](const auto& table, const Cuts& cuts) { return run_dequantize(table, cuts, bits, special); });
+            use_table("dequantize_backward", [=](const auto& table, const Cuts& cuts) {
+                return run_dequantize_backward(table, cuts, bits, special);
+            });
+            use_table("quantize",
+                      [=](const auto& table, const Cuts& cuts) { return run_quantize(table, cuts, bits, special); });
+        }
     }
 }
 
-template <typename Scalar>
+template <typename Param>
 std::string describe(const std::string& name, const Capability& capability, std::int64_t count, const NoiseKey& key) {
-    return name + "<" + type_name<Scalar>() + ">, " + capability.name + ", count " + std::to_string(count) + ", seed " +
+    return name + "<" + param_name<Param>() + ">, " + capability.name + ", count " + std::to_string(count) + ", seed " +
            std::to_string(key.seed) + ", offset " + std::to_string(key.offset);
 }
 
-template <typename Scalar>
+template <typename Param>
 void test_same_bits(const Capability& plainest, const Capability& capability, bool special) {
     for (const std::int64_t count : counts) {
         for (const std::int64_t offset : offsets) {
             const NoiseKey key = moved(keys[(count + offset) % 4], offset);
             if (special && offset > 1) continue;  // strange values have nothing to do with offsets
-            for_each_loop<Scalar>(key, special, [&](const std::string& name, const auto& run) {
-                const auto expected = run(plainest.kernels<Scalar>(), whole(count));
-                const auto got = run(capability.kernels<Scalar>(), whole(count));
-                check_same(got, expected, describe<Scalar>(name, capability, count, key));
+            for_each_loop<Param>(key, special, [&](const std::string& name, const auto& run) {
+                check_same(run(capability, whole(count)), run(plainest, whole(count)),
+                           describe<Param>(name, capability, count, key));
             });
         }
     }
 }
 
-template <typename Scalar>
+template <typename Param>
 void test_cuts(const Capability& capability) {
     for (const NoiseKey& key : keys) {
         for (const std::int64_t offset : {std::int64_t{0}, std::int64_t{29}, (std::int64_t{1} << 34) - 77}) {
             for (const std::int64_t count : {5, 200, 3001}) {
                 const NoiseKey at = moved(key, offset);
-                for_each_loop<Scalar>(at, false, [&](const std::string& name, const auto& run) {
-                    const auto expected = run(capability.kernels<Scalar>(), whole(count));
-                    const auto got = run(capability.kernels<Scalar>(), random_cuts(count, 41 + count));
-                    check_same(got, expected, "cut: " + describe<Scalar>(name, capability, count, at));
+                for_each_loop<Param>(at, false, [&](const std::string& name, const auto& run) {
+                    check_same(run(capability, random_cuts(count, 41 + count)), run(capability, whole(count)),
+                               "cut: " + describe<Param>(name, capability, count, at));
                 });
             }
         }
@@ -313,11 +262,83 @@ void test_noise_layout(const Capability& capability) {
     }
 }
 
+// --- Steps ---
+
+// The rounding word of an element: csrc/math/normal.h, NoisePurpose.
+std::uint32_t rounding_word(const NoiseKey& key, std::int64_t i) {
+    const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
+    return random_words(stream, i / 64 * 16, static_cast<std::uint32_t>(i % 16)).word[i % 64 / 16];
+}
+
+// Every step, element by element, of the same noise.
+template <typename Param>
+void test_steps_by_element(const Capability& capability) {
+    using Scalar = Compute<Param>;
+    const std::int64_t count = 777;
+    const NoiseKey key{12345, 678, 9, 1000003};
+    const auto normals = run_normal(capability.kernels<Scalar>(), whole(count), key);
+    for (const NamedSettings& step : steps_to_test) {
+        const StepScalars<Scalar> scalars = make_step_scalars<Scalar>(step.settings);
+        StepInputs<Param> inputs(count, false);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const Scalar theta = widen(inputs.param[i]), gradient = widen(inputs.grad[i]);
+            const Scalar xi = step.settings.temperature > 0 ? normals[i] : Scalar(0);
+            Scalar& v = inputs.square_avg[i];
+            Scalar value = sgld_update(theta, gradient, xi, scalars);
+            if (step.preconditioned) {
+                const Scalar root = step.settings.freeze_after >= key.step
+                                        ? root_of_preconditioner<true>(theta, gradient, v, scalars)
+                                        : root_of_preconditioner<false>(theta, gradient, v, scalars);
+                value = psgld_update(theta, gradient, root, xi, scalars);
+            }
+            inputs.param[i] = round_stochastically<Param>(value, rounding_word(key, key.offset + i));
+        }
+        auto expected = widened(inputs.param);
+        append(expected, inputs.square_avg);
+        const auto got = run_step<Param>(capability, whole(count), key, step.settings, step.preconditioned, false);
+        check_same(got, expected, "by element: " + describe<Param>(step.name, capability, count, key));
+    }
+}
+
+// Step freeze_after is the last at which the preconditioner adapts.
+template <typename Param>
+void test_freezing(const Capability& capability) {
+    LangevinSettings settings = steps_to_test[2].settings;
+    settings.freeze_after = 7;
+    LangevinSettings adapting = settings, frozen = settings;
+    adapting.freeze_after = INT64_MAX;
+    frozen.freeze_after = -1;
+    for (const std::int64_t step : {0, 6, 7, 8, 1000}) {
+        const NoiseKey key{1, step, 2, 3};
+        const auto got = run_step<Param>(capability, whole(100), key, settings, true, false);
+        const auto expected = run_step<Param>(capability, whole(100), key, step <= 7 ? adapting : frozen, true, false);
+        check_same(got, expected,
+                   describe<Param>("freeze_after = 7, step " + std::to_string(step), capability, 100, key));
+    }
+}
+
+// Where v overflowed, G = 1 / (sqrt(v) + eps) is 0: the parameter stays, as with torch.optim.RMSprop.
+template <typename Param>
+void test_infinite_square_avg(const Capability& capability) {
+    using Scalar = Compute<Param>;
+    for (const double temperature : {0.0, 1.0}) {
+        const LangevinSettings settings{0.1, 0, temperature, 1, false, 0.99, 0.1, INT64_MAX};
+        Param param = round_stochastically<Param>(Scalar(3), 0);
+        const Param grad = round_stochastically<Param>(Scalar(1), 0);
+        Scalar square_avg = std::numeric_limits<Scalar>::infinity();
+        capability.step_kernels<Param>().psgld(&param, &grad, &square_avg, 1, {1, 1, 0, 0}, settings);
+        check(widen(param) == Scalar(3), describe<Param>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
+              ": got ", widen(param), ", expected 3");
+    }
+}
+
+// --- Sums ---
+
 // csrc/math/marginal_gaussian.h, Note [Order of the sum], for one segment.
 template <typename Scalar>
-double ordered_sum(const std::vector<Scalar>& x, const std::vector<Scalar>& mean) {
+double ordered_sum(const Scalar* x, const Scalar* mean, std::int64_t count) {
     std::vector<Scalar> lanes(reduction_lanes, Scalar(0));
-    for (std::size_t i = 0; i < x.size(); ++i) {
+    for (std::int64_t i = 0; i < count; ++i) {
         const Scalar difference = x[i] - mean[i];
         lanes[i % reduction_lanes] = std::fma(difference, difference, lanes[i % reduction_lanes]);
     }
@@ -327,15 +348,29 @@ double ordered_sum(const std::vector<Scalar>& x, const std::vector<Scalar>& mean
     return static_cast<double>(lanes[0]);
 }
 
+const std::int64_t dimensions[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 1000, 4095, 4096, 4097, 9000};
+
 template <typename Scalar>
-void test_squared_distance(const Capability& capability, bool special) {
-    for (std::int64_t count : counts) {
-        count = std::min(count, reduction_segment);
-        const auto x = random_values<Scalar>(count, 51, special), mean = random_values<Scalar>(count, 52, special);
-        const double got = capability.kernels<Scalar>().squared_distance(x.data(), mean.data(), count);
-        const double expected = ordered_sum(x, mean);
-        check(identical(got, expected), describe<Scalar>("squared_distance", capability, count, {}),
-              special ? ", strange values" : "", ": got ", got, ", expected ", expected);
+void test_squared_distances(const Capability& capability, bool special) {
+    for (const std::int64_t dimension : dimensions) {
+        const std::int64_t rows = dimension < 100 ? 35 : 3, segments = segments_of_row(dimension);
+        Guarded<Scalar> x(random_values<Scalar>(rows * dimension, 51, special));
+        Guarded<Scalar> mean(random_values<Scalar>(rows * dimension, 52, special));
+        Guarded<double> sums(rows * segments);
+        for_each_range(random_cuts(rows * segments, 53), [&](std::int64_t begin, std::int64_t count) {
+            capability.kernels<Scalar>().squared_distances(x.data(), mean.data(), dimension, begin, begin + count,
+                                                           sums.data());
+        });
+        std::vector<double> expected;
+        for (std::int64_t row = 0; row < rows; ++row) {
+            for (std::int64_t first = 0; first < dimension; first += reduction_segment) {
+                const std::int64_t start = row * dimension + first;
+                expected.push_back(
+                    ordered_sum(x.data() + start, mean.data() + start, std::min(reduction_segment, dimension - first)));
+            }
+        }
+        check_same(sums.values(), expected,
+                   describe<Scalar>("squared_distances", capability, dimension, {}) + (special ? ", strange" : ""));
     }
 }
 
@@ -343,33 +378,26 @@ void test_squared_distance(const Capability& capability, bool special) {
 template <typename Scalar>
 void test_squared_distance_overflow(const Capability& capability) {
     const std::vector<Scalar> x(200, std::numeric_limits<Scalar>::max() / 2), zero(200, Scalar(0));
-    const double got = capability.kernels<Scalar>().squared_distance(x.data(), zero.data(), 200);
+    double got = 0;
+    capability.kernels<Scalar>().squared_distances(x.data(), zero.data(), 200, 0, 1, &got);
     check(got == std::numeric_limits<double>::infinity(),
-          describe<Scalar>("squared_distance, overflow", capability, 200, {}), ": got ", got, ", expected inf");
+          describe<Scalar>("squared_distances, overflow", capability, 200, {}), ": got ", got, ", expected inf");
 }
 
-// Where v overflowed, G = 1 / (sqrt(v) + eps) is 0: the parameter stays, as with torch.optim.RMSprop.
-template <typename Scalar>
-void test_infinite_square_avg(const Capability& capability) {
-    for (const double temperature : {0.0, 1.0}) {
-        const LangevinSettings settings{0.1, 0, temperature, 1, false, 0.99, 0.1, true};
-        Scalar param = 3, grad = 1, square_avg = std::numeric_limits<Scalar>::infinity();
-        capability.kernels<Scalar>().psgld_step(&param, &grad, &square_avg, 1, {1, 1, 0, 0}, settings);
-        check(param == Scalar(3), describe<Scalar>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
-              ": got ", param, ", expected 3");
-    }
-}
-
-template <typename Scalar>
+template <typename Param>
 void test_capability(const Capability& plainest, const Capability& capability) {
-    test_same_bits<Scalar>(plainest, capability, false);
-    test_same_bits<Scalar>(plainest, capability, true);
-    test_cuts<Scalar>(capability);
-    test_noise_layout<Scalar>(capability);
-    test_squared_distance<Scalar>(capability, false);
-    test_squared_distance<Scalar>(capability, true);
-    test_squared_distance_overflow<Scalar>(capability);
-    test_infinite_square_avg<Scalar>(capability);
+    test_same_bits<Param>(plainest, capability, false);
+    test_same_bits<Param>(plainest, capability, true);
+    test_cuts<Param>(capability);
+    test_steps_by_element<Param>(capability);
+    test_freezing<Param>(capability);
+    test_infinite_square_avg<Param>(capability);
+    if constexpr (!rounds_stochastically<Param>) {
+        test_noise_layout<Param>(capability);
+        test_squared_distances<Param>(capability, false);
+        test_squared_distances<Param>(capability, true);
+        test_squared_distance_overflow<Param>(capability);
+    }
 }
 
 }  // namespace
@@ -385,6 +413,8 @@ int main() {
         std::cout << capability.name << "\n";
         test_capability<float>(built.front(), capability);
         test_capability<double>(built.front(), capability);
+        test_capability<BFloat16>(built.front(), capability);
+        test_capability<Half>(built.front(), capability);
     }
     return summary("test_kernels");
 }

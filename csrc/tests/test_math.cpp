@@ -6,6 +6,7 @@
 #include "../math/dequantization.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
+#include "../math/rounding.h"
 #include "check.h"
 
 namespace {
@@ -269,6 +270,191 @@ void test_multiply_add_special() {
     }
 }
 
+// --- 16-bit floating point numbers, by their definition ---
+
+template <typename Param>
+struct Format;
+
+template <>
+struct Format<BFloat16> {
+    static constexpr const char* name = "bfloat16";
+    static constexpr int mantissa_bits = 7, smallest_exponent = -126, random_bits = 16;
+    static constexpr std::uint16_t largest = 0x7F7F, infinity = 0x7F80;
+};
+
+template <>
+struct Format<Half> {
+    static constexpr const char* name = "float16";
+    static constexpr int mantissa_bits = 10, smallest_exponent = -14, random_bits = 13;
+    static constexpr std::uint16_t largest = 0x7BFF, infinity = 0x7C00;
+};
+
+// The value of finite bits without a sign; beyond them, what would come next.
+template <typename Param>
+Real value_of(std::uint32_t bits) {
+    constexpr int mantissa_bits = Format<Param>::mantissa_bits;
+    const int exponent = static_cast<int>(bits >> mantissa_bits);
+    const Real mantissa = bits & ((1u << mantissa_bits) - 1), implied = exponent > 0 ? 1 << mantissa_bits : 0;
+    return std::ldexp(implied + mantissa, std::max(exponent, 1) - 1 + Format<Param>::smallest_exponent - mantissa_bits);
+}
+
+template <typename Param>
+void test_widen() {
+    using Layout = Format<Param>;
+    for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
+        const std::uint32_t magnitude = bits & 0x7FFFu;
+        const float got = widen(Param{static_cast<std::uint16_t>(bits)});
+        const bool right = magnitude > Layout::infinity    ? std::isnan(got)
+                           : magnitude == Layout::infinity ? std::isinf(got)
+                                                           : std::fabs(got) == value_of<Param>(magnitude);
+        check(right && std::signbit(got) == (bits > 0x7FFFu), "widen(", Layout::name, " of bits ", bits, "): got ",
+              got);
+    }
+}
+
+// --- Stochastic rounding: which results there are, and how many of the random words give the upper one ---
+
+// The random word number `count` of 2^random_bits; what the other bits are makes no difference.
+template <typename Param>
+std::uint32_t random_word(std::uint32_t count) {
+    constexpr int unused = 32 - Format<Param>::random_bits;
+    return count << unused | (count * 0x9E3779B9u >> (32 - unused));
+}
+
+template <typename Param>
+std::uint16_t round_magnitude(float value, std::uint32_t count) {
+    const std::uint32_t word = random_word<Param>(count);
+    const std::uint16_t up = round_stochastically<Param>(value, word).bits;
+    const std::uint16_t down = round_stochastically<Param>(-value, word).bits;
+    check((up ^ down) == 0x8000u && up < 0x8000u, "round_stochastically<", Format<Param>::name, ">(", value,
+          ") is not symmetric in the sign: bits ", up, " and ", down);
+    return up;
+}
+
+// The bits of the largest number that is not above a finite value >= 0, by bisection.
+template <typename Param>
+std::uint16_t neighbour_below(float value) {
+    std::uint16_t low = 0, high = Format<Param>::largest;
+    while (low < high) {
+        const std::uint16_t middle = static_cast<std::uint16_t>((low + high + 1) / 2);
+        if (value_of<Param>(middle) <= value) {
+            low = middle;
+        } else {
+            high = static_cast<std::uint16_t>(middle - 1);
+        }
+    }
+    return low;
+}
+
+// How many of all random words round a finite value >= 0, below the largest number, up; the others must leave it below.
+template <typename Param>
+std::int64_t count_upwards(float value) {
+    const std::uint16_t below = neighbour_below<Param>(value);
+    std::int64_t upwards = 0;
+    bool neighbours = true;
+    for (std::uint32_t count = 0; count < 1u << Format<Param>::random_bits; ++count) {
+        const std::uint16_t bits = round_magnitude<Param>(value, count);
+        neighbours = neighbours && (bits == below || bits == below + 1);
+        upwards += bits != below;
+    }
+    check(neighbours, "round_stochastically<", Format<Param>::name, ">(", value, ") gives no neighbour");
+    return upwards;
+}
+
+// The number of random words for which rounding up has the right mean.
+template <typename Param>
+Real expected_upwards(float value) {
+    const std::uint16_t below = neighbour_below<Param>(value);
+    const Real low = value_of<Param>(below), high = value_of<Param>(below + 1u);
+    return (value - low) / (high - low) * (1 << Format<Param>::random_bits);
+}
+
+template <typename Param>
+bool is_subnormal(float value) {
+    return value < std::ldexp(1.0f, Format<Param>::smallest_exponent);
+}
+
+// csrc/math/rounding.h, Note [Stochastic rounding]: exact, but for subnormal halves, where a float has bits below the
+// 13 that are compared.
+template <typename Param>
+void check_upwards(float value) {
+    const Real got = static_cast<Real>(count_upwards<Param>(value)), expected = expected_upwards<Param>(value);
+    const bool exact = std::is_same_v<Param, BFloat16> || !is_subnormal<Param>(value);
+    check(exact ? got == expected : std::fabs(got - expected) <= 1, "round_stochastically<", Format<Param>::name, ">(",
+          value, "): ", got, " random words round up, expected ", expected);
+}
+
+template <typename Param>
+void test_rounding_probabilities() {
+    using Layout = Format<Param>;
+    auto random = random_source(8);
+    std::uniform_real_distribution<double> mantissa(1.0, 2.0);
+    for (int i = 0; i < 300; ++i) {
+        // Every binade that floats have, down to where bfloat16 ends.
+        const int top = std::ilogb(value_of<Param>(Layout::largest)), bottom = std::max(-149, top - 2 * (top + 15));
+        const int exponent = bottom + i % (top - bottom);
+        check_upwards<Param>(static_cast<float>(std::ldexp(mantissa(random), exponent)));
+    }
+    for (int i = 0; i < 30; ++i) {  // subnormal numbers, and the border to the normal ones
+        const double subnormal =
+            std::ldexp(mantissa(random), Layout::smallest_exponent - 1 - i % Layout::mantissa_bits);
+        check_upwards<Param>(static_cast<float>(subnormal));
+        check_upwards<Param>(static_cast<float>(std::ldexp(mantissa(random), Layout::smallest_exponent - 20)));
+    }
+    for (const float border : {std::ldexp(1.0f, Layout::smallest_exponent), 1.0f, 2.0f}) {
+        check_upwards<Param>(std::nextafter(border, 0.0f));
+        check_upwards<Param>(std::nextafter(border, 4.0f));
+    }
+}
+
+template <typename Param>
+void test_representable_values_stay() {
+    for (std::uint32_t bits = 0; bits < Format<Param>::infinity; ++bits) {
+        const float value = widen(Param{static_cast<std::uint16_t>(bits)});
+        for (const std::uint32_t count : {0u, 1u, 4097u, (1u << Format<Param>::random_bits) - 1}) {
+            check(round_magnitude<Param>(value, count) == bits, "round_stochastically<", Format<Param>::name, ">(",
+                  value, ") moves a number of the format");
+        }
+    }
+}
+
+// Beyond the largest number: itself, but infinity from half a unit in the last place on.
+template <typename Param>
+void test_rounding_overflow() {
+    using Layout = Format<Param>;
+    const Real largest = value_of<Param>(Layout::largest), next = value_of<Param>(Layout::infinity);
+    const float halfway = static_cast<float>((largest + next) / 2);
+    const auto check_all = [&](float value, std::uint16_t expected) {
+        for (std::uint32_t count = 0; count < 1u << Layout::random_bits; ++count) {
+            const std::uint16_t got = round_magnitude<Param>(value, count);
+            check(got == expected, "round_stochastically<", Layout::name, ">(", value, "): got bits ", got,
+                  ", expected ", expected);
+        }
+    };
+    check_all(static_cast<float>(largest), Layout::largest);
+    check_all(std::nextafter(static_cast<float>(largest), halfway), Layout::largest);
+    check_all(std::nextafter(halfway, 0.0f), Layout::largest);
+    check_all(halfway, Layout::infinity);
+    check_all(std::numeric_limits<float>::max(), Layout::infinity);
+    check_all(std::numeric_limits<float>::infinity(), Layout::infinity);
+    for (const std::uint32_t bits : {0x7F800001u, 0x7FC00000u, 0x7FFFFFFFu, 0xFF800001u, 0xFFFFFFFFu}) {
+        for (const std::uint32_t word : {0u, 0xFFFFFFFFu}) {
+            const float nan = from_bits<float>(bits);
+            const float got = widen(round_stochastically<Param>(nan, word));
+            check(std::isnan(got) && std::signbit(got) == std::signbit(nan), "round_stochastically<", Layout::name,
+                  "> of NaN ", bits, ": got ", got);
+        }
+    }
+}
+
+template <typename Param>
+void test_rounding() {
+    test_widen<Param>();
+    test_rounding_probabilities<Param>();
+    test_representable_values_stay<Param>();
+    test_rounding_overflow<Param>();
+}
+
 // --- Dequantization ---
 
 template <typename Scalar>
@@ -420,6 +606,8 @@ int main() {
     test_multiply_add_finite<double>();
     test_multiply_add_special<float>();
     test_multiply_add_special<double>();
+    test_rounding<BFloat16>();
+    test_rounding<Half>();
     test_dequantize_round_trip<float>();
     test_dequantize_round_trip<double>();
     test_dequantize_formula<float>();

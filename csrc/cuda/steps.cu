@@ -1,0 +1,228 @@
+// Note [Threads and noise]
+// A chunk of 16 Philox blocks (csrc/math/normal.h, Note [Noise layout]) belongs to four threads; each takes four
+// consecutive blocks, and so four consecutive elements in every lane: 16-byte accesses without a shuffle.
+#include <algorithm>
+
+#include "../math/langevin_update.h"
+#include "../math/normal.h"
+#include "../math/rounding.h"
+#include "elements.h"
+#include "kernels.h"
+
+namespace ald_ext::cuda {
+namespace {
+
+constexpr int threads_per_chunk = chunk_blocks / quad;
+constexpr int chunks_per_block = threads_per_block / threads_per_chunk;
+
+// The quarter of a chunk that this thread has, in block number `block` of those of a range.
+template <typename Scalar>
+struct ChunkQuarter {
+    static constexpr int lanes = normals_per_block<Scalar>;
+
+    std::uint64_t chunk;
+    std::uint32_t first_lane;  // of its four Philox blocks in the chunk
+    ThreadElements<lanes, chunk_blocks> elements;
+
+    __device__ ChunkQuarter(std::int64_t block, std::int64_t offset, std::int64_t count) {
+        constexpr std::int64_t size = chunk_size<Scalar>;
+        chunk = static_cast<std::uint64_t>(offset / size + block * chunks_per_block + threadIdx.x / threads_per_chunk);
+        first_lane = threadIdx.x % threads_per_chunk * quad;
+        elements = {static_cast<std::int64_t>(chunk) * size + first_lane - offset, count};
+    }
+
+    __device__ Values<Scalar, lanes> normals(const NoiseStream& stream) const {
+        Values<Scalar, lanes> values;
+#pragma unroll
+        for (int j = 0; j < quad; ++j) {
+            const auto block = normals_of_block<Scalar>(stream, chunk * chunk_blocks, first_lane + j);
+#pragma unroll
+            for (int k = 0; k < lanes; ++k) values[quad * k + j] = block.lane[k];
+        }
+        return values;
+    }
+
+    // For rounding (csrc/math/rounding.h).
+    __device__ Values<std::uint32_t, 4> words(const NoiseStream& stream) const {
+        Values<std::uint32_t, 4> values;
+#pragma unroll
+        for (int j = 0; j < quad; ++j) {
+            const auto block = random_words(stream, chunk * chunk_blocks, first_lane + j);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) values[quad * k + j] = block.word[k];
+        }
+        return values;
+    }
+};
+
+template <typename Scalar>
+std::int64_t blocks_for(std::int64_t count, std::int64_t offset) {
+    constexpr std::int64_t size = chunk_size<Scalar>;
+    return divide_up(divide_up(offset + count, size) - offset / size, chunks_per_block);
+}
+
+template <typename Scalar>
+__global__ void __launch_bounds__(threads_per_block)
+    normal_kernel(Scalar* out, std::int64_t count, NoiseStream stream, std::int64_t offset) {
+    const ChunkQuarter<Scalar> quarter(blockIdx.x, offset, count);
+    if (quarter.elements.none_inside()) return;
+    quarter.elements.store(out, quarter.normals(stream));
+}
+
+// What a step needs to know beside its tensors.
+template <typename Scalar>
+struct StepState {
+    StepScalars<Scalar> scalars;
+    std::int64_t step;
+    bool adapt;
+};
+
+template <typename Scalar>
+ALD_EXT_INLINE StepState<Scalar> make_step_state(const LangevinSettings& settings, std::int64_t step) {
+    return {make_step_scalars<Scalar>(settings), step, step <= settings.freeze_after};
+}
+
+constexpr int tensors_per_launch = 64;
+
+template <typename Param>
+struct StepBatch {
+    StepTensor<Param> tensors[tensors_per_launch];
+    unsigned first_block[tensors_per_launch];
+    int count;
+    std::int64_t seed;
+    StepState<Compute<Param>> state;
+    DeviceClock clock;  // where it has lr or step, `state` is made anew, from `settings`
+    LangevinSettings settings;
+};
+
+static_assert(sizeof(StepBatch<double>) <= 4096, "every device takes 4 KB of kernel parameters");
+
+template <typename Param>
+__device__ StepState<Compute<Param>> current_state(const StepBatch<Param>& batch) {
+    const DeviceClock& clock = batch.clock;
+    if (clock.lr == nullptr && clock.step == nullptr) return batch.state;
+    LangevinSettings settings = batch.settings;
+    if (clock.lr != nullptr) {
+        settings.lr = clock.lr_is_double ? *static_cast<const double*>(clock.lr)
+                                         : static_cast<double>(*static_cast<const float*>(clock.lr));
+    }
+    return make_step_state<Compute<Param>>(settings, clock.step != nullptr ? *clock.step : batch.state.step);
+}
+
+// The last tensor that begins at or before this block.
+template <typename Param>
+__device__ int tensor_of_block(const StepBatch<Param>& batch) {
+    int low = 0, high = batch.count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (batch.first_block[middle] <= blockIdx.x) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+template <typename Param, bool preconditioned, bool noisy>
+__global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
+    step_kernel(const __grid_constant__ StepBatch<Param> batch) {
+    using Scalar = Compute<Param>;
+    const int i = tensor_of_block(batch);
+    const StepTensor<Param>& tensor = batch.tensors[i];
+    const ChunkQuarter<Scalar> quarter(blockIdx.x - batch.first_block[i], tensor.offset, tensor.numel);
+    const auto& elements = quarter.elements;
+    // On their way while the state and the noise are made.
+    auto params = elements.load(static_cast<const Param*>(tensor.param));
+    const auto grads = elements.load(tensor.grad);
+    Values<Scalar, ChunkQuarter<Scalar>::lanes> square_avgs = {}, normals = {}, updated;
+    if constexpr (preconditioned) square_avgs = elements.load(static_cast<const Scalar*>(tensor.square_avg));
+
+    __shared__ StepState<Scalar> shared_state;
+    if (threadIdx.x == 0) shared_state = current_state(batch);
+    __syncthreads();
+    if (elements.none_inside()) return;
+    const StepState<Scalar> state = shared_state;
+
+    if constexpr (noisy) normals = quarter.normals(make_noise_stream(batch.seed, state.step, tensor.parameter));
+#pragma unroll
+    for (int e = 0; e < elements.size; ++e) {
+        const Scalar theta = widen(params[e]), gradient = widen(grads[e]), xi = normals[e];
+        if constexpr (preconditioned) {
+            Scalar& v = square_avgs[e];
+            const Scalar root = state.adapt ? root_of_preconditioner<true>(theta, gradient, v, state.scalars)
+                                            : root_of_preconditioner<false>(theta, gradient, v, state.scalars);
+            updated[e] = psgld_update(theta, gradient, root, xi, state.scalars);
+        } else {
+            updated[e] = sgld_update(theta, gradient, xi, state.scalars);
+        }
+    }
+    if (preconditioned && state.adapt) elements.store(tensor.square_avg, square_avgs);
+    Values<std::uint32_t, 4> random = {};
+    if constexpr (rounds_stochastically<Param>) {
+        random = quarter.words(make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding));
+    }
+#pragma unroll
+    for (int e = 0; e < elements.size; ++e) params[e] = round_stochastically<Param>(updated[e], random[e]);
+    elements.store(tensor.param, params);
+}
+
+template <typename Param>
+using StepKernel = void (*)(StepBatch<Param>);
+
+template <typename Param>
+StepKernel<Param> choose_step_kernel(bool preconditioned, bool noisy) {
+    if (preconditioned) return noisy ? step_kernel<Param, true, true> : step_kernel<Param, true, false>;
+    return noisy ? step_kernel<Param, false, true> : step_kernel<Param, false, false>;
+}
+
+}  // namespace
+
+template <typename Scalar>
+void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t stream) {
+    const NoiseStream noise = make_noise_stream(key.seed, key.step, key.parameter);
+    launch("normal", normal_kernel<Scalar>, blocks_for<Scalar>(count, key.offset), stream, out, count, noise,
+           key.offset);
+}
+
+template <typename Param>
+void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
+                   const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream) {
+    for (std::size_t begin = 0; begin < tensors.size(); begin += tensors_per_launch) {
+        StepBatch<Param> batch = {};
+        batch.count = static_cast<int>(std::min<std::size_t>(tensors_per_launch, tensors.size() - begin));
+        batch.seed = seed;
+        batch.state = make_step_state<Compute<Param>>(settings, step);
+        batch.clock = clock;
+        batch.settings = settings;
+        std::int64_t blocks = 0;
+        for (int i = 0; i < batch.count; ++i) {
+            const StepTensor<Param>& tensor = tensors[begin + i];
+            batch.tensors[i] = tensor;
+            batch.first_block[i] = static_cast<unsigned>(blocks);
+            blocks += blocks_for<Compute<Param>>(tensor.numel, tensor.offset);
+        }
+        const auto kernel =
+            choose_step_kernel<Param>(batch.tensors[0].square_avg != nullptr, settings.temperature > 0.0);
+        launch("langevin_step", kernel, blocks, stream, batch);
+    }
+}
+
+#define ALD_EXT_INSTANTIATE(Scalar) template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);
+
+ALD_EXT_INSTANTIATE(float)
+ALD_EXT_INSTANTIATE(double)
+
+#define ALD_EXT_INSTANTIATE_STEP(Param)                                                                   \
+    template void langevin_step<Param>(const std::vector<StepTensor<Param>>&, std::int64_t, std::int64_t, \
+                                       const DeviceClock&, const LangevinSettings&, cudaStream_t);
+
+ALD_EXT_INSTANTIATE_STEP(float)
+ALD_EXT_INSTANTIATE_STEP(double)
+ALD_EXT_INSTANTIATE_STEP(BFloat16)
+ALD_EXT_INSTANTIATE_STEP(Half)
+
+#undef ALD_EXT_INSTANTIATE
+#undef ALD_EXT_INSTANTIATE_STEP
+
+}  // namespace ald_ext::cuda

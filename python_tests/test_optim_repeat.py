@@ -1,0 +1,653 @@
+"""Repeated steps (ald_ext/optim/langevin_optimizer.py, Note [Repeated steps]): whatever changes between two steps, what
+follows has the bits of an optimizer that looks at everything before every step."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ald_ext import PSGLD, SGLD, ops
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
+BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
+
+SHAPES = [(4, 6), (3,), (), (4, 6), (0,)]
+#: Steps before the change, of which the second and third are repeated ones; and after it.
+BEFORE, AFTER = 3, 4
+
+
+class Run:
+    """An optimizer of some parameters, with gradients that depend on where they are. `careful`: never repeats."""
+
+    def __init__(
+        self, kind: str, device: torch.device, careful: bool, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        values = [torch.randn(shape, generator=generator).to(device, dtype) for shape in SHAPES]
+        self.params: list[Tensor] = [nn.Parameter(value) for value in values]
+        self.careful, self.number = careful, 0
+        self.idle: list[int] = []  # parameters without gradient
+        self.optimizer = OPTIMIZERS[kind](self.params, 0.01, num_data=10, seed=1, **options)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        return self.optimizer.param_groups[0]
+
+    def give_gradients(self) -> None:
+        """New ones, as after zero_grad, of the parameters' strides."""
+        self.number += 1
+        for index, param in enumerate(self.params):
+            param.grad = None if index in self.idle else (3 * param.detach() + self.number).sin()
+
+    def step(self, change: Callable[[Run], None] = lambda run: None) -> bool:
+        """True if the step was a repeated one. The change comes last, when there are gradients."""
+        self.give_gradients()
+        change(self)
+        if self.careful:
+            self.optimizer._plan = None
+        before = self.optimizer._plan
+        self.optimizer.step()
+        return before is not None and self.optimizer._plan is before
+
+    def everything(self) -> list[Tensor]:
+        states = [
+            self.optimizer.state[p][name] for p in self.params for name in sorted(self.optimizer.state.get(p, {}))
+        ]
+        counters = [torch.as_tensor(group["step"]) for group in self.optimizer.param_groups]
+        return [*(param.detach() for param in self.params), *states, *counters]
+
+
+def assert_same(run: Run, careful: Run) -> None:
+    got, expected = run.everything(), careful.everything()
+    assert [(t.dtype, t.shape, t.stride()) for t in got] == [(t.dtype, t.shape, t.stride()) for t in expected]
+    for index, (a, b) in enumerate(zip(got, expected, strict=True)):
+        assert torch.equal(a.cpu(), b.cpu()), f"tensor {index} after step {run.number}"
+
+
+def assert_repeats_as_a_careful_one(
+    kind: str, device: torch.device, change: Callable[[Run], None], repeats_again: bool | None = None, **options: Any
+) -> None:
+    """`repeats_again`: whether the last step is a repeated one; None if either is right."""
+    run, careful = (Run(kind, device, careful, **options) for careful in (False, True))
+    for number in range(BEFORE + AFTER):
+        here = change if number == BEFORE else lambda run: None
+        repeated = run.step(here)
+        assert not careful.step(here)
+        if number in range(1, BEFORE):
+            assert repeated, "the plan was not used before the change: the test shows nothing"
+        assert_same(run, careful)
+    if repeats_again is not None:
+        assert repeated == repeats_again
+
+
+# --- Nothing changes ---
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
+def test_repeated_steps(device: torch.device, kind: str, dtype: torch.dtype) -> None:
+    assert_repeats_as_a_careful_one(kind, device, lambda run: None, repeats_again=True, dtype=dtype)
+
+
+@BOTH
+def test_training_repeats(device: torch.device, kind: str) -> None:
+    """zero_grad, backward, closures and schedulers leave the plan as it is."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device)
+    optimizer = OPTIMIZERS[kind](model.parameters(), 0.01, num_data=10)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 6, device=device)).square().mean()
+        loss.backward()
+        return loss
+
+    plans = []
+    for _ in range(4):
+        optimizer.step(closure)
+        scheduler.step()
+        plans.append(optimizer._plan)
+    assert plans[0] is not None
+    assert all(plan is plans[0] for plan in plans)
+
+
+@pytest.mark.parametrize(
+    "options", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"lr": torch.tensor(0.01)}], ids=str
+)
+@BOTH
+def test_what_is_never_repeated(kind: str, options: dict[str, Any]) -> None:
+    """Steps that are not the compiled op with plain numbers."""
+    param = torch.zeros(3)
+    optimizer = OPTIMIZERS[kind]([param], **{"lr": 0.01, "num_data": 10, **options})
+    for _ in range(3):
+        param.grad = torch.ones_like(param)
+        assert not optimizer._repeat_step()
+        optimizer.step()
+
+
+# --- One thing changes ---
+
+
+def set_option(name: str, value: Any) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        run.group[name] = value
+
+    return change
+
+
+def fill_lr(run: Run) -> None:
+    run.group["lr"] = torch.tensor(0.01)
+
+
+def fill_temperature_from_now_on(run: Run) -> None:
+    """The same tensor, of another value from step to step."""
+    temperature = torch.tensor(0.0)
+    run.group["temperature"] = temperature
+    run.optimizer.register_step_pre_hook(lambda *_: temperature.add_(1) and None)
+
+
+def without_one_gradient(run: Run) -> None:
+    run.idle = [1]
+    run.params[1].grad = None
+
+
+def without_any_gradient(run: Run) -> None:
+    run.idle = list(range(len(run.params)))
+    for param in run.params:
+        param.grad = None
+
+
+def without_gradients_once(run: Run) -> None:
+    for param in run.params:
+        param.grad = None
+
+
+def gradient_of_other_strides(run: Run) -> None:
+    grad = run.params[0].grad
+    assert grad is not None
+    run.params[0].grad = grad.t().contiguous().t()
+
+
+def shared_gradient(run: Run) -> None:
+    """Two parameters may read the same gradient."""
+    run.params[3].grad = run.params[0].grad
+
+
+def gradient_with_graph(run: Run) -> None:
+    """As after backward(create_graph=True)."""
+    for param in run.params:
+        assert param.grad is not None
+        param.grad = param.grad.clone().requires_grad_() * 2
+
+
+def swap_data(run: Run) -> None:
+    run.params[0].data = 2 * run.params[0].data
+
+
+def swap_data_and_strides(run: Run) -> None:
+    for param in (run.params[0], run.params[3]):
+        param.data = param.data.t().contiguous().t()
+        assert param.grad is not None
+        param.grad = param.grad.t().contiguous().t()
+
+
+def swap_data_for_16_bits(run: Run) -> None:
+    for param in run.params:
+        param.data, grad = param.data.bfloat16(), param.grad
+        assert grad is not None
+        param.grad = grad.bfloat16()
+
+
+def swap_one_for_16_bits(run: Run) -> None:
+    """A group of two dtypes: two calls of the op a step."""
+    param = run.params[1]
+    param.data = param.data.bfloat16()
+    param.grad = torch.ones_like(param)
+
+
+def swap_data_for_inference(run: Run) -> None:
+    """A tensor without a version counter."""
+    with torch.inference_mode():
+        data = run.params[0].detach().clone()
+    run.params[0].data = data
+
+
+def change_values(run: Run) -> None:
+    with torch.no_grad():
+        run.params[0].add_(1)
+
+
+def no_longer_required(run: Run) -> None:
+    run.params[0].requires_grad_(False)
+
+
+def replace_parameter(run: Run) -> None:
+    run.params[0] = nn.Parameter(torch.ones_like(run.params[0]))
+    run.params[0].grad = torch.ones_like(run.params[0])
+    run.group["params"][0] = run.params[0]
+
+
+def replace_parameter_by_its_copy(run: Run) -> None:
+    """Of the same values, but without state."""
+    old = run.params[0]
+    run.params[0] = nn.Parameter(old.detach().clone())
+    run.params[0].grad = old.grad
+    run.group["params"][0] = run.params[0]
+
+
+def exchange_parameters(run: Run) -> None:
+    """The noise follows the place in the group."""
+    params = run.group["params"]
+    params[0], params[3] = params[3], params[0]
+
+
+def append_parameter(run: Run) -> None:
+    run.params.append(nn.Parameter(torch.ones_like(run.params[0])))
+    run.params[-1].grad = torch.ones_like(run.params[-1])
+    run.group["params"].append(run.params[-1])
+
+
+def append_idle_parameter(run: Run) -> None:
+    """It gets its first gradient one step later."""
+    run.params.append(nn.Parameter(torch.ones_like(run.params[0])))
+    run.group["params"].append(run.params[-1])
+
+
+def remove_parameter(run: Run) -> None:
+    del run.group["params"][1]
+
+
+def add_group(run: Run) -> None:
+    run.params.append(nn.Parameter(torch.ones_like(run.params[0])))
+    run.params[-1].grad = torch.ones_like(run.params[-1])
+    run.optimizer.add_param_group({"params": [run.params[-1]], "lr": 0.5})
+
+
+def remove_group_again(run: Run) -> None:
+    add_group(run)
+    del run.optimizer.param_groups[1]
+
+
+def replace_group(run: Run) -> None:
+    run.optimizer.param_groups[0] = {**run.group, "lr": 0.5, "params": list(run.params)}
+
+
+def load_own_state(run: Run) -> None:
+    run.optimizer.load_state_dict(run.optimizer.state_dict())
+
+
+def load_older_state(run: Run) -> None:
+    state = copy.deepcopy(run.optimizer.state_dict())
+    state["param_groups"][0].update(step=torch.tensor(77), lr=0.5, seed=9)
+    for entry in state["state"].values():
+        entry["square_avg"].fill_(3.0)
+    run.optimizer.load_state_dict(state)
+
+
+def clear_state(run: Run) -> None:
+    run.optimizer.state.clear()
+
+
+def set_counter_to_a_number(run: Run) -> None:
+    run.group["step"] = 1000
+
+
+def set_counter_to_a_tensor(run: Run) -> None:
+    run.group["step"] = torch.tensor(1000)
+
+
+def fill_counter(run: Run) -> None:
+    run.group["step"].fill_(1000)
+
+
+def deep_copy(run: Run) -> None:
+    grads = [param.grad for param in run.params]
+    run.params, run.optimizer = copy.deepcopy((run.params, run.optimizer))
+    for param, grad in zip(run.params, grads, strict=True):
+        param.grad = grad
+
+
+def through_pickle(run: Run) -> None:
+    grads = [param.grad for param in run.params]
+    run.params, run.optimizer = pickle.loads(pickle.dumps((run.params, run.optimizer)))
+    for param, grad in zip(run.params, grads, strict=True):
+        param.grad = grad
+
+
+#: name: (change, whether steps are repeated again after it).
+CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
+    "lr": (set_option("lr", 0.5), True),
+    "lr of zero": (set_option("lr", 0.0), True),
+    "integer lr": (set_option("lr", 1), False),
+    "lr tensor": (fill_lr, False),
+    "temperature": (set_option("temperature", 3.0), True),
+    "temperature of zero": (set_option("temperature", 0), True),
+    "temperature tensor": (set_option("temperature", torch.tensor(3.0)), True),
+    "temperature tensor filled": (fill_temperature_from_now_on, True),
+    "num_data": (set_option("num_data", 77), True),
+    "weight_decay": (set_option("weight_decay", 0.5), True),
+    "maximize": (set_option("maximize", True), True),
+    "seed": (set_option("seed", 2), True),
+    "foreach": (set_option("foreach", True), False),
+    "plain": (set_option("fused", False), False),
+    "fused": (set_option("fused", True), True),
+    "one gradient less": (without_one_gradient, True),
+    "no gradient": (without_any_gradient, False),
+    "no gradient once": (without_gradients_once, True),
+    "gradient of other strides": (gradient_of_other_strides, True),
+    "shared gradient": (shared_gradient, True),
+    "gradient with graph": (gradient_with_graph, True),
+    "data": (swap_data, True),
+    "data and strides": (swap_data_and_strides, True),
+    "data of 16 bits": (swap_data_for_16_bits, True),
+    "one of 16 bits": (swap_one_for_16_bits, False),
+    "data without version": (swap_data_for_inference, True),
+    "values": (change_values, True),
+    "requires_grad": (no_longer_required, True),
+    "another parameter": (replace_parameter, True),
+    "a copy of a parameter": (replace_parameter_by_its_copy, True),
+    "order": (exchange_parameters, True),
+    "one more parameter": (append_parameter, True),
+    "one more parameter later": (append_idle_parameter, True),
+    "one parameter less": (remove_parameter, True),
+    "another group": (add_group, False),
+    "another group for a moment": (remove_group_again, True),
+    "group": (replace_group, True),
+    "load_state_dict": (load_own_state, True),
+    "load_state_dict of another": (load_older_state, True),
+    "cleared state": (clear_state, True),
+    "counter as a number": (set_counter_to_a_number, True),
+    "counter as a tensor": (set_counter_to_a_tensor, True),
+    "counter filled": (fill_counter, True),
+    "deepcopy": (deep_copy, True),
+    "pickle": (through_pickle, True),
+}
+
+#: Where PSGLD need not repeat as SGLD does: its states are not those of the plan, in the plan's order.
+OTHER_STATES = {"one gradient less", "another parameter", "a copy of a parameter", "one parameter less", "order"}
+
+
+@BOTH
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_between_steps(device: torch.device, kind: str, name: str) -> None:
+    change, repeats_again = CHANGES[name]
+    unknown = kind == "psgld" and name in OTHER_STATES
+    assert_repeats_as_a_careful_one(kind, device, change, None if unknown else repeats_again)
+
+
+def replace_average(run: Run) -> None:
+    run.optimizer.state[run.params[0]]["square_avg"] = torch.full_like(run.params[0], 2.0)
+
+
+def replace_entry(run: Run) -> None:
+    run.optimizer.state[run.params[0]] = {"square_avg": torch.full_like(run.params[0], 2.0)}
+
+
+def fill_average(run: Run) -> None:
+    run.optimizer.state[run.params[0]]["square_avg"].fill_(2.0)
+
+
+def exchange_entries(run: Run) -> None:
+    state, (a, b) = run.optimizer.state, (run.params[0], run.params[3])
+    state[a], state[b] = state[b], state[a]
+
+
+def lose_entry(run: Run) -> None:
+    del run.optimizer.state[run.params[3]]
+
+
+def lose_average(run: Run) -> None:
+    del run.optimizer.state[run.params[0]]["square_avg"]
+
+
+def average_of_other_strides(run: Run) -> None:
+    entry = run.optimizer.state[run.params[0]]
+    entry["square_avg"] = entry["square_avg"].t().contiguous().t()
+
+
+def swap_average_data(run: Run) -> None:
+    average = run.optimizer.state[run.params[0]]["square_avg"]
+    average.data = 2 * average.data
+
+
+def average_without_version(run: Run) -> None:
+    average = run.optimizer.state[run.params[0]]["square_avg"]
+    with torch.inference_mode():
+        data = average.clone()
+    average.data = data
+
+
+def freeze(run: Run) -> None:
+    run.optimizer.freeze_preconditioner()
+
+
+PSGLD_CHANGES: dict[str, Callable[[Run], None]] = {
+    "alpha": set_option("alpha", 0.5),
+    "eps": set_option("eps", 1.0),
+    "freeze_after now": set_option("freeze_after", BEFORE),
+    "freeze_after soon": set_option("freeze_after", BEFORE + 2),
+    "freeze_after long ago": set_option("freeze_after", 0),
+    "freeze_preconditioner": freeze,
+    "average": replace_average,
+    "entry": replace_entry,
+    "values of an average": fill_average,
+    "exchanged entries": exchange_entries,
+    "lost entry": lose_entry,
+    "lost average": lose_average,
+    "average of other strides": average_of_other_strides,
+    "data of an average": swap_average_data,
+    "average without version": average_without_version,
+}
+
+
+@pytest.mark.parametrize("name", PSGLD_CHANGES)
+def test_a_change_of_the_preconditioner(device: torch.device, name: str) -> None:
+    # A lost entry comes back at the end of the dictionary, in another order than the parameters.
+    repeats_again = None if name == "lost entry" else True
+    assert_repeats_as_a_careful_one("psgld", device, PSGLD_CHANGES[name], repeats_again)
+
+
+@pytest.mark.parametrize("freeze_after", range(1, 8))
+def test_repeated_steps_freeze_in_time(device: torch.device, freeze_after: int) -> None:
+    run = Run("psgld", device, careful=False, freeze_after=freeze_after)
+    averages = []
+    for number in range(1, 8):
+        assert run.step() == (number > 1)
+        averages.append(run.optimizer.state[run.params[0]]["square_avg"].clone())
+    moved = [not torch.equal(a, b) for a, b in pairwise(averages)]
+    assert moved == [number < freeze_after for number in range(1, 7)]
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["deepcopy", "pickle"])
+def test_copies_leave_the_original_alone(device: torch.device, kind: str, name: str) -> None:
+    run = Run(kind, device, careful=False)
+    for _ in range(BEFORE):
+        run.step()
+    original, twin = run.optimizer, copy.copy(run)
+    before = [tensor.clone() for tensor in run.everything()]
+    CHANGES[name][0](twin)
+    twin.step()
+    assert original is run.optimizer
+    assert all(torch.equal(a, b) for a, b in zip(run.everything(), before, strict=True))
+    assert run.step(), "its plan is still good"
+
+
+@BOTH
+def test_inference_mode(device: torch.device, kind: str) -> None:
+    """Parameters and states made there have no version counter."""
+
+    def start(careful: bool) -> Run:
+        run = Run(kind, device, careful)
+        run.params[:] = [param.detach().clone() for param in run.params]
+        run.optimizer = OPTIMIZERS[kind](run.params, 0.01, num_data=10, seed=1)
+        return run
+
+    with torch.inference_mode():
+        run, careful = start(False), start(True)
+        assert all(param.is_inference() for param in run.params)
+        for number in range(4):
+            assert run.step() == (number > 0)
+            careful.step()
+            assert_same(run, careful)
+
+
+@BOTH
+def test_steps_in_and_out_of_inference_mode(device: torch.device, kind: str) -> None:
+    run, careful = (Run(kind, device, careful) for careful in (False, True))
+    for number in range(6):
+        with torch.inference_mode(mode=number % 2 == 1):
+            run.step()
+            careful.step()
+    assert_same(run, careful)
+
+
+# --- Errors ---
+
+
+def assert_refused(run: Run, error: type[Exception], match: str, change: Callable[[Run], None]) -> None:
+    for _ in range(BEFORE):
+        run.step()
+    assert run.optimizer._plan is not None
+    before = [tensor.clone() for tensor in run.everything()]
+    with pytest.raises(error, match=match):
+        run.step(change)
+    for old, new in zip(before, run.everything(), strict=True):
+        assert torch.equal(old, new)
+
+
+BAD_OPTIONS = [
+    *[("lr", value) for value in (math.nan, math.inf, -0.1)],
+    *[(name, math.nan) for name in ("temperature", "num_data", "weight_decay")],
+    ("num_data", 0),
+    ("seed", -1),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=str)
+def test_an_option_that_became_bad(device: torch.device, kind: str, option: str, value: Any) -> None:
+    """An error of the optimizer, not of the op; then training goes on as if nothing had been."""
+    run, careful = (Run(kind, device, careful) for careful in (False, True))
+    good = run.group[option]
+    assert_refused(run, ValueError, rf"ald_ext\.{kind.upper()}: {option}: got", set_option(option, value))
+    for _ in range(BEFORE):
+        careful.step()
+    careful.number += 1
+    for each in (run, careful):
+        each.group[option] = good
+        each.step()
+    assert_same(run, careful)
+
+
+def sparse_gradient(run: Run) -> None:
+    grad = run.params[0].grad
+    assert grad is not None
+    run.params[0].grad = grad.to_sparse()
+
+
+def parameter_with_gaps(run: Run) -> None:
+    run.params[0].data = torch.ones(4, 12, device=run.params[0].device)[:, ::2]
+
+
+def complex_parameter(run: Run) -> None:
+    param = run.params[1]
+    param.data = param.data.to(torch.complex64)
+    param.grad = torch.ones_like(param)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (sparse_gradient, "parameter 0: got a sparse gradient"),
+        (complex_parameter, "parameter 1: got dtype torch.complex64"),
+    ],
+)
+def test_a_parameter_that_became_bad(
+    device: torch.device, kind: str, change: Callable[[Run], None], message: str
+) -> None:
+    run = Run(kind, device, careful=False)
+    for _ in range(BEFORE):
+        run.step()
+    run.give_gradients()
+    change(run)
+    before = [tensor.clone() for tensor in run.everything()]
+    with pytest.raises(RuntimeError, match=message):
+        run.optimizer.step()
+    for old, new in zip(before, run.everything(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_parameter_that_got_gaps(device: torch.device) -> None:
+    run = Run("sgld", device, careful=False)
+    for _ in range(BEFORE):
+        run.step()
+    with pytest.raises(RuntimeError, match="parameter 0: got strides"):
+        run.step(parameter_with_gaps)
+    assert run.group["step"] == BEFORE
+
+
+def test_a_failed_closure_and_a_failed_hook(device: torch.device) -> None:
+    run = Run("sgld", device, careful=False)
+    for _ in range(BEFORE):
+        run.step()
+    before = [tensor.clone() for tensor in run.everything()]
+
+    def fail(*_: Any) -> Any:
+        raise KeyError("no data")
+
+    with pytest.raises(KeyError):
+        run.optimizer.step(fail)
+    run.optimizer.register_step_pre_hook(fail)
+    with pytest.raises(KeyError):
+        run.optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(run.everything(), before, strict=True))
+
+
+# --- Version counters and threads ---
+
+
+@BOTH
+def test_repeated_steps_count_their_writes(device: torch.device, kind: str) -> None:
+    run = Run(kind, device, careful=False)
+    for _ in range(BEFORE):
+        run.step()
+    written = [*run.params, *(entry["square_avg"] for entry in run.optimizer.state.values())]
+    versions = [tensor._version for tensor in written]
+    loss = run.params[0].square().sum()  # keeps the parameter for its backward
+    run.give_gradients()
+    grads = [param.grad for param in run.params]
+    plan = run.optimizer._plan
+    run.optimizer.step()
+    assert run.optimizer._plan is plan, "a repeated step"
+    assert [tensor._version for tensor in written] == [version + 1 for version in versions]
+    assert [grad._version for grad in grads if grad is not None] == [0] * len(grads)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
+def test_threads_do_not_matter(restore_threads: None, kind: str, dtype: torch.dtype) -> None:
+    """Repeated steps of 1, 2 and 3 threads in turn, of tensors that are divided among them."""
+    finals = []
+    for threads in ([1] * 6, [1, 2, 3, 1, 2, 3], [3] * 6):
+        param = torch.linspace(-1, 1, 70_001, dtype=torch.float64).to(dtype)
+        optimizer = OPTIMIZERS[kind]([param], 0.01, num_data=10, seed=1)
+        for count in threads:
+            torch.set_num_threads(count)
+            param.grad = param.clone()
+            optimizer.step()
+        assert optimizer._plan is not None
+        finals.append(param)
+    assert torch.equal(finals[0], finals[1])
+    assert torch.equal(finals[0], finals[2])

@@ -402,10 +402,18 @@ def _normal_fake(out: Tensor, *, seed: int, step: int, parameter: int = 0, offse
     return None
 
 
+def _check_scalar_devices(op: str, settings: dict[str, Any], param: Tensor) -> None:
+    """lr and step, where they are tensors, are on the CPU or where the parameters are."""
+    for name in ("lr", "step"):
+        if isinstance(settings[name], Tensor) and settings[name].device.type != "cpu":
+            _check_same_device(op, ("params[0]", param), (name, settings[name]))
+
+
 @torch.library.register_fake("ald_ext::sgld_step_", lib=_LIBRARY)
 @torch.library.register_fake("ald_ext::sgld_step_.tensor", lib=_LIBRARY)
 def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) -> None:
     _check_same_device("sgld_step_", *_named("params", params), *_named("grads", grads))
+    _check_scalar_devices("sgld_step_", settings, params[0])
 
 
 @torch.library.register_fake("ald_ext::psgld_step_", lib=_LIBRARY)
@@ -413,6 +421,7 @@ def _sgld_step_fake(params: list[Tensor], grads: list[Tensor], **settings: Any) 
 def _psgld_step_fake(params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], **settings: Any) -> None:
     tensors = _named("params", params) + _named("grads", grads) + _named("square_avgs", square_avgs)
     _check_same_device("psgld_step_", *tensors)
+    _check_scalar_devices("psgld_step_", settings, params[0])
 
 
 @torch.library.register_fake("ald_ext::marginal_gaussian_log_prob", lib=_LIBRARY)

@@ -55,6 +55,30 @@ def test_steps() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
+def test_lr_and_step_as_tensors(dtype: torch.dtype) -> None:
+    results = []
+    for lr, step in [(0.1, 3), (torch.tensor(0.1, dtype=torch.float64), torch.tensor(3))]:
+        param = torch.linspace(-1, 1, 100).to(dtype)
+        square_avg = torch.ones(100, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        ops.sgld_step_([param], [param.clone()], lr=lr, seed=1, step=step)
+        ops.psgld_step_([param], [param.clone()], [square_avg], lr=lr, seed=1, step=step, freeze_after=3)
+        results.append((param, square_avg))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_parameters(dtype: torch.dtype) -> None:
+    """To the bit where the float32 value is known exactly: no noise, powers of two."""
+    lists = [[torch.randn(1000).to(dtype)] for _ in range(2)]
+    expected = [[tensor.clone() for tensor in tensors] for tensors in lists]
+    ops.sgld_step_(*lists, lr=2.0**-6, temperature=0.0, **KEY)
+    options = {"lr": 2.0**-6, "num_data": 1.0, "temperature": 0.0, "weight_decay": 0.0, "maximize": False}
+    torch.ops.ald_ext.sgld_step_(*expected, **options, **KEY, parameters=[0], offsets=[0])
+    assert torch.equal(lists[0][0], expected[0][0])
+
+
 @pytest.mark.parametrize("prior", ["flat", "jeffreys", (2.0, 0.5)], ids=str)
 def test_likelihood_with_gradients(prior: Any) -> None:
     x, mean = (tensor.requires_grad_() for tensor in torch.randn(2, 4, 3, dtype=torch.float64))

@@ -237,15 +237,15 @@ def test_compiled_with_dynamic_shapes(device: torch.device) -> None:
 # --- Version counters: autograd must not use what an op overwrote ---
 
 
-STEP = {"lr": 0.1, "seed": 1, "step": 1}
+STEP: dict[str, Any] = {"lr": 0.1, "seed": 1, "step": 1}
 
 #: The options of the registered ops, which have no defaults.
 RAW_STEP = {**STEP, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
 RAW_STEP |= {"parameters": [0], "offsets": [0]}
-RAW_PRECONDITIONER = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
+RAW_PRECONDITIONER: dict[str, Any] = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
 
 #: The same with lr and step as tensors.
-CLOCK = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
+CLOCK: dict[str, Any] = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
 STEP_AT = {**STEP, **CLOCK}
 RAW_STEP_AT = {**RAW_STEP, **CLOCK}
 RAW_PSGLD, RAW_PSGLD_AT = {**RAW_STEP, **RAW_PRECONDITIONER}, {**RAW_STEP_AT, **RAW_PRECONDITIONER}

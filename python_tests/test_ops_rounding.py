@@ -22,7 +22,7 @@ HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=[
 BOTH_OPS = pytest.mark.parametrize("preconditioned", [False, True], ids=["sgld", "psgld"])
 
 #: A preconditioner that is G = 1 and stays so.
-NO_PRECONDITIONER = {"eps": 0.0, "freeze_after": -1}
+NO_PRECONDITIONER: dict[str, Any] = {"eps": 0.0, "freeze_after": -1}
 
 
 def step(param: Tensor, grad: Tensor, preconditioned: bool = False, **options: Any) -> None:
@@ -126,7 +126,7 @@ def test_preconditioned_drift_to_the_bit(device: torch.device, dtype: torch.dtyp
     value = (root.double() * drift.double() + theta.double()).float()
     expected = reference.round_stochastically(value, dtype, reference.rounding_words(n, **KEY))
     param, square_avg = theta.to(device), v.to(device)
-    options = {"lr": lr, "temperature": 0.0, "alpha": 0.5, "eps": 0.125}
+    options: dict[str, Any] = {"lr": lr, "temperature": 0.0, "alpha": 0.5, "eps": 0.125}
     ops.psgld_step_([param], [grad.to(device)], [square_avg], **options, **KEY)
     assert torch.equal(square_avg.cpu(), expected_v)
     assert_same_bits(param, expected)

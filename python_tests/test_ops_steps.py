@@ -39,7 +39,7 @@ CASES = [
 ]
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
-KEY = {"seed": 11, "step": 3}
+KEY: dict[str, Any] = {"seed": 11, "step": 3}
 
 SHAPES = [(3,), (), (5, 7), (0,), (64,), (2, 3, 4, 5), (0, 3), (1000,), (1, 1), (65, 1), (0,)]
 
@@ -186,7 +186,13 @@ def test_parameters_and_offsets_choose_the_noise(device: torch.device) -> None:
     """With zero gradients, θ moves by √(2 lr T / N) ξ alone."""
     for parameter, offset in [(0, 0), (5, 3), (2**40, 2**35 + 1)]:
         param = torch.zeros(200, device=device)
-        options = {"lr": 0.5, "num_data": 1, "temperature": 1, "parameters": [parameter], "offsets": [offset]}
+        options: dict[str, Any] = {
+            "lr": 0.5,
+            "num_data": 1,
+            "temperature": 1,
+            "parameters": [parameter],
+            "offsets": [offset],
+        }
         ops.sgld_step_([param], [torch.zeros_like(param)], **options, **KEY)
         assert torch.equal(param, ops.normal(200, **KEY, parameter=parameter, offset=offset, device=device))
 

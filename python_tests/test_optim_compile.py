@@ -63,6 +63,9 @@ COMPILATIONS = [
 ]
 EVERY_COMPILATION = pytest.mark.parametrize("compilation", COMPILATIONS, ids=str)
 
+#: The larger graphs of a whole training step, one for each backend and kind of clock.
+FEW_COMPILATIONS = [COMPILATIONS[0], COMPILATIONS[4], *COMPILATIONS[6:]]
+
 
 def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
@@ -166,7 +169,7 @@ def test_a_compiled_optimizer(device: torch.device, kind: str, compilation: Comp
     assert group["capturable"] is compilation.capturable
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @BOTH
 def test_dtypes(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     eager, training = (Training(kind, device, dtype=dtype) for _ in range(2))
@@ -201,7 +204,7 @@ def test_compiled_and_eager_steps_in_turn(device: torch.device, kind: str) -> No
 
 @pytest.mark.parametrize("how", ["freeze_after", "freeze_preconditioner"])
 def test_a_compiled_optimizer_freezes(device: torch.device, how: str) -> None:
-    options = {"freeze_after": 4} if how == "freeze_after" else {}
+    options: dict[str, Any] = {"freeze_after": 4} if how == "freeze_after" else {}
     eager, training = (Training("psgld", device, **options) for _ in range(2))
     step = compiled(training.optimizer.step)
     averages = []
@@ -267,7 +270,7 @@ def test_a_bad_lr_tensor_in_a_compiled_step(kind: str) -> None:
 
 
 @BOTH
-@EVERY_COMPILATION
+@pytest.mark.parametrize("compilation", FEW_COMPILATIONS, ids=str)
 def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
 ) -> None:
@@ -289,7 +292,7 @@ def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
 
 
 @BOTH
-@pytest.mark.parametrize("compilation", COMPILATIONS[1::3], ids=str)
+@pytest.mark.parametrize("compilation", FEW_COMPILATIONS[1::2], ids=str)
 def test_a_compiled_training_step_trains(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
 ) -> None:
@@ -323,10 +326,18 @@ def side_stream() -> Iterator[None]:
     torch.cuda.current_stream().wait_stream(stream)
 
 
+def warm_up(training: Training) -> None:
+    """Three eager steps of gradients without sums, which are the same on every stream."""
+    for number in range(3):
+        for param in training.params:
+            param.grad = (number + 3 * param.detach()).sin()
+        training.optimizer.step()
+
+
 def captured(training: Training) -> torch.cuda.CUDAGraph:
-    """A graph of optimizer.step() with the gradients as they are then, after three eager steps."""
+    """A graph of optimizer.step() with the gradients of the last of three eager steps."""
     with side_stream():
-        training.run(3)
+        warm_up(training)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         training.optimizer.step()
@@ -339,7 +350,7 @@ def captured(training: Training) -> torch.cuda.CUDAGraph:
 def test_replays_are_eager_steps(cuda: torch.device, kind: str, lr: Lr, dtype: torch.dtype) -> None:
     """Each replay draws fresh noise, as the counter on the device goes on."""
     eager, training = (Training(kind, cuda, lr.make(0.01, cuda), dtype, capturable=True) for _ in range(2))
-    eager.run(3)
+    warm_up(eager)
     graph = captured(training)
     positions = []
     for _ in range(3):
@@ -356,7 +367,7 @@ def test_replays_are_eager_steps(cuda: torch.device, kind: str, lr: Lr, dtype: t
 @BOTH
 def test_replays_read_lr_from_the_device(cuda: torch.device, kind: str) -> None:
     eager, training = (Training(kind, cuda, torch.tensor(0.01, device=cuda), capturable=True) for _ in range(2))
-    eager.run(3)
+    warm_up(eager)
     graph = captured(training)
     for lr in (0.02, 0.0, 0.5):
         for each in (training, eager):
@@ -369,7 +380,7 @@ def test_replays_read_lr_from_the_device(cuda: torch.device, kind: str) -> None:
 @pytest.mark.parametrize("freeze_after", [3, 4, 5])
 def test_replays_freeze_in_time(cuda: torch.device, freeze_after: int) -> None:
     eager, training = (Training("psgld", cuda, capturable=True, freeze_after=freeze_after) for _ in range(2))
-    eager.run(3)
+    warm_up(eager)
     graph = captured(training)
     for _ in range(4):
         graph.replay()
@@ -379,7 +390,7 @@ def test_replays_freeze_in_time(cuda: torch.device, freeze_after: int) -> None:
 
 @BOTH
 def test_a_captured_training_step(cuda: torch.device, kind: str) -> None:
-    """Forward, backward and step in one graph; eager steps have the same bits, as both run the same kernels."""
+    """Forward, backward and step in one graph."""
     eager, training = (Training(kind, cuda, capturable=True) for _ in range(2))
     with side_stream():
         training.run(3, whole=True)
@@ -392,5 +403,6 @@ def test_a_captured_training_step(cuda: torch.device, kind: str) -> None:
     eager.run(6, whole=True)
     assert training.optimizer.param_groups[0]["step"].item() == 6
     for a, b in zip(training.params, eager.params, strict=True):
-        # Matrix products may take another algorithm under capture: six steps of float32 sums of 48 terms.
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        # Matrix products may take another algorithm under capture: six steps of lr / eps = 0.1 times gradients below
+        # 10, with the roundings of sums of 48 terms: 6 · 48 · 2⁻²⁴.
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)

@@ -143,7 +143,7 @@ def set_option(name: str, value: Any) -> Callable[[Run], None]:
     return change
 
 
-def fill_lr(run: Run) -> None:
+def set_lr_tensor(run: Run) -> None:
     run.group["lr"] = torch.tensor(0.01)
 
 
@@ -327,11 +327,11 @@ CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
     "lr": (set_option("lr", 0.5), True),
     "lr of zero": (set_option("lr", 0.0), True),
     "integer lr": (set_option("lr", 1), False),
-    "lr tensor": (fill_lr, False),
+    "lr tensor": (set_lr_tensor, False),
     "temperature": (set_option("temperature", 3.0), True),
     "temperature of zero": (set_option("temperature", 0), True),
-    "temperature tensor": (set_option("temperature", torch.tensor(3.0)), True),
-    "temperature tensor filled": (fill_temperature_from_now_on, True),
+    "temperature tensor": (set_option("temperature", torch.tensor(3.0)), False),
+    "temperature tensor filled": (fill_temperature_from_now_on, False),
     "num_data": (set_option("num_data", 77), True),
     "weight_decay": (set_option("weight_decay", 0.5), True),
     "maximize": (set_option("maximize", True), True),
@@ -339,6 +339,7 @@ CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
     "foreach": (set_option("foreach", True), False),
     "plain": (set_option("fused", False), False),
     "fused": (set_option("fused", True), True),
+    "capturable": (set_option("capturable", True), False),
     "one gradient less": (without_one_gradient, True),
     "no gradient": (without_any_gradient, False),
     "no gradient once": (without_gradients_once, True),

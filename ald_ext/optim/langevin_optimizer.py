@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import ops
+from .. import ops, reference
 
 Group = dict[str, Any]
 
@@ -56,6 +56,8 @@ class StepPlan:
 
 
 def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return  # a number may be a variable of the graph; the op looks at its value
     if not (math.isfinite(float(value)) and float(value) >= 0):
         raise ValueError(f"ald_ext.{optimizer}: {name}: got {value}, expected a finite number >= 0")
 
@@ -89,7 +91,7 @@ class LangevinOptimizer(Optimizer, ABC):
         for option in ("temperature", "weight_decay"):
             check_not_negative(name, option, group[option])
         num_data = float(group["num_data"])
-        if not (math.isfinite(num_data) and num_data > 0):
+        if not torch.compiler.is_compiling() and not (math.isfinite(num_data) and num_data > 0):
             raise ValueError(f"ald_ext.{name}: num_data: got {group['num_data']}, expected a finite number > 0")
         seed = group["seed"]
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -280,10 +282,17 @@ class LangevinOptimizer(Optimizer, ABC):
     def _check_group(self, group: Group, first_index: int) -> None:
         self._check_options(group)  # again: schedulers and users write to groups
         place_step(group)
+        self._check_step(group["step"])
         for index, param in enumerate(group["params"], start=first_index):
             if param.grad is not None:
                 self._check_param(group, param, index)
         self._check_memory(group)
+
+    def _check_step(self, step: Tensor) -> None:
+        if not torch.compiler.is_compiling() and step.device.type == "cpu" and not 0 <= step < reference.MAX_STEP:
+            raise RuntimeError(
+                f"ald_ext.{type(self).__name__}: step: got {int(step) + 1}, expected 0 to {reference.MAX_STEP}"
+            )
 
     def _check_memory(self, group: Group) -> None:
         """What a step writes must overlap neither itself nor what it reads. The op looks too, one list at a time."""
@@ -294,7 +303,9 @@ class LangevinOptimizer(Optimizer, ABC):
             state for param in params for state in self.state.get(param, {}).values() if isinstance(state, Tensor)
         ]
         ranges = [(*memory_range(tensor), True) for tensor in (*params, *states)]
-        ranges += [(*memory_range(param.grad), False) for param in params]
+        # A gradient of other strides is copied before the step.
+        grads = [param.grad for param in params if param.grad.stride() == param.stride()]
+        ranges += [(*memory_range(grad), False) for grad in grads]
         written_end = read_end = 0
         for begin, end, is_written in sorted(ranges):
             if begin < end and (begin < written_end or (is_written and begin < read_end)):
@@ -439,4 +450,4 @@ def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
     """A gradient or state with the parameter's strides; a copy where they differ: one pass needs one order."""
     if tensor.stride() == param.stride():
         return tensor
-    return torch.empty_like(param).copy_(tensor)
+    return torch.empty_like(param, dtype=tensor.dtype).copy_(tensor)

@@ -45,7 +45,7 @@ gpu-check:
 lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*/*.h csrc/*/*.cpp csrc/*/*.cu
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/readme_figures.py --check
 	$(BIN)/python benchmarks/results_page.py --check

@@ -34,6 +34,7 @@ def run_batches(dtype: torch.dtype) -> None:
         y = ops.langevin_dequantize(pixels, mean)
         y.sum().backward()
         assert torch.equal(ops.quantize(y), pixels)
+        ops.dequantized_log_prob(pixels, x, mean)[1].sum().backward()
 
 
 def run_capturable() -> None:

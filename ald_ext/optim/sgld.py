@@ -24,7 +24,7 @@ class SGLD(LangevinOptimizer):
     Args:
         params: parameters or parameter groups, as for torch.optim.
         lr: step size ≥ 0; a float or a tensor of one element (of any device; under torch.compile a tensor avoids
-            recompilation when it changes).
+            recompilation when it changes). A step with lr = 0 moves nothing and is not counted.
         num_data: N > 0, the number of data behind the mean loss.
         temperature: T ≥ 0.
         weight_decay: adds weight_decay·θ to g ≥ 0: a Gaussian prior of precision N·weight_decay.

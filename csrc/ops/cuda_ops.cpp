@@ -196,8 +196,4 @@ Tensor quantize(const Tensor& y, std::int64_t bits) {
 }  // namespace
 }  // namespace ald_ext::ops
 
-STABLE_TORCH_LIBRARY_IMPL(ald_ext, CUDA, m) {
-    ALD_EXT_REGISTER_KERNELS(m, CudaDevice)
-    m.impl("dequantized_log_prob", TORCH_BOX(&dequantized_log_prob));
-    m.impl("dequantized_log_prob_backward", TORCH_BOX(&dequantized_log_prob_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(ald_ext, CUDA, m) { ALD_EXT_REGISTER_KERNELS(m, CudaDevice) }

@@ -70,4 +70,6 @@ struct StepOps {
     m.impl("marginal_gaussian_log_prob_backward", TORCH_BOX(&marginal_gaussian_log_prob_backward)); \
     m.impl("langevin_dequantize", TORCH_BOX(&langevin_dequantize));                                 \
     m.impl("langevin_dequantize_backward", TORCH_BOX(&langevin_dequantize_backward));               \
+    m.impl("dequantized_log_prob", TORCH_BOX(&dequantized_log_prob));                               \
+    m.impl("dequantized_log_prob_backward", TORCH_BOX(&dequantized_log_prob_backward));             \
     m.impl("quantize", TORCH_BOX(&quantize));

@@ -38,6 +38,8 @@ __all__ = [
     "PrecisionPrior",
     "dequantized_log_prob",
     "langevin_dequantize",
+    "latent_langevin_step_",
+    "latent_normal",
     "marginal_gaussian_log_prob",
     "normal",
     "philox",
@@ -107,6 +109,41 @@ def normal(
         return reference.normal(n, **key, dtype=dtype, device=out.device)
     write(_OPS.normal_, with_version_counter([out]), out, seed=seed, step=step, parameter=parameter, offset=offset)
     return out
+
+
+def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normals for latent variables: row r is ``normal(count, seed=seed, step=step, parameter=data[r])``.
+
+    A chain's noise is keyed by its datum, so it does not depend on the minibatch the datum is in (Note [Noise]).
+
+    Args:
+        data: (n,) int64, the index of each row's datum, 0 ≤ data < 2^44; it may repeat.
+        count: of elements a row.
+        seed, step: the noise key, as in :func:`normal`.
+        dtype: torch.float32 or torch.float64.
+
+    Returns:
+        (n, count) tensor on the device of ``data``.
+    """
+    return reference.latent_normal(data, count, seed=seed, step=step, dtype=dtype)
+
+
+def latent_langevin_step_(
+    z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float = 1.0, seed: int, step: int
+) -> None:
+    """One Langevin step of latent variables in place: z ← z - lr·∇U + √(2·lr·T) ξ (paper: Eq. 3).
+
+    Row r of ξ is that of :func:`latent_normal` for datum data[r].
+
+    Args:
+        z: (n, ...) float32 or float64, contiguous.
+        grad: ∇U, of the same shape and dtype.
+        data: (n,) int64, the index of each row's datum.
+        lr: η ≥ 0.
+        temperature: T ≥ 0.
+        seed, step: the noise key, as in :func:`normal`.
+    """
+    reference.latent_langevin_step_(z, grad, data, lr=lr, temperature=temperature, seed=seed, step=step)
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:

@@ -73,7 +73,7 @@ def _box_muller(count: Tensor, turns: Tensor, dtype: torch.dtype) -> tuple[Tenso
 class _NoiseKey(NamedTuple):
     seed: int
     step: int
-    parameter: int
+    parameter: int | Tensor  # a tensor is broadcast with the elements
     purpose: int = 0
 
 
@@ -86,10 +86,10 @@ def _random_words(
     block = torch.div(element, chunk, rounding_mode="floor") * CHUNK_BLOCKS + element % CHUNK_BLOCKS
     lane = torch.div(element % chunk, CHUNK_BLOCKS, rounding_mode="floor")
     high_bits = (key.purpose << 28) | ((key.parameter >> 32) << 16) | ((key.step >> 32) << 8)
-    counter = (
+    counter = torch.broadcast_tensors(
         block & WORD,
         torch.full_like(block, key.step & WORD),
-        torch.full_like(block, key.parameter & WORD),
+        torch.as_tensor(key.parameter & WORD, device=device),
         (block >> 32) | high_bits,
     )
     return philox(counter, (key.seed & WORD, (key.seed >> 32) & WORD)), lane
@@ -106,15 +106,24 @@ def normal(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """The normals of :func:`ald_ext.ops.normal`, computed in float64 and rounded to ``dtype``."""
+    return _normals(n, offset, _NoiseKey(seed, step, parameter), dtype, device)
+
+
+def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(n, count): row r is ``normal(count, parameter=data[r])``, so a datum's noise is the same in any minibatch."""
+    return _normals(count, 0, _NoiseKey(seed, step, data[:, None]), dtype, data.device)
+
+
+def _normals(n: int, offset: int, key: _NoiseKey, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
     per_block = 4 if dtype == torch.float32 else 2
-    words, lane = _random_words(n, per_block, offset, _NoiseKey(seed, step, parameter), device)
+    words, lane = _random_words(n, per_block, offset, key, device)
     if per_block == 4:
         pairs = [_box_muller(words[k] >> 1, words[k + 1].double() / 2**32, dtype) for k in (0, 2)]
     else:
         turns = (words[3].double() * 2.0**32 + words[2].double()) / 2.0**64
         pairs = [_box_muller(words[1] << 31 | words[0] >> 1, turns, dtype)]
     lanes = torch.stack([value for pair in pairs for value in pair])
-    return lanes.gather(0, lane[None])[0].to(dtype)
+    return lanes.gather(0, lane.expand(lanes.shape[1:])[None])[0].to(dtype)
 
 
 def rounding_words(
@@ -202,6 +211,14 @@ def sgld_step_(
                 param, normal, seed, step, parameter, offset
             )
         param += update
+
+
+def latent_langevin_step_(
+    z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float, seed: int, step: int
+) -> None:
+    """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum data[r] (paper: Eq. 3)."""
+    noise = latent_normal(data, z[0].numel() if len(z) else 0, seed=seed, step=step, dtype=z.dtype).view_as(z)
+    z += -lr * grad + math.sqrt(2 * lr * temperature) * noise
 
 
 @_rounding_16_bit_parameters

@@ -2,11 +2,12 @@
 
 from . import dequantization, distributions, models, ops, optim, reference
 from .distributions import MarginalGaussian
-from .optim import PSGLD, SGLD
+from .optim import PSGLD, SGHMC, SGLD
 from .version import __version__
 
 __all__ = [
     "PSGLD",
+    "SGHMC",
     "SGLD",
     "MarginalGaussian",
     "__version__",

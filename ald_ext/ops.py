@@ -13,6 +13,18 @@ Note [The update equation]
     ``num_data`` = N, ``temperature`` = T, ``eps`` = λ. A loss that is U itself (a sum) takes ``num_data=1``.
     ``maximize`` ascends: g = -∇L + weight_decay·θ. Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
 
+Note [The underdamped update]
+    SGHMC, for the same L and g, with momenta p, h = √lr and μ = ``momentum``:
+
+        p ← p - h·g                              (B)
+        θ ← θ + (h/2)·p                          (A/2)
+        p ← μ·p + √((1-μ²)·T/N) ξ                (O),      ξ ~ N(0, I)
+        θ ← θ + (h/2)·p                          (A/2)
+
+    Underdamped Langevin dynamics split as BAOAB (Leimkuhler & Matthews 2013), with one gradient a step: the half kicks
+    that end a step and begin the next see the same θ, and are made one ("leapfrog-middle", Zhang et al. 2019). With
+    lr = 0 no time goes by, and p stays as it is.
+
 Note [Noise]
     ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-7 keyed by the seed,
     with counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing
@@ -40,11 +52,13 @@ __all__ = [
     "langevin_dequantize",
     "latent_langevin_step_",
     "latent_normal",
+    "latent_underdamped_step_",
     "marginal_gaussian_log_prob",
     "normal",
     "philox",
     "psgld_step_",
     "quantize",
+    "sghmc_step_",
     "sgld_step_",
 ]
 
@@ -57,11 +71,16 @@ KERNEL_DEVICES = {"cpu", "cuda", "meta"}
 #: Of the parameters of a step. 16-bit ones are rounded stochastically, and have a float32 state.
 PARAMETER_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+#: The argument that holds the states, by op.
+STATES = {"psgld_step_": "square_avgs", "sghmc_step_": "momenta"}
+
 #: As ``freeze_after``: the preconditioner adapts for ever.
 NEVER = 2**63 - 1
 
 _OPS = torch.ops.ald_ext
-sgld_step_op, psgld_step_op = _OPS.sgld_step_.default, _OPS.psgld_step_.default
+sgld_step_op, psgld_step_op, sghmc_step_op = (
+    op.default for op in (_OPS.sgld_step_, _OPS.psgld_step_, _OPS.sghmc_step_)
+)
 _LIBRARY = torch.library.Library("ald_ext", "FRAGMENT")
 
 
@@ -117,15 +136,27 @@ def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torc
     A chain's noise is keyed by its datum, so it does not depend on the minibatch the datum is in (Note [Noise]).
 
     Args:
-        data: (n,) int64, the index of each row's datum, 0 ≤ data < 2^44; it may repeat.
+        data: (n,) int64, the index of each row's datum, 0 ≤ data < 2^44; it may repeat. (Another one raises on a CPU;
+            CUDA does not look, and gives it noise that is not its own.)
         count: of elements a row.
         seed, step: the noise key, as in :func:`normal`.
         dtype: torch.float32 or torch.float64.
 
     Returns:
         (n, count) tensor on the device of ``data``.
+
+    Raises:
+        RuntimeError: an argument out of its range, or of another shape or dtype.
     """
-    return reference.latent_normal(data, count, seed=seed, step=step, dtype=dtype)
+    if count < 0:
+        raise RuntimeError(f"ald_ext.ops.latent_normal: count: got {count}, expected count >= 0")
+    if data.dim() != 1:
+        raise RuntimeError(f"ald_ext.ops.latent_normal: data: got shape {tuple(data.shape)}, expected (n,)")
+    if data.device.type not in KERNEL_DEVICES:
+        return reference.latent_normal(data, count, seed=seed, step=step, dtype=dtype)
+    out = torch.empty(len(data), count, dtype=dtype, device=data.device)
+    write(_OPS.latent_normal_, with_version_counter([out]), out, data, seed=seed, step=step)
+    return out
 
 
 def latent_langevin_step_(
@@ -137,13 +168,61 @@ def latent_langevin_step_(
 
     Args:
         z: (n, ...) float32 or float64, contiguous.
-        grad: ∇U, of the same shape and dtype.
-        data: (n,) int64, the index of each row's datum.
+        grad: ∇U, of the same shape, dtype and device; any strides.
+        data: (n,) int64, the index of each row's datum, as in :func:`latent_normal`.
         lr: η ≥ 0.
         temperature: T ≥ 0.
         seed, step: the noise key, as in :func:`normal`.
+
+    Raises:
+        RuntimeError: devices, dtypes or shapes that do not match, z not contiguous or with memory of another tensor,
+            values out of range, or tensors that autograd is recording.
     """
-    reference.latent_langevin_step_(z, grad, data, lr=lr, temperature=temperature, seed=seed, step=step)
+    _check_not_recorded("latent_langevin_step_", ("z", z))
+    settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": seed, "step": step}
+    if z.device.type not in KERNEL_DEVICES:
+        reference.latent_langevin_step_(z, grad, data, **settings)
+        return
+    write(_OPS.latent_langevin_step_, with_version_counter([z]), z, grad, data, **settings)
+
+
+def latent_underdamped_step_(
+    z: Tensor,
+    momentum: Tensor,
+    grad: Tensor,
+    data: Tensor,
+    *,
+    lr: float,
+    momentum_decay: float,
+    temperature: float = 1.0,
+    seed: int,
+    step: int,
+) -> None:
+    """One underdamped step of latent variables and their momenta in place (Note [The underdamped update], N = 1).
+
+    Row r of ξ is that of :func:`latent_normal` for datum data[r].
+
+    Args:
+        z, grad, data, lr, temperature, seed, step: as in :func:`latent_langevin_step_`; lr = h².
+        momentum: p, of the same shape, dtype and device as z; contiguous.
+        momentum_decay: μ, 0 ≤ momentum_decay < 1.
+
+    Raises:
+        RuntimeError: as :func:`latent_langevin_step_`.
+    """
+    _check_not_recorded("latent_underdamped_step_", ("z", z), ("momentum", momentum))
+    settings: dict[str, Any] = {
+        "lr": lr,
+        "momentum_decay": momentum_decay,
+        "temperature": temperature,
+        "seed": seed,
+        "step": step,
+    }
+    if z.device.type not in KERNEL_DEVICES:
+        reference.latent_underdamped_step_(z, momentum, grad, data, **settings)
+        return
+    counted = with_version_counter([z, momentum])
+    write(_OPS.latent_underdamped_step_, counted, z, momentum, grad, data, **settings)
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
@@ -240,6 +319,45 @@ def psgld_step_(
     _run_step("psgld_step_", [params, grads, square_avgs], lr, step, parameters, offsets, settings)
 
 
+def sghmc_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    momentum: float = 0.9,
+    seed: int,
+    step: int | Tensor,
+    parameters: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One SGHMC step of all ``params`` and ``momenta`` in place, in one pass (Note [The underdamped update]).
+
+    Args:
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, parameters, offsets: as in
+            :func:`sgld_step_`; lr = h².
+        momenta: p, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
+            for 16-bit params.
+        momentum: μ, 0 ≤ momentum < 1.
+
+    Raises:
+        RuntimeError: as :func:`sgld_step_`.
+    """
+    settings = {
+        "num_data": num_data,
+        "temperature": temperature,
+        "weight_decay": weight_decay,
+        "maximize": maximize,
+        "momentum": momentum,
+        "seed": seed,
+    }
+    _run_step("sghmc_step_", [params, grads, momenta], lr, step, parameters, offsets, settings)
+
+
 def _run_step(
     name: str,
     lists: Sequence[Sequence[Tensor]],
@@ -272,18 +390,22 @@ def _run_step(
 def _prepare_step(name: str, params: Sequence[Tensor], *companions: Sequence[Tensor]) -> bool:
     """False if there is nothing to do. The dispatcher finds no device in empty lists, so they are checked here."""
     if not params:
-        for argument, tensors in zip(("grads", "square_avgs"), companions, strict=False):
+        for argument, tensors in zip(("grads", STATES.get(name)), companions, strict=False):
             if tensors:
                 raise RuntimeError(f"ald_ext::{name}: {argument}: got {len(tensors)} items, expected 0, as of params")
         return False
+    _check_not_recorded(name, *_named("params", params))
+    return True
+
+
+def _check_not_recorded(name: str, *written: tuple[str, Tensor]) -> None:
     if torch.is_grad_enabled():
-        for i, param in enumerate(params):
-            if param.requires_grad:
+        for argument, tensor in written:
+            if tensor.requires_grad:
                 raise RuntimeError(
-                    f"ald_ext::{name}: params[{i}]: got a tensor that requires grad, which autograd is recording; "
+                    f"ald_ext::{name}: {argument}: got a tensor that requires grad, which autograd is recording; "
                     "expected the call under torch.no_grad()"
                 )
-    return True
 
 
 def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
@@ -459,6 +581,30 @@ def _psgld_step_fake(params: list[Tensor], grads: list[Tensor], square_avgs: lis
     tensors = _named("params", params) + _named("grads", grads) + _named("square_avgs", square_avgs)
     _check_same_device("psgld_step_", *tensors)
     _check_scalar_devices("psgld_step_", settings, params[0])
+
+
+@torch.library.register_fake("ald_ext::sghmc_step_", lib=_LIBRARY)
+@torch.library.register_fake("ald_ext::sghmc_step_.tensor", lib=_LIBRARY)
+def _sghmc_step_fake(params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], **settings: Any) -> None:
+    tensors = _named("params", params) + _named("grads", grads) + _named("momenta", momenta)
+    _check_same_device("sghmc_step_", *tensors)
+    _check_scalar_devices("sghmc_step_", settings, params[0])
+
+
+@torch.library.register_fake("ald_ext::latent_normal_", lib=_LIBRARY)
+def _latent_normal_fake(out: Tensor, data: Tensor, **settings: Any) -> None:
+    _check_same_device("latent_normal_", ("out", out), ("data", data))
+
+
+@torch.library.register_fake("ald_ext::latent_langevin_step_", lib=_LIBRARY)
+def _latent_langevin_step_fake(z: Tensor, grad: Tensor, data: Tensor, **settings: Any) -> None:
+    _check_same_device("latent_langevin_step_", ("z", z), ("grad", grad), ("data", data))
+
+
+@torch.library.register_fake("ald_ext::latent_underdamped_step_", lib=_LIBRARY)
+def _latent_underdamped_step_fake(z: Tensor, momentum: Tensor, grad: Tensor, data: Tensor, **settings: Any) -> None:
+    named = ("z", z), ("momentum", momentum), ("grad", grad), ("data", data)
+    _check_same_device("latent_underdamped_step_", *named)
 
 
 @torch.library.register_fake("ald_ext::marginal_gaussian_log_prob", lib=_LIBRARY)
@@ -659,9 +805,13 @@ def _register_version_counting(name: str, overload: str, mutated: Sequence[int])
 
 
 _register_version_counting("normal_", "default", [0])
+_register_version_counting("latent_normal_", "default", [0])
+_register_version_counting("latent_langevin_step_", "default", [0])
+_register_version_counting("latent_underdamped_step_", "default", [0, 1])
 for _overload in ("default", "tensor"):
     _register_version_counting("sgld_step_", _overload, [0])
     _register_version_counting("psgld_step_", _overload, [0, 2])
+    _register_version_counting("sghmc_step_", _overload, [0, 2])
 
 
 # --- Without the CUDA module, a CUDA tensor gets the reason instead of the dispatcher's list of backends ---
@@ -677,10 +827,15 @@ def _register_cuda_failure(name: str) -> None:
 if cuda_module is None:
     for _name in (
         "normal_",
+        "latent_normal_",
+        "latent_langevin_step_",
+        "latent_underdamped_step_",
         "sgld_step_",
         "sgld_step_.tensor",
         "psgld_step_",
         "psgld_step_.tensor",
+        "sghmc_step_",
+        "sghmc_step_.tensor",
         "marginal_gaussian_log_prob",
         "marginal_gaussian_log_prob_backward",
         "langevin_dequantize",

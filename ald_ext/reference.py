@@ -217,8 +217,70 @@ def latent_langevin_step_(
     z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float, seed: int, step: int
 ) -> None:
     """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum data[r] (paper: Eq. 3)."""
-    noise = latent_normal(data, z[0].numel() if len(z) else 0, seed=seed, step=step, dtype=z.dtype).view_as(z)
-    z += -lr * grad + math.sqrt(2 * lr * temperature) * noise
+    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, data, seed, step)
+
+
+def _underdamped_update(
+    theta: Tensor, p: Tensor, g: Tensor, lr: float, momentum: float, temperature: float, noise: Callable[[], Tensor]
+) -> None:
+    """In place: p ← p - h·g, θ ← θ + (h/2)·p, p ← μp + √((1-μ²)·T) ξ, θ ← θ + (h/2)·p with h = √lr; T is T/N.
+
+    With lr = 0 no time goes by, and p stays as it is.
+    """
+    if lr == 0:
+        return
+    h = math.sqrt(lr)
+    kicked = p - h * g
+    p.copy_(momentum * kicked)
+    if temperature > 0:
+        p += math.sqrt((1 - momentum**2) * temperature) * noise()
+    theta += h / 2 * (kicked + p)
+
+
+@_rounding_16_bit_parameters
+def sghmc_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    momentum: float,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """Underdamped Langevin dynamics with g = ±∇L + weight_decay·θ (BAOAB), tensor by tensor."""
+    for param, grad, p, parameter, offset in zip(params, grads, momenta, parameters, offsets, strict=True):
+        g = (-grad if maximize else grad) + weight_decay * param
+        noise = functools.partial(_noise_like, param, normal, seed, step, parameter, offset)
+        _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
+
+
+def latent_underdamped_step_(
+    z: Tensor,
+    momentum: Tensor,
+    grad: Tensor,
+    data: Tensor,
+    *,
+    lr: float,
+    momentum_decay: float,
+    temperature: float,
+    seed: int,
+    step: int,
+) -> None:
+    """The same of latent variables, with row r of ξ that of datum data[r]."""
+    noise = functools.partial(_latent_noise_like, z, data, seed, step)
+    _underdamped_update(z, momentum, grad, lr, momentum_decay, temperature, noise)
+
+
+def _latent_noise_like(z: Tensor, data: Tensor, seed: int, step: int) -> Tensor:
+    return latent_normal(data, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
 
 
 @_rounding_16_bit_parameters
@@ -314,6 +376,37 @@ def psgld_step_foreach_(
         torch._foreach_div_(noises, denominators)
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
     torch._foreach_add_(params, updates)
+
+
+@_rounding_16_bit_parameters
+def sghmc_step_foreach_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    momentum: float,
+    seed: int,
+    step: int,
+    parameters: Sequence[int],
+    offsets: Sequence[int],
+    normal: NormalFunction = normal,
+) -> None:
+    """:func:`sghmc_step_` by torch's multi-tensor functions."""
+    if lr == 0:
+        return
+    h = math.sqrt(lr)
+    torch._foreach_add_(momenta, _decayed_gradients(params, grads, weight_decay, maximize), alpha=-h)
+    torch._foreach_add_(params, momenta, alpha=h / 2)
+    torch._foreach_mul_(momenta, momentum)
+    if temperature > 0:
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
+        torch._foreach_add_(momenta, noises, alpha=math.sqrt((1 - momentum**2) * temperature / num_data))
+    torch._foreach_add_(params, momenta, alpha=h / 2)
 
 
 def _decayed_gradients(params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool) -> list[Tensor]:

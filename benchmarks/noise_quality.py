@@ -39,7 +39,7 @@ from provenance import REPOSITORY, describe_machine, describe_versions, git_comm
 from tqdm import tqdm
 
 from ald_ext import ops, reference
-from ald_ext.training.files import write_atomically
+from ald_ext.files import write_atomically
 
 DRAWS, QUICK_DRAWS = 10**9, 10**7
 #: Of runs on perfect noise, at most this share fails, in one test or more.

@@ -19,7 +19,7 @@ from names import COPY, NO_NOISE, NOISE_ALONE, OURS
 from report import commit_of, families, left_out, machine_of, versions_of, write_table
 from tables import Results, find_row, markdown_table, number
 
-from ald_ext.training.files import write_atomically
+from ald_ext.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

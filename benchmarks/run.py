@@ -28,7 +28,7 @@ from torch._dynamo.exc import TorchDynamoException
 from variants import Case, Run
 
 from ald_ext._extension import cuda_failure, cuda_module
-from ald_ext.training.files import write_atomically
+from ald_ext.files import write_atomically
 
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
 BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5

@@ -15,36 +15,53 @@ from torch import Tensor
 
 from ald_ext import ops
 
+#: The argument that holds the states, of the steps that have some.
+STATES = {"psgld": "square_avgs", "sghmc": "momenta"}
+EVERY_STATE = pytest.mark.parametrize("kind", STATES)
+
+#: Steps with states, and each of their lists.
+EVERY_LIST = pytest.mark.parametrize(
+    ("kind", "argument"), [(kind, name) for kind in STATES for name in ("params", "grads", STATES[kind])]
+)
+EVERY_COMPANION = pytest.mark.parametrize(
+    ("kind", "argument"), [(kind, name) for kind in STATES for name in ("grads", STATES[kind])]
+)
+
 
 @dataclass
 class Step:
     """A valid step of two tensors, to be spoilt."""
 
     device: torch.device
-    preconditioned: bool
+    kind: str
     options: dict[str, Any] = field(default_factory=lambda: {"lr": 0.1, "seed": 1, "step": 1})
 
     def __post_init__(self) -> None:
-        self.params, self.grads, self.square_avgs = ([self.tensor(2, 3), self.tensor(4)] for _ in range(3))
+        self.params, self.grads, self.states = ([self.tensor(2, 3), self.tensor(4)] for _ in range(3))
 
     def tensor(self, *shape: int) -> Tensor:
         return torch.rand(shape, device=self.device)
 
     @property
     def lists(self) -> list[list[Tensor]]:
-        return [self.params, self.grads, self.square_avgs] if self.preconditioned else [self.params, self.grads]
+        return [self.params, self.grads, self.states] if self.kind in STATES else [self.params, self.grads]
+
+    def replace(self, argument: str, tensors: list[Tensor]) -> None:
+        setattr(self, "states" if argument == STATES.get(self.kind) else argument, tensors)
+
+    def named(self, argument: str) -> list[Tensor]:
+        return getattr(self, "states" if argument == STATES.get(self.kind) else argument)
 
     def call(self) -> None:
-        (ops.psgld_step_ if self.preconditioned else ops.sgld_step_)(*self.lists, **self.options)
+        getattr(ops, f"{self.kind}_step_")(*self.lists, **self.options)
 
     def check_refused(self, *parts: str) -> None:
         """The call raises an error that has all the parts, and leaves every tensor as it was."""
-        name = "psgld_step_" if self.preconditioned else "sgld_step_"
         before = [tensor.clone() for tensors in self.lists for tensor in tensors]
         versions = [tensor._version for tensors in self.lists for tensor in tensors]
         with pytest.raises(RuntimeError) as error:
             self.call()
-        for part in (name, *parts):
+        for part in (f"ald_ext::{self.kind}_step_", *parts):
             assert part in str(error.value)
         after = [tensor for tensors in self.lists for tensor in tensors]
         assert versions == [tensor._version for tensor in after]
@@ -53,7 +70,7 @@ class Step:
                 assert torch.equal(old, new)
 
 
-@pytest.fixture(params=[False, True], ids=["sgld", "psgld"])
+@pytest.fixture(params=["sgld", "psgld", "sghmc"])
 def step(request: pytest.FixtureRequest, device: torch.device) -> Step:
     return Step(device, request.param)
 
@@ -72,19 +89,19 @@ def test_the_valid_step_is_valid(step: Step) -> None:
 # --- Lists ---
 
 
-@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
+@EVERY_COMPANION
 @pytest.mark.parametrize("length", [0, 1, 3])
-def test_lists_of_different_lengths(device: torch.device, argument: str, length: int) -> None:
-    step = Step(device, preconditioned=True)
-    setattr(step, argument, [step.tensor(2, 3), step.tensor(4), step.tensor(4)][:length])
+def test_lists_of_different_lengths(device: torch.device, kind: str, argument: str, length: int) -> None:
+    step = Step(device, kind)
+    step.replace(argument, [step.tensor(2, 3), step.tensor(4), step.tensor(4)][:length])
     step.check_refused(f"{argument}: got {length} items, expected 2")
 
 
-@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
-def test_no_params_but_companions(device: torch.device, argument: str) -> None:
-    step = Step(device, preconditioned=True)
-    step.params, step.grads, step.square_avgs = [], [], []
-    setattr(step, argument, [step.tensor(4)])
+@EVERY_COMPANION
+def test_no_params_but_companions(device: torch.device, kind: str, argument: str) -> None:
+    step = Step(device, kind)
+    step.params, step.grads, step.states = [], [], []
+    step.replace(argument, [step.tensor(4)])
     step.check_refused(f"{argument}: got 1 items, expected 0")
 
 
@@ -97,14 +114,15 @@ def test_noise_indices_of_another_length(step: Step, argument: str) -> None:
 def test_the_same_tensor_twice(step: Step) -> None:
     step.params[1] = step.params[0]
     step.grads[1] = step.grads[0].clone()
-    step.square_avgs[1] = step.square_avgs[0].clone()
+    step.states[1] = step.states[0].clone()
     step.check_refused("params", "got the same memory twice, expected distinct tensors")
 
 
-def test_a_param_that_is_a_square_avg(device: torch.device) -> None:
-    step = Step(device, preconditioned=True)
-    step.square_avgs[1] = step.params[1]
-    step.check_refused("square_avgs", "got the same memory twice, expected distinct tensors")
+@EVERY_STATE
+def test_a_param_that_is_a_state(device: torch.device, kind: str) -> None:
+    step = Step(device, kind)
+    step.states[1] = step.params[1]
+    step.check_refused(STATES[kind], "got the same memory twice, expected distinct tensors")
 
 
 def test_params_that_overlap(step: Step) -> None:
@@ -112,39 +130,39 @@ def test_params_that_overlap(step: Step) -> None:
     buffer = step.tensor(96)
     step.params = [buffer[:64], buffer[32:]]
     step.grads = [step.tensor(64), step.tensor(64)]
-    step.square_avgs = [step.tensor(64), step.tensor(64)]
+    step.states = [step.tensor(64), step.tensor(64)]
     step.check_refused("params", "expected distinct tensors")
 
 
 def test_a_grad_that_overlaps_a_param(step: Step) -> None:
     buffer = step.tensor(65)
-    step.params, step.grads, step.square_avgs = [buffer[1:]], [buffer[:-1]], [step.tensor(64)]
+    step.params, step.grads, step.states = [buffer[1:]], [buffer[:-1]], [step.tensor(64)]
     step.check_refused("grads")
 
 
 # --- Tensors ---
 
 
-@pytest.mark.parametrize("argument", ["params", "grads", "square_avgs"])
-def test_other_shapes(device: torch.device, argument: str) -> None:
-    step = Step(device, preconditioned=True)
-    getattr(step, argument)[0] = step.tensor(3, 2)
+@EVERY_LIST
+def test_other_shapes(device: torch.device, kind: str, argument: str) -> None:
+    step = Step(device, kind)
+    step.named(argument)[0] = step.tensor(3, 2)
     companion = "grads" if argument == "params" else argument
     got, expected = ("(2, 3)", "(3, 2)") if argument == "params" else ("(3, 2)", "(2, 3)")
     step.check_refused(f"{companion}[0]: got shape {got}, expected {expected}")
 
 
-@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
-def test_other_strides(device: torch.device, argument: str) -> None:
-    step = Step(device, preconditioned=True)
-    getattr(step, argument)[0] = step.tensor(3, 2).t()
+@EVERY_COMPANION
+def test_other_strides(device: torch.device, kind: str, argument: str) -> None:
+    step = Step(device, kind)
+    step.named(argument)[0] = step.tensor(3, 2).t()
     step.check_refused(f"{argument}[0]: got strides (1, 2), expected (3, 1)")
 
 
-@pytest.mark.parametrize("argument", ["grads", "square_avgs"])
-def test_other_dtypes(device: torch.device, argument: str) -> None:
-    step = Step(device, preconditioned=True)
-    getattr(step, argument)[1] = step.tensor(4).double()
+@EVERY_COMPANION
+def test_other_dtypes(device: torch.device, kind: str, argument: str) -> None:
+    step = Step(device, kind)
+    step.named(argument)[1] = step.tensor(4).double()
     step.check_refused(f"{argument}[1]: got dtype Double, expected Float")
 
 
@@ -170,29 +188,30 @@ def test_dtypes_without_kernel(step: Step, dtype: torch.dtype, name: str) -> Non
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "Half"), (torch.bfloat16, "BFloat16")])
-def test_16_bit_params_have_a_wide_square_avg(device: torch.device, dtype: torch.dtype, name: str) -> None:
+@EVERY_STATE
+def test_16_bit_params_have_a_wide_state(device: torch.device, kind: str, dtype: torch.dtype, name: str) -> None:
     """Only the gradients share the parameter's dtype."""
-    step = Step(device, preconditioned=True)
+    step = Step(device, kind)
     step.params = [param.to(dtype) for param in step.params]
     step.check_refused(f"grads[0]: got dtype Float, expected {name}")
     step.grads = [grad.to(dtype) for grad in step.grads]
-    step.square_avgs[1] = step.square_avgs[1].to(dtype)
-    step.check_refused(f"square_avgs[1]: got dtype {name}, expected Float")
-    step.square_avgs[1] = step.square_avgs[1].double()
-    step.check_refused("square_avgs[1]: got dtype Double, expected Float")
+    step.states[1] = step.states[1].to(dtype)
+    step.check_refused(f"{STATES[kind]}[1]: got dtype {name}, expected Float")
+    step.states[1] = step.states[1].double()
+    step.check_refused(f"{STATES[kind]}[1]: got dtype Double, expected Float")
 
 
-@pytest.mark.parametrize("argument", ["params", "grads", "square_avgs"])
+@EVERY_LIST
 @pytest.mark.parametrize("index", [0, 1])
-def test_tensors_on_two_devices(device: torch.device, argument: str, index: int) -> None:
-    step = Step(device, preconditioned=True)
-    getattr(step, argument)[index] = getattr(step, argument)[index].to(other_device(device))
+def test_tensors_on_two_devices(device: torch.device, kind: str, argument: str, index: int) -> None:
+    step = Step(device, kind)
+    step.named(argument)[index] = step.named(argument)[index].to(other_device(device))
     step.check_refused("got a tensor on", "expected")
 
 
 @pytest.mark.parametrize("argument", ["params", "grads"])
 def test_tensors_on_two_devices_sgld(device: torch.device, argument: str) -> None:
-    step = Step(device, preconditioned=False)
+    step = Step(device, "sgld")
     getattr(step, argument)[1] = getattr(step, argument)[1].to(other_device(device))
     step.check_refused("got a tensor on", "expected")
 
@@ -210,7 +229,7 @@ def test_params_with_gaps_or_overlaps(step: Step, view: Callable[[Tensor], Tenso
 
 def test_sparse_grads(step: Step) -> None:
     step.grads = [grad.to_sparse() for grad in step.grads]
-    with pytest.raises((RuntimeError, NotImplementedError), match="sgld_step_"):
+    with pytest.raises((RuntimeError, NotImplementedError), match=f"{step.kind}_step_"):
         step.call()
 
 
@@ -236,10 +255,17 @@ def test_numbers_out_of_range(step: Step, argument: str, values: list[float], ex
 
 @pytest.mark.parametrize(("argument", "values"), [("eps", [-1e-8, NAN]), ("alpha", [-0.1, 1.0, 1.5, NAN])])
 def test_preconditioner_out_of_range(device: torch.device, argument: str, values: list[float]) -> None:
-    step = Step(device, preconditioned=True)
+    step = Step(device, "psgld")
     for value in values:
         step.options[argument] = value
         step.check_refused(f"{argument}: got {value:g}", "expected")
+
+
+def test_momentum_out_of_range(device: torch.device) -> None:
+    step = Step(device, "sghmc")
+    for value in (-0.1, 1.0, 1.5, NAN):
+        step.options["momentum"] = value
+        step.check_refused(f"momentum: got {value:g}", "expected 0 <= momentum < 1")
 
 
 @pytest.mark.parametrize(
@@ -319,8 +345,9 @@ def test_no_params_for_the_registered_op() -> None:
     for call in (
         lambda: torch.ops.ald_ext.sgld_step_.tensor([], [], **options, **lists, **clock),
         lambda: torch.ops.ald_ext.psgld_step_.tensor([], [], [], **options, **lists, **own, **clock),
+        lambda: torch.ops.ald_ext.sghmc_step_.tensor([], [], [], **options, **lists, momentum=0.9, **clock),
     ):
-        with pytest.raises(RuntimeError, match=r"gld_step_: params: got an empty list, expected at least one tensor"):
+        with pytest.raises(RuntimeError, match=r"_step_: params: got an empty list, expected at least one tensor"):
             call()
 
 

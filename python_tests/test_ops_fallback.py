@@ -49,10 +49,28 @@ def test_steps() -> None:
     got, expected = lists(), lists()
     ops.sgld_step_(*got[:2], **options, **KEY)
     ops.psgld_step_(*got, **options, **own, **KEY)
+    ops.sghmc_step_(*got, **options, momentum=0.9, **KEY)
     torch.ops.ald_ext.sgld_step_(*expected[:2], **options, **keys)
     torch.ops.ald_ext.psgld_step_(*expected, **options, **own, **keys)
+    torch.ops.ald_ext.sghmc_step_(*expected, **options, momentum=0.9, **keys)
     # The noise is the reference's: 1e-14 from the kernel's.
     torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.float64, 2e-14)])
+def test_latent_variables(dtype: torch.dtype, bound: float) -> None:
+    """To the error of normals; two of them."""
+    data = torch.tensor([5, 2**40, 0, 5])
+    noise = ops.latent_normal(data, 6, **KEY, dtype=dtype)
+    z, momentum, grad = torch.rand(3, 4, 2, 3, dtype=dtype)
+    got, expected = [z.clone(), momentum.clone()], [z.clone(), momentum.clone()]
+    ops.latent_langevin_step_(got[0], grad, data, lr=0.1, **KEY)
+    ops.latent_underdamped_step_(*got, grad, data, lr=0.1, momentum_decay=0.9, **KEY)
+    kernel, options = torch.empty_like(noise), {"lr": 0.1, "temperature": 1.0, **KEY}
+    torch.ops.ald_ext.latent_normal_(kernel, data, **KEY)
+    torch.ops.ald_ext.latent_langevin_step_(expected[0], grad, data, **options)
+    torch.ops.ald_ext.latent_underdamped_step_(*expected, grad, data, momentum_decay=0.9, **options)
+    torch.testing.assert_close([noise, *got], [kernel, *expected], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
@@ -63,6 +81,7 @@ def test_lr_and_step_as_tensors(dtype: torch.dtype) -> None:
         square_avg = torch.ones(100, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
         ops.sgld_step_([param], [param.clone()], lr=lr, seed=1, step=step)
         ops.psgld_step_([param], [param.clone()], [square_avg], lr=lr, seed=1, step=step, freeze_after=3)
+        ops.sghmc_step_([param], [param.clone()], [square_avg], lr=lr, seed=1, step=step)
         results.append((param, square_avg))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])

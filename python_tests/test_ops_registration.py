@@ -20,30 +20,54 @@ SOME_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # --- opcheck ---
 
 
+#: The number of lists of each step, and the options of its own.
+STEPS: dict[str, tuple[int, dict[str, Any]]] = {
+    "sgld_step_": (2, {}),
+    "psgld_step_": (3, {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}),
+    "sghmc_step_": (3, {"momentum": 0.9}),
+}
+
+
 def step_arguments(
-    device: torch.device, lists: int, dtype: torch.dtype = torch.float32
+    device: torch.device, step: str, dtype: torch.dtype = torch.float32
 ) -> tuple[tuple[list[Tensor], ...], dict[str, Any]]:
     shapes = [(3, 4), (0,), (), (70,)]
+    lists, own = STEPS[step]
     dtypes = (dtype, dtype, torch.float32)[:lists]
     tensors = tuple([torch.rand(shape, device=device).to(dtype) for shape in shapes] for dtype in dtypes)
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
-    options |= {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER} if lists == 3 else {}
-    return tensors, {**options, "seed": 1, "step": 2, "parameters": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
+    return tensors, {**options, **own, "seed": 1, "step": 2, "parameters": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
 
 
 def step_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """Both ops, in both overloads, of parameters of 32 and of 16 bits."""
+    """Every one, in both overloads, of parameters of 32 and of 16 bits."""
     cases = {}
     clock = {"lr": torch.tensor(0.1, device=device), "step": torch.tensor(2, device=device)}
-    for op, lists in ((_OPS.sgld_step_, 2), (_OPS.psgld_step_, 3)):
+    for step in STEPS:
+        op = getattr(_OPS, step)
         for dtype in SOME_DTYPES:
-            tensors, options = step_arguments(device, lists, dtype)
-            name = f"{op.default._schema.name.removeprefix('ald_ext::')}{str(dtype).removeprefix('torch.')}"
+            tensors, options = step_arguments(device, step, dtype)
+            name = f"{step}{str(dtype).removeprefix('torch.')}"
             cases[name] = (op.default, tensors, options)
             cases[f"{name}_tensor"] = (op.tensor, tensors, {**options, **clock})
-    tensors, options = step_arguments(device, 3)
+    tensors, options = step_arguments(device, "psgld_step_")
     cases["psgld_step_frozen"] = (_OPS.psgld_step_.default, tensors, {**options, "freeze_after": -1})
     return cases
+
+
+def latent_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    z, momentum, grad = torch.rand(3, 5, 2, 3, device=device)
+    data = torch.tensor([7, 0, 7, 2**44 - 1, 1], device=device)
+    key, options = {"seed": 1, "step": 2}, {"lr": 0.1, "temperature": 1.0}
+    return {
+        "latent_normal_": (_OPS.latent_normal_.default, (z, data), key),
+        "latent_langevin_step_": (_OPS.latent_langevin_step_.default, (z, grad, data), {**options, **key}),
+        "latent_underdamped_step_": (
+            _OPS.latent_underdamped_step_.default,
+            (z, momentum, grad, data),
+            {**options, "momentum_decay": 0.9, **key},
+        ),
+    }
 
 
 def likelihood_arguments(device: torch.device, requires_grad: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -76,6 +100,7 @@ def opcheck_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...],
     pixels, h = pixel_arguments(device, False)
     return {
         **step_cases(device),
+        **latent_cases(device),
         "normal_": (_OPS.normal_.default, (torch.empty(100, device=device),), {"seed": 1, "step": 2}),
         "log_prob": (_OPS.marginal_gaussian_log_prob.default, (x, mean, 1.0, 0.0), {}),
         "log_prob_with_grad": (
@@ -135,6 +160,11 @@ def test_meta_tensors_get_shapes_and_dtypes() -> None:
     assert ops.sgld_step_([x], [x.clone()], lr=0.1, seed=1, step=1) is None
     lr, step = torch.empty((), device=meta), torch.empty((), dtype=torch.int64, device=meta)
     assert ops.psgld_step_([x], [x.clone()], [x.clone()], lr=lr, seed=1, step=step) is None
+    assert ops.sghmc_step_([x], [x.clone()], [x.clone()], lr=lr, seed=1, step=step) is None
+    data = torch.empty(3, dtype=torch.int64, device=meta)
+    noise = ops.latent_normal(data, 5, seed=1, step=1, dtype=torch.float64)
+    assert (noise.shape, noise.dtype, noise.device) == ((3, 5), torch.float64, meta)
+    assert ops.latent_langevin_step_(x, x.clone(), data, lr=0.1, seed=1, step=1) is None
 
 
 # --- torch.compile, without graph breaks ---
@@ -160,19 +190,17 @@ def test_compiled_normal(device: torch.device) -> None:
     [(torch.float32, "numbers"), (torch.float32, "tensors"), (torch.bfloat16, "numbers"), (torch.float16, "tensors")],
     ids=["float32-numbers", "float32-tensors", "bfloat16-numbers", "float16-tensors"],
 )
-@pytest.mark.parametrize("preconditioned", [False, True], ids=["sgld", "psgld"])
-def test_compiled_step(device: torch.device, preconditioned: bool, dtype: torch.dtype, clock: str) -> None:
+@pytest.mark.parametrize("step_", STEPS)
+def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clock: str) -> None:
     """In place, with reads before and after: the compiler must neither drop nor move the update."""
 
     def function(
-        params: list[Tensor], grads: list[Tensor], averages: list[Tensor], lr: float | Tensor, step: int | Tensor
+        params: list[Tensor], grads: list[Tensor], states: list[Tensor], lr: float | Tensor, step: int | Tensor
     ) -> Tensor:
         before = params[0].float().sum()
         options: dict[str, Any] = {"lr": lr, "num_data": 10, "weight_decay": 0.1, "seed": 1, "step": step}
-        if preconditioned:
-            ops.psgld_step_(params, grads, averages, **options)
-        else:
-            ops.sgld_step_(params, grads, **options)
+        lists = [params, grads, states][: STEPS[step_][0]]
+        getattr(ops, step_)(*lists, **options)
         return before + 2 * params[0].float() + params[1].float().sum()
 
     def run(call: Callable[..., Tensor]) -> list[Tensor]:
@@ -189,6 +217,24 @@ def test_compiled_step(device: torch.device, preconditioned: bool, dtype: torch.
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     for got, expected in zip(run(compiled(function))[3:], run(function)[3:], strict=True):
         assert torch.equal(got, expected)
+
+
+def test_compiled_latent_steps(device: torch.device) -> None:
+    def function(z: Tensor, momentum: Tensor, data: Tensor, step: int) -> Tensor:
+        before = z.sum()
+        key = {"seed": 1, "step": step}
+        ops.latent_langevin_step_(z, z.sin(), data, lr=0.1, **key)
+        ops.latent_underdamped_step_(z, momentum, z.sin(), data, lr=0.1, momentum_decay=0.9, **key)
+        return before + (z + ops.latent_normal(data, z.shape[1], **key)).sum()
+
+    def run(call: Callable[..., Tensor]) -> list[Tensor]:
+        tensors = [torch.linspace(-1, 1, 35, device=device).reshape(7, 5) for _ in range(2)]
+        data = torch.tensor([3, 1, 2**40, 3, 0, 5, 9], device=device)
+        return [*(call(*tensors, data, step) for step in (1, 2, 3)), *tensors]
+
+    for got, expected in zip(run(compiled(function)), run(function), strict=True):
+        # The compiler's sine, and the order of 35 additions.
+        torch.testing.assert_close(got, expected, rtol=2e-6, atol=2e-6)
 
 
 def test_compiled_likelihood(device: torch.device) -> None:
@@ -249,6 +295,12 @@ CLOCK: dict[str, Any] = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
 STEP_AT = {**STEP, **CLOCK}
 RAW_STEP_AT = {**RAW_STEP, **CLOCK}
 RAW_PSGLD, RAW_PSGLD_AT = {**RAW_STEP, **RAW_PRECONDITIONER}, {**RAW_STEP_AT, **RAW_PRECONDITIONER}
+RAW_SGHMC, RAW_SGHMC_AT = {**RAW_STEP, "momentum": 0.5}, {**RAW_STEP_AT, "momentum": 0.5}
+
+#: Of latent variables: five rows of one element.
+DATA = torch.arange(5)
+LATENT: dict[str, Any] = {**STEP, "momentum_decay": 0.5}
+RAW_LATENT: dict[str, Any] = {**STEP, "temperature": 1.0}
 
 #: Every way to overwrite a tensor x: by the functions of ops, which count by themselves, and by the registered ops.
 #: `ones` is of the type of a state, `like` of the type of x.
@@ -258,6 +310,10 @@ OVERWRITES: dict[str, Overwrite] = {
     "sgld param at": lambda x, like, ones: ops.sgld_step_([like.clone(), x], [like, like], **STEP_AT),
     "psgld param": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP),
     "psgld param at": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP_AT),
+    "sghmc param": lambda x, like, ones: ops.sghmc_step_([x], [like], [ones], **STEP),
+    "sghmc param at": lambda x, like, ones: ops.sghmc_step_([x], [like], [ones], **STEP_AT),
+    "raw sghmc param": lambda x, like, ones: _OPS.sghmc_step_([x], [like], [ones], **RAW_SGHMC),
+    "raw sghmc param at": lambda x, like, ones: _OPS.sghmc_step_.tensor([x], [like], [ones], **RAW_SGHMC_AT),
     "raw sgld param": lambda x, like, ones: _OPS.sgld_step_([x], [like], **RAW_STEP),
     "raw sgld param at": lambda x, like, ones: _OPS.sgld_step_.tensor([x], [like], **RAW_STEP_AT),
     "raw psgld param": lambda x, like, ones: _OPS.psgld_step_([x], [like], [ones], **RAW_PSGLD),
@@ -267,6 +323,23 @@ OVERWRITES: dict[str, Overwrite] = {
 #: Of tensors that are never of 16 bits.
 WIDE_OVERWRITES: dict[str, Overwrite] = {
     "raw normal": lambda x, like, ones: _OPS.normal_(x, seed=1, step=1),
+    "sghmc momentum": lambda x, like, ones: ops.sghmc_step_([like], [ones], [x], **STEP),
+    "sghmc momentum at": lambda x, like, ones: ops.sghmc_step_([like], [ones], [x], **STEP_AT),
+    "raw sghmc momentum": lambda x, like, ones: _OPS.sghmc_step_([like], [ones], [x], **RAW_SGHMC),
+    "raw sghmc momentum at": lambda x, like, ones: _OPS.sghmc_step_.tensor([like], [ones], [x], **RAW_SGHMC_AT),
+    "latent": lambda x, like, ones: ops.latent_langevin_step_(x, ones, DATA.to(x.device), **STEP),
+    "raw latent": lambda x, like, ones: _OPS.latent_langevin_step_(x, ones, DATA.to(x.device), **RAW_LATENT),
+    "raw latent normal": lambda x, like, ones: _OPS.latent_normal_(x, DATA.to(x.device), seed=1, step=1),
+    "underdamped": lambda x, like, ones: ops.latent_underdamped_step_(x, like, ones, DATA.to(x.device), **LATENT),
+    "underdamped momentum": lambda x, like, ones: ops.latent_underdamped_step_(
+        like, x, ones, DATA.to(x.device), **LATENT
+    ),
+    "raw underdamped": lambda x, like, ones: _OPS.latent_underdamped_step_(
+        x, like, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+    ),
+    "raw underdamped momentum": lambda x, like, ones: _OPS.latent_underdamped_step_(
+        like, x, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+    ),
     "psgld square_avg": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP),
     "psgld square_avg at": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP_AT),
     "raw psgld square_avg": lambda x, like, ones: _OPS.psgld_step_([like], [ones], [x], **RAW_PSGLD),

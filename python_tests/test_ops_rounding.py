@@ -19,17 +19,21 @@ from torch import Tensor
 from ald_ext import ops, reference
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-BOTH_OPS = pytest.mark.parametrize("preconditioned", [False, True], ids=["sgld", "psgld"])
+#: Those that move a parameter by its gradient and its noise alone.
+BOTH_OPS = pytest.mark.parametrize("kind", ["sgld", "psgld"])
+EVERY_KIND = pytest.mark.parametrize("kind", ["sgld", "psgld", "sghmc"])
 
 #: A preconditioner that is G = 1 and stays so.
 NO_PRECONDITIONER: dict[str, Any] = {"eps": 0.0, "freeze_after": -1}
 
 
-def step(param: Tensor, grad: Tensor, preconditioned: bool = False, **options: Any) -> None:
+def step(param: Tensor, grad: Tensor, kind: str = "sgld", **options: Any) -> None:
     """In place; with the preconditioner 1."""
-    if preconditioned:
-        square_avg = torch.ones_like(param, dtype=torch.float32)
-        ops.psgld_step_([param], [grad], [square_avg], **NO_PRECONDITIONER, **options)
+    ones = torch.ones_like(param, dtype=torch.float32)
+    if kind == "psgld":
+        ops.psgld_step_([param], [grad], [ones], **NO_PRECONDITIONER, **options)
+    elif kind == "sghmc":
+        ops.sghmc_step_([param], [grad], [ones], **options)
     else:
         ops.sgld_step_([param], [grad], **options)
 
@@ -64,19 +68,17 @@ def assert_same_bits(got: Tensor, expected: Tensor) -> None:
 
 
 @HALVES
-@BOTH_OPS
+@EVERY_KIND
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_lr_of_zero_keeps_every_number(
-    device: torch.device, dtype: torch.dtype, preconditioned: bool, temperature: float
-) -> None:
+def test_lr_of_zero_keeps_every_number(device: torch.device, dtype: torch.dtype, kind: str, temperature: float) -> None:
     numbers = every_number(dtype).to(device)
     param, grad = numbers.clone(), torch.ones_like(numbers)
-    step(param, grad, preconditioned, lr=0.0, temperature=temperature, **KEY)
+    step(param, grad, kind, lr=0.0, temperature=temperature, **KEY)
     finite = numbers.isfinite()
     assert torch.equal(param[finite], numbers[finite])
     # What is not finite is what float32 makes of it.
     wide = numbers.float()
-    step(wide, grad.float(), preconditioned, lr=0.0, temperature=temperature, **KEY)
+    step(wide, grad.float(), kind, lr=0.0, temperature=temperature, **KEY)
     assert_same_bits(param[~finite], wide[~finite].to(dtype))
 
 
@@ -138,9 +140,11 @@ def reference_step(case: Case, lists: Any) -> Any:
     count = len(new.params)
     defaults = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
     options = {**defaults, **case.options, **KEY, "parameters": list(range(count)), "offsets": [0] * count}
-    if case.preconditioned:
+    if case.kind == "psgld":
         own = {"alpha": 0.99, "freeze_after": ops.NEVER}
-        reference.psgld_step_(new.params, new.grads, new.square_avgs, **{**own, **options}, normal=ops.normal)
+        reference.psgld_step_(new.params, new.grads, new.states, **{**own, **options}, normal=ops.normal)
+    elif case.kind == "sghmc":
+        reference.sghmc_step_(new.params, new.grads, new.states, **options, normal=ops.normal)
     else:
         reference.sgld_step_(new.params, new.grads, **options, normal=ops.normal)
     return new
@@ -155,16 +159,22 @@ def test_equals_the_reference(device: torch.device, dtype: torch.dtype, case: Ca
     got, expected = run(case, lists.map(lambda tensor: tensor.to(device))), reference_step(case, lists)
     # As in test_ops_steps.py: terms are products of at most 8 factors, on both sides.
     float_error = 2 * 10 * 2.0**-24
-    for theta, other, start, v, other_v in zip(
-        got.params, expected.params, lists.params, got.square_avgs, expected.square_avgs, strict=True
+    for theta, other, start, state, other_state, start_state in zip(
+        got.params, expected.params, lists.params, got.states, expected.states, lists.states, strict=True
     ):
         theta, other = theta.cpu().double(), other.double()
         terms = start.double().abs() + (other - start.double()).abs() + unit_at(other, dtype)
+        if case.kind == "sghmc":
+            # p's own terms: noise and gradient stay below 6 and have factors below 1.
+            size = start_state.double().abs() + 6
+            assert ((state.cpu().double() - other_state.double()).abs() <= 12 * 2.0**-24 * size).all()
+            terms += size
+        else:
+            torch.testing.assert_close(state.cpu(), other_state, rtol=12 * 2.0**-24, atol=0)
         difference = float_error * terms
         assert ((theta - other).abs() <= unit_at(other, dtype) + difference).all()
         often = (difference / unit_at(other, dtype)).clamp_max(1).sum()
         assert (theta != other).sum() <= often + 5 * often.sqrt()
-        torch.testing.assert_close(v.cpu(), other_v, rtol=12 * 2.0**-24, atol=0)
 
 
 @HALVES
@@ -290,15 +300,15 @@ def assert_moved_as_float32(param: Tensor, start: float, unit: float) -> None:
 
 @HALVES
 @BOTH_OPS
-def test_a_drift_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtype, preconditioned: bool) -> None:
+def test_a_drift_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtype, kind: str) -> None:
     unit = torch.finfo(dtype).eps
     param = torch.ones(ELEMENTS, dtype=dtype, device=device)
     grad = -torch.ones_like(param)
     wide, wide_grad = param[:1].float(), grad[:1].float()
     for number in range(1, STEPS + 1):
         options = {"lr": FRACTION * unit, "temperature": 0.0, "seed": 5, "step": number}
-        step(param, grad, preconditioned, **options)
-        step(wide, wide_grad, preconditioned, **options)
+        step(param, grad, kind, **options)
+        step(wide, wide_grad, kind, **options)
     assert wide.item() == 1 + STEPS * FRACTION * unit
     assert_moved_as_float32(param, 1.0, unit)
 
@@ -319,14 +329,14 @@ def assert_diffused(param: Tensor, start: float, unit: float, noise: float) -> N
 
 @HALVES
 @BOTH_OPS
-def test_noise_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtype, preconditioned: bool) -> None:
+def test_noise_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtype, kind: str) -> None:
     """Its variance is that of the rounding, not that of the noise, which is smaller; but it is there."""
     unit, start = torch.finfo(dtype).eps, 1.5
     noise = FRACTION * unit
     param = torch.full((ELEMENTS,), start, dtype=dtype, device=device)
     grad = torch.zeros_like(param)
     for number in range(1, STEPS + 1):
-        step(param, grad, preconditioned, lr=noise**2 / 2, seed=5, step=number)
+        step(param, grad, kind, lr=noise**2 / 2, seed=5, step=number)
     assert_diffused(param, start, unit, noise)
 
     nearest = round_to_nearest(
@@ -365,18 +375,18 @@ def expected_variances(h: float, steps: int, dtype: torch.dtype) -> tuple[float,
 
 @HALVES
 @BOTH_OPS
-def test_stationary_variance(device: torch.device, dtype: torch.dtype, preconditioned: bool) -> None:
+def test_stationary_variance(device: torch.device, dtype: torch.dtype, kind: str) -> None:
     """On N(0, 1), beside a float32 chain with the same noise: their difference is the rounding's part, alone."""
     h, steps, chains = 0.02, 200, 100_000
     # With v = 1 and eps = 1, G = 1/2.
-    lr, own = (2 * h, {"eps": 1.0, "freeze_after": -1}) if preconditioned else (h, {})
+    lr, own = (2 * h, {"eps": 1.0, "freeze_after": -1}) if kind == "psgld" else (h, {})
     narrow = torch.randn(chains).to(dtype).to(device)
     wide = narrow.float()
     square_avg = torch.ones_like(wide)
     for number in range(1, steps + 1):
         for theta in (narrow, wide):
             options: dict[str, Any] = {"lr": lr, "seed": 8, "step": number, **own}
-            if preconditioned:
+            if kind == "psgld":
                 ops.psgld_step_([theta], [theta.clone()], [square_avg], **options)
             else:
                 ops.sgld_step_([theta], [theta.clone()], **options)

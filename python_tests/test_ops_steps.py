@@ -1,4 +1,4 @@
-"""ops.sgld_step_ and ops.psgld_step_ against the update equation, over dtypes, shapes, strides and lists."""
+"""The steps of ald_ext.ops against their equations, over dtypes, shapes, strides and lists."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ class Case:
     """One kind of step: which op, with which options."""
 
     name: str
-    preconditioned: bool
+    kind: str
     options: dict[str, Any]
 
 
 CASES = [
-    Case("sgld", False, {"lr": 0.1, "num_data": 100, "temperature": 1.5, "weight_decay": 0.01}),
-    Case("sgld_cold_maximize", False, {"lr": 0.1, "num_data": 100, "temperature": 0.0, "maximize": True}),
-    Case("psgld", True, {"lr": 0.01, "num_data": 10, "weight_decay": 0.1, "alpha": 0.99, "eps": 0.1}),
-    Case("psgld_cold", True, {"lr": 0.01, "num_data": 10, "temperature": 0.0, "alpha": 0.5, "eps": 1e-8}),
-    Case("psgld_frozen", True, {"lr": 0.01, "num_data": 3, "temperature": 0.5, "eps": 1e-3, "freeze_after": -1}),
-    Case("psgld_maximize", True, {"lr": 0.01, "num_data": 3, "weight_decay": 0.1, "eps": 0.1, "maximize": True}),
+    Case("sgld", "sgld", {"lr": 0.1, "num_data": 100, "temperature": 1.5, "weight_decay": 0.01}),
+    Case("sgld_cold_maximize", "sgld", {"lr": 0.1, "num_data": 100, "temperature": 0.0, "maximize": True}),
+    Case("psgld", "psgld", {"lr": 0.01, "num_data": 10, "weight_decay": 0.1, "alpha": 0.99, "eps": 0.1}),
+    Case("psgld_cold", "psgld", {"lr": 0.01, "num_data": 10, "temperature": 0.0, "alpha": 0.5, "eps": 1e-8}),
+    Case("psgld_frozen", "psgld", {"lr": 0.01, "num_data": 3, "temperature": 0.5, "eps": 1e-3, "freeze_after": -1}),
+    Case("psgld_maximize", "psgld", {"lr": 0.01, "num_data": 3, "weight_decay": 0.1, "eps": 0.1, "maximize": True}),
+    Case("sghmc", "sghmc", {"lr": 0.1, "num_data": 10, "temperature": 1.5, "weight_decay": 0.1, "momentum": 0.9}),
+    Case("sghmc_cold_maximize", "sghmc", {"lr": 0.1, "temperature": 0.0, "momentum": 0.5, "maximize": True}),
+    Case("sghmc_no_momentum", "sghmc", {"lr": 0.3, "num_data": 3, "momentum": 0.0}),
 ]
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -48,10 +51,10 @@ SHAPES = [(3,), (), (5, 7), (0,), (64,), (2, 3, 4, 5), (0, 3), (1000,), (1, 1), 
 class Lists:
     params: list[Tensor]
     grads: list[Tensor]
-    square_avgs: list[Tensor]
+    states: list[Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Lists:
-        return Lists(*([function(t) for t in ts] for ts in (self.params, self.grads, self.square_avgs)))
+        return Lists(*([function(t) for t in ts] for ts in (self.params, self.grads, self.states)))
 
 
 def make_lists(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Lists:
@@ -73,8 +76,10 @@ def run(case: Case, lists: Lists, **more: Any) -> Lists:
 
 def run_in_place(case: Case, lists: Lists, **more: Any) -> None:
     options = {**case.options, **KEY, **more}
-    if case.preconditioned:
-        ops.psgld_step_(lists.params, lists.grads, lists.square_avgs, **options)
+    if case.kind == "psgld":
+        ops.psgld_step_(lists.params, lists.grads, lists.states, **options)
+    elif case.kind == "sghmc":
+        ops.sghmc_step_(lists.params, lists.grads, lists.states, **options)
     else:
         ops.sgld_step_(lists.params, lists.grads, **options)
 
@@ -87,39 +92,51 @@ def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:
 # --- The equation ---
 
 
-def expected_step(case: Case, lists: Lists) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """θ and v by Note [The update equation] in float64, with the op's own noise; and the size of θ's terms."""
-    o = {"temperature": 1.0, "weight_decay": 0.0, "maximize": False, "alpha": 0.99, **case.options}
-    params, averages, sizes = [], [], []
-    for k, (param, grad, average) in enumerate(zip(lists.params, lists.grads, lists.square_avgs, strict=True)):
-        theta, v = param.double().cpu(), average.double().cpu()
-        xi = ops.normal(param.numel(), **KEY, parameter=k, dtype=param.dtype).double().reshape(param.shape)
-        g = (-1 if o["maximize"] else 1) * grad.double().cpu() + o["weight_decay"] * theta
-        preconditioner = torch.ones_like(theta)
-        if case.preconditioned:
-            if KEY["step"] <= o.get("freeze_after", ops.NEVER):
-                v = o["alpha"] * v + (1 - o["alpha"]) * g**2
-            preconditioner = 1 / (v.sqrt() + o["eps"])
-        drift = -o["lr"] * preconditioner * g
-        noise = (2 * o["lr"] * o["temperature"] / o["num_data"] * preconditioner).sqrt() * xi
-        params.append(theta + drift + noise)
-        averages.append(v)
-        sizes.append(theta.abs() + drift.abs() + noise.abs())
-    return params, averages, sizes
+@dataclass
+class Expected:
+    """θ, the state and the sizes of their terms."""
+
+    theta: Tensor
+    state: Tensor
+    theta_size: Tensor
+    state_size: Tensor
+
+
+def expected_step(case: Case, theta: Tensor, grad: Tensor, state: Tensor, xi: Tensor) -> Expected:
+    """Notes [The update equation] and [The underdamped update], of float64 tensors."""
+    o = {"num_data": 1, "temperature": 1.0, "weight_decay": 0.0, "maximize": False, "alpha": 0.99, **case.options}
+    g = (-1 if o["maximize"] else 1) * grad + o["weight_decay"] * theta
+    if case.kind == "sghmc":
+        h, mu = o["lr"] ** 0.5, o["momentum"]
+        kicked = state - h * g
+        noise = ((1 - mu**2) * o["temperature"] / o["num_data"]) ** 0.5 * xi
+        p = mu * kicked + noise
+        size = state.abs() + h * (grad.abs() + o["weight_decay"] * theta.abs()) + noise.abs()
+        return Expected(theta + h / 2 * kicked + h / 2 * p, p, theta.abs() + h * size, size)
+    preconditioner = torch.ones_like(theta)
+    if case.kind == "psgld":
+        if KEY["step"] <= o.get("freeze_after", ops.NEVER):
+            state = o["alpha"] * state + (1 - o["alpha"]) * g**2
+        preconditioner = 1 / (state.sqrt() + o["eps"])
+    drift = -o["lr"] * preconditioner * g
+    noise = (2 * o["lr"] * o["temperature"] / o["num_data"] * preconditioner).sqrt() * xi
+    return Expected(theta + drift + noise, state, theta.abs() + drift.abs() + noise.abs(), state)
 
 
 @DTYPES
 @EVERY_CASE
 def test_equals_the_equation(device: torch.device, dtype: torch.dtype, case: Case) -> None:
+    """With the op's own noise."""
     lists = make_lists(SHAPES, dtype, device)
     got = run(case, lists)
-    params, averages, sizes = expected_step(case, lists)
-    # A term is the product of at most 8 rounded factors; v of 4.
+    # A term is the product of at most 8 rounded factors; of a state, of 4.
     unit = torch.finfo(dtype).eps / 2
-    for theta, expected, size in zip(got.params, params, sizes, strict=True):
-        assert ((theta.cpu().double() - expected).abs() <= 10 * unit * size).all()
-    for v, expected in zip(got.square_avgs, averages, strict=True):
-        torch.testing.assert_close(v.cpu().double(), expected, rtol=6 * unit, atol=0)
+    for k, (theta, state) in enumerate(zip(got.params, got.states, strict=True)):
+        before = (tensors[k].double().cpu() for tensors in (lists.params, lists.grads, lists.states))
+        xi = ops.normal(theta.numel(), **KEY, parameter=k, dtype=dtype).double().reshape(theta.shape)
+        expected = expected_step(case, *before, xi)
+        assert ((theta.cpu().double() - expected.theta).abs() <= 10 * unit * expected.theta_size).all()
+        assert ((state.cpu().double() - expected.state).abs() <= 6 * unit * expected.state_size).all()
     assert_same_bits(got.grads, lists.grads)
     assert all(theta.dtype == dtype for theta in got.params)
 
@@ -128,8 +145,8 @@ def test_equals_the_equation(device: torch.device, dtype: torch.dtype, case: Cas
 def test_frozen_average_keeps_its_bits(device: torch.device, dtype: torch.dtype) -> None:
     lists = make_lists(SHAPES, dtype, device)
     frozen, adapting = (run(case, lists) for case in (CASES[4], CASES[2]))
-    assert_same_bits(frozen.square_avgs, lists.square_avgs)
-    assert not torch.equal(adapting.square_avgs[0], lists.square_avgs[0])
+    assert_same_bits(frozen.states, lists.states)
+    assert not torch.equal(adapting.states[0], lists.states[0])
 
 
 @pytest.mark.parametrize("freeze_after", [2, 3])
@@ -138,7 +155,7 @@ def test_freeze_after_is_the_last_step_that_adapts(device: torch.device, freeze_
     lists = make_lists([(70,)], torch.float32, device)
     got = run(CASES[2], lists, freeze_after=freeze_after)
     same = run(CASES[2], lists, freeze_after=ops.NEVER if freeze_after == 3 else -1)
-    assert_same_bits(got.params + got.square_avgs, same.params + same.square_avgs)
+    assert_same_bits(got.params + got.states, same.params + same.states)
 
 
 @EVERY_DTYPE
@@ -148,7 +165,7 @@ def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, dtype: torch.dtype, ca
     lists = make_lists(shapes, dtype, torch.device("cpu"))
     on_cpu, on_gpu = run(case, lists), run(case, lists.map(lambda tensor: tensor.to(cuda)))
     assert_same_bits(on_gpu.params, on_cpu.params)
-    assert_same_bits(on_gpu.square_avgs, on_cpu.square_avgs)
+    assert_same_bits(on_gpu.states, on_cpu.states)
 
 
 # --- Lists, pieces, threads ---
@@ -160,7 +177,7 @@ def test_empty_tensors_anywhere_lose_nothing(device: torch.device, dtype: torch.
     shapes = [(0,), (70,), (0, 3), (), (0,), (5, 5), (2, 0)]
     lists = make_lists(shapes, dtype, device)
     kept = [i for i, shape in enumerate(shapes) if 0 not in shape]
-    without = Lists(*([ts[i] for i in kept] for ts in (lists.params, lists.grads, lists.square_avgs)))
+    without = Lists(*([ts[i] for i in kept] for ts in (lists.params, lists.grads, lists.states)))
     got = run(case, lists)
     assert_same_bits([got.params[i] for i in kept], run(case, without, parameters=kept).params)
     assert [tuple(t.shape) for t in got.params] == shapes
@@ -178,7 +195,7 @@ def test_one_call_equals_one_call_per_tensor(device: torch.device, case: Case, d
     lists = make_lists([(n,) for n in range(1, 101)], dtype, device)
     together = run(case, lists)
     for i in range(100):
-        one = Lists([lists.params[i]], [lists.grads[i]], [lists.square_avgs[i]])
+        one = Lists([lists.params[i]], [lists.grads[i]], [lists.states[i]])
         assert_same_bits(run(case, one, parameters=[i]).params, [together.params[i]])
 
 
@@ -211,11 +228,11 @@ def test_shards_have_the_bits_of_the_whole(
     lists = make_lists([(n,)], dtype, device)
     bounds = [0, *sorted(min(cut, n) for cut in cuts), n]
     ranges = list(pairwise(bounds))
-    shards = Lists(*([ts[0][a:b].clone() for a, b in ranges] for ts in (lists.params, lists.grads, lists.square_avgs)))
+    shards = Lists(*([ts[0][a:b].clone() for a, b in ranges] for ts in (lists.params, lists.grads, lists.states)))
     whole = run(case, lists, parameters=[4], offsets=[offset])
     pieces = run(case, shards, parameters=[4] * len(ranges), offsets=[offset + a for a, _ in ranges])
     assert torch.equal(torch.cat(pieces.params), whole.params[0])
-    assert torch.equal(torch.cat(pieces.square_avgs), whole.square_avgs[0])
+    assert torch.equal(torch.cat(pieces.states), whole.states[0])
 
 
 @EVERY_DTYPE
@@ -228,7 +245,7 @@ def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, case: 
         results.append(run(case, lists))
     for other in results[1:]:
         assert_same_bits(other.params, results[0].params)
-        assert_same_bits(other.square_avgs, results[0].square_avgs)
+        assert_same_bits(other.states, results[0].states)
 
 
 # --- lr and step as tensors ---
@@ -251,7 +268,7 @@ def test_tensors_give_the_bits_of_numbers(device: torch.device, case: Case, dtyp
         tensors = clock_tensors(lr, KEY["step"], place, shape)
         got = run(case, lists, **tensors)
         numbers = expected if lr_dtype == torch.float64 else run(case, lists, lr=float(lr))
-        assert_same_bits(got.params + got.square_avgs, numbers.params + numbers.square_avgs)
+        assert_same_bits(got.params + got.states, numbers.params + numbers.states)
         assert (tensors["lr"].item(), tensors["step"].item()) == (float(lr), KEY["step"]), "they are only read"
 
 
@@ -261,7 +278,7 @@ def test_only_one_of_them_a_tensor(device: torch.device, case: Case, argument: s
     lists = make_lists(SHAPES, torch.float32, device)
     value = clock_tensors(torch.tensor(case.options["lr"], dtype=torch.float64), KEY["step"], device)[argument]
     got, expected = run(case, lists, **{argument: value}), run(case, lists)
-    assert_same_bits(got.params + got.square_avgs, expected.params + expected.square_avgs)
+    assert_same_bits(got.params + got.states, expected.params + expected.states)
 
 
 @pytest.mark.parametrize("freeze_after", [2, 3])
@@ -269,7 +286,7 @@ def test_a_step_tensor_freezes(device: torch.device, freeze_after: int) -> None:
     lists = make_lists([(70,)], torch.float32, device)
     step = torch.tensor(KEY["step"], device=device)
     got, expected = (run(CASES[2], lists, freeze_after=freeze_after, **more) for more in ({"step": step}, {}))
-    assert_same_bits(got.params + got.square_avgs, expected.params + expected.square_avgs)
+    assert_same_bits(got.params + got.states, expected.params + expected.states)
 
 
 @pytest.mark.parametrize("step", [0, 2**32 + 5, 2**40 - 1])
@@ -304,7 +321,7 @@ def test_strided_tensors(device: torch.device, case: Case, layout: str, dtype: t
     assert got.params[0].stride() == lists.params[0].stride()
     flat = run(case, lists.map(in_memory_order))
     assert torch.equal(in_memory_order(got.params[0]), flat.params[0])
-    assert torch.equal(in_memory_order(got.square_avgs[0]), flat.square_avgs[0])
+    assert torch.equal(in_memory_order(got.states[0]), flat.states[0])
 
 
 def unaligned(tensor: Tensor) -> Tensor:
@@ -321,7 +338,7 @@ def test_alignment_does_not_matter(device: torch.device, case: Case, dtype: torc
     moved = lists.map(unaligned)
     run_in_place(case, moved)
     expected = run(case, lists)
-    assert_same_bits(moved.params + moved.square_avgs, expected.params + expected.square_avgs)
+    assert_same_bits(moved.params + moved.states, expected.params + expected.states)
 
 
 def test_strides_of_dimensions_of_size_one_do_not_matter(device: torch.device) -> None:
@@ -342,7 +359,7 @@ def test_nan_stays_in_its_element(device: torch.device, dtype: torch.dtype, case
     poisoned.grads[0][17] = float("nan")
     poisoned.params[0][40] = float("nan")
     got, clean = run(case, poisoned), run(case, lists)
-    for a, b in zip(got.params + got.square_avgs, clean.params + clean.square_avgs, strict=True):
+    for a, b in zip(got.params + got.states, clean.params + clean.states, strict=True):
         a[[17, 40]] = b[[17, 40]]
         assert torch.equal(a, b)
     again = run(case, poisoned)

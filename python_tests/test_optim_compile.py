@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_optim_interface import EVERY_KIND, OPTIMIZERS
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from ald_ext import PSGLD, SGLD, ops
+from ald_ext import ops
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
-BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
-
-#: Steps until nothing is left to compile: PSGLD's first, which makes the states, has a graph of its own.
+#: Steps until nothing is left to compile: a first one that makes states has a graph of its own.
 WARM_UP = 2
 
 
@@ -110,7 +108,7 @@ class Training:
                 (compiled or self.optimizer.step)()
 
     def everything(self) -> list[Tensor]:
-        states = [entry["square_avg"] for entry in self.optimizer.state.values()]
+        states = [state for entry in self.optimizer.state.values() for state in entry.values()]
         return [*(param.detach() for param in self.params), *states, *(g["step"] for g in self.optimizer.param_groups)]
 
 
@@ -143,7 +141,7 @@ def pair(kind: str, device: torch.device, compilation: Compilation, **options: A
     return one, two
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_COMPILATION
 def test_a_compiled_optimizer(device: torch.device, kind: str, compilation: Compilation) -> None:
     """The same gradients, then the same bits; a new value in an lr tensor compiles nothing."""
@@ -171,7 +169,7 @@ def test_a_compiled_optimizer(device: torch.device, kind: str, compilation: Comp
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@BOTH
+@EVERY_KIND
 def test_dtypes(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     eager, training = (Training(kind, device, dtype=dtype) for _ in range(2))
     training.run(4, compiled(training.optimizer.step))
@@ -179,7 +177,7 @@ def test_dtypes(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     assert_same(training, eager)
 
 
-@BOTH
+@EVERY_KIND
 def test_a_float_lr_may_change(device: torch.device, kind: str) -> None:
     """It is a constant of the graph, or its variable: the bits are right either way."""
     eager, training = (Training(kind, device, 0.01) for _ in range(2))
@@ -191,7 +189,7 @@ def test_a_float_lr_may_change(device: torch.device, kind: str) -> None:
         assert_same(training, eager)
 
 
-@BOTH
+@EVERY_KIND
 def test_compiled_and_eager_steps_in_turn(device: torch.device, kind: str) -> None:
     """No plan of repeated steps outlives a compiled step; the counters go on."""
     eager, training = (Training(kind, device) for _ in range(2))
@@ -221,7 +219,7 @@ def test_a_compiled_optimizer_freezes(device: torch.device, how: str) -> None:
     assert not torch.equal(averages[2], averages[3])
 
 
-@BOTH
+@EVERY_KIND
 def test_groups_and_missing_gradients(device: torch.device, kind: str) -> None:
     """Two groups, the lr of one a tensor; a parameter without gradient."""
 
@@ -243,7 +241,7 @@ def test_groups_and_missing_gradients(device: torch.device, kind: str) -> None:
         assert_same(training, eager)
 
 
-@BOTH
+@EVERY_KIND
 def test_autograd_notices_a_compiled_step(device: torch.device, kind: str) -> None:
     training = Training(kind, device)
     step = compiled(training.optimizer.step)
@@ -254,7 +252,7 @@ def test_autograd_notices_a_compiled_step(device: torch.device, kind: str) -> No
         loss.backward()
 
 
-@BOTH
+@EVERY_KIND
 def test_a_bad_lr_tensor_in_a_compiled_step(kind: str) -> None:
     """On the CPU, whose values are looked at when the graph runs."""
     training = Training(kind, torch.device("cpu"), torch.tensor(0.01))
@@ -262,7 +260,7 @@ def test_a_bad_lr_tensor_in_a_compiled_step(kind: str) -> None:
     training.run(2, step)
     before = [tensor.clone() for tensor in training.everything()[:-1]]
     training.optimizer.param_groups[0]["lr"].fill_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"gld_step_: lr: got nan, expected a finite number >= 0"):
+    with pytest.raises(RuntimeError, match=rf"ald_ext::{kind}_step_: lr: got nan, expected a finite number >= 0"):
         training.run(1, step)
     assert all(torch.equal(a, b) for a, b in zip(training.everything()[:-1], before, strict=True))
 
@@ -270,7 +268,7 @@ def test_a_bad_lr_tensor_in_a_compiled_step(kind: str) -> None:
 # --- The whole step, with backward() ---
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("compilation", FEW_COMPILATIONS, ids=str)
 def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
@@ -292,7 +290,7 @@ def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
     assert not any(torch.equal(a, b) for a, b in zip(training.params, start, strict=True))
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("compilation", FEW_COMPILATIONS[1::2], ids=str)
 def test_a_compiled_training_step_trains(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
@@ -347,7 +345,7 @@ def captured(training: Training) -> torch.cuda.CUDAGraph:
 
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
 @EVERY_LR
-@BOTH
+@EVERY_KIND
 def test_replays_are_eager_steps(cuda: torch.device, kind: str, lr: Lr, dtype: torch.dtype) -> None:
     """Each replay draws fresh noise, as the counter on the device goes on."""
     eager, training = (Training(kind, cuda, lr.make(0.01, cuda), dtype, capturable=True) for _ in range(2))
@@ -365,7 +363,7 @@ def test_replays_are_eager_steps(cuda: torch.device, kind: str, lr: Lr, dtype: t
     assert not torch.equal(moves[0], moves[1])
 
 
-@BOTH
+@EVERY_KIND
 def test_replays_read_lr_from_the_device(cuda: torch.device, kind: str) -> None:
     eager, training = (Training(kind, cuda, torch.tensor(0.01, device=cuda), capturable=True) for _ in range(2))
     warm_up(eager)
@@ -389,7 +387,7 @@ def test_replays_freeze_in_time(cuda: torch.device, freeze_after: int) -> None:
         assert_same(training, eager)
 
 
-@BOTH
+@EVERY_KIND
 def test_a_captured_training_step(cuda: torch.device, kind: str) -> None:
     """Forward, backward and step in one graph."""
     eager, training = (Training(kind, cuda, capturable=True) for _ in range(2))

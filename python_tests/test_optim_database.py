@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ald_ext import PSGLD, SGLD, ops
+from ald_ext import PSGLD, SGHMC, SGLD, ops
 from ald_ext.optim import CyclicalCosine, PolynomialDecay
 
 Options = dict[str, Any]
@@ -62,6 +62,13 @@ PSGLD_INPUTS: dict[str, Options] = {
 }
 
 
+SGHMC_INPUTS: dict[str, Options] = {
+    **INPUTS,
+    "momentum": {"momentum": 0.5},
+    "no_momentum": {"momentum": 0.0},
+}
+
+
 @dataclass(frozen=True)
 class OptimizerInfo:
     """An optimizer with the inputs to run it on, and torch's optimizer that it is at temperature 0."""
@@ -77,6 +84,10 @@ class OptimizerInfo:
     lacks: frozenset[str]
     #: Options that came after the first version: an old state_dict may lack them.
     newer: tuple[str, ...] = ("maximize", "foreach", "fused", "capturable")
+    #: The name of the state, if there is one.
+    state: str | None = None
+    #: torch's lr that is ours.
+    torchs_lr: Callable[[Options], Any] = lambda options: options["lr"]
 
 
 DATABASE = {
@@ -96,6 +107,17 @@ DATABASE = {
         {"lr": 1e-2, "eps": 1e-8},
         frozenset({"momentum", "centered", "differentiable"}),
         ("maximize", "foreach", "fused", "capturable", "freeze_after", "frozen"),
+        state="square_avg",
+    ),
+    "SGHMC": OptimizerInfo(
+        SGHMC,
+        SGHMC_INPUTS,
+        torch.optim.SGD,
+        "optim_inputs_func_sgd",
+        {"lr": 1e-3, "momentum": 0},
+        frozenset({"dampening", "nesterov", "differentiable"}),
+        state="momentum_buffer",
+        torchs_lr=lambda options: options["lr"] * (1 + options.get("momentum", 0)) / 2,
     ),
 }
 
@@ -311,10 +333,12 @@ def test_torchs_own_inputs(device: torch.device, torchs_database: ModuleType, na
     assert len(inputs) >= 4
     for options in inputs:
         ours, theirs = assorted(device, torch.float64), assorted(device, torch.float64)
-        cold = {**info.torchs_defaults, **options, "num_data": 3, "temperature": 0.0, **IMPLEMENTATIONS[implementation]}
+        shared = {**info.torchs_defaults, **options}
+        cold = {**shared, "num_data": 3, "temperature": 0.0, **IMPLEMENTATIONS[implementation]}
         if implementation in ("foreach", "plain"):
             cold.pop("capturable", None)
-        optimizer, reference = info.kind(ours, **cold), info.torchs(theirs, **options)
+        optimizer = info.kind(ours, **cold)
+        reference = info.torchs(theirs, **{**shared, "lr": info.torchs_lr(shared)})
         for step in range(4):
             # Gradients that do not depend on the parameters: with eps = 1e-8 the map from g to the update is steep.
             for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -728,9 +752,13 @@ def test_thousands_of_tiny_tensors(device: torch.device, name: str, implementati
     params = [torch.zeros(k % 3, device=device) for k in range(3000)]
     for param in params:
         param.grad = torch.zeros_like(param)
-    # √(2·lr·T/N) = 1 and √G = √(1/eps) = 2, exactly.
-    scale, exact = (1, {}) if name == "SGLD" else (2, {"eps": 0.25})
-    make(name, params, "default", implementation, lr=0.5, num_data=1, **exact).step()
+    # Exactly: √(2·lr·T/N) = 1 and √G = √(1/eps) = 2; h/2 = 1.
+    scale, exact = {
+        "SGLD": (1, {"lr": 0.5}),
+        "PSGLD": (2, {"lr": 0.5, "eps": 0.25}),
+        "SGHMC": (1, {"lr": 4.0, "momentum": 0.0}),
+    }[name]
+    make(name, params, "default", implementation, num_data=1, **exact).step()
     expected = [scale * ops.normal(k % 3, seed=7, step=1, parameter=k, device=device) for k in range(3000)]
     assert identical(params, expected)
 
@@ -798,7 +826,7 @@ def test_state_of_every_dtype(device: torch.device, name: str, implementation: s
     optimizer = make(name, assorted(device, dtype), "default", implementation)
     for param in train(optimizer, 4):
         state = optimizer.state.get(param, {})
-        assert list(state) == (["square_avg"] if name == "PSGLD" else [])
+        assert list(state) == ([DATABASE[name].state] if DATABASE[name].state else [])
         for value in state.values():
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             assert (value.device, value.shape, value.stride()) == (param.device, param.shape, param.stride())

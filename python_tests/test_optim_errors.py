@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGLD
+from ald_ext import PSGLD, SGHMC, SGLD
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"SGLD": SGLD, "PSGLD": PSGLD}
-BOTH = pytest.mark.parametrize("name", OPTIMIZERS)
+OPTIMIZERS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (SGLD, PSGLD, SGHMC)}
+EVERY_KIND = pytest.mark.parametrize("name", OPTIMIZERS)
 FLAGS: list[dict[str, bool]] = [{}, {"foreach": True}, {"fused": False}]
 EVERY_IMPLEMENTATION = pytest.mark.parametrize("flags", FLAGS, ids=["fused", "foreach", "plain"])
 
@@ -42,9 +42,17 @@ BAD_PSGLD_OPTIONS: list[tuple[str, Any, str]] = [
     ("freeze_after", -1, "expected None or >= 0"),
 ]
 
+BAD_SGHMC_OPTIONS: list[tuple[str, Any, str]] = [
+    ("momentum", value, "expected 0 <= momentum < 1") for value in (-0.1, 1.0, 1.5, NAN)
+]
+
 EVERY_BAD_OPTION = pytest.mark.parametrize(
     ("name", "option", "value", "expected"),
-    [(name, *bad) for name in OPTIMIZERS for bad in BAD_OPTIONS] + [("PSGLD", *bad) for bad in BAD_PSGLD_OPTIONS],
+    [
+        *((name, *bad) for name in OPTIMIZERS for bad in BAD_OPTIONS),
+        *(("PSGLD", *bad) for bad in BAD_PSGLD_OPTIONS),
+        *(("SGHMC", *bad) for bad in BAD_SGHMC_OPTIONS),
+    ],
     ids=str,
 )
 
@@ -71,20 +79,20 @@ def test_bad_options_of_a_new_group(name: str, option: str, value: Any, expected
     assert len(optimizer.param_groups) == 1
 
 
-@BOTH
+@EVERY_KIND
 def test_foreach_and_fused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"ald_ext\.{name}: fused, foreach: got True for both, expected one"):
         OPTIMIZERS[name]([torch.zeros(3)], 0.1, num_data=10, foreach=True, fused=True)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("flags", [{"foreach": True}, {"fused": False}], ids=["foreach", "plain"])
 def test_capturable_needs_the_compiled_op(name: str, flags: dict[str, bool]) -> None:
     with pytest.raises(ValueError, match=rf"ald_ext\.{name}: capturable: got True with .*expected fused=True or None"):
         OPTIMIZERS[name]([torch.zeros(3)], 0.1, num_data=10, capturable=True, **flags)
 
 
-@BOTH
+@EVERY_KIND
 def test_num_data_must_be_given(name: str) -> None:
     """There is no good default: a forgotten num_data would be a wrong temperature."""
     with pytest.raises(TypeError, match="num_data"):
@@ -95,7 +103,7 @@ def test_eps_of_zero_is_fine_without_noise() -> None:
     PSGLD([torch.zeros(3)], 0.1, num_data=10, temperature=0, eps=0)
 
 
-@BOTH
+@EVERY_KIND
 def test_no_parameters(name: str) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         OPTIMIZERS[name]([], 0.1, num_data=10)
@@ -143,7 +151,7 @@ def flags(request: pytest.FixtureRequest) -> dict[str, bool]:
     return request.param
 
 
-@BOTH
+@EVERY_KIND
 def test_sparse_gradients(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     trial = Trial(name, device, **flags)
     embedding = nn.Embedding(5, 3, sparse=True).to(device)
@@ -152,7 +160,7 @@ def test_sparse_gradients(device: torch.device, name: str, flags: dict[str, bool
     trial.check_refused("parameter 2: got a sparse gradient, expected a dense one")
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.complex64])
 def test_dtypes_without_kernel(device: torch.device, name: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
     trial = Trial(name, device, **flags)
@@ -163,7 +171,7 @@ def test_dtypes_without_kernel(device: torch.device, name: str, flags: dict[str,
     trial.check_refused(f"parameter 2: got dtype {dtype}, expected one of {expected}")
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize(
     "view",
     [lambda t: t[:, ::2], lambda t: t[:, :3], lambda t: t[:1].expand(4, 6)],
@@ -179,7 +187,7 @@ def test_parameters_with_gaps_or_overlaps(
     trial.check_refused("parameter 2: got strides", "expected a tensor that fills its memory")
 
 
-@BOTH
+@EVERY_KIND
 def test_bad_parameter_after_one_that_has_no_state_yet(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     """The first gradient of a good parameter comes in the step that fails: it must not get state."""
     trial = Trial(name, device, **flags)
@@ -190,7 +198,7 @@ def test_bad_parameter_after_one_that_has_no_state_yet(device: torch.device, nam
     assert (fresh == 1).all()
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize(
     ("option", "value"),
     [("lr", -0.1), ("lr", NAN), ("lr", torch.tensor(-0.1)), ("temperature", -1.0), ("num_data", 0), ("num_data", -1)],
@@ -209,7 +217,7 @@ def test_an_option_that_became_bad(
     assert all(torch.equal(a, b) for a, b in zip(trial.good, before, strict=True))
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("flag", ["fused", "capturable"])
 def test_fused_where_there_is_no_kernel(name: str, flag: str) -> None:
     param = nn.Parameter(torch.zeros(3, device="meta"))
@@ -237,7 +245,7 @@ def gradient_of_another_dtype(params: list[Tensor]) -> None:
     params[1].grad = torch.ones_like(params[1], dtype=torch.float64)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("spoil", [share_memory, share_memory_with_the_gradient, gradient_of_another_dtype])
 def test_gradients_and_memory_that_the_op_refuses(
@@ -252,15 +260,16 @@ def test_gradients_and_memory_that_the_op_refuses(
         optimizer.step()
     spoil(params)
     before = [param.detach().clone() for param in params]
-    averages = {param: entry["square_avg"].clone() for param, entry in optimizer.state.items()}
+    states = {param: copy.deepcopy(entry) for param, entry in optimizer.state.items()}
     with pytest.raises(RuntimeError, match=r"got .*expected"):
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
-    assert all(torch.equal(optimizer.state[param]["square_avg"], average) for param, average in averages.items())
+    for param, entry in states.items():
+        assert all(torch.equal(optimizer.state[param][key], value) for key, value in entry.items())
     assert optimizer.param_groups[0]["step"] == (0 if fresh else 1)
 
 
-@BOTH
+@EVERY_KIND
 def test_the_last_step(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     """A noise key has 40 bits for the step."""
     if flags:
@@ -278,7 +287,7 @@ def test_the_last_step(device: torch.device, name: str, flags: dict[str, bool]) 
     assert optimizer.param_groups[0]["step"] == 2**40 - 1
 
 
-@BOTH
+@EVERY_KIND
 def test_a_failing_closure_changes_nothing(device: torch.device, name: str, flags: dict[str, bool]) -> None:
     trial = Trial(name, device, **flags)
     before = [param.detach().clone() for param in trial.good]
@@ -292,7 +301,7 @@ def test_a_failing_closure_changes_nothing(device: torch.device, name: str, flag
     assert [group["step"] for group in trial.optimizer.param_groups] == [1, 1]
 
 
-@BOTH
+@EVERY_KIND
 def test_load_state_dict_of_another_model(name: str) -> None:
     one, two = (OPTIMIZERS[name]([torch.zeros(3) for _ in range(n)], 0.1, num_data=10) for n in (1, 2))
     with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGLD, ops, optim
+from ald_ext import PSGLD, SGHMC, SGLD, ops, optim
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
-BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD, "sghmc": SGHMC}
+EVERY_KIND = pytest.mark.parametrize("kind", OPTIMIZERS)
 EVERY_IMPLEMENTATION = pytest.mark.parametrize(
     "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
 )
@@ -39,14 +39,16 @@ def run(param: Tensor, optimizer: Any, steps: int = 5, after: Callable[[], None]
 def test_public_names() -> None:
     assert optim.SGLD is SGLD
     assert optim.PSGLD is PSGLD
+    assert optim.SGHMC is SGHMC
     assert issubclass(SGLD, torch.optim.Optimizer)
     assert issubclass(PSGLD, torch.optim.Optimizer)
+    assert issubclass(SGHMC, torch.optim.Optimizer)
 
 
 # --- Learning rates ---
 
 
-@BOTH
+@EVERY_KIND
 def test_schedulers(device: torch.device, kind: str) -> None:
     param, optimizer = make(kind, device)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
@@ -62,7 +64,7 @@ def test_schedulers(device: torch.device, kind: str) -> None:
     assert optimizer.param_groups[0]["lr"] == scheduler.get_last_lr()[0]
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)
 def test_lr_as_a_tensor(device: torch.device, kind: str, flags: dict[str, bool], shape: tuple[int, ...]) -> None:
@@ -70,7 +72,7 @@ def test_lr_as_a_tensor(device: torch.device, kind: str, flags: dict[str, bool],
     assert torch.equal(run(*make(kind, device, lr, **flags)), run(*make(kind, device, 0.1, **flags)))
 
 
-@BOTH
+@EVERY_KIND
 def test_a_scheduler_moves_an_lr_tensor(device: torch.device, kind: str) -> None:
     results = []
     for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
@@ -80,7 +82,7 @@ def test_a_scheduler_moves_an_lr_tensor(device: torch.device, kind: str) -> None
     assert torch.equal(results[0], results[1])
 
 
-@BOTH
+@EVERY_KIND
 def test_lr_of_zero_does_nothing(device: torch.device, kind: str) -> None:
     param, optimizer = make(kind, device, 0.0)
     before = param.detach().clone()
@@ -90,7 +92,7 @@ def test_lr_of_zero_does_nothing(device: torch.device, kind: str) -> None:
 # --- step() ---
 
 
-@BOTH
+@EVERY_KIND
 def test_closures(device: torch.device, kind: str) -> None:
     param, optimizer = make(kind, device)
     expected = run(param, optimizer)
@@ -113,7 +115,7 @@ def test_closures(device: torch.device, kind: str) -> None:
     assert optimizer.step() is None
 
 
-@BOTH
+@EVERY_KIND
 def test_hooks(device: torch.device, kind: str) -> None:
     param, optimizer = make(kind, device)
     seen: list[tuple[str, bool]] = []
@@ -127,7 +129,7 @@ def test_hooks(device: torch.device, kind: str) -> None:
     assert [name for name, _ in seen] == ["before", "after", "after"]
 
 
-@BOTH
+@EVERY_KIND
 def test_state_dict_hooks(device: torch.device, kind: str) -> None:
     _, optimizer = make(kind, device)
     seen = []
@@ -137,7 +139,7 @@ def test_state_dict_hooks(device: torch.device, kind: str) -> None:
     assert seen == ["saved", "loaded"]
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_maximize_descends_the_negative(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     """Weight decay pulls to zero either way."""
@@ -151,7 +153,7 @@ def test_maximize_descends_the_negative(device: torch.device, kind: str, flags: 
     assert torch.equal(results[0], results[1])
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_gradients_are_not_changed(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     param, optimizer = make(kind, device, maximize=True, weight_decay=0.5, **flags)
@@ -161,7 +163,7 @@ def test_gradients_are_not_changed(device: torch.device, kind: str, flags: dict[
     assert torch.equal(param.grad, before)
 
 
-@BOTH
+@EVERY_KIND
 def test_zero_grad(device: torch.device, kind: str) -> None:
     param, optimizer = make(kind, device)
     loss_of(param).backward()
@@ -174,7 +176,7 @@ def test_zero_grad(device: torch.device, kind: str) -> None:
     assert param.grad is None
 
 
-@BOTH
+@EVERY_KIND
 def test_params_may_have_names(device: torch.device, kind: str) -> None:
     models = []
     for named in (False, True):
@@ -187,7 +189,7 @@ def test_params_may_have_names(device: torch.device, kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_autograd_notices_a_step_between_forward_and_backward(
     device: torch.device, kind: str, flags: dict[str, bool]
@@ -203,7 +205,7 @@ def test_autograd_notices_a_step_between_forward_and_backward(
 # --- Shapes and strides ---
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_all_kinds_of_parameters(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     """Zero dimensions, no elements (not at the end), one element, many dimensions."""
@@ -229,7 +231,7 @@ LAYOUTS = ["contiguous", "channels_last", "transposed"]
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_gradients_of_other_strides(
     device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype, layout: str, grad_layout: str
@@ -249,7 +251,7 @@ def test_gradients_of_other_strides(
     assert torch.equal(param.as_strided((param.numel(),), (1,)), flat)
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_gradients_that_repeat_their_memory(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     """An expanded gradient is one number in memory, whatever lies behind it."""
@@ -265,7 +267,7 @@ def test_gradients_that_repeat_their_memory(device: torch.device, kind: str, fla
     assert buffer[0] == 1
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_strides_of_dimensions_of_size_one(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     """They say nothing: the parameter is dense, in the order of a 4 x 3 matrix."""
@@ -298,7 +300,7 @@ def test_a_channels_last_convolution_trains(device: torch.device) -> None:
 # --- Mixed precision ---
 
 
-@BOTH
+@EVERY_KIND
 def test_grad_scaler(device: torch.device, kind: str) -> None:
     """Scaling by a power of two is exact; a step with infinite gradients is skipped."""
     expected = run(*make(kind, device))
@@ -337,14 +339,15 @@ def test_temperature_scales_the_noise(device: torch.device, flags: dict[str, boo
     torch.testing.assert_close(moved[0], (2 * 0.1 / 10) ** 0.5 * xi, rtol=2.0**-50, atol=1e-14)
 
 
-def test_a_model_that_changes_its_layout_keeps_its_average(device: torch.device) -> None:
-    """model.to(memory_format=...) after some steps: v belongs to elements, not to places in memory."""
+@pytest.mark.parametrize("kind", ["psgld", "sghmc"])
+def test_a_model_that_changes_its_layout_keeps_its_state(device: torch.device, kind: str) -> None:
+    """model.to(memory_format=...) after some steps: v and p belong to elements, not to places in memory."""
     torch.manual_seed(0)
     start, grad = torch.randn(2, 4, 3, 5, 5, device=device, dtype=torch.float64)
     results = []
     for moves in (False, True):
         param = nn.Parameter(start.clone())
-        optimizer = PSGLD([param], 0.1, num_data=10, temperature=0.0)
+        optimizer = OPTIMIZERS[kind]([param], 0.1, num_data=10, temperature=0.0)
         for _ in range(2):
             param.grad = grad.clone()
             optimizer.step()
@@ -370,16 +373,19 @@ def test_a_16_bit_model_that_changes_its_layout_keeps_its_average(device: torch.
     torch.testing.assert_close(average, (1 - 0.9**2) * grad.float() ** 2, rtol=11 * 2.0**-24, atol=0)
 
 
-def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(device: torch.device) -> None:
+@pytest.mark.parametrize(("kind", "state"), [("psgld", "square_avg"), ("sghmc", "momentum_buffer")])
+def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(
+    device: torch.device, kind: str, state: str
+) -> None:
     params = [nn.Parameter(torch.ones(3, device=device)) for _ in range(2)]
-    optimizer = PSGLD([{"params": [p]} for p in params], 0.1, num_data=10)
+    optimizer = OPTIMIZERS[kind]([{"params": [p]} for p in params], 0.1, num_data=10)
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
     before = params[0].detach().clone()
     params[1].data = torch.ones(4, device=device)
     params[1].grad = torch.ones_like(params[1])
-    with pytest.raises(RuntimeError, match=r"parameter 1: state square_avg: got shape \(3,\), expected \(4,\)"):
+    with pytest.raises(RuntimeError, match=rf"parameter 1: state {state}: got shape \(3,\), expected \(4,\)"):
         optimizer.step()
     assert torch.equal(params[0], before)
     assert [group["step"] for group in optimizer.param_groups] == [1, 1]

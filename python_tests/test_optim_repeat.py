@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from test_optim_interface import EVERY_KIND, OPTIMIZERS
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGLD, ops
-
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
-BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
+from ald_ext import ops
 
 SHAPES = [(4, 6), (3,), (), (4, 6), (0,)]
 #: Steps before the change, of which the second and third are repeated ones; and after it.
@@ -91,13 +89,13 @@ def assert_repeats_as_a_careful_one(
 # --- Nothing changes ---
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
 def test_repeated_steps(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     assert_repeats_as_a_careful_one(kind, device, lambda run: None, repeats_again=True, dtype=dtype)
 
 
-@BOTH
+@EVERY_KIND
 def test_training_repeats(device: torch.device, kind: str) -> None:
     """zero_grad, backward, closures and schedulers leave the plan as it is."""
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device)
@@ -122,7 +120,7 @@ def test_training_repeats(device: torch.device, kind: str) -> None:
 @pytest.mark.parametrize(
     "options", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"lr": torch.tensor(0.01)}], ids=str
 )
-@BOTH
+@EVERY_KIND
 def test_what_is_never_repeated(kind: str, options: dict[str, Any]) -> None:
     """Steps that are not the compiled op with plain numbers."""
     param = torch.zeros(3)
@@ -288,7 +286,8 @@ def load_older_state(run: Run) -> None:
     state = copy.deepcopy(run.optimizer.state_dict())
     state["param_groups"][0].update(step=torch.tensor(77), lr=0.5, seed=9)
     for entry in state["state"].values():
-        entry["square_avg"].fill_(3.0)
+        for value in entry.values():
+            value.fill_(3.0)
     run.optimizer.load_state_dict(state)
 
 
@@ -372,28 +371,33 @@ CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
     "pickle": (through_pickle, True),
 }
 
-#: Where PSGLD need not repeat as SGLD does: its states are not those of the plan, in the plan's order.
+#: Where an optimizer with states need not repeat as SGLD does: they are not those of the plan, in the plan's order.
 OTHER_STATES = {"one gradient less", "another parameter", "a copy of a parameter", "one parameter less", "order"}
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_between_steps(device: torch.device, kind: str, name: str) -> None:
     change, repeats_again = CHANGES[name]
-    unknown = kind == "psgld" and name in OTHER_STATES
+    unknown = kind != "sgld" and name in OTHER_STATES
     assert_repeats_as_a_careful_one(kind, device, change, None if unknown else repeats_again)
 
 
-def replace_average(run: Run) -> None:
-    run.optimizer.state[run.params[0]]["square_avg"] = torch.full_like(run.params[0], 2.0)
+def state_name(run: Run) -> str:
+    (name,) = run.optimizer.state_names
+    return name
+
+
+def replace_state(run: Run) -> None:
+    run.optimizer.state[run.params[0]][state_name(run)] = torch.full_like(run.params[0], 2.0)
 
 
 def replace_entry(run: Run) -> None:
-    run.optimizer.state[run.params[0]] = {"square_avg": torch.full_like(run.params[0], 2.0)}
+    run.optimizer.state[run.params[0]] = {state_name(run): torch.full_like(run.params[0], 2.0)}
 
 
-def fill_average(run: Run) -> None:
-    run.optimizer.state[run.params[0]]["square_avg"].fill_(2.0)
+def fill_state(run: Run) -> None:
+    run.optimizer.state[run.params[0]][state_name(run)].fill_(2.0)
 
 
 def exchange_entries(run: Run) -> None:
@@ -405,55 +409,67 @@ def lose_entry(run: Run) -> None:
     del run.optimizer.state[run.params[3]]
 
 
-def lose_average(run: Run) -> None:
-    del run.optimizer.state[run.params[0]]["square_avg"]
+def lose_state(run: Run) -> None:
+    del run.optimizer.state[run.params[0]][state_name(run)]
 
 
-def average_of_other_strides(run: Run) -> None:
-    entry = run.optimizer.state[run.params[0]]
-    entry["square_avg"] = entry["square_avg"].t().contiguous().t()
+def state_of_other_strides(run: Run) -> None:
+    entry, name = run.optimizer.state[run.params[0]], state_name(run)
+    entry[name] = entry[name].t().contiguous().t()
 
 
-def swap_average_data(run: Run) -> None:
-    average = run.optimizer.state[run.params[0]]["square_avg"]
-    average.data = 2 * average.data
+def swap_state_data(run: Run) -> None:
+    state = run.optimizer.state[run.params[0]][state_name(run)]
+    state.data = 2 * state.data
 
 
-def average_without_version(run: Run) -> None:
-    average = run.optimizer.state[run.params[0]]["square_avg"]
+def state_without_version(run: Run) -> None:
+    state = run.optimizer.state[run.params[0]][state_name(run)]
     with torch.inference_mode():
-        data = average.clone()
-    average.data = data
+        data = state.clone()
+    state.data = data
 
 
 def freeze(run: Run) -> None:
     run.optimizer.freeze_preconditioner()
 
 
-PSGLD_CHANGES: dict[str, Callable[[Run], None]] = {
-    "alpha": set_option("alpha", 0.5),
-    "eps": set_option("eps", 1.0),
-    "freeze_after now": set_option("freeze_after", BEFORE),
-    "freeze_after soon": set_option("freeze_after", BEFORE + 2),
-    "freeze_after long ago": set_option("freeze_after", 0),
-    "freeze_preconditioner": freeze,
-    "average": replace_average,
+OWN_CHANGES: dict[str, dict[str, Callable[[Run], None]]] = {
+    "psgld": {
+        "alpha": set_option("alpha", 0.5),
+        "eps": set_option("eps", 1.0),
+        "freeze_after now": set_option("freeze_after", BEFORE),
+        "freeze_after soon": set_option("freeze_after", BEFORE + 2),
+        "freeze_after long ago": set_option("freeze_after", 0),
+        "freeze_preconditioner": freeze,
+    },
+    "sghmc": {"momentum": set_option("momentum", 0.5)},
+}
+
+STATE_CHANGES: dict[str, Callable[[Run], None]] = {
+    "state": replace_state,
     "entry": replace_entry,
-    "values of an average": fill_average,
+    "values of a state": fill_state,
     "exchanged entries": exchange_entries,
     "lost entry": lose_entry,
-    "lost average": lose_average,
-    "average of other strides": average_of_other_strides,
-    "data of an average": swap_average_data,
-    "average without version": average_without_version,
+    "lost state": lose_state,
+    "state of other strides": state_of_other_strides,
+    "data of a state": swap_state_data,
+    "state without version": state_without_version,
 }
 
 
-@pytest.mark.parametrize("name", PSGLD_CHANGES)
-def test_a_change_of_the_preconditioner(device: torch.device, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, own in OWN_CHANGES.items() for name in own])
+def test_a_change_of_an_option_of_its_own(device: torch.device, kind: str, name: str) -> None:
+    assert_repeats_as_a_careful_one(kind, device, OWN_CHANGES[kind][name], True)
+
+
+@pytest.mark.parametrize("kind", OWN_CHANGES)
+@pytest.mark.parametrize("name", STATE_CHANGES)
+def test_a_change_of_the_state(device: torch.device, kind: str, name: str) -> None:
     # A lost entry comes back at the end of the dictionary, in another order than the parameters.
     repeats_again = None if name == "lost entry" else True
-    assert_repeats_as_a_careful_one("psgld", device, PSGLD_CHANGES[name], repeats_again)
+    assert_repeats_as_a_careful_one(kind, device, STATE_CHANGES[name], repeats_again)
 
 
 @pytest.mark.parametrize("freeze_after", range(1, 8))
@@ -467,7 +483,7 @@ def test_repeated_steps_freeze_in_time(device: torch.device, freeze_after: int) 
     assert moved == [number < freeze_after for number in range(1, 7)]
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("name", ["deepcopy", "pickle"])
 def test_copies_leave_the_original_alone(device: torch.device, kind: str, name: str) -> None:
     run = Run(kind, device, careful=False)
@@ -482,7 +498,7 @@ def test_copies_leave_the_original_alone(device: torch.device, kind: str, name: 
     assert run.step(), "its plan is still good"
 
 
-@BOTH
+@EVERY_KIND
 def test_inference_mode(device: torch.device, kind: str) -> None:
     """Parameters and states made there have no version counter."""
 
@@ -501,7 +517,7 @@ def test_inference_mode(device: torch.device, kind: str) -> None:
             assert_same(run, careful)
 
 
-@BOTH
+@EVERY_KIND
 def test_steps_in_and_out_of_inference_mode(device: torch.device, kind: str) -> None:
     run, careful = (Run(kind, device, careful) for careful in (False, True))
     for number in range(6):
@@ -533,7 +549,7 @@ BAD_OPTIONS = [
 ]
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=str)
 def test_an_option_that_became_bad(device: torch.device, kind: str, option: str, value: Any) -> None:
     """An error of the optimizer, not of the op; then training goes on as if nothing had been."""
@@ -565,7 +581,7 @@ def complex_parameter(run: Run) -> None:
     param.grad = torch.ones_like(param)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -617,12 +633,12 @@ def test_a_failed_closure_and_a_failed_hook(device: torch.device) -> None:
 # --- Version counters and threads ---
 
 
-@BOTH
+@EVERY_KIND
 def test_repeated_steps_count_their_writes(device: torch.device, kind: str) -> None:
     run = Run(kind, device, careful=False)
     for _ in range(BEFORE):
         run.step()
-    written = [*run.params, *(entry["square_avg"] for entry in run.optimizer.state.values())]
+    written = [*run.params, *(state for entry in run.optimizer.state.values() for state in entry.values())]
     versions = [tensor._version for tensor in written]
     loss = run.params[0].square().sum()  # keeps the parameter for its backward
     run.give_gradients()
@@ -636,7 +652,7 @@ def test_repeated_steps_count_their_writes(device: torch.device, kind: str) -> N
         loss.backward()
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
 def test_threads_do_not_matter(restore_threads: None, kind: str, dtype: torch.dtype) -> None:
     """Repeated steps of 1, 2 and 3 threads in turn, of tensors that are divided among them."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
-from ald_ext import PSGLD, SGLD, optim
+from ald_ext import PSGLD, SGHMC, SGLD, optim
 from ald_ext.optim import CyclicalCosine, PolynomialDecay
 
 Make = Callable[..., LRScheduler]
@@ -180,7 +180,7 @@ def train(param: Tensor, scheduler: LRScheduler, steps: int) -> None:
 
 
 @EVERY_SCHEDULE
-@pytest.mark.parametrize("kind", [SGLD, PSGLD])
+@pytest.mark.parametrize("kind", [SGLD, PSGLD, SGHMC])
 def test_the_optimizer_steps_with_the_scheduled_lr(device: torch.device, make: Make, kind: Callable[..., Any]) -> None:
     planned = lrs(make(optimizer_of(0.3)), 9)
     scheduled, by_hand = (torch.linspace(-1, 1, 20, device=device) for _ in range(2))
@@ -333,7 +333,7 @@ def test_temperature_is_left_alone_by_default() -> None:
     assert "sampling_temperature" not in optimizer.param_groups[0]
 
 
-@pytest.mark.parametrize("kind", [SGLD, PSGLD])
+@pytest.mark.parametrize("kind", [SGLD, PSGLD])  # SGHMC's momentum outlasts the noise
 def test_only_the_sampling_stage_has_noise(device: torch.device, kind: Callable[..., Any]) -> None:
     """With gradients of zero only noise moves the parameter."""
     param = torch.zeros(50, device=device)
@@ -414,7 +414,7 @@ def test_bad_arguments(make: Make, argument: str, value: Any, expected: str) -> 
 
 def test_no_noise_to_switch_off() -> None:
     torchs = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    with pytest.raises(ValueError, match=r"noiseless_exploration: got True with SGD, .*expected SGLD or PSGLD"):
+    with pytest.raises(ValueError, match=r"noiseless_exploration: got True with SGD, .*expected SGLD, PSGLD or SGHMC"):
         cyclical(torchs, noiseless_exploration=True)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from test_optim_interface import EVERY_KIND, OPTIMIZERS
 from torch import Tensor, nn
 
 from ald_ext import PSGLD, SGLD, ops
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD}
-BOTH = pytest.mark.parametrize("kind", OPTIMIZERS)
 EVERY_IMPLEMENTATION = pytest.mark.parametrize(
     "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
 )
@@ -53,7 +51,7 @@ def trajectory(kind: str, device: torch.device, steps: int = 5, **options: Any) 
 # --- Seeds ---
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 def test_the_same_seed_gives_the_same_bits(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
     first = trajectory(kind, device, seed=3, **flags)
@@ -61,7 +59,7 @@ def test_the_same_seed_gives_the_same_bits(device: torch.device, kind: str, flag
     assert not same(first, trajectory(kind, device, seed=4, **flags))
 
 
-@BOTH
+@EVERY_KIND
 def test_manual_seed_governs(device: torch.device, kind: str) -> None:
     finals = []
     for seed in (5, 5, 6):
@@ -71,7 +69,7 @@ def test_manual_seed_governs(device: torch.device, kind: str) -> None:
     assert not same(finals[0], finals[2])
 
 
-@BOTH
+@EVERY_KIND
 def test_two_optimizers_draw_two_seeds(kind: str) -> None:
     param = torch.zeros(1)
     seeds = {OPTIMIZERS[kind]([param], 0.1, num_data=1).param_groups[0]["seed"] for _ in range(20)}
@@ -80,7 +78,7 @@ def test_two_optimizers_draw_two_seeds(kind: str) -> None:
     assert max(seeds) > 2**56, "seeds use the whole range"
 
 
-@BOTH
+@EVERY_KIND
 def test_a_given_seed_draws_nothing(kind: str) -> None:
     before = torch.get_rng_state()
     optimizer = OPTIMIZERS[kind]([torch.zeros(1)], 0.1, num_data=1, seed=7)
@@ -88,7 +86,7 @@ def test_a_given_seed_draws_nothing(kind: str) -> None:
     assert optimizer.param_groups[0]["seed"] == 7
 
 
-@BOTH
+@EVERY_KIND
 def test_steps_draw_nothing(device: torch.device, kind: str) -> None:
     model = network(device)
     optimizer = OPTIMIZERS[kind](model.parameters(), 0.1, num_data=1)
@@ -97,7 +95,7 @@ def test_steps_draw_nothing(device: torch.device, kind: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@BOTH
+@EVERY_KIND
 def test_the_seed_needs_no_default_device(kind: str) -> None:
     """A model is built on meta or CUDA under torch.device; the seed still comes from the default (CPU) generator."""
     param = torch.zeros(1)
@@ -187,7 +185,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(buffer, weights_only=True)
 
 
-@BOTH
+@EVERY_KIND
 @EVERY_IMPLEMENTATION
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
@@ -218,22 +216,23 @@ def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, boo
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_averages_of_16_bit_parameters_keep_their_digits(device: torch.device, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", ["psgld", "sghmc"])
+def test_states_of_16_bit_parameters_keep_their_digits(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     """torch's load_state_dict would cast them to the parameter's dtype. A copy, as it makes of the others."""
     model, other = network(device, dtype), network(device, dtype)
-    optimizer, resumed = (PSGLD(m.parameters(), 0.01, num_data=50) for m in (model, other))
+    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
     train(model, optimizer, 3)
     saved = optimizer.state_dict()
     resumed.load_state_dict(saved)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        average, loaded = optimizer.state[a]["square_avg"], resumed.state[b]["square_avg"]
-        assert average.dtype == loaded.dtype == torch.float32
-        assert torch.equal(average, loaded)
-        assert not torch.equal(average, average.to(dtype).float()), "its digits go beyond the parameter's"
-        assert average.data_ptr() != loaded.data_ptr()
+        (state,), (loaded,) = optimizer.state[a].values(), resumed.state[b].values()
+        assert state.dtype == loaded.dtype == torch.float32
+        assert torch.equal(state, loaded)
+        assert not torch.equal(state, state.to(dtype).float()), "its digits go beyond the parameter's"
+        assert state.data_ptr() != loaded.data_ptr()
 
 
-@BOTH
+@EVERY_KIND
 def test_a_step_counter_of_an_older_checkpoint_is_an_integer(device: torch.device, kind: str) -> None:
     model, other = network(device), network(device)
     optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
@@ -280,7 +279,7 @@ def test_a_frozen_preconditioner_stays_frozen(device: torch.device) -> None:
     assert same([resumed.state[param]["square_avg"] for param in other.parameters()], before)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies_continue_alike_and_apart(device: torch.device, kind: str, how: str) -> None:
     model = network(device)
@@ -295,7 +294,7 @@ def test_copies_continue_alike_and_apart(device: torch.device, kind: str, how: s
     assert same(values(model), values(twin))
 
 
-@BOTH
+@EVERY_KIND
 def test_states_of_older_versions_get_the_defaults(kind: str) -> None:
     """Unpickling fills in options that a group lacks."""
     optimizer = OPTIMIZERS[kind]([torch.zeros(3)], 0.1, num_data=5, seed=1)

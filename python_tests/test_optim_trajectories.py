@@ -1,4 +1,4 @@
-"""SGLD and PSGLD step by step: torch's optimizers at temperature 0, the update equation with noise."""
+"""The optimizers step by step: torch's optimizers at temperature 0, the update equation with noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGLD, ops
+from ald_ext import PSGLD, SGHMC, SGLD, ops
 
 IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
     "default": {},
@@ -20,7 +20,7 @@ IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
 }
 EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-BOTH = pytest.mark.parametrize("optimizer_class", [SGLD, PSGLD])
+EVERY_CLASS = pytest.mark.parametrize("optimizer_class", [SGLD, PSGLD, SGHMC])
 
 #: Relative rounding error of one update: a handful of roundings of terms smaller than the parameters.
 STEP_TOLERANCE = {torch.float32: 4 * 2.0**-24, torch.float64: 4 * 2.0**-53}
@@ -59,13 +59,24 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 # --- Temperature 0: torch.optim's optimizers ---
 
+
+def heavy_ball(params: Any, lr: float, momentum: float, **options: Any) -> torch.optim.Optimizer:
+    """torch.optim.SGD, of SGHMC's lr."""
+    factor = (1 + momentum) / 2
+    given = [param if isinstance(param, dict) else {"params": [param]} for param in params]
+    given = [{**group, "lr": factor * group.get("lr", lr)} for group in given]
+    return torch.optim.SGD(given, lr, momentum=momentum, **options)
+
+
 TorchOptimizer = Callable[..., torch.optim.Optimizer]
 
 #: Ours, torch's, and the options that both take. lr/eps is below 2/curvature: else RMSprop's trajectory is chaotic near
 #: the minimum and says nothing. (A small eps: test_each_cold_step_is_torchs.)
+#: SGHMC's lr is that of the time step.
 COLD: dict[str, tuple[TorchOptimizer, TorchOptimizer, dict[str, float]]] = {
     "sgd": (SGLD, torch.optim.SGD, {"lr": 0.02}),
     "rmsprop": (PSGLD, torch.optim.RMSprop, {"lr": 0.001, "alpha": 0.95, "eps": 0.01}),
+    "heavy_ball": (SGHMC, heavy_ball, {"lr": 0.01, "momentum": 0.8}),
 }
 EVERY_COLD = pytest.mark.parametrize("kind", COLD)
 
@@ -133,38 +144,52 @@ def test_each_cold_step_is_torchs(device: torch.device, kind: str, implementatio
         if kind == "rmsprop":
             for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
                 cold.state[a]["square_avg"].copy_(reference.state[b]["square_avg"])
+        if kind == "heavy_ball":
+            for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+                # p before the next kick, of torch's sum of gradients.
+                scale = -options["momentum"] * options["lr"] ** 0.5
+                cold.state[a]["momentum_buffer"].copy_(scale * reference.state[b]["momentum_buffer"])
 
 
 # --- With noise: the update equation, with the op's own noise ---
 
 
 class Recursion:
-    """Note [The update equation] of ald_ext.ops in float64, written out for parameters in their order."""
+    """Notes [The update equation] and [The underdamped update] of ald_ext.ops in float64, written out for parameters
+    in their order."""
 
-    def __init__(self, params: list[Tensor], preconditioned: bool, **options: Any) -> None:
+    def __init__(self, params: list[Tensor], kind: type[torch.optim.Optimizer], **options: Any) -> None:
         self.theta = [param.detach().double().cpu().clone() for param in params]
-        self.v = [torch.zeros_like(theta) for theta in self.theta]
+        self.states = [torch.zeros_like(theta) for theta in self.theta]
         self.dtype = params[0].dtype
-        self.preconditioned, self.options, self.step_number = preconditioned, options, 0
+        self.kind, self.options, self.step_number = kind, options, 0
 
     def step(self, grads: list[Tensor], adapt: bool = True) -> None:
         o = self.options
         self.step_number += 1
-        for k, (theta, v, grad) in enumerate(zip(self.theta, self.v, grads, strict=True)):
+        for k, (theta, state, grad) in enumerate(zip(self.theta, self.states, grads, strict=True)):
             key = {"seed": o["seed"], "step": self.step_number, "parameter": k}
             xi = ops.normal(theta.numel(), **key, dtype=self.dtype).double().reshape(theta.shape)
             g = (-1 if o["maximize"] else 1) * grad.double().cpu() + o["weight_decay"] * theta
+            if self.kind is SGHMC:
+                h, mu = o["lr"] ** 0.5, o["momentum"]
+                state -= h * g
+                theta += h / 2 * state
+                state.copy_(mu * state + ((1 - mu**2) * o["temperature"] / o["num_data"]) ** 0.5 * xi)
+                theta += h / 2 * state
+                continue
             scale = torch.ones_like(theta)
-            if self.preconditioned:
+            if self.kind is PSGLD:
                 if adapt:
-                    v.copy_(o["alpha"] * v + (1 - o["alpha"]) * g**2)
-                scale = 1 / (v.sqrt() + o["eps"])
+                    state.copy_(o["alpha"] * state + (1 - o["alpha"]) * g**2)
+                scale = 1 / (state.sqrt() + o["eps"])
             noise = (2 * o["lr"] * o["temperature"] / o["num_data"] * scale).sqrt() * xi
             theta += -o["lr"] * scale * g + noise
 
 
 COMMON = {"lr": 0.01, "num_data": 20, "temperature": 0.5, "weight_decay": 0.1, "seed": 77}
 PRECONDITIONER = {"alpha": 0.9, "eps": 0.05}
+OWN: dict[type[torch.optim.Optimizer], dict[str, float]] = {SGLD: {}, PSGLD: PRECONDITIONER, SGHMC: {"momentum": 0.7}}
 
 #: How far a parameter may be from the float64 recursion after 30 steps: float64 roundings, and the plain versions'
 #: noise, which is the reference's (test_noise.py: 1e-14 from the kernel's).
@@ -181,15 +206,14 @@ def recursion_gradients(recursion: Recursion, model: nn.Sequential) -> list[Tens
 
 @pytest.mark.parametrize("maximize", [False, True])
 @EVERY_IMPLEMENTATION
-@BOTH
+@EVERY_CLASS
 def test_noisy_trajectory(
     device: torch.device, optimizer_class: type[torch.optim.Optimizer], implementation: str, maximize: bool
 ) -> None:
-    preconditioned = optimizer_class is PSGLD
-    own = PRECONDITIONER if preconditioned else {}
+    own = OWN[optimizer_class]
     model = network(torch.float64, device)
     params = list(model.parameters())
-    recursion = Recursion(params, preconditioned, **COMMON, **own, maximize=maximize)
+    recursion = Recursion(params, optimizer_class, **COMMON, **own, maximize=maximize)
     optimizer = optimizer_class(groups(model), **COMMON, **own, maximize=maximize, **IMPLEMENTATIONS[implementation])
     for _ in range(30):
         recursion.step(recursion_gradients(recursion, model))
@@ -199,14 +223,13 @@ def test_noisy_trajectory(
 
 
 @EVERY_IMPLEMENTATION
-@BOTH
+@EVERY_CLASS
 def test_noisy_step_in_float32(
     device: torch.device, optimizer_class: type[torch.optim.Optimizer], implementation: str
 ) -> None:
-    preconditioned = optimizer_class is PSGLD
-    own = PRECONDITIONER if preconditioned else {}
+    own = OWN[optimizer_class]
     param = torch.linspace(-1, 1, 500, device=device)
-    recursion = Recursion([param], preconditioned, **COMMON, **own, maximize=False)
+    recursion = Recursion([param], optimizer_class, **COMMON, **own, maximize=False)
     optimizer = optimizer_class([param], **COMMON, **own, **IMPLEMENTATIONS[implementation])
     param.grad = param.cos()
     optimizer.step()
@@ -220,7 +243,7 @@ def test_noisy_step_in_float32(
 def test_frozen_preconditioner(device: torch.device, implementation: str, how: str) -> None:
     """v adapts in the first 7 steps and stays from then on; the recursion knows when."""
     param = torch.linspace(-1, 1, 50, dtype=torch.float64, device=device)
-    recursion = Recursion([param], True, **COMMON, **PRECONDITIONER, maximize=False)
+    recursion = Recursion([param], PSGLD, **COMMON, **PRECONDITIONER, maximize=False)
     freeze_after = 7 if how == "freeze_after" else None
     optimizer = PSGLD([param], **COMMON, **PRECONDITIONER, freeze_after=freeze_after, **IMPLEMENTATIONS[implementation])
     for step in range(1, 21):
@@ -246,7 +269,7 @@ def test_freeze_after_zero_never_adapts(device: torch.device) -> None:
     torch.testing.assert_close(param, torch.full_like(param, -0.2), rtol=2.0**-22, atol=0)
 
 
-@BOTH
+@EVERY_CLASS
 def test_num_data_and_the_sum(device: torch.device, optimizer_class: type[torch.optim.Optimizer]) -> None:
     """L = U/N with num_data = N is U with num_data = 1 and lr/N; PSGLD once v is scaled alike and frozen."""
     n = 50
@@ -270,7 +293,7 @@ def test_num_data_and_the_sum(device: torch.device, optimizer_class: type[torch.
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the implementations that steps go through."""
     names: list[str] = []
-    for optimizer_class in (SGLD, PSGLD):
+    for optimizer_class in OWN:
         recorders = {
             name: lambda *args, name=name, function=function, **options: (
                 names.append(name),
@@ -295,7 +318,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
     ids=str,
 )
-@BOTH
+@EVERY_CLASS
 def test_flags_choose_the_implementation(
     device: torch.device,
     used: list[str],

@@ -75,6 +75,42 @@ def test_normal_equals_scalar_arithmetic(dtype: torch.dtype, offset: int, seed: 
     torch.testing.assert_close(got, expected, rtol=0, atol=2.0**-22 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_latent_normal_equals_scalar_arithmetic(dtype: torch.dtype) -> None:
+    data = [5, 2**44 - 1, 0, 5]
+    got = reference.latent_normal(torch.tensor(data), 70, seed=3, step=2**35, dtype=dtype).double()
+    rows = [[scalar_normal(i, 3, 2**35, datum, dtype) for i in range(70)] for datum in data]
+    expected = torch.tensor(rows, dtype=torch.float64)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2.0**-22 if dtype == torch.float32 else 1e-14)
+
+
+# --- The underdamped update: the flows of its parts, one after another ---
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_underdamped_update_is_baoab(momentum: float, temperature: float) -> None:
+    """The half kicks of two steps are one: from p after a half kick back, BAOAB is B A O A B of the same forces."""
+    lr, n = 0.3, 20
+    h = math.sqrt(lr)
+    theta, p = torch.randn(2, n, dtype=torch.float64)
+    ours, state = theta.clone(), p + h / 2 * theta.sin()  # the half kick that the step makes whole
+    for step in range(1, 4):
+        options = {"lr": lr, "num_data": 2.0, "temperature": temperature, "weight_decay": 0.0, "maximize": False}
+        key = {"seed": 1, "step": step}
+        lists = {"parameters": [4], "offsets": [0]}
+        reference.sghmc_step_([ours], [ours.sin()], [state], **options, **key, **lists, momentum=momentum)
+        p = p - h / 2 * theta.sin()
+        theta = theta + h / 2 * p
+        xi = reference.normal(n, **key, parameter=4, dtype=torch.float64)
+        p = momentum * p + math.sqrt((1 - momentum**2) * temperature / 2) * xi
+        theta = theta + h / 2 * p
+        p = p - h / 2 * theta.sin()
+        # A few roundings of numbers below 4 a step.
+        torch.testing.assert_close(ours, theta, rtol=0, atol=3 * 8 * 2.0**-51)
+        torch.testing.assert_close(state - h / 2 * ours.sin(), p, rtol=0, atol=3 * 8 * 2.0**-51)
+
+
 def test_float64_normals_of_small_radius() -> None:
     """Where u is near one, log u is as good as u, which is a float64: its relative error must not grow as r shrinks."""
     n, key = 2**20, {"seed": 3, "step": 1}

@@ -15,8 +15,12 @@ from ..models import ModelConfig
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint, model_of_checkpoint
 from ..training.pictures import save_grid
+from .check_sampler import check_sampler_command
+from .experiment import experiment_command
 
 app = typer.Typer(help="Amortized Langevin dynamics for PyTorch.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.command(name="check-sampler")(check_sampler_command)
+app.command(name="experiment")(experiment_command)
 
 DEFAULTS = TrainingConfig()
 NETWORK = DEFAULTS.network

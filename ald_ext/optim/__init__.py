@@ -2,6 +2,7 @@
 
 from .psgld import PSGLD
 from .schedulers import CyclicalCosine, PolynomialDecay
+from .sghmc import SGHMC
 from .sgld import SGLD
 
-__all__ = ["PSGLD", "SGLD", "CyclicalCosine", "PolynomialDecay"]
+__all__ = ["PSGLD", "SGHMC", "SGLD", "CyclicalCosine", "PolynomialDecay"]

@@ -1,4 +1,4 @@
-"""What SGLD and PSGLD have in common: options, noise keys, choice of implementation."""
+"""What SGLD, PSGLD and SGHMC have in common: options, noise keys, choice of implementation."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ..files import write_atomically
 from ..models import MODELS, Autoencoder
 from .config import TrainingConfig
-from .files import write_atomically
 
 FORMAT = 1
 KEYS = {"format", "config", "epoch", "model", "optimizer", "random_state", "history", "seconds"}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
 from ..models import MODELS, ModelConfig
-from .files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import write_atomically
 from ..models import MODELS, Autoencoder
 from ..optim import PSGLD
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .data import ImageData, load_dataset
-from .files import write_atomically
 from .pictures import pair_up, save_grid
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"

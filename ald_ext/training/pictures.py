@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import write_atomically
+from ..files import write_atomically
 
 #: Pixels between two images, and how much a pixel is enlarged.
 GAP, ENLARGEMENT = 2, 2

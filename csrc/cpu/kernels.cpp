@@ -2,7 +2,12 @@
 //
 // Note [Vector loops]
 // Loops over 16 blocks, 64 lanes or a range are written so that the compiler vectorizes them: no branch, no call, no
-// inner loop. `ivdep` states that param, grad, square_avg and outputs do not overlap, which csrc/ops checks.
+// inner loop. `ivdep` states that param, grad, state and outputs do not overlap, which csrc/ops checks.
+//
+// Note [Short rows]
+// An element of a latent row of at most 16 has a Philox block of its own, and takes lane 0 of it. Sixteen neighbours in
+// memory are made side by side, whichever rows they belong to. Tiles of a multiple of 16 rows begin at the same element
+// of a row.
 #include "kernels.h"
 
 #include "../math/dequantization.h"
@@ -34,9 +39,11 @@ ALD_EXT_INLINE void for_each_of_pair(const ChunkWords& words, const Use& use) {
     }
 }
 
+// The normals of a chunk up to `count`, and as many more as come with them.
 template <typename Scalar>
-void fill_chunk(Scalar* out, const ChunkWords& words) {
+void fill_chunk(Scalar* out, const ChunkWords& words, std::int64_t count) {
     for_each_constant_pair<Scalar>([&](auto pair) {
+        if (2 * pair * chunk_blocks >= count) return;
         Scalar* lanes = out + 2 * pair * chunk_blocks;
         for_each_of_pair<Scalar, pair>(words, [=](int i, Scalar first, Scalar second) {
             lanes[i] = first;
@@ -93,12 +100,105 @@ ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, con
             return;
         }
         Scalar normals[chunk_size<Scalar>];
-        fill_chunk(normals, words);
+        fill_chunk(normals, words, part.first + part.length);
         ALD_EXT_VECTORIZE
         for (std::int64_t i = 0; i < part.length; ++i) {
             finish(part.begin + i, normals[part.first + i], prepare(part.begin + i));
         }
     });
+}
+
+// The counters of the elements of a tile: Note [Short rows].
+class ShortRows {
+  public:
+    ShortRows(const LatentNoiseKey& key, std::int64_t begin, std::int64_t end)
+        : key_(key),
+          dimension_(static_cast<int>(key.dimension)),
+          first_(static_cast<int>(begin % key.dimension)),
+          size_(largest_tile / (chunk_blocks * dimension_) * chunk_blocks * dimension_),
+          next_row_(begin / key.dimension),
+          end_row_((end + key.dimension - 1) / key.dimension) {
+        std::uint32_t element = static_cast<std::uint32_t>(first_);
+        for (int i = 0; i < size_ && i < end - begin; ++i) {
+            block_[i] = element;
+            element = element + 1 == static_cast<std::uint32_t>(dimension_) ? 0 : element + 1;
+        }
+    }
+
+    int size() const { return size_; }
+
+    // Tiles come one after another. A row's parameter is written 16 times, past the row's end, which the next one
+    // mends: a vector is stored as fast as a word.
+    void begin_tile() {
+        const std::int64_t left = end_row_ - next_row_, rows = (first_ + size_ + dimension_ - 1) / dimension_;
+        for (std::int64_t row = 0; row < rows && row < left; ++row) {
+            const NoiseStream stream = make_noise_stream(0, key_.step, key_.data[next_row_ + row]);
+            std::uint32_t* low = parameter_low_ + chunk_blocks + row * dimension_ - first_;
+            std::uint32_t* high = high_bits_ + chunk_blocks + row * dimension_ - first_;
+            ALD_EXT_VECTORIZE
+            for (int i = 0; i < chunk_blocks; ++i) low[i] = stream.parameter_low;
+            ALD_EXT_VECTORIZE
+            for (int i = 0; i < chunk_blocks; ++i) high[i] = stream.high_bits;
+        }
+        next_row_ += size_ / dimension_;
+    }
+
+    // Of the 16 elements from `first` of the tile on.
+    ALD_EXT_INLINE ChunkWords words(const NoiseStream& stream, int first) const {
+        return words_of_parameters(stream, block_ + first, parameter_low_ + chunk_blocks + first,
+                                   high_bits_ + chunk_blocks + first);
+    }
+
+  private:
+    static constexpr int largest_tile = 2 * chunk_blocks * chunk_blocks;
+
+    LatentNoiseKey key_;
+    int dimension_, first_, size_;
+    std::int64_t next_row_, end_row_;
+    std::uint32_t block_[largest_tile] = {};
+    // With room for what is written before a tile's first element and past its last.
+    static constexpr int with_margins = largest_tile + 2 * chunk_blocks;
+    std::uint32_t parameter_low_[with_margins] = {}, high_bits_[with_margins] = {};
+};
+
+template <typename Scalar, typename Prepare, typename Finish>
+ALD_EXT_INLINE void for_each_normal_of_short_rows(const LatentNoiseKey& key, std::int64_t begin, std::int64_t end,
+                                                  const Prepare& prepare, const Finish& finish) {
+    const NoiseStream stream = make_noise_stream(key.seed, key.step, 0);
+    ShortRows rows(key, begin, end);
+    for (std::int64_t tile = begin; tile < end; tile += rows.size()) {
+        rows.begin_tile();
+        for (int first = 0; first < rows.size() && tile + first < end; first += chunk_blocks) {
+            const ChunkWords words = rows.words(stream, first);
+            const std::int64_t base = tile + first;
+            if (end - base >= chunk_blocks) {
+                for_each_of_pair<Scalar, 0>(words,
+                                            [&](int i, Scalar xi, Scalar) { finish(base + i, xi, prepare(base + i)); });
+                continue;
+            }
+            Scalar normals[chunk_blocks];
+            for_each_of_pair<Scalar, 0>(words, [&](int i, Scalar xi, Scalar) { normals[i] = xi; });
+            for (int i = 0; i < end - base; ++i) finish(base + i, normals[i], prepare(base + i));
+        }
+    }
+}
+
+template <typename Scalar, typename Prepare, typename Finish>
+ALD_EXT_INLINE void for_each_latent_normal(const LatentNoiseKey& key, std::int64_t begin, std::int64_t end,
+                                           const Prepare& prepare, const Finish& finish) {
+    if (key.dimension <= chunk_blocks) {
+        if (begin < end) for_each_normal_of_short_rows<Scalar>(key, begin, end, prepare, finish);
+        return;
+    }
+    std::int64_t stop = begin;
+    for (std::int64_t start = begin; start < end; start = stop) {
+        const std::int64_t row = start / key.dimension, row_end = (row + 1) * key.dimension;
+        stop = row_end < end ? row_end : end;
+        for_each_normal<Scalar>(
+            stop - start, {key.seed, key.step, key.data[row], start - row * key.dimension},
+            [=](std::int64_t i) { return prepare(start + i); },
+            [=](std::int64_t i, Scalar xi, Scalar prepared) { finish(start + i, xi, prepared); });
+    }
 }
 
 template <typename Scalar>
@@ -107,37 +207,68 @@ void normal(Scalar* out, std::int64_t count, NoiseKey key) {
     for_each_normal<Scalar>(count, key, prepare, [=](std::int64_t i, Scalar xi, Scalar) { out[i] = xi; });
 }
 
-// A step of parameters of the type they are computed in:
-//     prepared = prepare(index, theta, gradient),      theta <- update(theta, gradient, normal, prepared)
-template <typename Scalar, typename Prepare, typename Update>
-ALD_EXT_INLINE void step_exactly(Scalar* param, const Scalar* grad, std::int64_t count, const NoiseKey& key, bool noisy,
+template <typename Scalar>
+void latent_normal(Scalar* out, LatentNoiseKey key, std::int64_t begin, std::int64_t end) {
+    const auto prepare = [](std::int64_t) { return Scalar(0); };
+    const auto finish = [=](std::int64_t i, Scalar xi, Scalar) { out[i] = xi; };
+    for_each_latent_normal<Scalar>(key, begin, end, prepare, finish);
+}
+
+// The elements of a step, and their noise: a range of a parameter, or of latent rows.
+template <typename Scalar>
+struct ParameterElements {
+    NoiseKey key;
+    std::int64_t begin, end;  // from 0 on
+
+    template <typename Prepare, typename Finish>
+    ALD_EXT_INLINE void for_each(const Prepare& prepare, const Finish& finish) const {
+        for_each_normal<Scalar>(end, key, prepare, finish);
+    }
+};
+
+template <typename Scalar>
+struct LatentElements {
+    LatentNoiseKey key;
+    std::int64_t begin, end;
+
+    template <typename Prepare, typename Finish>
+    ALD_EXT_INLINE void for_each(const Prepare& prepare, const Finish& finish) const {
+        for_each_latent_normal<Scalar>(key, begin, end, prepare, finish);
+    }
+};
+
+// A step of parameters of the type they are computed in, where prepare and update may write the state at index:
+//     prepared = prepare(index, theta, gradient),      theta <- update(index, theta, gradient, normal, prepared)
+template <typename Scalar, typename Elements, typename Prepare, typename Update>
+ALD_EXT_INLINE void step_exactly(Scalar* param, const Scalar* grad, const Elements& elements, bool noisy,
                                  const Prepare& prepare, const Update& update) {
     const auto prepare_element = [=](std::int64_t i) { return prepare(i, param[i], grad[i]); };
     const auto finish = [=](std::int64_t i, Scalar xi, Scalar prepared) {
-        param[i] = update(param[i], grad[i], xi, prepared);
+        param[i] = update(i, param[i], grad[i], xi, prepared);
     };
     if (noisy) {
-        for_each_normal<Scalar>(count, key, prepare_element, finish);
+        elements.for_each(prepare_element, finish);
     } else {
         ALD_EXT_VECTORIZE
-        for (std::int64_t i = 0; i < count; ++i) finish(i, Scalar(0), prepare_element(i));
+        for (std::int64_t i = elements.begin; i < elements.end; ++i) finish(i, Scalar(0), prepare_element(i));
     }
 }
 
 // The same for 16-bit parameters, which are rounded stochastically, with noise or without. Several loops, because one
 // that mixes widths is not vectorized.
 template <typename Param, typename Prepare, typename Update>
-ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, std::int64_t count, const NoiseKey& key, bool noisy,
+ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, const ParameterElements<float>& elements, bool noisy,
                                   const Prepare& prepare, const Update& update) {
     constexpr int size = chunk_size<float>;
+    const NoiseKey& key = elements.key;
     const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
     const NoiseStream rounding = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
-    for_each_chunk<float>(count, key.offset, [&](const ChunkPart& part) {
+    for_each_chunk<float>(elements.end, key.offset, [&](const ChunkPart& part) {
         const int length = static_cast<int>(part.length);
         Param* params = param + part.begin;
         const Param* grads = grad + part.begin;
         float theta[size], gradient[size], normals[size] = {};
-        if (noisy) fill_chunk(normals, chunk_words(stream, part.chunk));
+        if (noisy) fill_chunk(normals, chunk_words(stream, part.chunk), part.first + part.length);
         const ChunkWords words = chunk_words(rounding, part.chunk);
         const float* xi = normals + part.first;
         const std::uint32_t* random = &words.word[0][0] + part.first;  // word k of block b is element 16 k + b's
@@ -148,35 +279,38 @@ ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, std::int64_t 
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) {
             const float prepared = prepare(part.begin + i, theta[i], gradient[i]);
-            theta[i] = update(theta[i], gradient[i], xi[i], prepared);
+            theta[i] = update(part.begin + i, theta[i], gradient[i], xi[i], prepared);
         }
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) params[i].bits = round_stochastically<Param>(theta[i], random[i]).bits;
     });
 }
 
-template <typename Param, typename Prepare, typename Update>
-ALD_EXT_INLINE void run_step(Param* param, const Param* grad, std::int64_t count, const NoiseKey& key,
+template <typename Param, typename Elements, typename Prepare, typename Update>
+ALD_EXT_INLINE void run_step(Param* param, const Param* grad, const Elements& elements,
                              const LangevinSettings& settings, const Prepare& prepare, const Update& update) {
     if constexpr (rounds_stochastically<Param>) {
-        step_rounding(param, grad, count, key, settings.temperature > 0.0, prepare, update);
+        step_rounding(param, grad, elements, settings.temperature > 0.0, prepare, update);
     } else {
-        step_exactly(param, grad, count, key, settings.temperature > 0.0, prepare, update);
+        step_exactly(param, grad, elements, settings.temperature > 0.0, prepare, update);
     }
 }
 
-template <typename Param>
-void sgld_step(Param* param, const Param* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings) {
+template <typename Param, typename Elements>
+ALD_EXT_INLINE void run_sgld(Param* param, const Param* grad, const Elements& elements,
+                             const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [](std::int64_t, Scalar, Scalar) { return Scalar(0); };
-    run_step(param, grad, count, key, settings, prepare,
-             [=](Scalar theta, Scalar gradient, Scalar xi, Scalar) { return sgld_update(theta, gradient, xi, step); });
+    run_step(param, grad, elements, settings, prepare,
+             [=](std::int64_t, Scalar theta, Scalar gradient, Scalar xi, Scalar) {
+                 return sgld_update(theta, gradient, xi, step);
+             });
 }
 
-template <bool adapt, typename Param>
-void psgld_step_adapting(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count,
-                         const NoiseKey& key, const LangevinSettings& settings) {
+template <bool adapt, typename Param, typename Elements>
+ALD_EXT_INLINE void run_psgld(Param* param, const Param* grad, Compute<Param>* square_avg, const Elements& elements,
+                              const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
@@ -185,17 +319,61 @@ void psgld_step_adapting(Param* param, const Param* grad, Compute<Param>* square
         if (adapt) square_avg[i] = v;
         return root;
     };
-    run_step(param, grad, count, key, settings, prepare, [=](Scalar theta, Scalar gradient, Scalar xi, Scalar root) {
-        return psgld_update(theta, gradient, root, xi, step);
-    });
+    run_step(param, grad, elements, settings, prepare,
+             [=](std::int64_t, Scalar theta, Scalar gradient, Scalar xi, Scalar root) {
+                 return psgld_update(theta, gradient, root, xi, step);
+             });
+}
+
+template <typename Param, typename Elements>
+ALD_EXT_INLINE void run_sghmc(Param* param, const Param* grad, Compute<Param>* momentum, const Elements& elements,
+                              const LangevinSettings& settings) {
+    using Scalar = Compute<Param>;
+    const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
+    const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
+        return kicked_momentum(theta, gradient, momentum[i], step);
+    };
+    run_step(param, grad, elements, settings, prepare,
+             [=](std::int64_t i, Scalar theta, Scalar, Scalar xi, Scalar kicked) {
+                 const Scalar moved = underdamped_update(theta, kicked, xi, step);
+                 momentum[i] = kicked;
+                 return moved;
+             });
+}
+
+template <typename Param>
+void sgld_step(Param* param, const Param* grad, Compute<Param>*, std::int64_t count, NoiseKey key,
+               const LangevinSettings& settings) {
+    run_sgld(param, grad, ParameterElements<Compute<Param>>{key, 0, count}, settings);
 }
 
 template <typename Param>
 void psgld_step(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count, NoiseKey key,
                 const LangevinSettings& settings) {
-    const bool adapt = key.step <= settings.freeze_after;
-    const auto run = adapt ? psgld_step_adapting<true, Param> : psgld_step_adapting<false, Param>;
-    run(param, grad, square_avg, count, key, settings);
+    const ParameterElements<Compute<Param>> elements{key, 0, count};
+    if (key.step <= settings.freeze_after) {
+        run_psgld<true>(param, grad, square_avg, elements, settings);
+    } else {
+        run_psgld<false>(param, grad, square_avg, elements, settings);
+    }
+}
+
+template <typename Param>
+void sghmc_step(Param* param, const Param* grad, Compute<Param>* momentum, std::int64_t count, NoiseKey key,
+                const LangevinSettings& settings) {
+    run_sghmc(param, grad, momentum, ParameterElements<Compute<Param>>{key, 0, count}, settings);
+}
+
+template <typename Scalar>
+void latent_sgld_step(Scalar* z, const Scalar* grad, Scalar*, LatentNoiseKey key, std::int64_t begin, std::int64_t end,
+                      const LangevinSettings& settings) {
+    run_sgld(z, grad, LatentElements<Scalar>{key, begin, end}, settings);
+}
+
+template <typename Scalar>
+void latent_sghmc_step(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
+                       std::int64_t end, const LangevinSettings& settings) {
+    run_sghmc(z, grad, momentum, LatentElements<Scalar>{key, begin, end}, settings);
 }
 
 // csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;
@@ -358,13 +536,21 @@ void quantize(const Scalar* y, std::uint8_t* x, std::int64_t count, int bits) {
 
 template <typename Scalar>
 KernelTable<Scalar> make_kernel_table() {
-    return {normal<Scalar>,     squared_distances<Scalar>,   log_probs<Scalar>, likelihood_gradients<Scalar>,
-            dequantize<Scalar>, dequantize_backward<Scalar>, quantize<Scalar>};
+    return {normal<Scalar>,
+            latent_normal<Scalar>,
+            latent_sgld_step<Scalar>,
+            latent_sghmc_step<Scalar>,
+            squared_distances<Scalar>,
+            log_probs<Scalar>,
+            likelihood_gradients<Scalar>,
+            dequantize<Scalar>,
+            dequantize_backward<Scalar>,
+            quantize<Scalar>};
 }
 
 template <typename Param>
 StepKernels<Param> make_step_kernels() {
-    return {sgld_step<Param>, psgld_step<Param>};
+    return {sgld_step<Param>, psgld_step<Param>, sghmc_step<Param>};
 }
 
 template KernelTable<float> make_kernel_table<float>();

@@ -12,13 +12,24 @@
 
 namespace ald_ext::cpu {
 
-// The steps of parameters of type Param: float, double, BFloat16 or Half.
+// A step of parameters of type Param: float, double, BFloat16 or Half. `state` is v of pSGLD, p of SGHMC.
+template <typename Param>
+using Step = void (*)(Param* param, const Param* grad, Compute<Param>* state, std::int64_t count, NoiseKey key,
+                      const LangevinSettings& settings);
+
 template <typename Param>
 struct StepKernels {
-    void (*sgld)(Param* param, const Param* grad, std::int64_t count, NoiseKey key, const LangevinSettings& settings);
-    void (*psgld)(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count, NoiseKey key,
-                  const LangevinSettings& settings);
+    Step<Param> sgld, psgld, sghmc;
+
+    Step<Param> of(StepKind kind) const {
+        return kind == StepKind::sgld ? sgld : kind == StepKind::psgld ? psgld : sghmc;
+    }
 };
+
+// A step of the elements `begin` to `end` of latent variables; `momentum` is null for SGLD.
+template <typename Scalar>
+using LatentStep = void (*)(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
+                            std::int64_t end, const LangevinSettings& settings);
 
 // A batch of rows of `dimension` values, and where the gradients for x and for the mean go.
 template <typename Scalar>
@@ -34,6 +45,8 @@ struct LikelihoodGradient {
 template <typename Scalar>
 struct KernelTable {
     void (*normal)(Scalar* out, std::int64_t count, NoiseKey key);
+    void (*latent_normal)(Scalar* out, LatentNoiseKey key, std::int64_t begin, std::int64_t end);
+    LatentStep<Scalar> latent_sgld, latent_sghmc;
     // r^2 of the segments `begin` to `end` of the batch, rows of `dimension` values, counted row by row.
     void (*squared_distances)(const Scalar* x, const Scalar* mean, std::int64_t dimension, std::int64_t begin,
                               std::int64_t end, double* sums);

@@ -1,5 +1,5 @@
-// The words of the 16 Philox blocks of a chunk, computed side by side. Compilers do not find the widening
-// multiplications of an instruction set by themselves.
+// The words of 16 Philox blocks, computed side by side. Compilers do not find the widening multiplications of an
+// instruction set by themselves.
 #pragma once
 
 #if defined(__SSE2__)
@@ -56,6 +56,12 @@ struct ChunkWords {
     }
 };
 
+ALD_EXT_INLINE VectorWord load_word(const std::uint32_t* in) {
+    Lanes merged;
+    memcpy(&merged, in, sizeof(Lanes));
+    return {merged, merged >> 32};
+}
+
 ALD_EXT_INLINE void store_word(const VectorWord& word, std::uint32_t* out) {
     const Lanes merged = (word.even & 0xFFFFFFFFu) | (word.odd << 32);
     memcpy(out, &merged, sizeof(Lanes));
@@ -70,6 +76,19 @@ ALD_EXT_INLINE ChunkWords chunk_words(const NoiseStream& stream, std::uint64_t c
     }
     for (int first = 0; first < chunk_blocks; first += blocks_of_lanes) {
         const auto block = random_words(stream, chunk * chunk_blocks + first, lane);
+        for (int k = 0; k < 4; ++k) store_word(block.word[k], &words.word[k][first]);
+    }
+    return words;
+}
+
+// Of 16 parameters, each with a block below 2^32; `stream` gives what they share.
+ALD_EXT_INLINE ChunkWords words_of_parameters(const NoiseStream& stream, const std::uint32_t* block_number,
+                                              const std::uint32_t* parameter_low, const std::uint32_t* high_bits) {
+    ChunkWords words;
+    for (int first = 0; first < chunk_blocks; first += blocks_of_lanes) {
+        const auto block =
+            philox<philox_rounds>(load_word(block_number + first), stream.step_low, load_word(parameter_low + first),
+                                  load_word(high_bits + first), stream.key_low, stream.key_high);
         for (int k = 0; k < 4; ++k) store_word(block.word[k], &words.word[k][first]);
     }
     return words;

@@ -16,7 +16,7 @@ template <typename Param>
 struct StepTensor {
     Param* param;
     const Param* grad;
-    Compute<Param>* square_avg;  // null for SGLD
+    Compute<Param>* state;  // v of pSGLD, p of SGHMC, null for SGLD
     std::int64_t numel, parameter, offset;
 };
 
@@ -24,8 +24,24 @@ template <typename Scalar>
 void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t stream);
 
 template <typename Param>
-void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
+void langevin_step(StepKind kind, const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
                    const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream);
+
+// Latent variables, `count` elements; momentum is null for SGLD.
+template <typename Scalar>
+struct LatentBatch {
+    Scalar* z;
+    const Scalar* grad;
+    Scalar* momentum;
+    std::int64_t count;
+    LatentNoiseKey key;
+};
+
+template <typename Scalar>
+void latent_normal(Scalar* out, std::int64_t count, const LatentNoiseKey& key, cudaStream_t stream);
+
+template <typename Scalar>
+void latent_step(const LatentBatch<Scalar>& batch, const LangevinSettings& settings, cudaStream_t stream);
 
 // Pixels of `bits` bits and the h by which they are dequantized.
 template <typename Scalar>

@@ -124,7 +124,7 @@ __device__ int tensor_of_block(const StepBatch<Param>& batch) {
     return low;
 }
 
-template <typename Param, bool preconditioned, bool noisy>
+template <typename Param, StepKind kind, bool noisy>
 __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     step_kernel(const __grid_constant__ StepBatch<Param> batch) {
     using Scalar = Compute<Param>;
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     // On their way while the state and the noise are made.
     auto params = elements.load(static_cast<const Param*>(tensor.param));
     const auto grads = elements.load(tensor.grad);
-    Values<Scalar, ChunkQuarter<Scalar>::lanes> square_avgs = {}, normals = {}, updated;
-    if constexpr (preconditioned) square_avgs = elements.load(static_cast<const Scalar*>(tensor.square_avg));
+    Values<Scalar, ChunkQuarter<Scalar>::lanes> states = {}, normals = {}, updated;
+    if constexpr (kind != StepKind::sgld) states = elements.load(static_cast<const Scalar*>(tensor.state));
 
     __shared__ StepState<Scalar> shared_state;
     if (threadIdx.x == 0) shared_state = current_state(batch);
@@ -148,16 +148,19 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
 #pragma unroll
     for (int e = 0; e < elements.size; ++e) {
         const Scalar theta = widen(params[e]), gradient = widen(grads[e]), xi = normals[e];
-        if constexpr (preconditioned) {
-            Scalar& v = square_avgs[e];
+        if constexpr (kind == StepKind::psgld) {
+            Scalar& v = states[e];
             const Scalar root = state.adapt ? root_of_preconditioner<true>(theta, gradient, v, state.scalars)
                                             : root_of_preconditioner<false>(theta, gradient, v, state.scalars);
             updated[e] = psgld_update(theta, gradient, root, xi, state.scalars);
+        } else if constexpr (kind == StepKind::sghmc) {
+            states[e] = kicked_momentum(theta, gradient, states[e], state.scalars);
+            updated[e] = underdamped_update(theta, states[e], xi, state.scalars);
         } else {
             updated[e] = sgld_update(theta, gradient, xi, state.scalars);
         }
     }
-    if (preconditioned && state.adapt) elements.store(tensor.square_avg, square_avgs);
+    if (kind == StepKind::sghmc || (kind == StepKind::psgld && state.adapt)) elements.store(tensor.state, states);
     Values<std::uint32_t, 4> random = {};
     if constexpr (rounds_stochastically<Param>) {
         random = quarter.words(make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding));
@@ -170,10 +173,55 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
 template <typename Param>
 using StepKernel = void (*)(StepBatch<Param>);
 
+template <typename Param, StepKind kind>
+StepKernel<Param> choose_step_kernel(bool noisy) {
+    return noisy ? step_kernel<Param, kind, true> : step_kernel<Param, kind, false>;
+}
+
 template <typename Param>
-StepKernel<Param> choose_step_kernel(bool preconditioned, bool noisy) {
-    if (preconditioned) return noisy ? step_kernel<Param, true, true> : step_kernel<Param, true, false>;
-    return noisy ? step_kernel<Param, false, true> : step_kernel<Param, false, false>;
+StepKernel<Param> choose_step_kernel(StepKind kind, bool noisy) {
+    switch (kind) {
+        case StepKind::sgld:
+            return choose_step_kernel<Param, StepKind::sgld>(noisy);
+        case StepKind::psgld:
+            return choose_step_kernel<Param, StepKind::psgld>(noisy);
+        default:
+            return choose_step_kernel<Param, StepKind::sghmc>(noisy);
+    }
+}
+
+// Latent rows are short and their blocks hardly shared: one thread an element.
+template <typename Scalar>
+__device__ Scalar latent_normal_of(const LatentNoiseKey& key, std::int64_t i) {
+    const std::int64_t row = i / key.dimension;
+    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.data[row]), i - row * key.dimension);
+}
+
+__device__ inline std::int64_t element_of_thread() {
+    return static_cast<std::int64_t>(blockIdx.x) * threads_per_block + threadIdx.x;
+}
+
+template <typename Scalar>
+__global__ void __launch_bounds__(threads_per_block)
+    latent_normal_kernel(Scalar* out, std::int64_t count, LatentNoiseKey key) {
+    const std::int64_t i = element_of_thread();
+    if (i < count) out[i] = latent_normal_of<Scalar>(key, i);
+}
+
+template <typename Scalar>
+__global__ void __launch_bounds__(threads_per_block)
+    latent_step_kernel(LatentBatch<Scalar> batch, StepScalars<Scalar> step, bool noisy) {
+    const std::int64_t i = element_of_thread();
+    if (i >= batch.count) return;
+    const Scalar z = batch.z[i], gradient = batch.grad[i];
+    const Scalar xi = noisy ? latent_normal_of<Scalar>(batch.key, i) : Scalar(0);
+    if (batch.momentum == nullptr) {
+        batch.z[i] = sgld_update(z, gradient, xi, step);
+        return;
+    }
+    Scalar momentum = kicked_momentum(z, gradient, batch.momentum[i], step);
+    batch.z[i] = underdamped_update(z, momentum, xi, step);
+    batch.momentum[i] = momentum;
 }
 
 }  // namespace
@@ -186,7 +234,7 @@ void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t s
 }
 
 template <typename Param>
-void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
+void langevin_step(StepKind kind, const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
                    const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream) {
     for (std::size_t begin = 0; begin < tensors.size(); begin += tensors_per_launch) {
         StepBatch<Param> batch = {};
@@ -202,19 +250,32 @@ void langevin_step(const std::vector<StepTensor<Param>>& tensors, std::int64_t s
             batch.first_block[i] = static_cast<unsigned>(blocks);
             blocks += blocks_for<Compute<Param>>(tensor.numel, tensor.offset);
         }
-        const auto kernel =
-            choose_step_kernel<Param>(batch.tensors[0].square_avg != nullptr, settings.temperature > 0.0);
+        const auto kernel = choose_step_kernel<Param>(kind, settings.temperature > 0.0);
         launch("langevin_step", kernel, blocks, stream, batch);
     }
 }
 
-#define ALD_EXT_INSTANTIATE(Scalar) template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);
+template <typename Scalar>
+void latent_normal(Scalar* out, std::int64_t count, const LatentNoiseKey& key, cudaStream_t stream) {
+    launch("latent_normal", latent_normal_kernel<Scalar>, divide_up(count, threads_per_block), stream, out, count, key);
+}
+
+template <typename Scalar>
+void latent_step(const LatentBatch<Scalar>& batch, const LangevinSettings& settings, cudaStream_t stream) {
+    launch("latent_step", latent_step_kernel<Scalar>, divide_up(batch.count, threads_per_block), stream, batch,
+           make_step_scalars<Scalar>(settings), settings.temperature > 0.0);
+}
+
+#define ALD_EXT_INSTANTIATE(Scalar)                                                                  \
+    template void normal<Scalar>(Scalar*, std::int64_t, const NoiseKey&, cudaStream_t);              \
+    template void latent_normal<Scalar>(Scalar*, std::int64_t, const LatentNoiseKey&, cudaStream_t); \
+    template void latent_step<Scalar>(const LatentBatch<Scalar>&, const LangevinSettings&, cudaStream_t);
 
 ALD_EXT_INSTANTIATE(float)
 ALD_EXT_INSTANTIATE(double)
 
-#define ALD_EXT_INSTANTIATE_STEP(Param)                                                                   \
-    template void langevin_step<Param>(const std::vector<StepTensor<Param>>&, std::int64_t, std::int64_t, \
+#define ALD_EXT_INSTANTIATE_STEP(Param)                                                                             \
+    template void langevin_step<Param>(StepKind, const std::vector<StepTensor<Param>>&, std::int64_t, std::int64_t, \
                                        const DeviceClock&, const LangevinSettings&, cudaStream_t);
 
 ALD_EXT_INSTANTIATE_STEP(float)

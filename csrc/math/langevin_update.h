@@ -5,6 +5,15 @@
 //     v     <- alpha v + (1 - alpha) g^2,      G = 1 / (sqrt(v) + eps)      (SGLD: G = 1)
 //     theta <- theta - lr G g + sqrt(2 lr T G / N) xi,      xi ~ N(0, 1)
 // Paper: Eq. (6); preconditioner of Li et al. 2016 with V on mean gradients.
+//
+// Note [Underdamped steps]
+// SGHMC with momentum p and h = sqrt(lr):
+//     p     <- p - h g                                       (B)
+//     theta <- theta + h/2 p                                 (A/2)
+//     p     <- mu p + sqrt((1 - mu^2) T / N) xi              (O)
+//     theta <- theta + h/2 p                                 (A/2)
+// BAOAB of Leimkuhler & Matthews 2013 with its two half kicks, which see the same theta, made one. With lr = 0 no time
+// goes by, so p stays too.
 #pragma once
 
 #include "config.h"
@@ -18,15 +27,27 @@ struct StepScalars {
     Scalar lr, weight_decay, gradient_sign;
     Scalar noise_scale;  // sqrt(2 lr T / N)
     Scalar alpha, one_minus_alpha, eps;
+    Scalar kick, half_drift;                      // h, h/2
+    Scalar momentum_decay, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
 };
 
 template <typename Scalar>
 ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
     const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
-    return {static_cast<Scalar>(settings.lr),           static_cast<Scalar>(settings.weight_decay),
-            settings.maximize ? Scalar(-1) : Scalar(1), static_cast<Scalar>(square_root(noise_variance)),
-            static_cast<Scalar>(settings.alpha),        static_cast<Scalar>(1.0 - settings.alpha),
-            static_cast<Scalar>(settings.eps)};
+    const double duration = square_root(settings.lr);
+    const double decay = settings.lr > 0.0 ? settings.momentum : 1.0;
+    const double momentum_variance = (1.0 - decay) * (1.0 + decay) * settings.temperature / settings.num_data;
+    return {static_cast<Scalar>(settings.lr),
+            static_cast<Scalar>(settings.weight_decay),
+            settings.maximize ? Scalar(-1) : Scalar(1),
+            static_cast<Scalar>(square_root(noise_variance)),
+            static_cast<Scalar>(settings.alpha),
+            static_cast<Scalar>(1.0 - settings.alpha),
+            static_cast<Scalar>(settings.eps),
+            static_cast<Scalar>(duration),
+            static_cast<Scalar>(duration / 2.0),
+            static_cast<Scalar>(decay),
+            static_cast<Scalar>(square_root(momentum_variance))};
 }
 
 template <typename Scalar>
@@ -54,6 +75,20 @@ ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar root, S
                                    const StepScalars<Scalar>& step) {
     const Scalar g = decayed_gradient(theta, gradient, step);
     return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
+}
+
+// B of Note [Underdamped steps].
+template <typename Scalar>
+ALD_EXT_INLINE Scalar kicked_momentum(Scalar theta, Scalar gradient, Scalar momentum, const StepScalars<Scalar>& step) {
+    return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), momentum);
+}
+
+// What follows B. Updates the kicked momentum, and gives theta: both half drifts at once, for one rounding.
+template <typename Scalar>
+ALD_EXT_INLINE Scalar underdamped_update(Scalar theta, Scalar& momentum, Scalar xi, const StepScalars<Scalar>& step) {
+    const Scalar kicked = momentum;
+    momentum = fused_multiply_add(step.momentum_decay, kicked, step.momentum_noise_scale * xi);
+    return fused_multiply_add(step.half_drift, kicked + momentum, theta);
 }
 
 ALD_EXT_MATH_END

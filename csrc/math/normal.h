@@ -107,6 +107,19 @@ ALD_EXT_INLINE NormalPair<Scalar> normal_pair(const PhiloxBlock<std::uint32_t>& 
     }
 }
 
+// The normal of one element, where its neighbours are not wanted.
+template <typename Scalar>
+ALD_EXT_INLINE Scalar normal_of_element(const NoiseStream& stream, std::uint64_t element) {
+    const std::uint64_t first_block = element / chunk_size<Scalar> * chunk_blocks;
+    const std::uint32_t lane = static_cast<std::uint32_t>(element % chunk_size<Scalar>) / chunk_blocks;
+    PhiloxBlock<std::uint32_t> words =
+        random_words(stream, first_block, static_cast<std::uint32_t>(element % chunk_blocks));
+    // A float has its pair in one half of the block.
+    if (lane >= 2) words = {{words.word[2], words.word[3], 0, 0}};
+    const NormalPair<Scalar> pair = normal_pair<Scalar, 0>(words);
+    return lane % 2 == 0 ? pair.first : pair.second;
+}
+
 template <typename Scalar>
 struct NormalBlock {
     Scalar lane[normals_per_block<Scalar>];

@@ -16,16 +16,17 @@ struct StepClock {
     DeviceClock device = {};  // overrules the two
 };
 
-// A tensor of a step; square_avg is null for SGLD.
+// A tensor of a step; `state` is v of pSGLD, p of SGHMC, null for SGLD.
 struct StepTensor {
     void* param;
     const void* grad;
-    void* square_avg;
+    void* state;
     std::int64_t numel;
     std::int64_t parameter, offset;  // of its noise
 };
 
 struct StepArguments {
+    StepKind kind;
     std::vector<StepTensor> tensors;  // without the empty ones
     ScalarType type;                  // of the parameters
     std::int64_t device_index;
@@ -41,20 +42,26 @@ inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char*
     check_range(key.offset, 0, max_elements - count, op, "offset");
 }
 
+inline void check_contiguous(const Tensor& tensor, const char* op, const char* argument) {
+    ALD_EXT_CHECK(tensor.is_contiguous(), op, argument, "got strides ", shape_text(tensor.strides()),
+                  ", expected a contiguous tensor");
+}
+
 inline void check_noise_output(const Tensor& out, const NoiseKey& key, const char* op) {
     check_floating(out, op, "out");
-    ALD_EXT_CHECK(out.is_contiguous(), op, "out", "got strides ", shape_text(out.strides()),
-                  ", expected a contiguous tensor");
+    check_contiguous(out, op, "out");
     check_noise_key(key, out.numel(), op);
 }
 
-inline void check_settings(const LangevinSettings& settings, const char* op) {
+inline void check_settings(const LangevinSettings& settings, const char* op, const char* momentum_name = "momentum") {
     check_not_negative(settings.temperature, op, "temperature");
     check_not_negative(settings.weight_decay, op, "weight_decay");
     check_positive(settings.num_data, op, "num_data");
     check_not_negative(settings.eps, op, "eps");
     ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
                   ", expected 0 <= alpha < 1");
+    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, momentum_name, "got ", settings.momentum,
+                  ", expected 0 <= ", momentum_name, " < 1");
 }
 
 inline void check_scalar_argument(const Tensor& tensor, const Tensor& param, const char* op, const char* argument) {
@@ -98,15 +105,15 @@ inline MemoryRange memory_range(const Tensor& tensor, bool written) {
 }
 
 // What a step writes must overlap nothing: two updates of one element would race, and csrc/cpu/kernels.cpp, Note
-// [Vector loops], rests on it. Gradients may share memory among themselves.
-inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op) {
+// [Vector loops], rests on it. What is only read may share memory. `written` and `read` name the arguments.
+inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op, const char* written, const char* read) {
     std::sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
     const char *written_end = nullptr, *read_end = nullptr;
     for (const MemoryRange& range : ranges) {
-        ALD_EXT_CHECK(!range.written || range.begin >= written_end, op, "params, square_avgs",
+        ALD_EXT_CHECK(!range.written || range.begin >= written_end, op, written,
                       "got the same memory twice, expected distinct tensors");
-        ALD_EXT_CHECK(range.begin >= (range.written ? read_end : written_end), op, "grads",
-                      "got memory that the step writes, expected tensors distinct from params and square_avgs");
+        ALD_EXT_CHECK(range.begin >= (range.written ? read_end : written_end), op, read,
+                      "got memory that the step writes, expected tensors distinct from ", written);
         const char*& end = range.written ? written_end : read_end;
         end = std::max(end, range.end);
     }
@@ -121,11 +128,22 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarTyp
                   ", expected ", shape_text(param.strides()), " as of its parameter");
 }
 
-// `square_avgs` is null for SGLD.
-inline StepArguments check_step(const char* op, const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
-                                const std::vector<Tensor>* square_avgs, const std::vector<std::int64_t>& parameters,
-                                const std::vector<std::int64_t>& offsets, std::int64_t seed, const StepClock& clock,
-                                LangevinSettings settings) {
+// How a step calls itself and its arguments.
+struct StepNames {
+    StepKind kind;
+    const char *op, *states, *written;  // `states` is null for SGLD
+};
+
+constexpr StepNames sgld_names = {StepKind::sgld, "ald_ext::sgld_step_", nullptr, "params"};
+constexpr StepNames psgld_names = {StepKind::psgld, "ald_ext::psgld_step_", "square_avgs", "params, square_avgs"};
+constexpr StepNames sghmc_names = {StepKind::sghmc, "ald_ext::sghmc_step_", "momenta", "params, momenta"};
+
+// `states` is empty for SGLD.
+inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
+                                const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
+                                const std::vector<std::int64_t>& parameters, const std::vector<std::int64_t>& offsets,
+                                std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
+    const char* op = names.op;
     const std::size_t count = params.size();
     ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");
     const auto check_length = [&](std::size_t length, const char* argument) {
@@ -133,14 +151,15 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
                       ", one for each of params");
     };
     check_length(grads.size(), "grads");
-    if (square_avgs != nullptr) check_length(square_avgs->size(), "square_avgs");
+    if (names.states != nullptr) check_length(states.size(), names.states);
     check_length(parameters.size(), "parameters");
     check_length(offsets.size(), "offsets");
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
     settings.lr = clock.lr;
 
-    StepArguments arguments{{}, params[0].scalar_type(), params[0].get_device_index(), seed, settings, clock};
+    StepArguments arguments{names.kind, {},   params[0].scalar_type(), params[0].get_device_index(), seed,
+                            settings,   clock};
     arguments.tensors.reserve(count);
     const ScalarType state_type = compute_type(arguments.type);
     std::vector<MemoryRange> ranges;
@@ -155,18 +174,79 @@ inline StepArguments check_step(const char* op, const std::vector<Tensor>& param
         ALD_EXT_CHECK(is_dense(param), op, name, "got strides ", shape_text(param.strides()), " for shape ",
                       shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
         check_companion(grads[i], param, arguments.type, op, {"grads", index});
-        if (square_avgs != nullptr) check_companion((*square_avgs)[i], param, state_type, op, {"square_avgs", index});
+        if (names.states != nullptr) check_companion(states[i], param, state_type, op, {names.states, index});
         check_noise_key({seed, clock.step, parameters[i], offsets[i]}, param.numel(), op);
         if (param.numel() == 0) continue;
-        void* square_avg = square_avgs == nullptr ? nullptr : (*square_avgs)[i].mutable_data_ptr();
+        void* state = names.states == nullptr ? nullptr : states[i].mutable_data_ptr();
         ranges.push_back(memory_range(param, true));
         ranges.push_back(memory_range(grads[i], false));
-        if (square_avg != nullptr) ranges.push_back(memory_range((*square_avgs)[i], true));
-        arguments.tensors.push_back({param.mutable_data_ptr(), grads[i].const_data_ptr(), square_avg, param.numel(),
-                                     parameters[i], offsets[i]});
+        if (state != nullptr) ranges.push_back(memory_range(states[i], true));
+        arguments.tensors.push_back(
+            {param.mutable_data_ptr(), grads[i].const_data_ptr(), state, param.numel(), parameters[i], offsets[i]});
     }
-    check_no_overlap(std::move(ranges), op);
+    check_no_overlap(std::move(ranges), op, names.written, "grads");
     return arguments;
+}
+
+// What keys the noise of latent rows.
+struct LatentArguments {
+    const char* op;
+    Tensor data;  // contiguous
+    std::int64_t seed, step, dimension;
+
+    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(data), dimension}; }
+};
+
+inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& data,
+                                    std::int64_t seed, std::int64_t step) {
+    check_floating(rows, op, name);
+    ALD_EXT_CHECK(rows.dim() >= 1, op, name, "got a tensor without dimensions, expected (n, ...)");
+    check_contiguous(rows, op, name);
+    check_type(data, ScalarType::Long, op, "data");
+    check_same_device(data, rows, op, "data", name);
+    ALD_EXT_CHECK(data.dim() == 1 && data.size(0) == rows.size(0), op, "data", "got shape ", shape_text(data.sizes()),
+                  ", expected (", rows.size(0), "), one datum a row of ", name);
+    std::int64_t dimension = 1;
+    for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
+    check_noise_key({seed, step, 0, 0}, dimension, op);
+    return {op, torch::stable::contiguous(data), seed, step, dimension};
+}
+
+struct LatentStepArguments {
+    LatentArguments rows;
+    const Tensor& z;
+    const Tensor* momentum;  // null for SGLD
+    Tensor grad;             // contiguous
+    LangevinSettings settings;
+};
+
+inline void check_latent_companion(const Tensor& tensor, const Tensor& z, const char* op, const char* name) {
+    check_same_device(tensor, z, op, name, "z");
+    check_type(tensor, z.scalar_type(), op, name);
+    check_same_shape(tensor, z, op, name, "z");
+}
+
+// `momentum` is null for SGLD.
+inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momentum,
+                                             const Tensor& grad, const Tensor& data, std::int64_t seed,
+                                             std::int64_t step, const LangevinSettings& settings) {
+    check_settings(settings, op, "momentum_decay");
+    check_not_negative(settings.lr, op, "lr");
+    check_floating(z, op, "z");
+    check_latent_companion(grad, z, op, "grad");
+    if (momentum != nullptr) {
+        check_latent_companion(*momentum, z, op, "momentum");
+        check_contiguous(*momentum, op, "momentum");
+    }
+    const LatentArguments rows = check_latent(op, z, "z", data, seed, step);
+    const Tensor gradient = torch::stable::contiguous(grad);
+    if (z.numel() > 0) {
+        std::vector<MemoryRange> ranges = {memory_range(z, true), memory_range(gradient, false),
+                                           memory_range(rows.data, false)};
+        if (momentum != nullptr) ranges.push_back(memory_range(*momentum, true));
+        check_no_overlap(std::move(ranges), op, momentum != nullptr ? "z, momentum" : "z", "grad, data");
+    }
+    return {rows, z, momentum, gradient, settings};
 }
 
 // x and mean as rows of `dimension` values.

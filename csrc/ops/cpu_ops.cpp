@@ -3,6 +3,7 @@
 // Note [Results do not depend on the division]
 // Noise is a function of the element's index, other loops are elementwise, and the sums of
 // csrc/math/marginal_gaussian.h have fixed segments. So work may be cut anywhere, for any number of threads.
+#include <atomic>
 #include <numeric>
 
 #include "../cpu/kernels.h"
@@ -41,6 +42,33 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
     });
 }
 
+// CUDA does not look at the values, which would make it wait.
+void check_data_values(const LatentArguments& rows) {
+    const std::int64_t* values = const_data<std::int64_t>(rows.data);
+    std::atomic<bool> all_inside{true};
+    divide(rows.data.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+        std::uint64_t bits = 0;
+        for (std::int64_t row = begin; row < end; ++row) bits |= static_cast<std::uint64_t>(values[row]);
+        if (bits > static_cast<std::uint64_t>(max_parameter)) all_inside = false;
+    });
+    if (all_inside) return;
+    for (std::int64_t row = 0; row < rows.data.numel(); ++row) {
+        check_range(values[row], 0, max_parameter, rows.op, {"data", row});
+    }
+}
+
+void latent_normal_(const Tensor& out, const Tensor& data, std::int64_t seed, std::int64_t step) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", data, seed, step);
+    check_data_values(rows);
+    dispatch_floating(out, [&](auto zero) {
+        using Scalar = decltype(zero);
+        Scalar* values = ops::data<Scalar>(out);
+        divide(out.numel(), noisy_grain, [&](std::int64_t begin, std::int64_t end) {
+            kernels<Scalar>().latent_normal(values, rows.key(), begin, end);
+        });
+    });
+}
+
 // Runs run(tensor, begin, count) over all elements of all tensors, as one range.
 template <typename Run>
 void divide_tensors(const std::vector<StepTensor>& tensors, const Run& run) {
@@ -62,18 +90,28 @@ void divide_tensors(const std::vector<StepTensor>& tensors, const Run& run) {
 struct CpuDevice {
     template <typename Param>
     static void run_step(const StepArguments& arguments) {
-        const cpu::StepKernels<Param>& step_kernels = cpu::capability_in_use().step_kernels<Param>();
+        const cpu::Step<Param> run = cpu::capability_in_use().step_kernels<Param>().of(arguments.kind);
         const std::int64_t seed = arguments.seed, step = arguments.clock.step;
         divide_tensors(arguments.tensors, [&](const StepTensor& tensor, std::int64_t begin, std::int64_t count) {
             Param* param = static_cast<Param*>(tensor.param) + begin;
             const Param* grad = static_cast<const Param*>(tensor.grad) + begin;
             const NoiseKey key{seed, step, tensor.parameter, tensor.offset + begin};
-            if (tensor.square_avg == nullptr) {
-                step_kernels.sgld(param, grad, count, key, arguments.settings);
-            } else {
-                Compute<Param>* square_avg = static_cast<Compute<Param>*>(tensor.square_avg) + begin;
-                step_kernels.psgld(param, grad, square_avg, count, key, arguments.settings);
-            }
+            Compute<Param>* state = static_cast<Compute<Param>*>(tensor.state);
+            run(param, grad, state == nullptr ? nullptr : state + begin, count, key, arguments.settings);
+        });
+    }
+
+    template <typename Scalar>
+    static void run_latent_step(const LatentStepArguments& arguments) {
+        check_data_values(arguments.rows);
+        const bool sgld = arguments.momentum == nullptr;
+        const cpu::LatentStep<Scalar> run = sgld ? kernels<Scalar>().latent_sgld : kernels<Scalar>().latent_sghmc;
+        Scalar* z = data<Scalar>(arguments.z);
+        const Scalar* grad = const_data<Scalar>(arguments.grad);
+        Scalar* momentum = sgld ? nullptr : data<Scalar>(*arguments.momentum);
+        const LatentNoiseKey key = arguments.rows.key();
+        divide(arguments.z.numel(), noisy_grain, [&](std::int64_t begin, std::int64_t end) {
+            run(z, grad, momentum, key, begin, end, arguments.settings);
         });
     }
 };

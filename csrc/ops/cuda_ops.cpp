@@ -29,6 +29,15 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
     });
 }
 
+void latent_normal_(const Tensor& out, const Tensor& data, std::int64_t seed, std::int64_t step) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", data, seed, step);
+    const DeviceGuard guard(out.get_device_index());
+    dispatch_floating(out, [&](auto zero) {
+        using Scalar = decltype(zero);
+        cuda::latent_normal(ops::data<Scalar>(out), out.numel(), rows.key(), current_stream(out.get_device_index()));
+    });
+}
+
 struct CudaDevice {
     template <typename Param>
     static void run_step(const StepArguments& arguments) {
@@ -36,12 +45,22 @@ struct CudaDevice {
         tensors.reserve(arguments.tensors.size());
         for (const StepTensor& tensor : arguments.tensors) {
             tensors.push_back({static_cast<Param*>(tensor.param), static_cast<const Param*>(tensor.grad),
-                               static_cast<Compute<Param>*>(tensor.square_avg), tensor.numel, tensor.parameter,
+                               static_cast<Compute<Param>*>(tensor.state), tensor.numel, tensor.parameter,
                                tensor.offset});
         }
         const DeviceGuard guard(arguments.device_index);
-        cuda::langevin_step(tensors, arguments.seed, arguments.clock.step, arguments.clock.device, arguments.settings,
-                            current_stream(arguments.device_index));
+        cuda::langevin_step(arguments.kind, tensors, arguments.seed, arguments.clock.step, arguments.clock.device,
+                            arguments.settings, current_stream(arguments.device_index));
+    }
+
+    template <typename Scalar>
+    static void run_latent_step(const LatentStepArguments& arguments) {
+        const Tensor& z = arguments.z;
+        const DeviceGuard guard(z.get_device_index());
+        Scalar* momentum = arguments.momentum == nullptr ? nullptr : data<Scalar>(*arguments.momentum);
+        cuda::latent_step<Scalar>(
+            {data<Scalar>(z), const_data<Scalar>(arguments.grad), momentum, z.numel(), arguments.rows.key()},
+            arguments.settings, current_stream(z.get_device_index()));
     }
 };
 

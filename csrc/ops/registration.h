@@ -7,8 +7,8 @@
 
 namespace ald_ext::ops {
 
-// The step ops of a device; Device::run_step<Param>(arguments) does the work. The overloads `tensor` take lr and step
-// as tensors.
+// The step ops of a device; Device::run_step<Param>(arguments) does the work, of latent variables
+// Device::run_latent_step<Scalar>(arguments). The overloads `tensor` take lr and step as tensors.
 template <typename Device>
 struct StepOps {
     using Tensors = std::vector<Tensor>;
@@ -23,18 +23,23 @@ struct StepOps {
         return {0.0, weight_decay, temperature, num_data, maximize, 0.0, 0.0, 0};
     }
 
+    static LangevinSettings sghmc_settings(double num_data, double temperature, double weight_decay, bool maximize,
+                                           double momentum) {
+        return {0.0, weight_decay, temperature, num_data, maximize, 0.0, 0.0, 0, momentum};
+    }
+
     static void sgld_step_(const Tensors& params, const Tensors& grads, double lr, double num_data, double temperature,
                            double weight_decay, bool maximize, std::int64_t seed, std::int64_t step,
                            const Integers& parameters, const Integers& offsets) {
-        run(check_step("ald_ext::sgld_step_", params, grads, nullptr, parameters, offsets, seed, {lr, step},
+        run(check_step(sgld_names, params, grads, {}, parameters, offsets, seed, {lr, step},
                        sgld_settings(num_data, temperature, weight_decay, maximize)));
     }
 
     static void sgld_step_tensor(const Tensors& params, const Tensors& grads, const Tensor& lr, double num_data,
                                  double temperature, double weight_decay, bool maximize, std::int64_t seed,
                                  const Tensor& step, const Integers& parameters, const Integers& offsets) {
-        const char* op = "ald_ext::sgld_step_";
-        run(check_step(op, params, grads, nullptr, parameters, offsets, seed, check_clock(lr, step, params, op),
+        run(check_step(sgld_names, params, grads, {}, parameters, offsets, seed,
+                       check_clock(lr, step, params, sgld_names.op),
                        sgld_settings(num_data, temperature, weight_decay, maximize)));
     }
 
@@ -42,7 +47,7 @@ struct StepOps {
                             double num_data, double temperature, double weight_decay, bool maximize, double alpha,
                             double eps, std::int64_t freeze_after, std::int64_t seed, std::int64_t step,
                             const Integers& parameters, const Integers& offsets) {
-        run(check_step("ald_ext::psgld_step_", params, grads, &square_avgs, parameters, offsets, seed, {lr, step},
+        run(check_step(psgld_names, params, grads, square_avgs, parameters, offsets, seed, {lr, step},
                        {0.0, weight_decay, temperature, num_data, maximize, alpha, eps, freeze_after}));
     }
 
@@ -50,9 +55,43 @@ struct StepOps {
                                   const Tensor& lr, double num_data, double temperature, double weight_decay,
                                   bool maximize, double alpha, double eps, std::int64_t freeze_after, std::int64_t seed,
                                   const Tensor& step, const Integers& parameters, const Integers& offsets) {
-        const char* op = "ald_ext::psgld_step_";
-        run(check_step(op, params, grads, &square_avgs, parameters, offsets, seed, check_clock(lr, step, params, op),
+        run(check_step(psgld_names, params, grads, square_avgs, parameters, offsets, seed,
+                       check_clock(lr, step, params, psgld_names.op),
                        {0.0, weight_decay, temperature, num_data, maximize, alpha, eps, freeze_after}));
+    }
+
+    static void sghmc_step_(const Tensors& params, const Tensors& grads, const Tensors& momenta, double lr,
+                            double num_data, double temperature, double weight_decay, bool maximize, double momentum,
+                            std::int64_t seed, std::int64_t step, const Integers& parameters, const Integers& offsets) {
+        run(check_step(sghmc_names, params, grads, momenta, parameters, offsets, seed, {lr, step},
+                       sghmc_settings(num_data, temperature, weight_decay, maximize, momentum)));
+    }
+
+    static void sghmc_step_tensor(const Tensors& params, const Tensors& grads, const Tensors& momenta, const Tensor& lr,
+                                  double num_data, double temperature, double weight_decay, bool maximize,
+                                  double momentum, std::int64_t seed, const Tensor& step, const Integers& parameters,
+                                  const Integers& offsets) {
+        run(check_step(sghmc_names, params, grads, momenta, parameters, offsets, seed,
+                       check_clock(lr, step, params, sghmc_names.op),
+                       sghmc_settings(num_data, temperature, weight_decay, maximize, momentum)));
+    }
+
+    static void run_latent(const LatentStepArguments& arguments) {
+        if (arguments.z.numel() == 0) return;
+        dispatch_floating(arguments.z, [&](auto zero) { Device::template run_latent_step<decltype(zero)>(arguments); });
+    }
+
+    static void latent_langevin_step_(const Tensor& z, const Tensor& grad, const Tensor& data, double lr,
+                                      double temperature, std::int64_t seed, std::int64_t step) {
+        run_latent(check_latent_step("ald_ext::latent_langevin_step_", z, nullptr, grad, data, seed, step,
+                                     {lr, 0.0, temperature, 1.0, false, 0.0, 0.0, 0}));
+    }
+
+    static void latent_underdamped_step_(const Tensor& z, const Tensor& momentum, const Tensor& grad,
+                                         const Tensor& data, double lr, double momentum_decay, double temperature,
+                                         std::int64_t seed, std::int64_t step) {
+        run_latent(check_latent_step("ald_ext::latent_underdamped_step_", z, &momentum, grad, data, seed, step,
+                                     {lr, 0.0, temperature, 1.0, false, 0.0, 0.0, 0, momentum_decay}));
     }
 };
 
@@ -62,10 +101,15 @@ struct StepOps {
 #define ALD_EXT_REGISTER_KERNELS(m, Device)                                                         \
     using namespace ald_ext::ops;                                                                   \
     m.impl("normal_", TORCH_BOX(&normal_));                                                         \
+    m.impl("latent_normal_", TORCH_BOX(&latent_normal_));                                           \
+    m.impl("latent_langevin_step_", TORCH_BOX(&StepOps<Device>::latent_langevin_step_));            \
+    m.impl("latent_underdamped_step_", TORCH_BOX(&StepOps<Device>::latent_underdamped_step_));      \
     m.impl("sgld_step_", TORCH_BOX(&StepOps<Device>::sgld_step_));                                  \
     m.impl("psgld_step_", TORCH_BOX(&StepOps<Device>::psgld_step_));                                \
+    m.impl("sghmc_step_", TORCH_BOX(&StepOps<Device>::sghmc_step_));                                \
     m.impl("sgld_step_.tensor", TORCH_BOX(&StepOps<Device>::sgld_step_tensor));                     \
     m.impl("psgld_step_.tensor", TORCH_BOX(&StepOps<Device>::psgld_step_tensor));                   \
+    m.impl("sghmc_step_.tensor", TORCH_BOX(&StepOps<Device>::sghmc_step_tensor));                   \
     m.impl("marginal_gaussian_log_prob", TORCH_BOX(&marginal_gaussian_log_prob));                   \
     m.impl("marginal_gaussian_log_prob_backward", TORCH_BOX(&marginal_gaussian_log_prob_backward)); \
     m.impl("langevin_dequantize", TORCH_BOX(&langevin_dequantize));                                 \

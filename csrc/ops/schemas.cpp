@@ -10,6 +10,10 @@ STABLE_TORCH_LIBRARY(ald_ext, m) {
         "psgld_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, float lr, float num_data, "
         "float temperature, float weight_decay, bool maximize, float alpha, float eps, int freeze_after, int seed, "
         "int step, int[] parameters, int[] offsets) -> ()");
+    m.def(
+        "sghmc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, *, float lr, float num_data, "
+        "float temperature, float weight_decay, bool maximize, float momentum, int seed, int step, int[] parameters, "
+        "int[] offsets) -> ()");
     // lr and step as tensors, read where the step runs: for torch.compile and CUDA graphs.
     m.def(
         "sgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, *, Tensor lr, float num_data, float temperature, "
@@ -18,6 +22,18 @@ STABLE_TORCH_LIBRARY(ald_ext, m) {
         "psgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, Tensor lr, "
         "float num_data, float temperature, float weight_decay, bool maximize, float alpha, float eps, "
         "int freeze_after, int seed, Tensor step, int[] parameters, int[] offsets) -> ()");
+    m.def(
+        "sghmc_step_.tensor(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, *, Tensor lr, float num_data, "
+        "float temperature, float weight_decay, bool maximize, float momentum, int seed, Tensor step, "
+        "int[] parameters, int[] offsets) -> ()");
+    // Rows of latent variables, each with the noise of its datum.
+    m.def("latent_normal_(Tensor(a!) out, Tensor data, *, int seed, int step) -> ()");
+    m.def(
+        "latent_langevin_step_(Tensor(a!) z, Tensor grad, Tensor data, *, float lr, float temperature, int seed, "
+        "int step) -> ()");
+    m.def(
+        "latent_underdamped_step_(Tensor(a!) z, Tensor(b!) momentum, Tensor grad, Tensor data, *, float lr, "
+        "float momentum_decay, float temperature, int seed, int step) -> ()");
     m.def(
         "marginal_gaussian_log_prob(Tensor x, Tensor mean, float shape, float rate) -> "
         "(Tensor log_prob, Tensor squared_distance)");

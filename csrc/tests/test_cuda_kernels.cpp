@@ -70,11 +70,11 @@ class StepTensors {
         }
     }
 
-    std::vector<cuda::StepTensor<Param>> list(bool preconditioned) {
+    std::vector<cuda::StepTensor<Param>> list(StepKind kind) {
         std::vector<cuda::StepTensor<Param>> list;
         for (Tensor& tensor : tensors_) {
             list.push_back({tensor.param.data(), tensor.grad.data(),
-                            preconditioned ? tensor.square_avg.data() : nullptr, tensor.numel, tensor.parameter,
+                            kind == StepKind::sgld ? nullptr : tensor.state.data(), tensor.numel, tensor.parameter,
                             tensor.offset});
         }
         return list;
@@ -85,7 +85,7 @@ class StepTensors {
         for (const Tensor& tensor : tensors_) {
             append(result, widened(tensor.param.values()));
             append(result, widened(tensor.grad.values()));
-            append(result, tensor.square_avg.values());
+            append(result, tensor.state.values());
         }
         return result;
     }
@@ -93,23 +93,18 @@ class StepTensors {
   private:
     struct Tensor {
         Guarded<Param> param, grad;
-        Guarded<Scalar> square_avg;
+        Guarded<Scalar> state;
         std::int64_t numel, parameter, offset;
     };
     std::vector<Tensor> tensors_;
 };
 
 template <typename Param>
-void step_on_cpu(const std::vector<cuda::StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
-                 const LangevinSettings& settings) {
-    const auto& kernels = on_cpu().step_kernels<Param>();
+void step_on_cpu(StepKind kind, const std::vector<cuda::StepTensor<Param>>& tensors, std::int64_t seed,
+                 std::int64_t step, const LangevinSettings& settings) {
     for (const auto& tensor : tensors) {
         const NoiseKey key{seed, step, tensor.parameter, tensor.offset};
-        if (tensor.square_avg == nullptr) {
-            kernels.sgld(tensor.param, tensor.grad, tensor.numel, key, settings);
-        } else {
-            kernels.psgld(tensor.param, tensor.grad, tensor.square_avg, tensor.numel, key, settings);
-        }
+        on_cpu().step_kernels<Param>().of(kind)(tensor.param, tensor.grad, tensor.state, tensor.numel, key, settings);
     }
 }
 
@@ -136,10 +131,10 @@ void test_step(const NamedSettings& named, const Clock& clock, const std::vector
     const std::string what = describe<Param>(named.name, sizes.size(), sizes[0], offset, clock.lr, clock.step);
     const std::size_t per_launch = cuda::tensors_per_launch;
     check_launches(static_cast<unsigned>((sizes.size() + per_launch - 1) / per_launch), what, [&] {
-        cuda::langevin_step(got.list(named.preconditioned), seed, clock.step ? wrong_step : step, device, given,
+        cuda::langevin_step(named.kind, got.list(named.kind), seed, clock.step ? wrong_step : step, device, given,
                             nullptr);
     });
-    step_on_cpu(expected.list(named.preconditioned), seed, step, settings);
+    step_on_cpu(named.kind, expected.list(named.kind), seed, step, settings);
     check_same(got.values(), expected.values(), what);
 }
 
@@ -164,6 +159,49 @@ void test_steps() {
     for (const std::int64_t freeze_after : {2, 3}) {
         freezing.settings.freeze_after = (std::int64_t{1} << 32) + freeze_after;
         for (const Clock& clock : clocks) test_step<Param>(freezing, clock, {100}, 0, false);
+    }
+}
+
+// --- Latent variables ---
+
+template <typename Scalar>
+void test_latent(std::int64_t rows, std::int64_t dimension) {
+    const std::int64_t count = rows * dimension;
+    const std::vector<std::int64_t> data = data_indices(rows, 71);
+    const LatentNoiseKey key{INT64_MAX - 5, (std::int64_t{1} << 33) + 7, data.data(), dimension};
+    const auto& kernels = on_cpu().kernels<Scalar>();
+    const unsigned launches = count > 0 ? 1 : 0;
+
+    const std::string what = describe<Scalar>("latent_normal", rows, dimension);
+    Guarded<Scalar> got(count), expected(count);
+    check_launches(launches, what, [&] { cuda::latent_normal(got.data(), count, key, nullptr); });
+    kernels.latent_normal(expected.data(), key, 0, count);
+    check_same(got.values(), expected.values(), what);
+
+    for (const NamedSettings& named : steps_to_test) {
+        if (named.kind == StepKind::psgld) continue;
+        const bool sgld = named.kind == StepKind::sgld;
+        const std::string step = "latent " + describe<Scalar>(named.name, rows, dimension);
+        const std::vector<Scalar> z = random_values<Scalar>(count, 72, true), p = random_values<Scalar>(count, 73);
+        Guarded<Scalar> grad(random_values<Scalar>(count, 74, true));
+        Guarded<Scalar> got_z(z), got_p(p), expected_z(z), expected_p(p);
+        check_launches(launches, step, [&] {
+            cuda::latent_step<Scalar>({got_z.data(), grad.data(), sgld ? nullptr : got_p.data(), count, key},
+                                      named.settings, nullptr);
+        });
+        (sgld ? kernels.latent_sgld : kernels.latent_sghmc)(expected_z.data(), grad.data(), expected_p.data(), key, 0,
+                                                            count, named.settings);
+        check_same(got_z.values(), expected_z.values(), step);
+        check_same(got_p.values(), expected_p.values(), step + ": momentum");
+    }
+}
+
+template <typename Scalar>
+void test_latents() {
+    for (const std::int64_t dimension : {0, 1, 2, 3, 16, 17, 63, 64, 65, 1000}) {
+        for (const std::int64_t rows : {0, 1, 5, 129}) {
+            if (rows * dimension < 20000) test_latent<Scalar>(rows, dimension);
+        }
     }
 }
 
@@ -407,29 +445,29 @@ void test_far_gradient(std::int64_t dimension) {
 }
 
 template <typename Param>
-void test_far_step() {
+void test_far_step(const NamedSettings& named) {
     using Scalar = Compute<Param>;
-    const LangevinSettings& settings = steps_to_test[2].settings;
     in_last_block(far_count, chunk_size<Scalar> * cuda::chunks_per_block, [&](std::int64_t from) {
         const std::int64_t count = far_count - from;
         const std::vector<Param> params = random_values<Param>(count, 1);
-        const std::vector<Scalar> averages = square_of(random_values<Scalar>(count, 2));
+        const std::vector<Scalar> states = square_of(random_values<Scalar>(count, 2));
         FarEnd<Param> param(params, far_count), grad(random_values<Param>(count, 3), far_count);
-        FarEnd<Scalar> square_avg(averages, far_count);
-        cuda::langevin_step<Param>({{param.beginning, grad.beginning, square_avg.beginning, far_count, 6, 0}}, 4, 5, {},
-                                   settings, nullptr);
+        FarEnd<Scalar> state(states, far_count);
+        cuda::langevin_step<Param>(named.kind, {{param.beginning, grad.beginning, state.beginning, far_count, 6, 0}}, 4,
+                                   5, {}, named.settings, nullptr);
         Guarded<Param> expected(params);
-        Guarded<Scalar> expected_average(averages);
-        on_cpu().step_kernels<Param>().psgld(expected.data(), grad.guarded.data(), expected_average.data(), count,
-                                             {4, 5, 6, from}, settings);
-        check_same(widened(param.guarded.values()), widened(expected.values()), describe<Param>("step, far"));
-        check_same(square_avg.guarded.values(), expected_average.values(), describe<Param>("step, far: square_avg"));
+        Guarded<Scalar> expected_state(states);
+        on_cpu().step_kernels<Param>().of(named.kind)(expected.data(), grad.guarded.data(), expected_state.data(),
+                                                      count, {4, 5, 6, from}, named.settings);
+        check_same(widened(param.guarded.values()), widened(expected.values()), describe<Param>(named.name) + ", far");
+        check_same(state.guarded.values(), expected_state.values(), describe<Param>(named.name) + ", far: state");
     });
 }
 
 template <typename Scalar>
 void test_all_but_steps() {
     test_normals<Scalar>();
+    test_latents<Scalar>();
     test_likelihoods<Scalar>();
     test_dequantizations<Scalar>();
     test_far_elements<Scalar>();
@@ -441,7 +479,7 @@ void test_all_but_steps() {
 template <typename... Params>
 void test_all_steps() {
     (test_steps<Params>(), ...);
-    (test_far_step<Params>(), ...);
+    for (const NamedSettings& named : {steps_to_test[2], steps_to_test[6]}) (test_far_step<Params>(named), ...);
 }
 
 }  // namespace

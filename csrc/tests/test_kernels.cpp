@@ -53,31 +53,64 @@ struct StepInputs {
     StepInputs(std::int64_t count, bool special)
         : param(random_values<Param>(count, 11, special)),
           grad(random_values<Param>(count, 12, special)),
-          square_avg(square_of(random_values<Scalar>(count, 13, special))) {}
+          state(square_of(random_values<Scalar>(count, 13, special))) {}
 
     std::vector<Param> param, grad;
-    std::vector<Scalar> square_avg;
+    std::vector<Scalar> state;
 };
 
-// Parameters, then (pSGLD) their square averages.
+// Parameters, then their states, which SGLD has no use for.
 template <typename Param>
 std::vector<Compute<Param>> run_step(const Capability& capability, const Cuts& cuts, const NoiseKey& key,
-                                     const LangevinSettings& settings, bool preconditioned, bool special) {
-    const auto& kernels = capability.step_kernels<Param>();
+                                     const LangevinSettings& settings, StepKind kind, bool special) {
+    const cpu::Step<Param> step = capability.step_kernels<Param>().of(kind);
     const StepInputs<Param> inputs(cuts.back(), special);
     Guarded<Param> param(inputs.param), grad(inputs.grad);
-    Guarded<Compute<Param>> square_avg(inputs.square_avg);
+    Guarded<Compute<Param>> state(inputs.state);
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        if (preconditioned) {
-            kernels.psgld(param.data() + begin, grad.data() + begin, square_avg.data() + begin, length,
-                          moved(key, begin), settings);
-        } else {
-            kernels.sgld(param.data() + begin, grad.data() + begin, length, moved(key, begin), settings);
-        }
+        step(param.data() + begin, grad.data() + begin, kind == StepKind::sgld ? nullptr : state.data() + begin, length,
+             moved(key, begin), settings);
     });
     check_same(widened(grad.values()), widened(inputs.grad), "a step changed its gradient");
     auto result = widened(param.values());
-    append(result, square_avg.values());
+    append(result, state.values());
+    return result;
+}
+
+// Latent rows are keyed by `key` without its parameter and offset.
+LatentNoiseKey latent_key(const NoiseKey& key, const std::vector<std::int64_t>& data, std::int64_t dimension) {
+    return {key.seed, key.step, data.data(), dimension};
+}
+
+std::int64_t rows_for(std::int64_t count, std::int64_t dimension) { return (count + dimension - 1) / dimension; }
+
+template <typename Scalar>
+std::vector<Scalar> run_latent_normal(const KernelTable<Scalar>& table, const Cuts& cuts, const NoiseKey& key,
+                                      std::int64_t dimension) {
+    const std::vector<std::int64_t> data = data_indices(rows_for(cuts.back(), dimension), 14);
+    Guarded<Scalar> out(cuts.back());
+    for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
+        table.latent_normal(out.data(), latent_key(key, data, dimension), begin, begin + length);
+    });
+    return out.values();
+}
+
+// z, then its momenta, which SGLD has no use for.
+template <typename Scalar>
+std::vector<Scalar> run_latent_step(const KernelTable<Scalar>& table, const Cuts& cuts, const NoiseKey& key,
+                                    std::int64_t dimension, const NamedSettings& named, bool special) {
+    const std::vector<std::int64_t> data = data_indices(rows_for(cuts.back(), dimension), 14);
+    const StepInputs<Scalar> inputs(cuts.back(), special);
+    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momentum(inputs.state);
+    const bool sgld = named.kind == StepKind::sgld;
+    const cpu::LatentStep<Scalar> step = sgld ? table.latent_sgld : table.latent_sghmc;
+    for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
+        step(z.data(), grad.data(), sgld ? nullptr : momentum.data(), latent_key(key, data, dimension), begin,
+             begin + length, named.settings);
+    });
+    check_same(grad.values(), inputs.grad, "a latent step changed its gradient");
+    std::vector<Scalar> result = z.values();
+    append(result, momentum.values());
     return result;
 }
 
@@ -177,7 +210,7 @@ template <typename Param, typename Use>
 void for_each_loop(const NoiseKey& key, bool special, const Use& use) {
     for (const NamedSettings& step : steps_to_test) {
         use(step.name, [=](const Capability& capability, const Cuts& cuts) {
-            return run_step<Param>(capability, cuts, key, step.settings, step.preconditioned, special);
+            return run_step<Param>(capability, cuts, key, step.settings, step.kind, special);
         });
     }
     if constexpr (!rounds_stochastically<Param>) {
@@ -188,6 +221,17 @@ void for_each_loop(const NoiseKey& key, bool special, const Use& use) {
         use_table("normal", [=](const auto& table, const Cuts& cuts) { return run_normal(table, cuts, key); });
         use_table("log_probs",
                   [=](const auto& table, const Cuts& cuts) { return run_log_probs(table, cuts, special); });
+        for (const std::int64_t dimension : {1, 3, 16, 40}) {
+            use_table("latent_normal", [=](const auto& table, const Cuts& cuts) {
+                return run_latent_normal(table, cuts, key, dimension);
+            });
+            for (const NamedSettings& step : steps_to_test) {
+                if (step.kind == StepKind::psgld || step.settings.temperature == 0) continue;
+                use_table("latent", [=](const auto& table, const Cuts& cuts) {
+                    return run_latent_step(table, cuts, key, dimension, step, special);
+                });
+            }
+        }
         for (const bool need_x : {true, false}) {
             for (const bool need_mean : {true, false}) {
                 for (const std::int64_t dimension : {1, 3, 700}) {
@@ -262,6 +306,26 @@ void test_noise_layout(const Capability& capability) {
     }
 }
 
+// Row r of latent variables has the noise of parameter data[r].
+template <typename Scalar>
+void test_latent_normals(const Capability& capability) {
+    const auto& table = capability.kernels<Scalar>();
+    for (const NoiseKey& key : keys) {
+        for (const std::int64_t dimension : {1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 1000}) {
+            for (const std::int64_t rows : {1, 2, 15, 33, 600}) {
+                if (rows * dimension > 20000) continue;
+                const std::vector<std::int64_t> data = data_indices(rows, 14);
+                std::vector<Scalar> expected;
+                for (const std::int64_t datum : data) {
+                    append(expected, run_normal(table, whole(dimension), {key.seed, key.step, datum, 0}));
+                }
+                check_same(run_latent_normal(table, whole(rows * dimension), key, dimension), expected,
+                           describe<Scalar>("latent_normal", capability, dimension, key));
+            }
+        }
+    }
+}
+
 // --- Steps ---
 
 // The rounding word of an element: csrc/math/normal.h, NoisePurpose.
@@ -283,9 +347,12 @@ void test_steps_by_element(const Capability& capability) {
         for (std::int64_t i = 0; i < count; ++i) {
             const Scalar theta = widen(inputs.param[i]), gradient = widen(inputs.grad[i]);
             const Scalar xi = step.settings.temperature > 0 ? normals[i] : Scalar(0);
-            Scalar& v = inputs.square_avg[i];
+            Scalar& v = inputs.state[i];
             Scalar value = sgld_update(theta, gradient, xi, scalars);
-            if (step.preconditioned) {
+            if (step.kind == StepKind::sghmc) {
+                v = kicked_momentum(theta, gradient, v, scalars);
+                value = underdamped_update(theta, v, xi, scalars);
+            } else if (step.kind == StepKind::psgld) {
                 const Scalar root = step.settings.freeze_after >= key.step
                                         ? root_of_preconditioner<true>(theta, gradient, v, scalars)
                                         : root_of_preconditioner<false>(theta, gradient, v, scalars);
@@ -294,8 +361,8 @@ void test_steps_by_element(const Capability& capability) {
             inputs.param[i] = round_stochastically<Param>(value, rounding_word(key, key.offset + i));
         }
         auto expected = widened(inputs.param);
-        append(expected, inputs.square_avg);
-        const auto got = run_step<Param>(capability, whole(count), key, step.settings, step.preconditioned, false);
+        append(expected, inputs.state);
+        const auto got = run_step<Param>(capability, whole(count), key, step.settings, step.kind, false);
         check_same(got, expected, "by element: " + describe<Param>(step.name, capability, count, key));
     }
 }
@@ -310,11 +377,49 @@ void test_freezing(const Capability& capability) {
     frozen.freeze_after = -1;
     for (const std::int64_t step : {0, 6, 7, 8, 1000}) {
         const NoiseKey key{1, step, 2, 3};
-        const auto got = run_step<Param>(capability, whole(100), key, settings, true, false);
-        const auto expected = run_step<Param>(capability, whole(100), key, step <= 7 ? adapting : frozen, true, false);
+        const auto run = [&](const LangevinSettings& with) {
+            return run_step<Param>(capability, whole(100), key, with, StepKind::psgld, false);
+        };
+        const auto got = run(settings), expected = run(step <= 7 ? adapting : frozen);
         check_same(got, expected,
                    describe<Param>("freeze_after = 7, step " + std::to_string(step), capability, 100, key));
     }
+}
+
+// A latent step is that of a parameter a row, with N = 1.
+template <typename Scalar>
+void test_latent_steps(const Capability& capability) {
+    const NoiseKey key{12345, 678, 0, 0};
+    for (const NamedSettings& named : steps_to_test) {
+        if (named.kind == StepKind::psgld) continue;
+        const cpu::Step<Scalar> step = capability.step_kernels<Scalar>().of(named.kind);
+        for (const std::int64_t dimension : {1, 2, 5, 16, 17, 64, 100}) {
+            const std::int64_t rows = 35, count = rows * dimension;
+            const std::vector<std::int64_t> data = data_indices(rows, 14);
+            StepInputs<Scalar> expected(count, false);
+            for (std::int64_t row = 0; row < rows; ++row) {
+                const std::int64_t begin = row * dimension;
+                Scalar* momentum = named.kind == StepKind::sgld ? nullptr : expected.state.data() + begin;
+                step(expected.param.data() + begin, expected.grad.data() + begin, momentum, dimension,
+                     {key.seed, key.step, data[row], 0}, named.settings);
+            }
+            append(expected.param, expected.state);
+            check_same(run_latent_step(capability.kernels<Scalar>(), whole(count), key, dimension, named, false),
+                       expected.param, "latent " + describe<Scalar>(named.name, capability, dimension, key));
+        }
+    }
+}
+
+// With lr = 0 no time goes by: neither theta nor p moves.
+template <typename Param>
+void test_sghmc_without_time(const Capability& capability) {
+    const NamedSettings& named = steps_to_test[9];
+    check(named.kind == StepKind::sghmc && named.settings.lr == 0.0, "steps_to_test[9] has lr = 0");
+    const StepInputs<Param> inputs(200, false);
+    auto expected = widened(inputs.param);
+    append(expected, inputs.state);
+    check_same(run_step<Param>(capability, whole(200), {1, 2, 3, 4}, named.settings, named.kind, false), expected,
+               describe<Param>(named.name, capability, 200, {}));
 }
 
 // Where v overflowed, G = 1 / (sqrt(v) + eps) is 0: the parameter stays, as with torch.optim.RMSprop.
@@ -392,8 +497,11 @@ void test_capability(const Capability& plainest, const Capability& capability) {
     test_steps_by_element<Param>(capability);
     test_freezing<Param>(capability);
     test_infinite_square_avg<Param>(capability);
+    test_sghmc_without_time<Param>(capability);
     if constexpr (!rounds_stochastically<Param>) {
         test_noise_layout<Param>(capability);
+        test_latent_normals<Param>(capability);
+        test_latent_steps<Param>(capability);
         test_squared_distances<Param>(capability, false);
         test_squared_distances<Param>(capability, true);
         test_squared_distance_overflow<Param>(capability);

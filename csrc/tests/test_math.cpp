@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../math/dequantization.h"
+#include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
 #include "../math/rounding.h"
@@ -50,6 +51,48 @@ void test_noise_layout() {
             philox_words<philox_rounds>({0x88776650u + lane, 0xb2c3d4e5u, 0x9d8c7b6au, top}, 0x89abcdefu, 0x01234567u);
         const auto got = random_words(stream, block, lane);
         check(std::equal(got.word, got.word + 4, expected.begin()), "noise layout, lane ", lane);
+    }
+}
+
+// One element alone has its normal of the block.
+template <typename Scalar>
+void test_normal_of_element() {
+    const NoiseStream stream = make_noise_stream(7, (std::uint64_t{1} << 35) + 1, (std::uint64_t{1} << 40) + 3);
+    for (const std::uint64_t chunk : {std::uint64_t{0}, std::uint64_t{5}, (std::uint64_t{1} << 29) + 9}) {
+        for (std::uint64_t i = 0; i < chunk_size<Scalar>; ++i) {
+            const auto block = normals_of_block<Scalar>(stream, chunk * chunk_blocks, i % chunk_blocks);
+            const Scalar got = normal_of_element<Scalar>(stream, chunk * chunk_size<Scalar> + i);
+            check(identical(got, block.lane[i / chunk_blocks]), "normal_of_element<", type_name<Scalar>(), ">(", i,
+                  ") of chunk ", chunk, ": got ", got, ", expected ", block.lane[i / chunk_blocks]);
+        }
+    }
+}
+
+// csrc/math/langevin_update.h, Note [Underdamped steps], in long double; the errors are those of six roundings.
+template <typename Scalar>
+void test_underdamped_update() {
+    const Real unit = std::numeric_limits<Scalar>::epsilon() / 2;
+    auto random = random_source(81);
+    std::normal_distribution<double> normal;
+    const LangevinSettings cases[] = {{0.3, 0.1, 1.5, 7, false, 0, 0, 0, 0.9}, {0.02, 0, 0, 1, true, 0, 0, 0, 0.25}};
+    for (const LangevinSettings& settings : cases) {
+        const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
+        for (int i = 0; i < 1000; ++i) {
+            const Scalar theta = static_cast<Scalar>(normal(random)), gradient = static_cast<Scalar>(normal(random));
+            const Scalar before = static_cast<Scalar>(normal(random)), xi = static_cast<Scalar>(normal(random));
+            const Real h = std::sqrt(static_cast<Real>(settings.lr)), mu = settings.momentum;
+            const Real g = (settings.maximize ? -1 : 1) * static_cast<Real>(gradient) + settings.weight_decay * theta;
+            const Real kicked = before - h * g;
+            const Real noise = std::sqrt((1 - mu * mu) * settings.temperature / settings.num_data) * xi;
+            const Real p = mu * kicked + noise, moved = theta + h / 2 * (kicked + p);
+            const Real size = std::fabs(before) + h * (std::fabs(gradient) + std::fabs(theta)) + std::fabs(noise);
+            Scalar momentum = kicked_momentum(theta, gradient, before, step);
+            const Scalar got = underdamped_update(theta, momentum, xi, step);
+            check(std::fabs(momentum - p) <= 6 * unit * size, "underdamped momentum<", type_name<Scalar>(), ">: got ",
+                  momentum, ", expected ", p);
+            check(std::fabs(got - moved) <= 6 * unit * (std::fabs(theta) + h * size), "underdamped theta<",
+                  type_name<Scalar>(), ">: got ", got, ", expected ", moved);
+        }
     }
 }
 
@@ -594,6 +637,10 @@ int main() {
                                     {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu},
                                     {0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}}});
     test_noise_layout();
+    test_normal_of_element<float>();
+    test_normal_of_element<double>();
+    test_underdamped_update<float>();
+    test_underdamped_update<double>();
     test_log<float>(1.8L);
     test_log<double>(1.6L);
     test_exp<float>(1.5L);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../math/rounding.h"
+#include "../math/settings.h"
 #include "check.h"
 
 namespace ald_ext::tests {
@@ -132,19 +133,32 @@ std::vector<Scalar> random_places(std::int64_t count, bool special) {
     return places;
 }
 
+inline std::vector<std::int64_t> data_indices(std::int64_t rows, std::uint64_t seed) {
+    auto random = random_source(seed);
+    std::vector<std::int64_t> data(static_cast<std::size_t>(rows));
+    // Of all sizes, the largest too.
+    for (std::int64_t& datum : data) datum = static_cast<std::int64_t>(random() >> (20 + random() % 44));
+    if (rows > 1) data[1] = (std::int64_t{1} << 44) - 1;
+    return data;
+}
+
 struct NamedSettings {
     const char* name;
     LangevinSettings settings;
-    bool preconditioned;
+    StepKind kind;
 };
 
 inline const NamedSettings steps_to_test[] = {
-    {"sgld, noisy", {0.1, 0.01, 1.5, 100, false, 0, 0, 0}, false},
-    {"sgld, T = 0, maximize", {0.1, 0.01, 0, 100, true, 0, 0, 0}, false},
-    {"psgld, adapting, noisy", {0.01, 0.1, 0.5, 10, false, 0.99, 0.1, INT64_MAX}, true},
-    {"psgld, adapting, T = 0, maximize", {0.01, 0.1, 0, 10, true, 0.99, 1e-8, INT64_MAX}, true},
-    {"psgld, frozen, noisy", {0.01, 0, 2, 1, false, 0.9, 0.1, -1}, true},
-    {"psgld, frozen, T = 0", {0.01, 0, 0, 1, false, 0.9, 1e-3, -1}, true},
+    {"sgld, noisy", {0.1, 0.01, 1.5, 100, false, 0, 0, 0}, StepKind::sgld},
+    {"sgld, T = 0, maximize", {0.1, 0.01, 0, 100, true, 0, 0, 0}, StepKind::sgld},
+    {"psgld, adapting, noisy", {0.01, 0.1, 0.5, 10, false, 0.99, 0.1, INT64_MAX}, StepKind::psgld},
+    {"psgld, adapting, T = 0, maximize", {0.01, 0.1, 0, 10, true, 0.99, 1e-8, INT64_MAX}, StepKind::psgld},
+    {"psgld, frozen, noisy", {0.01, 0, 2, 1, false, 0.9, 0.1, -1}, StepKind::psgld},
+    {"psgld, frozen, T = 0", {0.01, 0, 0, 1, false, 0.9, 1e-3, -1}, StepKind::psgld},
+    {"sghmc, noisy", {0.1, 0.01, 1.5, 100, false, 0, 0, 0, 0.9}, StepKind::sghmc},
+    {"sghmc, T = 0, maximize", {0.1, 0.01, 0, 100, true, 0, 0, 0, 0.5}, StepKind::sghmc},
+    {"sghmc, no momentum", {0.5, 0, 1, 1, false, 0, 0, 0, 0}, StepKind::sghmc},
+    {"sghmc, lr = 0", {0, 0.1, 1, 1, false, 0, 0, 0, 0.9}, StepKind::sghmc},
 };
 
 }  // namespace ald_ext::tests

@@ -1,0 +1,83 @@
+"""Samplers of latent variables; how potentials, sums and means are meant: :mod:`ald_ext.samplers.potential`."""
+
+from .amortized import AmortizedLangevin
+from .check import CheckReport, CheckRun, check_optimizer, check_sampler
+from .collection import Collector, Sampler, SampleStorage, Sink, collect
+from .datapoint import DatapointSampler
+from .diagnostics import (
+    TemperatureEstimate,
+    configurational_temperature,
+    effective_sample_size,
+    exact_laplacian,
+    hutchinson_laplacian,
+    monte_carlo_standard_error,
+    potential_gradient,
+    r_hat,
+    summarize,
+    virial_temperature,
+)
+from .export import save_netcdf, to_inference_data
+from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
+from .hamiltonian import HMC
+from .langevin import LangevinDynamics
+from .last_layer import LastLayerALD, LastLayerSGALD
+from .metropolis import MALA, MetropolisSampler
+from .potential import (
+    GaussianPotential,
+    LinearGaussianPotential,
+    Potential,
+    posterior_potential,
+    potential_and_gradient,
+    prior_potential,
+)
+from .streaming import StreamingMoments
+from .test_time import sampler_from_encoder
+from .underdamped import UnderdampedLangevin
+from .variational import GaussianEncoder, fit_variational, negative_elbo
+
+__all__ = [
+    "HMC",
+    "MALA",
+    "AmortizedLangevin",
+    "CheckReport",
+    "CheckRun",
+    "Collector",
+    "DatapointSampler",
+    "GaussianEncoder",
+    "GaussianPotential",
+    "LangevinDynamics",
+    "LastLayerALD",
+    "LastLayerSGALD",
+    "LinearGaussianPotential",
+    "MetropolisSampler",
+    "Potential",
+    "RandomFourierFeatures",
+    "SampleStorage",
+    "Sampler",
+    "Sink",
+    "StreamingMoments",
+    "TemperatureEstimate",
+    "UnderdampedLangevin",
+    "WhitenedFeatures",
+    "check_optimizer",
+    "check_sampler",
+    "collect",
+    "configurational_temperature",
+    "effective_sample_size",
+    "exact_laplacian",
+    "fit_variational",
+    "hutchinson_laplacian",
+    "monte_carlo_standard_error",
+    "negative_elbo",
+    "posterior_potential",
+    "potential_and_gradient",
+    "potential_gradient",
+    "prior_potential",
+    "r_hat",
+    "sampler_from_encoder",
+    "save_netcdf",
+    "summarize",
+    "tanh_network",
+    "to_inference_data",
+    "virial_temperature",
+]

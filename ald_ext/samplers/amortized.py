@@ -1,0 +1,134 @@
+"""Amortized Langevin dynamics: the parameters of a network move, its outputs are the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+#: What a loss sums over, and so what the optimizer's ``num_data`` is to be.
+REDUCTIONS = ("mean", "sum")
+
+
+class AmortizedLangevin:
+    """ALD and SGALD: z_i = f(x_i; φ) for every datum, φ moved by a Langevin optimizer (paper: Algorithm 1, Eqs. 6, 7).
+
+    Each :meth:`step` lowers the potential of a minibatch of m data by one noisy step on φ,
+
+        φ ← φ - η ∇_φ (n/m) Σ_{i in batch} U(x_i, f(x_i; φ)) + √(2ηT) ξ        (SGLD; PSGLD preconditions it)
+
+    after which the outputs of f are new samples for every datum. It is unconditional sampling (Eqs. 15, 16) when the
+    x are fixed inputs u ~ N(0, I), one a chain, which the potential ignores. When it samples what: features.py,
+    Note [What the theory covers]. The step size follows the optimizer's convention (ald_ext/ops.py, Note [The update
+    equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has ``num_data=n``, lr = η·n; with "sum" it
+    is (n/m)ΣU and ``num_data=1``, lr = η. They differ in what PSGLD's V averages: squares of mean gradients, or of
+    sums, which are n² times as large, so that eps and lr mean something else.
+
+    Args:
+        network: f, (m, ...) → (m, d).
+        potential: U(x, z) → (m,), a datum's -log p(z) - log p(x | z).
+        x: (n, ...) data or fixed inputs.
+        optimizer: SGLD, PSGLD or SGHMC over the network's parameters.
+        batch_size: m; all data if None. Minibatches are drawn without replacement, epoch by epoch.
+        reduction: "mean" or "sum".
+        seed: of the minibatches; from torch's default generator if None.
+        outputs: "all": a step returns the outputs for all data, (n, d); "batch": for its minibatch, whose indices are
+            in ``batch``, so that the cost of a step does not grow with n.
+
+    Raises:
+        ValueError: batch_size or outputs out of range, or an optimizer whose num_data does not suit the reduction.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        potential: Callable[[Any, Tensor], Tensor],
+        x: Tensor,
+        optimizer: Optimizer,
+        *,
+        batch_size: int | None = None,
+        reduction: str = "mean",
+        seed: int | None = None,
+        outputs: str = "all",
+    ) -> None:
+        self.network, self.potential, self.x, self.optimizer = network, potential, x, optimizer
+        self.batch_size = len(x) if batch_size is None else batch_size
+        self.reduction, self.outputs = reduction, outputs
+        self._check()
+        self.minibatches = Minibatches(len(x), self.batch_size, seed)
+        self.batch = torch.arange(len(x))
+
+    def _check(self) -> None:
+        name, n = "ald_ext.samplers.AmortizedLangevin", len(self.x)
+        if not 1 <= self.batch_size <= n:
+            raise ValueError(f"{name}: batch_size: got {self.batch_size}, expected 1 to {n}, the number of data")
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"{name}: reduction: got {self.reduction!r}, expected 'mean' or 'sum'")
+        if self.outputs not in ("all", "batch"):
+            raise ValueError(f"{name}: outputs: got {self.outputs!r}, expected 'all' or 'batch'")
+        expected = n if self.reduction == "mean" else 1
+        for group in self.optimizer.param_groups:
+            if "num_data" in group and float(group["num_data"]) != expected:
+                raise ValueError(
+                    f"{name}: optimizer: got num_data={group['num_data']}, expected {expected} for {n} data with "
+                    f"reduction={self.reduction!r}: else the noise is wrong"
+                )
+
+    def step(self) -> Tensor:
+        """One update of φ; returns the new samples, (n, d) or (m, d) as ``outputs`` says."""
+        self.batch = self.minibatches.draw()
+        everything = self.batch_size == len(self.x)
+        x = self.x if everything else self.x[self.batch]
+        self.optimizer.zero_grad()
+        loss = self.potential(x, self.network(x)).mean()
+        if self.reduction == "sum":
+            loss = loss * len(self.x)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with torch.no_grad():
+            samples: Tensor = self.network(self.x if self.outputs == "all" else x)
+        return samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer and minibatches; a run goes on from it bit for bit."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "minibatches": self.minibatches.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.minibatches.load_state_dict(state["minibatches"])
+
+
+class Minibatches:
+    """Indices of minibatches without replacement, epoch by epoch; what an epoch leaves over is dropped."""
+
+    def __init__(self, num_data: int, batch_size: int, seed: int | None = None) -> None:
+        self.num_data, self.batch_size = num_data, batch_size
+        self.generator = torch.Generator()
+        self.generator.manual_seed(int(torch.randint(0, 2**62, ())) if seed is None else seed)
+        self.order, self.position = torch.arange(num_data), num_data
+
+    def draw(self) -> Tensor:
+        """(m,) int64; all data, in order, where they are one minibatch."""
+        if self.batch_size == self.num_data:
+            return self.order
+        if self.position + self.batch_size > self.num_data:
+            self.order = torch.randperm(self.num_data, generator=self.generator)
+            self.position = 0
+        batch = self.order[self.position : self.position + self.batch_size]
+        self.position += self.batch_size
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "order": self.order, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        self.order, self.position = state["order"], state["position"]

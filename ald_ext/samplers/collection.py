@@ -1,0 +1,317 @@
+"""Running a sampler and keeping what it draws: all samples, in memory or on disk, or their moments only.
+
+Note [Shapes of samples]
+    A sampler's state is (n, d) or (n, chains, d): n data, d latent variables. Draws are stacked in front of it: (draws,
+    n, d) or (draws, n, chains, d). Where a function needs chains, the shape without that axis counts as one chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """What can be collected from. To be resumed it also needs ``state_dict`` and ``load_state_dict``."""
+
+    def step(self) -> Tensor:
+        """One transition; returns the new state, (n, d) or (n, chains, d), which the next step may overwrite."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where draws go: :class:`SampleStorage`, :class:`ald_ext.samplers.StreamingMoments`, or one's own."""
+
+    def reserve(self, num_draws: int) -> None:
+        """Announces that so many more draws will come."""
+
+    def append(self, state: Tensor) -> None:
+        """Takes one draw; copies what it keeps."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
+
+
+def check_state_shape(name: str, state: Tensor, expected: Sequence[int] | None) -> None:
+    """ValueError unless a draw is (n, d) or (n, chains, d), and shaped as those before it."""
+    if expected is not None and tuple(state.shape) != tuple(expected):
+        raise ValueError(f"ald_ext.samplers.{name}: state: got shape {tuple(state.shape)}, expected {tuple(expected)}")
+    if state.ndim not in (2, 3):
+        raise ValueError(
+            f"ald_ext.samplers.{name}: state: got shape {tuple(state.shape)}, expected (n, d) or (n, chains, d)"
+        )
+
+
+class SampleStorage:
+    """All draws in one preallocated tensor, on a device, or in a .npy file that is mapped into memory.
+
+    Args:
+        capacity: number of draws there is room for. None: as many as the first run announces; in memory, but not in a
+            file, more are made room for later.
+        device: of the tensor; the sampler's if None.
+        dtype: of what is kept; the sampler's if None.
+        path: a .npy file for the draws, created anew; what has not been drawn yet reads as zeros.
+
+    Raises:
+        ValueError: a draw of another shape, a file that is full, or a dtype that numpy lacks.
+    """
+
+    def __init__(
+        self,
+        capacity: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        path: Path | str | None = None,
+    ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"ald_ext.samplers.SampleStorage: capacity: got {capacity}, expected an integer > 0")
+        if path is not None and (Path(path).suffix != ".npy" or device is not None):
+            raise ValueError(
+                f"ald_ext.samplers.SampleStorage: path: got {str(path)!r} with device={device}, "
+                "expected a name that ends in .npy, without a device"
+            )
+        self.capacity, self.device, self.dtype = capacity, device, dtype
+        self.path = None if path is None else Path(path)
+        self.count = 0
+        self._buffer: Tensor | None = None
+        self._file: np.memmap[Any, Any] | None = None
+        self._announced = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def samples(self) -> Tensor:
+        """(count, n, d) or (count, n, chains, d): a view of what has been drawn, not a copy."""
+        if self._buffer is None:
+            raise RuntimeError("ald_ext.samplers.SampleStorage: samples: got none yet, expected a draw at least")
+        return self._buffer[: self.count]
+
+    def reserve(self, num_draws: int) -> None:
+        """Room for so many more draws: at once, or with the first draw, whose shape says how much that is."""
+        self._announced = self.count + num_draws
+        if self._buffer is not None and self._announced > len(self._buffer):
+            self._grow(self._announced)
+
+    def append(self, state: Tensor) -> None:
+        """One draw, (n, d) or (n, chains, d)."""
+        check_state_shape("SampleStorage", state, None if self._buffer is None else self._buffer.shape[1:])
+        if self._buffer is None:
+            self._allocate(self.capacity or max(self._announced, 1), state)
+        elif self.count == len(self._buffer):
+            self._grow(2 * self.count)
+        assert self._buffer is not None
+        self._buffer[self.count].copy_(state.detach())
+        self.count += 1
+
+    def _allocate(self, capacity: int, state: Tensor) -> None:
+        shape, dtype = (capacity, *state.shape), self.dtype or state.dtype
+        if self.path is None:
+            self._buffer = torch.empty(shape, dtype=dtype, device=self.device or state.device)
+        else:
+            self._map(np.lib.format.open_memmap(self.path, "w+", numpy_dtype(dtype), shape))
+
+    def _map(self, file: np.memmap[Any, Any]) -> None:
+        self._file, self._buffer = file, torch.from_numpy(file)
+
+    def _grow(self, capacity: int) -> None:
+        assert self._buffer is not None
+        if self.path is not None:
+            raise ValueError(
+                f"ald_ext.samplers.SampleStorage: capacity: got {capacity} draws for a file with room for "
+                f"{len(self._buffer)}, expected capacity= to be given"
+            )
+        larger = self._buffer.new_empty((capacity, *self._buffer.shape[1:]))
+        larger[: self.count] = self._buffer[: self.count]
+        self._buffer = larger
+
+    def flush(self) -> None:
+        """Writes a file's draws to the disk."""
+        if self._file is not None:
+            self._file.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The draws; of a file, which keeps them itself, only their number."""
+        self.flush()
+        samples = None if self._buffer is None or self.path is not None else self.samples.clone()
+        return {"count": self.count, "samples": samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after the draws of :meth:`state_dict`; a file's later draws are drawn, and written, again."""
+        self.count = state["count"]
+        if self.count == 0:
+            return
+        if self.path is not None:
+            self._map(np.load(self.path, mmap_mode="r+"))
+        else:
+            samples = state["samples"]
+            self._allocate(max(self.capacity or 0, self.count), samples[0])
+            self.samples.copy_(samples)
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    try:
+        return torch.empty(0, dtype=dtype).numpy().dtype
+    except TypeError as error:
+        raise ValueError(
+            f"ald_ext.samplers.SampleStorage: dtype: got {dtype}, expected one that numpy has, as torch.float32"
+        ) from error
+
+
+class Collector:
+    """Runs a sampler: leaves out ``burn_in`` steps, then gives every ``thinning``-th state to the sinks.
+
+    It counts steps over all calls of :meth:`run`, so that run(5) twice is run(10), and so is a run that another
+    process continues from :meth:`state_dict`, bit for bit if the sampler's own state is.
+
+    Args:
+        sampler: see :class:`Sampler`.
+        burn_in: steps before the first that can be kept.
+        thinning: steps a draw.
+        into: one sink or several.
+        progress: a bar, by tqdm.
+
+    Raises:
+        ValueError: a bad number. ImportError: progress without tqdm.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        into: Sink | Sequence[Sink],
+        burn_in: int = 0,
+        thinning: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if burn_in < 0:
+            raise ValueError(f"ald_ext.samplers.Collector: burn_in: got {burn_in}, expected an integer >= 0")
+        if thinning < 1:
+            raise ValueError(f"ald_ext.samplers.Collector: thinning: got {thinning}, expected an integer > 0")
+        self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
+        self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
+        self.num_steps = 0
+
+    def run(self, num_samples: int) -> None:
+        """Draws ``num_samples`` more, after what is left of the burn-in."""
+        if num_samples < 0:
+            raise ValueError(f"ald_ext.samplers.Collector: num_samples: got {num_samples}, expected an integer >= 0")
+        for sink in self.sinks:
+            sink.reserve(num_samples)
+        # A run ends right after a draw, or, interrupted and resumed, somewhere between two.
+        since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
+        num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
+        for _ in show_progress(range(num_steps), self.progress):
+            self._step()
+
+    def _step(self) -> None:
+        state = self.sampler.step()
+        self.num_steps += 1
+        after_burn_in = self.num_steps - self.burn_in
+        if after_burn_in > 0 and after_burn_in % self.thinning == 0:
+            for sink in self.sinks:
+                sink.append(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sampler, sinks and counter. TypeError if the sampler cannot be resumed."""
+        self._check_resumable()
+        return {
+            "num_steps": self.num_steps,
+            "burn_in": self.burn_in,
+            "thinning": self.thinning,
+            "sampler": self.sampler.state_dict(),  # type: ignore[attr-defined]
+            "sinks": [sink.state_dict() for sink in self.sinks],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """ValueError if the collector that was saved had another burn-in, thinning or number of sinks."""
+        self._check_resumable()
+        saved = (state["burn_in"], state["thinning"], len(state["sinks"]))
+        expected = (self.burn_in, self.thinning, len(self.sinks))
+        if saved != expected:
+            raise ValueError(
+                "ald_ext.samplers.Collector: state: got (burn_in, thinning, number of sinks) = "
+                f"{saved}, expected {expected}"
+            )
+        self.num_steps = state["num_steps"]
+        self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
+        for sink, sink_state in zip(self.sinks, state["sinks"], strict=True):
+            sink.load_state_dict(sink_state)
+
+    def _check_resumable(self) -> None:
+        if not (hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")):
+            raise TypeError(
+                f"ald_ext.samplers.Collector: sampler: got {type(self.sampler).__name__}, "
+                "expected one with state_dict and load_state_dict, to be resumed"
+            )
+
+
+def show_progress(steps: range, progress: bool) -> Iterable[int]:
+    if not progress:
+        return steps
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ald_ext.samplers.Collector: progress: needs tqdm: pip install 'ald_ext[diagnostics]'"
+        ) from error
+    return tqdm(steps, unit="step")  # type: ignore[no-any-return]
+
+
+@overload
+def collect(
+    sampler: Sampler,
+    num_samples: int,
+    *,
+    burn_in: int = 0,
+    thinning: int = 1,
+    into: None = None,
+    progress: bool = False,
+) -> Tensor: ...
+
+
+@overload
+def collect(
+    sampler: Sampler,
+    num_samples: int,
+    *,
+    burn_in: int = 0,
+    thinning: int = 1,
+    into: AnySink,
+    progress: bool = False,
+) -> AnySink: ...
+
+
+def collect(
+    sampler: Sampler,
+    num_samples: int,
+    *,
+    burn_in: int = 0,
+    thinning: int = 1,
+    into: Sink | Sequence[Sink] | None = None,
+    progress: bool = False,
+) -> Any:
+    """Draws from a sampler, in one call; a :class:`Collector` is for runs that go on.
+
+    Args:
+        sampler, burn_in, thinning, into, progress: as of :class:`Collector`.
+        num_samples: to keep.
+
+    Returns:
+        ``into``; without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
+    """
+    storage = SampleStorage()
+    sinks = storage if into is None else into
+    Collector(sampler, into=sinks, burn_in=burn_in, thinning=thinning, progress=progress).run(num_samples)
+    return storage.samples if into is None else into

@@ -1,0 +1,237 @@
+"""How good samples are: effective sample size, R-hat and Monte Carlo errors by arviz-stats; temperatures by identities.
+
+Samples are (draws, n, d) or (draws, n, chains, d): collection.py, Note [Shapes of samples]. arviz-stats loops over the
+n·d variables in Python, about a millisecond each; :class:`ald_ext.samplers.StreamingMoments` does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .potential import Potential
+
+#: Of z (..., d): the gradient (..., d), or the Laplacian (...).
+Field = Callable[[Tensor], Tensor]
+
+ESS_METHODS = ("bulk", "tail", "mean", "sd", "median", "mad", "z_scale", "folded", "identity")
+R_HAT_METHODS = ("rank", "folded", "z_scale", "split", "identity")
+MCSE_METHODS = ("mean", "sd", "median")
+
+#: Probability below and above which lie the tails of ESS "tail" (Vehtari et al. 2021).
+TAIL = 0.05
+
+#: Long batches, so that they are nearly independent whatever the autocorrelation.
+NUM_BATCHES = 30
+
+
+def array_statistics() -> Any:
+    """arviz-stats' functions of plain arrays, which need neither xarray nor numba."""
+    try:
+        from arviz_stats.base import array_stats
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ald_ext.samplers: this diagnostic needs arviz-stats: pip install 'ald_ext[diagnostics]'"
+        ) from error
+    return array_stats
+
+
+def with_chains(name: str, samples: Tensor) -> Tensor:
+    """(draws, n, chains, d), detached."""
+    if samples.ndim not in (3, 4) or 0 in samples.shape:
+        raise ValueError(
+            f"ald_ext.samplers.{name}: samples: got shape {tuple(samples.shape)}, "
+            "expected (draws, n, d) or (draws, n, chains, d)"
+        )
+    return samples.detach().unsqueeze(2) if samples.ndim == 3 else samples.detach()
+
+
+def check_method(name: str, method: str, methods: tuple[str, ...]) -> None:
+    if method not in methods:
+        raise ValueError(f"ald_ext.samplers.{name}: method: got {method!r}, expected one of {', '.join(methods)}")
+
+
+def apply_statistic(statistic: Callable[..., Any], samples: Tensor, **options: Any) -> Tensor:
+    values = statistic(samples.double().cpu().numpy(), chain_axis=2, draw_axis=0, **options)
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
+    """Effective sample size over draws and chains, (n, d) float64 (Vehtari et al. 2021); NaN below four draws.
+
+    ``method``: "bulk" (ranks, for location), "tail" (the worse of the 5% and 95% quantiles), "mean" (for the mean
+    itself) or another of arviz-stats: sd, median, mad, z_scale, folded, identity. ValueError, ImportError.
+    """
+    check_method("effective_sample_size", method, ESS_METHODS)
+    array = with_chains("effective_sample_size", samples)
+    options: dict[str, Any] = {"prob": TAIL} if method == "tail" else {}
+    return apply_statistic(array_statistics().ess, array, method=method, **options)
+
+
+def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
+    """Potential scale reduction, (n, d) float64 (Vehtari et al. 2021); below 1.01 where chains agree.
+
+    ``method``: "rank" (ranks, and ranks of distances from the median, the worse), split, identity, z_scale, folded.
+    Of a single chain the two halves count as chains. ValueError, ImportError.
+    """
+    check_method("r_hat", method, R_HAT_METHODS)
+    array = with_chains("r_hat", samples)
+    if array.shape[2] == 1:
+        half = len(array) // 2
+        array = torch.cat([array[:half], array[-half:]], 2)
+    return apply_statistic(array_statistics().rhat, array, method=method)
+
+
+def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
+    """Standard error of the mean, sd or median of the samples, (n, d) float64. ValueError, ImportError."""
+    check_method("monte_carlo_standard_error", method, MCSE_METHODS)
+    array = with_chains("monte_carlo_standard_error", samples)
+    return apply_statistic(array_statistics().mcse, array, method=method)
+
+
+def summarize(samples: Tensor) -> dict[str, Tensor]:
+    """Mean, sd, mcse (of the mean), ess_bulk, ess_tail and r_hat, each (n, d) float64. ValueError, ImportError."""
+    array = with_chains("summarize", samples).double().cpu()
+    pooled = array.movedim(2, 1).flatten(0, 1)
+    return {
+        "mean": pooled.mean(0),
+        "sd": pooled.std(0),
+        "mcse": monte_carlo_standard_error(array),
+        "ess_bulk": effective_sample_size(array, "bulk"),
+        "ess_tail": effective_sample_size(array, "tail"),
+        "r_hat": r_hat(array),
+    }
+
+
+# Temperatures
+
+
+@dataclass(frozen=True)
+class TemperatureEstimate:
+    """A temperature measured on samples, with its Monte Carlo standard error and its distance from the nominal one."""
+
+    temperature: float
+    standard_error: float
+    nominal: float
+
+    @property
+    def z_score(self) -> float:
+        """(temperature - nominal) / standard error."""
+        return (self.temperature - self.nominal) / self.standard_error
+
+
+def configurational_temperature(
+    z: Tensor, gradient: Field, laplacian: Field | None = None, *, nominal: float = 1.0
+) -> TemperatureEstimate:
+    """T = E|∇U|² / E[ΔU], an identity of exp(-U/T) (Rugh 1997; Butler et al. 1998), over draws, data and chains.
+
+    Most sensitive in the stiffest directions, where ΔU is large: there also to the error of a finite step.
+
+    Args:
+        z: samples, (draws, n, d) or (draws, n, chains, d).
+        gradient: ∇U, of one draw (n, [chains,] d); :func:`potential_gradient` makes it of a potential.
+        laplacian: ΔU, (n, [chains,] d) → (n, [chains]); None: :func:`exact_laplacian` of the gradient, d backward
+            passes a draw; :func:`hutchinson_laplacian` takes fewer.
+        nominal: the T that was asked for.
+
+    Raises:
+        ValueError: z of another shape, or fewer than 60 draws: two a batch.
+    """
+    laplacian = laplacian or exact_laplacian(gradient)
+    squares, laplacians = [], []
+    for draw in check_draws("configurational_temperature", z):
+        squares.append(gradient(draw).detach().double().square().sum(-1))
+        laplacians.append(laplacian(draw).detach().double())
+    return temperature_of_ratio(torch.stack(squares), torch.stack(laplacians), nominal)
+
+
+def virial_temperature(z: Tensor, gradient: Field, *, nominal: float = 1.0) -> TemperatureEstimate:
+    """T = E[z·∇U] / d, generalized equipartition, an identity of exp(-U/T), over draws, data and chains.
+
+    Arguments and errors are those of :func:`configurational_temperature`.
+    """
+    virials = torch.stack(
+        [(draw * gradient(draw).detach()).double().sum(-1) for draw in check_draws("virial_temperature", z)]
+    )
+    return temperature_of_ratio(virials, torch.full_like(virials, z.shape[-1]), nominal)
+
+
+def check_draws(name: str, z: Tensor) -> Tensor:
+    with_chains(name, z)
+    if len(z) < 2 * NUM_BATCHES:
+        raise ValueError(f"ald_ext.samplers.{name}: z: got {len(z)} draws, expected {2 * NUM_BATCHES} at least")
+    return z.detach()
+
+
+def temperature_of_ratio(numerator: Tensor, denominator: Tensor, nominal: float) -> TemperatureEstimate:
+    """E[numerator]/E[denominator] of (draws, ...), with the standard error of the linearized ratio by batch means."""
+    temperature = numerator.mean() / denominator.mean()
+    residuals = (numerator - temperature * denominator).flatten(1).mean(1) / denominator.mean()
+    return TemperatureEstimate(float(temperature), batch_standard_error(residuals), nominal)
+
+
+def batch_standard_error(series: Tensor, num_batches: int = NUM_BATCHES) -> float:
+    """Of the mean of an autocorrelated series (draws,), from the means of consecutive batches."""
+    size = len(series) // num_batches
+    means = series[len(series) - size * num_batches :].view(num_batches, size).mean(1)
+    return float(means.std()) / math.sqrt(num_batches)
+
+
+def potential_gradient(potential: Potential, x: Tensor | None = None) -> Field:
+    """∇_z U(x, z) by autograd, (n, [chains,] d) → the same; it can be differentiated again. x is (n, ...) or None."""
+
+    def gradient(z: Tensor) -> Tensor:
+        rows_of_x = x if x is None or z.ndim == 2 else x.repeat_interleave(z.shape[1], 0)
+        with torch.enable_grad():
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            energy = potential(rows_of_x, z.flatten(0, -2)).sum()
+            return torch.autograd.grad(energy, z, create_graph=True)[0]
+
+    return gradient
+
+
+def derivative_along(gradient: Field, z: Tensor, directions: list[Tensor]) -> Tensor:
+    """Σ vᵀ(∇²U)v over the directions v, each of z's shape or its last axis': (..., d) → (...)."""
+    total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        slope = gradient(z)
+        for direction in directions:
+            projection = (slope * direction).sum()
+            if projection.requires_grad:  # else the gradient is constant
+                (along,) = torch.autograd.grad(projection, z, retain_graph=True, allow_unused=True)
+                total += 0 if along is None else (along * direction).sum(-1)
+    return total
+
+
+def exact_laplacian(gradient: Field) -> Field:
+    """ΔU as the trace of the Jacobian of a gradient that autograd can follow: d backward passes.
+
+    The gradient of one row must not depend on other rows (batch normalization would do that).
+    """
+
+    def laplacian(z: Tensor) -> Tensor:
+        identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+        return derivative_along(gradient, z, list(identity))
+
+    return laplacian
+
+
+def hutchinson_laplacian(gradient: Field, num_probes: int = 1, seed: int = 0) -> Field:
+    """ΔU estimated without bias by Rademacher probes v, E[vᵀ(∇²U)v] (Hutchinson 1990): num_probes backward passes."""
+    if num_probes < 1:
+        raise ValueError(
+            f"ald_ext.samplers.hutchinson_laplacian: num_probes: got {num_probes}, expected an integer > 0"
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def laplacian(z: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, (num_probes, *z.shape), generator=generator) * 2 - 1
+        return derivative_along(gradient, z, list(signs.to(z))) / num_probes
+
+    return laplacian

@@ -1,0 +1,106 @@
+"""Samples as ArviZ's InferenceData, in memory and as netCDF files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..files import write_atomically
+from ..version import __version__
+from .diagnostics import with_chains
+
+if TYPE_CHECKING:
+    import xarray
+
+#: Packages whose versions are kept with the samples.
+PACKAGES = ("torch", "numpy", "arviz-base")
+
+
+def to_inference_data(
+    samples: Tensor,
+    *,
+    name: str = "z",
+    sample_stats: Mapping[str, Tensor] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> xarray.DataTree:
+    """What ArviZ reads: a DataTree whose group "posterior" has the samples, of dimensions chain, draw, datum, latent.
+
+    Args:
+        samples: (draws, n, d) or (draws, n, chains, d).
+        name: of the variable.
+        sample_stats: values of each draw, (draws, n) or (draws, n, chains), such as "acceptance_rate" or "lp"; they
+            become the group "sample_stats", of dimensions chain, draw, datum.
+        attributes: of the posterior, such as sampler="HMC", seed=0, step_size=0.1. Versions are added.
+
+    Raises:
+        ValueError: shapes that do not fit. ImportError: without arviz-base.
+    """
+    try:
+        from arviz_base import from_dict
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ald_ext.samplers.to_inference_data: needs arviz-base: pip install 'ald_ext[diagnostics]'"
+        ) from error
+    array = with_chains("to_inference_data", samples)
+    groups = {"posterior": {name: chain_first(array)}}
+    statistics = {key: chain_first(with_chain_of(key, value, array)) for key, value in (sample_stats or {}).items()}
+    if statistics:
+        groups["sample_stats"] = statistics
+    dims = {name: ["datum", "latent"]} | {key: ["datum"] for key in statistics}
+    posterior_attributes = {key: storable(value) for key, value in {**versions(), **(attributes or {})}.items()}
+    tree: xarray.DataTree = from_dict(groups, dims=dims, attrs={"posterior": posterior_attributes})
+    return tree
+
+
+def chain_first(values: Tensor) -> Any:
+    """(draws, n, chains, ...) -> (chains, draws, n, ...) as numpy; 16-bit numbers as float32, which netCDF has."""
+    if values.dtype in (torch.bfloat16, torch.float16):
+        values = values.float()
+    return values.movedim(2, 0).contiguous().cpu().numpy()
+
+
+def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:
+    """(draws, n, chains) of (draws, n) or itself."""
+    values = values.detach()
+    values = values.unsqueeze(2) if values.ndim == 2 else values
+    if values.shape != samples.shape[:3]:
+        raise ValueError(
+            f"ald_ext.samplers.to_inference_data: sample_stats: {key}: got shape {tuple(values.shape)}, "
+            f"expected {tuple(samples.shape[:3])} (draws, n, chains)"
+        )
+    return values
+
+
+def versions() -> dict[str, str]:
+    found = {"created_by": "ald_ext", "ald_ext_version": __version__}
+    for package in PACKAGES:
+        try:
+            found[f"{package.replace('-', '_')}_version"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def storable(value: Any) -> Any:
+    """Numbers and text are netCDF attributes; anything else becomes text."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    return int(value) if isinstance(value, bool) else value if isinstance(value, (int, float, str)) else str(value)
+
+
+def save_netcdf(path: Path | str, samples: Tensor, **options: Any) -> None:
+    """Writes :func:`to_inference_data` (whose options these are) as netCDF, whole or not at all.
+
+    ``arviz_base.from_netcdf`` or ``xarray.open_datatree`` read it. ValueError, ImportError, OSError.
+    """
+    tree = to_inference_data(samples, **options)
+    try:
+        import h5netcdf  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError("ald_ext.samplers.save_netcdf: needs h5netcdf: pip install 'ald_ext[diagnostics]'") from error
+    write_atomically(Path(path), lambda file: tree.to_netcdf(file, engine="h5netcdf"))

@@ -1,0 +1,265 @@
+"""Amortized sampling of the last layer: z_i = Φ g(x_i), with g frozen, Metropolis-corrected or Hamiltonian.
+
+Why this is exact where the dynamics of a whole network is not: features.py, Note [What the theory covers].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .amortized import Minibatches
+from .datapoint import DatapointSampler
+from .features import gram_rank
+from .metropolis import MALA
+from .potential import Potential
+
+#: Makes a sampler: kernel(potential, x, z, **options), such as MALA, HMC, LangevinDynamics, UnderdampedLangevin.
+Kernel = Callable[..., DatapointSampler]
+
+
+class LastLayerPotential:
+    """ΣU(x_i, Φ g_i)/1 as a potential of Φ, rows (chains, d·F), under a flat prior on Φ; its x is ignored.
+
+    Args:
+        potential: U(x, z), of a datum.
+        x: (n, ...).
+        design: g(x), (n, F).
+        latent_dim: d.
+    """
+
+    def __init__(self, potential: Potential, x: Tensor, design: Tensor, latent_dim: int) -> None:
+        self.potential, self.x, self.design, self.latent_dim = potential, x, design, latent_dim
+
+    def __call__(self, x: Any, weight: Tensor) -> Tensor:
+        z = outputs_of(weight.view(len(weight), self.latent_dim, -1), self.design)
+        rows = self.x.repeat_interleave(len(weight), 0)
+        return self.potential(rows, z.flatten(0, 1)).view(len(self.design), len(weight)).sum(0)
+
+
+def outputs_of(weight: Tensor, design: Tensor) -> Tensor:
+    """Φ (chains, d, F), g(x) (n, F) → z (n, chains, d)."""
+    return (design @ weight.flatten(0, 1).T).view(len(design), *weight.shape[:2])
+
+
+class LastLayer:
+    """What the samplers of a last layer have in common: features, data, the weight Φ, its outputs.
+
+    Args:
+        features: g, (n, ...) → (n, F); it is not changed.
+        potential: U(x, z).
+        x: (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
+        latent_dim: d.
+        chains: independent Φ.
+        weight: initial Φ, (chains, d, F); normals of scale ``initial_scale``/√(mean ‖g‖²) if None, so that the outputs
+            begin as about N(0, initial_scale²).
+        initial_scale: see weight.
+        seed: of the initial weight, the noise and the minibatches; from torch's default generator if None.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        potential: Potential,
+        x: Tensor,
+        latent_dim: int,
+        *,
+        chains: int,
+        weight: Tensor | None,
+        initial_scale: float,
+        seed: int | None,
+    ) -> None:
+        self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
+        self.seed = int(torch.randint(0, 2**62, ())) if seed is None else seed
+        self.design = self._design(x)
+        self.rank = gram_rank(self.design)
+        if self.rank < len(x):
+            warnings.warn(
+                f"ald_ext.samplers.{type(self).__name__}: the Gram matrix of the features of {len(x)} data has "
+                f"numerical rank {self.rank}: the samples are confined to its range and are not those of the "
+                "posterior. Use more features, a shorter length scale, or WhitenedFeatures",
+                UserWarning,
+                stacklevel=3,
+            )
+        shape = (chains, latent_dim, self.design.shape[1])
+        self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The amortized encoder: outputs for any data, (m, ...) → (m, chains, d)."""
+        return outputs_of(self.weight, self._design(x))
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ, (chains, d, F)."""
+        return self._weight
+
+    @property
+    def z(self) -> Tensor:
+        """The current samples of all data, (n, chains, d)."""
+        return outputs_of(self.weight, self.design)
+
+    def _design(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            design: Tensor = self.features(x)
+        return design
+
+    def _initial_weight(self, shape: tuple[int, int, int], scale: float) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        normals = torch.randn(shape, generator=generator, dtype=self.design.dtype).to(self.design.device)
+        return normals * (scale / self.design.square().sum(1).mean().sqrt())
+
+    def _checked(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        if weight.shape != shape:
+            raise ValueError(
+                f"ald_ext.samplers.{type(self).__name__}: weight: got shape {tuple(weight.shape)}, expected {shape}, "
+                "(chains, latent_dim, features)"
+            )
+        return weight.detach().clone()
+
+
+class LastLayerALD(LastLayer):
+    """Langevin dynamics of Φ on the potential of all data, accepted or rejected as a whole (2022 version, Theorem 1).
+
+        Φ' = Φ - η ∇_Φ ΣU(x_i, Φ g_i) + √(2ηT) ξ,      accepted with the Metropolis-Hastings probability of MALA
+
+    The kernel is any datapoint-wise sampler, applied to Φ as one long latent vector: MALA is the above,
+    LangevinDynamics leaves out the test, HMC is amortized Hamiltonian Monte Carlo. The outputs z_i = Φ g_i sample
+    exp(-ΣU/T) exactly (with a test) where the Gram matrix K = GGᵀ has full rank; where it has not, a UserWarning says
+    the numerical rank.
+
+    Args:
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: as in :class:`LastLayer`.
+        kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
+        options: of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        potential: Potential,
+        x: Tensor,
+        latent_dim: int,
+        *,
+        kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common)
+        target = LastLayerPotential(potential, x, self.design, latent_dim)
+        self.kernel = kernel(target, None, self._weight.flatten(1)[None], seed=self.seed, **options)
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ, (chains, d, F)."""
+        return self.kernel.z.view(self._weight.shape)
+
+    def step(self) -> Tensor:
+        """One transition of Φ; returns the new samples of all data, (n, chains, d)."""
+        self.kernel.step()
+        return self.z
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the kernel, which holds Φ; a run goes on from it bit for bit."""
+        return self.kernel.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kernel.load_state_dict(state)
+
+
+class LastLayerSGALD(LastLayer):
+    """Minibatch sampling of Φ: the outputs of m data make transitions of a datapoint-wise kernel, and Φ follows them.
+
+    With z_B = G_B Φᵀ of a minibatch B, the kernel moves z_B by Δ, each datum (and chain) accepted by itself, and
+
+        Φᵀ ← Φᵀ + G_Bᵀ K_BB⁻¹ Δ,      K_BB = G_B G_Bᵀ
+
+    is the smallest change of Φ that moves these outputs by Δ. Other outputs move by K_RB K_BB⁻¹ Δ. So the transition
+    leaves exp(-ΣU/T) exactly invariant where the minibatch is all data and K has full rank, or where K_RB = 0
+    (WhitenedFeatures); with features that are nearly orthogonal it is an approximation, and for smooth features none.
+    In contrast to Eq. (7) the noise enters only where the gradient is known, so there is no n/m times larger
+    gradient for the noise to match, and a step costs the same for any n with ``outputs="batch"``.
+
+    Args:
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: as in :class:`LastLayer`.
+        batch_size: m; all data if None.
+        transitions: of the kernel, a minibatch.
+        kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
+        outputs: "all": a step returns the outputs for all data; "batch": for its minibatch, whose indices are in
+            ``batch``.
+        options: of the kernel, but neither data nor adapt_steps: the kernel is made anew for each minibatch.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        potential: Potential,
+        x: Tensor,
+        latent_dim: int,
+        *,
+        batch_size: int | None = None,
+        transitions: int = 1,
+        kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
+        outputs: str = "all",
+        **options: Any,
+    ) -> None:
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common)
+        self.batch_size = len(x) if batch_size is None else batch_size
+        self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
+        self._check()
+        self.minibatches = Minibatches(len(x), self.batch_size, self.seed)
+        self.batch = torch.arange(len(x))
+        self.step_count = 0
+
+    def _check(self) -> None:
+        name, n = "ald_ext.samplers.LastLayerSGALD", len(self.x)
+        if not 1 <= self.batch_size <= n:
+            raise ValueError(f"{name}: batch_size: got {self.batch_size}, expected 1 to {n}, the number of data")
+        if self.transitions < 1:
+            raise ValueError(f"{name}: transitions: got {self.transitions}, expected >= 1")
+        if self.outputs not in ("all", "batch"):
+            raise ValueError(f"{name}: outputs: got {self.outputs!r}, expected 'all' or 'batch'")
+        for option in {"data", "adapt_steps"} & self.options.keys():
+            raise ValueError(f"{name}: {option}: got a value, expected none: the kernel is made anew for a minibatch")
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """The transitions of one minibatch; returns the samples of all data or of the minibatch, (…, chains, d)."""
+        self.batch = self.minibatches.draw()
+        design, x = self.design[self.batch], self.x[self.batch]
+        z = outputs_of(self._weight, design)
+        kernel = self.kernel(self.potential, x, z, data=self.batch.to(z.device), seed=self.seed, **self.options)
+        kernel.start_after(self.step_count * self.transitions)
+        for _ in range(self.transitions):
+            moved = kernel.step()
+        coefficients = torch.linalg.pinv(design @ design.T, hermitian=True) @ (moved - z).flatten(1)
+        change = (design.T @ coefficients).view(-1, *z.shape[1:])
+        self._weight = self._weight + change.permute(1, 2, 0)
+        self.step_count += 1
+        return self.z if self.outputs == "all" else outputs_of(self._weight, design)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Φ, step counter and minibatches; a run goes on from it bit for bit."""
+        return {
+            "weight": self._weight.clone(),
+            "step_count": self.step_count,
+            "seed": self.seed,
+            "minibatches": self.minibatches.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
+        self.step_count, self.seed = state["step_count"], state["seed"]
+        self.minibatches.load_state_dict(state["minibatches"])

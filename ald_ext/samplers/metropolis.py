@@ -1,0 +1,239 @@
+"""Samplers with a Metropolis-Hastings test: their common part, and the Metropolis-adjusted Langevin algorithm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .datapoint import DatapointSampler
+from .potential import Potential
+from .step_size import DualAveraging
+
+#: Number of the draw that decides about a proposal, see Note [Noise of datapoint samplers].
+TEST_DRAW = 1
+
+
+class ChainStates(NamedTuple):
+    """States with what the potential says about them: z (n, [chains,] d), U (n, [chains]), ∇U in the shape of z."""
+
+    z: Tensor
+    potential: Tensor
+    gradient: Tensor
+
+
+class MetropolisSampler(DatapointSampler):
+    """Base of the samplers that accept or reject, so that exp(-U/T) is exactly what they leave invariant.
+
+    Each chain decides by itself, with probability min(1, r) for acceptance; a proposal whose potential or r is NaN or
+    infinite is rejected. A rejected proposal leaves the state as it is, bit for bit.
+
+    The potential and its gradient at the current states are kept from step to step: call :meth:`refresh` if the
+    potential has changed.
+
+    Note [Adaptation]
+        During the first ``adapt_steps`` steps, each datum's step size moves, by :class:`DualAveraging`, to where the
+        mean acceptance probability over the datum's chains is ``target_acceptance``; then it is fixed at its average.
+        A chain that adapts is not a Markov chain of the right target: throw these samples away.
+
+    Args:
+        potential, x, z, seed, data: as in :class:`DatapointSampler`.
+        step_size: > 0, or a tensor (n,) with one for each datum. Where it adapts, adaptation begins there.
+        temperature: T > 0.
+        inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; the identity if
+            None. Best near the target's covariance.
+        adapt_steps: see Note [Adaptation]; 0: the step size stays as given.
+        target_acceptance: between 0 and 1.
+
+    Raises:
+        ValueError: an argument out of its range, shapes that do not fit, or initial states where the potential is not
+            finite.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        *,
+        step_size: float | Tensor,
+        temperature: float,
+        inverse_mass_matrix: Tensor | None,
+        adapt_steps: int,
+        target_acceptance: float,
+        seed: int | None,
+        data: Tensor | None,
+    ) -> None:
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, data=data)
+        self._check_number("temperature", temperature)
+        if adapt_steps < 0:
+            raise self._error("adapt_steps", str(adapt_steps), "a number >= 0")
+        if not 0 < target_acceptance < 1:
+            raise self._error("target_acceptance", str(target_acceptance), "a number between 0 and 1")
+        self.adapt_steps = adapt_steps
+        self.target_acceptance = target_acceptance
+        self._adaptation = DualAveraging.start(self._checked_step_size(step_size))
+        self._mass_factor = self._checked_mass_factor(inverse_mass_matrix)
+        self._accepted = torch.zeros(z.shape[:-1], dtype=torch.int64, device=z.device)
+        self.refresh()
+
+    @property
+    def step_size(self) -> Tensor:
+        """(n,), of z's dtype: the step size of each datum."""
+        return self._adaptation.step_size
+
+    @property
+    def acceptance_rate(self) -> Tensor:
+        """(n,) or (n, chains): the share of the proposals that were accepted since adaptation; NaN before the first."""
+        return self._accepted / max(0, self.step_count - self.adapt_steps)
+
+    def refresh(self) -> None:
+        """Evaluates the potential at the current states anew, to be called when the potential has changed.
+
+        Raises:
+            ValueError: it is not finite there.
+        """
+        value, gradient = self._evaluate(self._z)
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise self._error("z", f"{bad} of {value.numel()} states where the potential is not finite", "none")
+        self._potential, self._gradient = value, gradient
+
+    @abstractmethod
+    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
+        """The proposals, and log r of each: NaN or infinite where anything about a proposal is."""
+
+    def _advance(self, step: int) -> None:
+        current = ChainStates(self._z, self._potential, self._gradient)
+        proposal, log_ratio = self._propose(current, step)
+        log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
+        accepted = log_ratio.isfinite() & (log_uniform < log_ratio)
+        if step <= self.adapt_steps:
+            self._adapt(log_ratio, step)
+        else:
+            self._accepted = self._accepted + accepted
+        self._potential = torch.where(accepted, proposal.potential, current.potential)
+        accepted = accepted[..., None]
+        self._gradient = torch.where(accepted, proposal.gradient, current.gradient)
+        self._z = torch.where(accepted, proposal.z, current.z)
+
+    def _adapt(self, log_ratio: Tensor, step: int) -> None:
+        probability = torch.where(log_ratio.isfinite(), log_ratio.clamp_max(0).exp(), 0).to(self._z.dtype)
+        mean = probability.flatten(1).mean(1) if probability.dim() > 1 else probability
+        self._adaptation = self._adaptation.update(mean, self.target_acceptance, step)
+        if step == self.adapt_steps:
+            self._adaptation = self._adaptation.frozen()
+
+    def _step_size_of_chains(self) -> Tensor:
+        """The step sizes in a shape that broadcasts with z."""
+        return self.step_size.view(-1, *[1] * (self._z.dim() - 1))
+
+    def _by_mass_factor(self, v: Tensor) -> Tensor:
+        """F v of each chain, for the inverse mass matrix M = F Fᵀ."""
+        factor = self._mass_factor
+        if factor is None:
+            return v
+        return v * factor if factor.dim() == 1 else v @ factor.mT
+
+    def _by_transposed_mass_factor(self, v: Tensor) -> Tensor:
+        """Fᵀ v of each chain."""
+        factor = self._mass_factor
+        if factor is None:
+            return v
+        return v * factor if factor.dim() == 1 else v @ factor
+
+    def _tensors(self) -> dict[str, Tensor]:
+        adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}
+        return {**super()._tensors(), "accepted": self._accepted, **adaptation}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        super()._restore(tensors)
+        self._accepted = tensors["accepted"]
+        self._adaptation = DualAveraging(*(tensors[f"adaptation.{name}"] for name in DualAveraging._fields))
+        self.refresh()
+
+    def _checked_step_size(self, step_size: float | Tensor) -> Tensor:
+        n = len(self._z)
+        result = torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
+        if result.shape not in ((), (n,)):
+            raise self._error("step_size", f"shape {tuple(result.shape)}", f"a number or shape ({n},)")
+        if not bool((result.isfinite() & (result > 0)).all()):
+            raise self._error("step_size", str(step_size), "finite, > 0")
+        return result.expand(n).clone()
+
+    def _checked_mass_factor(self, matrix: Tensor | None) -> Tensor | None:
+        """F with F Fᵀ = M, as its diagonal where M is given so."""
+        if matrix is None:
+            return None
+        d = self._z.shape[-1]
+        matrix = matrix.to(self._z)
+        if matrix.shape == (d,):
+            factor, positive = matrix.sqrt(), bool((matrix.isfinite() & (matrix > 0)).all())
+        elif matrix.shape == (d, d):
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
+        else:
+            raise self._error("inverse_mass_matrix", f"shape {tuple(matrix.shape)}", f"({d},) or ({d}, {d})")
+        if not positive:
+            raise self._error("inverse_mass_matrix", str(matrix.tolist()), "symmetric and positive definite")
+        return factor
+
+
+class MALA(MetropolisSampler):
+    """The Metropolis-adjusted Langevin algorithm (Roberts & Tweedie 1996): Langevin dynamics, accepted or rejected.
+
+        z' = z - h M ∇U(z) + √(2hT) F ξ,      M = F Fᵀ,      ξ ~ N(0, I)
+        log r = (U(z) - U(z'))/T + aᵀξ - ‖a‖²/2,      a = √(h/2T) Fᵀ (∇U(z) + ∇U(z'))
+
+    The latter is log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z), without differences of large numbers. One
+    gradient a step. M = I makes the proposal a step of :class:`LangevinDynamics`; it is one leapfrog step, of size
+    √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
+
+    Args:
+        potential, x, z, step_size (h), temperature, inverse_mass_matrix (M), adapt_steps, target_acceptance, seed,
+            data: as in :class:`MetropolisSampler`.
+
+    Raises:
+        ValueError: as :class:`MetropolisSampler`.
+    """
+
+    draws_per_step: ClassVar = 2
+
+    def __init__(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        *,
+        step_size: float | Tensor,
+        temperature: float = 1.0,
+        inverse_mass_matrix: Tensor | None = None,
+        adapt_steps: int = 0,
+        target_acceptance: float = 0.574,
+        seed: int | None = None,
+        data: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            potential,
+            x,
+            z,
+            step_size=step_size,
+            temperature=temperature,
+            inverse_mass_matrix=inverse_mass_matrix,
+            adapt_steps=adapt_steps,
+            target_acceptance=target_acceptance,
+            seed=seed,
+            data=data,
+        )
+
+    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
+        h, temperature = self._step_size_of_chains(), self.temperature
+        noise = self._normal(self._z.shape, step, draw=0)
+        whitened = -h * self._by_transposed_mass_factor(current.gradient) + (2 * h * temperature).sqrt() * noise
+        z = current.z + self._by_mass_factor(whitened)
+        proposal = ChainStates(z, *self._evaluate(z))
+        a = (h / (2 * temperature)).sqrt() * self._by_transposed_mass_factor(current.gradient + proposal.gradient)
+        correction = (a * (noise - a / 2)).sum(-1)
+        return proposal, (current.potential - proposal.potential) / temperature + correction

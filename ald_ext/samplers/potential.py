@@ -1,0 +1,236 @@
+"""Potentials: what the samplers sample.
+
+Note [Potentials, sums and means]
+    A potential is a callable ``potential(x, z) -> (batch,)`` of data x (batch, ...) and their latent variables z
+    (batch, d), one value a datum:
+
+        U(x, z) = -log p(z) - log p(x | z)
+
+    - It is a sum over the dimensions of a datum, never a mean. What does not depend on z may be left out.
+    - It sees each datum by itself: row r of the result depends on row r of x and z only.
+    - The target of a datum at temperature T is exp(-U(x, z) / T). Datapoint samplers follow ∇_z U as it is, without a
+      number of data. x is None where there is no datum (a prior, an energy).
+    - The potential of n data is Σ U_i. A minibatch of m of them estimates it by (n/m) Σ U_i, which is n times its mean.
+    - So optimizers (:class:`ald_ext.SGLD`, :class:`ald_ext.PSGLD`), whose loss is a potential divided by ``num_data``,
+      take the mean over the minibatch with ``num_data = n``. With parameters θ that have a prior of their own:
+      ``loss = potential(x, z).mean() - log_prior(θ) / n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+#: U(x, z): (batch, ...) or None, (batch, d) -> (batch,). Note [Potentials, sums and means].
+Potential = Callable[[Any, Tensor], Tensor]
+
+#: A distribution over z, or its log density as a function, (batch, d) -> (batch,).
+LogDensity = Distribution | Callable[[Tensor], Tensor]
+
+
+def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
+    """U(x, z) and ∇_z U(x, z), detached; nothing else gets a gradient. Values that are not finite come as they are.
+
+    Args:
+        potential: see Note [Potentials, sums and means].
+        x: (batch, ...), or None.
+        z: (batch, d).
+
+    Returns:
+        (batch,) and (batch, d).
+
+    Raises:
+        RuntimeError: the potential's shape is not (batch,), or no gradient for z comes out of it.
+    """
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        value = _one_value_a_datum("potential_and_gradient", "potential", potential(x, leaf), leaf)
+        # Each row depends on its own datum only, so the gradient of the sum holds every row's.
+        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    if gradient is None:
+        raise RuntimeError(
+            "ald_ext.samplers.potential_and_gradient: potential: got values through which no gradient reaches z, "
+            "expected a function of z, called outside torch.inference_mode()"
+        )
+    return value.detach(), gradient
+
+
+def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Tensor], Tensor]) -> Potential:
+    """U(x, z) = -log p(z) - log p(x | z).
+
+    Args:
+        log_prior: log p(z), (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a datum's
+            dimensions.
+        log_likelihood: log p(x | z), (batch, ...), (batch, d) -> (batch,).
+
+    Raises:
+        RuntimeError: when it is called and a term's shape is not (batch,).
+    """
+    prior = _log_density("posterior_potential", "log_prior", log_prior)
+
+    def potential(x: Any, z: Tensor) -> Tensor:
+        likelihood = _one_value_a_datum("posterior_potential", "log_likelihood", log_likelihood(x, z), z)
+        return -prior(z) - likelihood
+
+    return potential
+
+
+def prior_potential(
+    log_prob: LogDensity | None = None, *, energy: Callable[[Tensor], Tensor] | None = None
+) -> Potential:
+    """U(z) = -log p(z), or U(z) = energy(z); x is ignored.
+
+    Args:
+        log_prob: log p(z) up to a constant, (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a
+            datum's dimensions.
+        energy: the potential itself, (batch, d) -> (batch,), instead of log_prob.
+
+    Raises:
+        ValueError: both or neither given.
+        RuntimeError: when it is called and the shape is not (batch,).
+    """
+    if (log_prob is None) == (energy is None):
+        got = "neither" if energy is None else "both"
+        raise ValueError(f"ald_ext.samplers.prior_potential: log_prob, energy: got {got}, expected one of them")
+    if log_prob is not None:
+        log_density = _log_density("prior_potential", "log_prob", log_prob)
+        return lambda _x, z: -log_density(z)
+    assert energy is not None
+    return lambda _x, z: _one_value_a_datum("prior_potential", "energy", energy(z), z)
+
+
+class GaussianPotential:
+    """U(z) = (z - μ)ᵀ Σ⁻¹ (z - μ) / 2, so that the target at temperature T is N(μ, TΣ); x is ignored.
+
+    Args:
+        mean: μ, (d,).
+        covariance: Σ, (d, d), symmetric and positive definite.
+        precision: Σ⁻¹, instead of the covariance.
+
+    Raises:
+        ValueError: both or neither given, other shapes, or a matrix that is not positive definite.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor | None = None, *, precision: Tensor | None = None) -> None:
+        if (covariance is None) == (precision is None):
+            got = "neither" if precision is None else "both"
+            raise ValueError(
+                f"ald_ext.samplers.GaussianPotential: covariance, precision: got {got}, expected one of them"
+            )
+        if mean.dim() != 1:
+            raise ValueError(f"ald_ext.samplers.GaussianPotential: mean: got shape {tuple(mean.shape)}, expected (d,)")
+        self.mean = mean
+        if covariance is not None:
+            self.covariance = covariance
+            self.precision = _inverse("GaussianPotential", "covariance", covariance, len(mean))
+        elif precision is not None:
+            self.precision = precision
+            self.covariance = _inverse("GaussianPotential", "precision", precision, len(mean))
+
+    def __call__(self, x: Any, z: Tensor) -> Tensor:
+        """(batch,); x is ignored."""
+        return _half_quadratic_form(z - self.mean.to(z), self.precision)
+
+
+class LinearGaussianPotential:
+    """The posterior of a linear Gaussian model, with its exact answer (paper: F.1, F.2).
+
+        p(z) = N(μ_z, Σ_z),      p(x | z) = N(Wz, Σ_x)
+        U(x, z) = (z - μ_z)ᵀ Σ_z⁻¹ (z - μ_z) / 2 + (x - Wz)ᵀ Σ_x⁻¹ (x - Wz) / 2
+
+    Args:
+        prior_mean: μ_z, (d,).
+        prior_covariance: Σ_z, (d, d), symmetric and positive definite.
+        likelihood_covariance: Σ_x, (k, k), likewise.
+        weight: W, (k, d); the identity if None, as in the paper.
+
+    Raises:
+        ValueError: shapes that do not fit, or a covariance that is not positive definite.
+    """
+
+    def __init__(
+        self,
+        prior_mean: Tensor,
+        prior_covariance: Tensor,
+        likelihood_covariance: Tensor,
+        weight: Tensor | None = None,
+    ) -> None:
+        if prior_mean.dim() != 1:
+            raise ValueError(
+                f"ald_ext.samplers.LinearGaussianPotential: prior_mean: got shape {tuple(prior_mean.shape)}, "
+                "expected (d,)"
+            )
+        dimension = len(prior_mean)
+        if weight is None:
+            weight = torch.eye(dimension, dtype=prior_mean.dtype, device=prior_mean.device)
+        elif weight.dim() != 2 or weight.shape[1] != dimension:
+            raise ValueError(
+                f"ald_ext.samplers.LinearGaussianPotential: weight: got shape {tuple(weight.shape)}, "
+                f"expected (k, {dimension})"
+            )
+        owner = "LinearGaussianPotential"
+        self.prior_mean = prior_mean
+        self.weight = weight
+        self.prior_precision = _inverse(owner, "prior_covariance", prior_covariance, dimension)
+        self.likelihood_precision = _inverse(owner, "likelihood_covariance", likelihood_covariance, len(weight))
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        """(batch, k), (batch, d) -> (batch,)."""
+        prior = _half_quadratic_form(z - self.prior_mean.to(z), self.prior_precision)
+        return prior + _half_quadratic_form(x - z @ self.weight.to(z).T, self.likelihood_precision)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (n, d) and covariance (d, d) of p(z | x), the same covariance for every datum, for x (n, k).
+
+        Σ = (Σ_z⁻¹ + Wᵀ Σ_x⁻¹ W)⁻¹,      μ = Σ (Σ_z⁻¹ μ_z + Wᵀ Σ_x⁻¹ x)
+
+        At temperature T the covariance is TΣ, and the mean the same.
+        """
+        weighted = self.weight.T @ self.likelihood_precision
+        covariance = torch.linalg.inv(self.prior_precision + weighted @ self.weight)
+        mean = (self.prior_precision @ self.prior_mean + x.to(weighted) @ weighted.T) @ covariance
+        return mean, covariance
+
+
+def _half_quadratic_form(difference: Tensor, precision: Tensor) -> Tensor:
+    """rᵀ Λ r / 2 of each row r."""
+    return ((difference @ precision.to(difference)) * difference).sum(-1) / 2
+
+
+def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
+    if matrix.shape != (dimension, dimension):
+        raise ValueError(
+            f"ald_ext.samplers.{owner}: {name}: got shape {tuple(matrix.shape)}, expected ({dimension}, {dimension})"
+        )
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed) or not torch.allclose(matrix, matrix.mT):
+        raise ValueError(
+            f"ald_ext.samplers.{owner}: {name}: got {matrix.tolist()}, expected a symmetric positive definite matrix"
+        )
+    return torch.cholesky_inverse(factor)
+
+
+def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:
+    """As a function (batch, d) -> (batch,) that checks its shape."""
+    if isinstance(log_density, Distribution):
+        log_prob = log_density.log_prob
+        return lambda z: _one_value_a_datum(owner, name, _summed(log_prob(z)), z)
+    return lambda z: _one_value_a_datum(owner, name, log_density(z), z)
+
+
+def _summed(log_prob: Tensor) -> Tensor:
+    """Over all dimensions but the first: distributions of independent coordinates keep theirs."""
+    return log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
+
+
+def _one_value_a_datum(owner: str, name: str, value: Tensor, z: Tensor) -> Tensor:
+    if value.shape != z.shape[:1]:
+        raise RuntimeError(
+            f"ald_ext.samplers.{owner}: {name}: got a result of shape {tuple(value.shape)}, expected ({len(z)},), "
+            "one value a datum, summed over its dimensions"
+        )
+    return value

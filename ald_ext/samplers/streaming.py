@@ -1,0 +1,285 @@
+"""Moments and convergence of long chains in one pass, with memory that does not grow with the number of draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .collection import check_state_shape
+
+TENSORS = ("_mean", "_squares", "_batch_means", "_partial_sum")
+
+
+class StreamingMoments:
+    """Mean, variance, effective sample size, Monte Carlo error and split R-hat of every latent variable, one pass.
+
+    Moments follow Welford (1962), and Chan, Golub & LeVeque (1983) when merged. All accumulators are float64, on the
+    device of the draws; results are (n, d), over all chains.
+
+    Note [Doubling batches]
+        Batch means of b consecutive draws estimate the variance of an average under autocorrelation: σ² ≈ b·var(batch
+        means). The length of a run need not be known: b begins at 1, and whenever ``num_batches`` batches are full they
+        are averaged in pairs, which doubles b. So there are always num_batches/2 to num_batches of them, and
+        b ≥ draws/num_batches. σ² is taken about the mean of all chains (replicated batch means, Argon & Andradóttir
+        2006), so that chains which disagree have a smaller effective sample size; it is never much below the number of
+        batches of all chains, though: R-hat is what shows that they disagree. The relative standard error of σ² is
+        about √(2/(batches·chains)), 0.25 for one chain in the worst case; it is too small by about (autocorrelation
+        time)/b. It takes num_batches float64 numbers a latent variable and chain.
+
+    Args:
+        covariance: keep the d x d covariances of each datum too.
+        num_batches: of Note [Doubling batches]; even, ≥ 4.
+
+    Raises:
+        ValueError: a draw of another shape, or a bad num_batches. RuntimeError: a result without draws.
+    """
+
+    def __init__(self, *, covariance: bool = False, num_batches: int = 64) -> None:
+        if num_batches < 4 or num_batches % 2:
+            raise ValueError(
+                f"ald_ext.samplers.StreamingMoments: num_batches: got {num_batches}, expected an even integer >= 4"
+            )
+        self.keeps_covariance, self.num_batches = covariance, num_batches
+        self.count = 0  # draws of each chain
+        self.batch_size = 1
+        self._num_full = 0
+        self._num_partial = 0
+        self._shape: tuple[int, ...] | None = None
+
+    def reserve(self, num_draws: int) -> None:
+        """Nothing: memory does not depend on the number of draws."""
+
+    def append(self, state: Tensor) -> None:
+        """One draw, (n, d) or (n, chains, d)."""
+        check_state_shape("StreamingMoments", state, self._shape)
+        if self._shape is None:
+            self._allocate(state)
+        draw = state.detach().double().reshape(self._mean.shape)
+        self.count += 1
+        before = draw - self._mean
+        self._mean += before / self.count
+        after = draw - self._mean
+        self._squares += self._products(before, after)
+        self._append_to_batches(draw)
+
+    def _allocate(self, state: Tensor) -> None:
+        self._shape = tuple(state.shape)
+        n, d = state.shape[0], state.shape[-1]
+        chains = state.shape[1] if state.ndim == 3 else 1
+        zeros = torch.zeros(n, chains, d, dtype=torch.float64, device=state.device)
+        self._mean, self._partial_sum = zeros, zeros.clone()
+        self._squares = self._products(zeros, zeros)
+        self._batch_means = zeros.new_zeros(self.num_batches, n, chains, d)
+
+    def _products(self, first: Tensor, second: Tensor) -> Tensor:
+        """Elementwise, (n, chains, d), or outer, (n, chains, d, d)."""
+        return first[..., :, None] * second[..., None, :] if self.keeps_covariance else first * second
+
+    def _append_to_batches(self, draw: Tensor) -> None:
+        self._partial_sum += draw
+        self._num_partial += 1
+        if self._num_partial < self.batch_size:
+            return
+        if self._num_full == self.num_batches:
+            self._join_pairs()
+            if self._num_partial < self.batch_size:
+                return
+        self._batch_means[self._num_full] = self._partial_sum / self.batch_size
+        self._num_full += 1
+        self._partial_sum.zero_()
+        self._num_partial = 0
+
+    def _join_pairs(self) -> None:
+        """Halves the number of full batches; an odd last one goes to the incomplete batch."""
+        pairs = self._num_full // 2
+        if self._num_full % 2:
+            self._partial_sum += self._batch_means[self._num_full - 1] * self.batch_size
+            self._num_partial += self.batch_size
+        self._batch_means[:pairs] = (self._batch_means[0 : 2 * pairs : 2] + self._batch_means[1 : 2 * pairs : 2]) / 2
+        self._num_full = pairs
+        self.batch_size *= 2
+
+    # Results
+
+    def _check_has_draws(self, least: int = 1) -> None:
+        if self.count < least:
+            raise RuntimeError(f"ald_ext.samplers.StreamingMoments: got {self.count} draws, expected {least} at least")
+
+    @property
+    def num_chains(self) -> int:
+        self._check_has_draws()
+        return int(self._mean.shape[1])
+
+    @property
+    def mean(self) -> Tensor:
+        """(n, d), over draws and chains."""
+        self._check_has_draws()
+        return self._mean.mean(1)
+
+    @property
+    def chain_means(self) -> Tensor:
+        """(n, chains, d)."""
+        self._check_has_draws()
+        return self._mean.clone()
+
+    def _total_squares(self) -> Tensor:
+        """Sum of squares, or products, about the mean over all chains."""
+        between = self._mean - self._mean.mean(1, keepdim=True)
+        return (self._squares + self.count * self._products(between, between)).sum(1)
+
+    @property
+    def covariance(self) -> Tensor:
+        """(n, d, d), over draws and chains, with the divisor draws·chains - 1."""
+        if not self.keeps_covariance:
+            raise RuntimeError("ald_ext.samplers.StreamingMoments: covariance: got False, expected covariance=True")
+        self._check_has_draws(2)
+        products = self._total_squares()
+        return (products + products.mT) / (2 * (self.count * self.num_chains - 1))
+
+    @property
+    def variance(self) -> Tensor:
+        """(n, d), over draws and chains, with the divisor draws·chains - 1."""
+        self._check_has_draws(2)
+        squares = self._total_squares() / (self.count * self.num_chains - 1)
+        return squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else squares
+
+    @property
+    def standard_deviation(self) -> Tensor:
+        """(n, d)."""
+        return self.variance.sqrt()
+
+    def _long_run_variance(self) -> Tensor:
+        """σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
+        self._check_has_draws(4)
+        means = self._batch_means[: self._num_full]
+        deviations = means - means.mean((0, 2), keepdim=True)
+        degrees = self._num_full * self.num_chains - 1
+        return self.batch_size * deviations.square().sum((0, 2)) / degrees
+
+    @property
+    def monte_carlo_standard_error(self) -> Tensor:
+        """Of the mean, (n, d)."""
+        return (self._long_run_variance() / (self.count * self.num_chains)).sqrt()
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """For the mean, (n, d): draws·chains·variance/σ². Of a constant: draws·chains."""
+        total = self.count * self.num_chains
+        variance, long_run = self.variance, self._long_run_variance()
+        return torch.where(long_run > 0, total * variance / long_run, torch.full_like(variance, total))
+
+    @property
+    def r_hat(self) -> Tensor:
+        """Split R-hat, (n, d) (Gelman et al. 2013, without ranks): each chain's halves count as chains.
+
+        The first half ends where a batch does. With an even number of full batches and none incomplete, as after
+        num_batches·2^k draws, the halves are equal and this is the textbook number; else the second half is longer, by
+        two batches at most.
+        """
+        self._check_has_draws(4)
+        first_count = self._num_full // 2 * self.batch_size
+        second_count = self.count - first_count
+        first = self._batch_means[: self._num_full // 2].mean(0)
+        second = (self.count * self._mean - first_count * first) / second_count
+        squares = self._squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else self._squares
+        # What of a chain's squares about its mean is not the difference of its halves is within the halves.
+        within = squares - first_count * second_count / self.count * (first - second).square()
+        within = within.mean(1) / (self.count - 2)
+        between = torch.cat([first, second], 1).var(1)
+        half = self.count / 2
+        return ((half - 1) / half + between / within).sqrt()
+
+    # Merging and saving
+
+    def merge(self, other: StreamingMoments, *, along: str) -> None:
+        """Takes in the draws of another pass over the same data.
+
+        Args:
+            other: is left as it is.
+            along: "draws": other's come after these, of the same chains; if these end within a batch, that rest
+                counts in the moments but not in the batch means. "chains": other's are further chains, with as many
+                draws.
+
+        Raises:
+            ValueError: shapes, options or numbers of draws that do not fit.
+        """
+        self._check_merge(other, along)
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.load_state_dict(other.state_dict())
+        elif along == "chains":
+            self._merge_chains(other)
+        else:
+            self._merge_draws(other)
+
+    def _check_merge(self, other: StreamingMoments, along: str) -> None:
+        name = "ald_ext.samplers.StreamingMoments.merge"
+        if along not in ("draws", "chains"):
+            raise ValueError(f"{name}: along: got {along!r}, expected 'draws' or 'chains'")
+        options, expected = ((moments.keeps_covariance, moments.num_batches) for moments in (other, self))
+        if options != expected:
+            raise ValueError(f"{name}: other: got (covariance, num_batches) = {options}, expected {expected}")
+        if self._shape is None or other._shape is None:
+            return
+        same_data = self._shape[0] == other._shape[0] and self._shape[-1] == other._shape[-1]
+        if not same_data or (along == "draws" and self._shape != other._shape):
+            raise ValueError(f"{name}: other: got draws of shape {other._shape}, expected {self._shape}")
+        if along == "chains" and self._progress() != other._progress():
+            raise ValueError(
+                f"{name}: other: got {other.count} draws a chain, expected {self.count}, not merged before"
+            )
+
+    def _progress(self) -> tuple[int, ...]:
+        return self.count, self.batch_size, self._num_full, self._num_partial
+
+    def _merge_chains(self, other: StreamingMoments) -> None:
+        self._mean = torch.cat([self._mean, other._mean], 1)
+        self._squares = torch.cat([self._squares, other._squares], 1)
+        self._partial_sum = torch.cat([self._partial_sum, other._partial_sum], 1)
+        self._batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+        n, chains, d = self._mean.shape
+        self._shape = (n, chains, d)
+
+    def _merge_draws(self, other: StreamingMoments) -> None:
+        count = self.count + other.count
+        between = other._mean - self._mean
+        self._squares += other._squares + self._products(between, between) * (self.count * other.count / count)
+        self._mean += between * (other.count / count)
+        self.count = count
+        later = StreamingMoments(covariance=self.keeps_covariance, num_batches=self.num_batches)
+        later.load_state_dict(other.state_dict())
+        while self.batch_size != later.batch_size or self._num_full + later._num_full > self.num_batches:
+            shorter = self if self.batch_size <= later.batch_size else later
+            shorter._join_pairs()
+        self._batch_means[self._num_full : self._num_full + later._num_full] = later._batch_means[: later._num_full]
+        self._num_full += later._num_full
+        self._partial_sum, self._num_partial = later._partial_sum, later._num_partial
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, copied; loads with weights_only=True."""
+        state: dict[str, Any] = {
+            "keeps_covariance": self.keeps_covariance,
+            "num_batches": self.num_batches,
+            "count": self.count,
+            "batch_size": self.batch_size,
+            "_num_full": self._num_full,
+            "_num_partial": self._num_partial,
+            "_shape": self._shape,
+        }
+        if self._shape is not None:
+            state.update({name: getattr(self, name).clone() for name in TENSORS})
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """ValueError if it was made with other options."""
+        for option in ("keeps_covariance", "num_batches"):
+            if state[option] != getattr(self, option):
+                raise ValueError(
+                    f"ald_ext.samplers.StreamingMoments: state: got {option}={state[option]}, "
+                    f"expected {getattr(self, option)}"
+                )
+        for name, value in state.items():
+            setattr(self, name, value.clone() if isinstance(value, Tensor) else value)

@@ -1,0 +1,78 @@
+"""Samples as InferenceData: what goes into a netCDF file comes out of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ald_ext.samplers.export import save_netcdf, to_inference_data
+
+xarray = pytest.importorskip("xarray")
+pytest.importorskip("arviz_base")
+pytest.importorskip("h5netcdf")
+
+
+def test_dimensions_and_values() -> None:
+    samples = torch.randn(7, 3, 2, 4)
+    tree = to_inference_data(samples, sample_stats={"lp": samples[..., 0]}, attributes={"sampler": "HMC"})
+    z = tree["posterior"]["z"]
+    assert z.dims == ("chain", "draw", "datum", "latent")
+    np.testing.assert_array_equal(z.values, samples.permute(2, 0, 1, 3).numpy())
+    assert tree["sample_stats"]["lp"].dims == ("chain", "draw", "datum")
+    np.testing.assert_array_equal(tree["sample_stats"]["lp"].values, z.values[..., 0])
+    assert tree["posterior"].attrs["sampler"] == "HMC"
+
+
+def test_without_chains_and_in_16_bits() -> None:
+    samples = torch.randn(7, 3, 4).bfloat16()
+    tree = to_inference_data(samples, name="code", sample_stats={"lp": torch.zeros(7, 3)})
+    assert tree["posterior"]["code"].shape == (1, 7, 3, 4)
+    assert tree["posterior"]["code"].dtype == np.float32
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    samples = torch.randn(7, 3, 2, 4, requires_grad=True)
+    path = tmp_path / "samples.nc"
+    attributes = {"sampler": "MALA", "seed": 3, "step_size": torch.tensor(0.5), "frozen": True, "sizes": [1, 2]}
+    save_netcdf(path, samples, sample_stats={"lp": torch.zeros(7, 3, 2)}, attributes=attributes)
+    with xarray.open_datatree(path, engine="h5netcdf") as tree:
+        np.testing.assert_array_equal(tree["posterior"]["z"].values, samples.detach().permute(2, 0, 1, 3).numpy())
+        found = tree["posterior"].attrs
+        assert (found["sampler"], found["seed"], found["step_size"]) == ("MALA", 3, 0.5)
+        assert (found["frozen"], found["sizes"]) == (1, "[1, 2]")
+        assert found["torch_version"]
+        assert found["ald_ext_version"]
+        assert "lp" in tree["sample_stats"]
+    assert [file.name for file in tmp_path.iterdir()] == ["samples.nc"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "samples.nc"
+    path.write_text("precious")
+
+    def fail(self: object, file: Path, **options: object) -> None:
+        Path(file).write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(xarray.DataTree, "to_netcdf", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_netcdf(path, torch.zeros(5, 2, 3))
+    assert path.read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sample_stats: lp: got shape \(7, 1, 2\), expected \(7, 3, 1\)"):
+        to_inference_data(torch.zeros(7, 3, 4), sample_stats={"lp": torch.zeros(7, 1, 2)})
+    with pytest.raises(ValueError, match=r"samples: got shape \(7, 3\)"):
+        to_inference_data(torch.zeros(7, 3))
+    monkeypatch.setitem(sys.modules, "h5netcdf", None)
+    with pytest.raises(ImportError, match=r"ald_ext\[diagnostics\]"):
+        save_netcdf(tmp_path / "a.nc", torch.zeros(7, 3, 4))
+    monkeypatch.setitem(sys.modules, "arviz_base", None)
+    with pytest.raises(ImportError, match=r"ald_ext\[diagnostics\]"):
+        to_inference_data(torch.zeros(7, 3, 4))

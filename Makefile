@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo docs test bench noise-check gpu-check lint clean
+.PHONY: demo docs experiments test bench noise-check gpu-check lint clean
 
 ## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -20,6 +20,18 @@ docs: demo
 	    $(BIN)/ald-ext train --model $$model --out runs/$$model --overwrite && \
 	    cp runs/$$model/metrics.json docs/demo/$${model}_metrics.json || exit 1; \
 	done
+	$(BIN)/python benchmarks/readme_figures.py
+
+## The paper's toy experiments, at our settings and at the paper's, about half an hour; writes docs/experiments.
+experiments: $(VENV)/built
+	for name in bivariate-gaussian univariate-gaussian neural-likelihood eight-gaussians scaling; do \
+	    $(BIN)/ald-ext experiment $$name --out docs/experiments/$$name || exit 1; \
+	done
+	for name in bivariate-gaussian univariate-gaussian neural-likelihood eight-gaussians; do \
+	    $(BIN)/ald-ext experiment $$name --preset paper --out docs/experiments/$$name/paper || exit 1; \
+	done
+	$(BIN)/ald-ext experiment univariate-gaussian --preset all-layers --out docs/experiments/univariate-gaussian/all-layers
+	$(BIN)/python benchmarks/experiments_page.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 ## C++ tests, then Python tests.
@@ -49,6 +61,7 @@ lint: $(VENV)/built
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/readme_figures.py --check
 	$(BIN)/python benchmarks/results_page.py --check
+	$(BIN)/python benchmarks/experiments_page.py --check
 
 clean:
 	rm -rf $(VENV) build runs ald_ext/*.so
@@ -61,5 +74,5 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/built: $(VENV)/installed $(NATIVE)
-	$(BIN)/pip install --no-build-isolation --verbose --editable '.[train,data,test,lint]'
+	$(BIN)/pip install --no-build-isolation --verbose --editable '.[train,diagnostics,data,test,lint]'
 	touch $@

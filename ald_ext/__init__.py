@@ -1,6 +1,6 @@
 """ald_ext: amortized Langevin dynamics for PyTorch, with fused kernels."""
 
-from . import dequantization, distributions, models, ops, optim, reference
+from . import dequantization, distributions, models, ops, optim, reference, samplers
 from .distributions import MarginalGaussian
 from .optim import PSGLD, SGHMC, SGLD
 from .version import __version__
@@ -17,4 +17,5 @@ __all__ = [
     "ops",
     "optim",
     "reference",
+    "samplers",
 ]

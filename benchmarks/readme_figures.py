@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments_page import aims_table
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
@@ -75,7 +77,8 @@ def updated_readme() -> str:
     text = README.read_text()
     text = replace_block(text, "speed", speed(json.loads((ROOT / "benchmarks/results/cpu.json").read_text())))
     runs = (json.loads((ROOT / f"docs/demo/{name}.json").read_text()) for name in DEMO_RUNS)
-    return replace_block(text, "demo", demo(*runs))
+    text = replace_block(text, "demo", demo(*runs))
+    return replace_block(text, "experiments", aims_table())
 
 
 def main() -> None:

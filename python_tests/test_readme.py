@@ -40,3 +40,13 @@ def test_the_langevin_autoencoder_of_ten_lines():
     exec(code.replace("range(2000)", "range(2)"), names)
     assert names["reconstructions"].shape == names["samples"].shape == (8, 1, 32, 32)
     assert 0 <= names["reconstructions"].min() <= names["reconstructions"].max() <= 1
+
+
+def test_the_sampler_of_many_posteriors():
+    torch.manual_seed(0)
+    code = example("posterior_potential")
+    assert "collect(sampler, 500, burn_in=200)" in code
+    names: dict[str, Any] = {}
+    exec(code.replace("500, burn_in=200", "20, burn_in=10").replace("adapt_steps=200", "adapt_steps=10"), names)
+    assert names["samples"].shape == (20, 100, 4, 2)
+    assert names["table"]["r_hat"].shape == (100, 2)

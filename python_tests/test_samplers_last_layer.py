@@ -91,7 +91,7 @@ def assert_moments(averages: Tensor, covariance: Tensor) -> None:
 
 def blocks(n: int, covariance: Tensor) -> Tensor:
     """Of n independent data with the same covariance."""
-    return torch.kron(torch.eye(n, dtype=DOUBLE), covariance)
+    return torch.kron(torch.eye(n, dtype=DOUBLE), covariance.contiguous())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -142,7 +142,7 @@ def test_langevin_dynamics_without_a_test_has_its_known_bias(minibatches: bool, 
     sampler = (LastLayerSGALD if minibatches else LastLayerALD)(g, potential, x, 2, **options)
     mean, covariance = potential.posterior(x)
     gram = torch.eye(3, dtype=DOUBLE) if minibatches else g(x) @ g(x).T
-    damping = torch.eye(6, dtype=DOUBLE) - eta / 2 * torch.kron(gram, torch.linalg.inv(covariance))
+    damping = torch.eye(6, dtype=DOUBLE) - eta / 2 * torch.kron(gram, torch.linalg.inv(covariance).contiguous())
     expected = blocks(3, covariance) @ torch.linalg.inv(damping)
     assert (expected / blocks(3, covariance)).diagonal().min() > 1.1
     assert_moments(chain_moments(sampler, mean, 150, 60), expected)

@@ -17,6 +17,7 @@ from .datapoint import DatapointSampler
 from .features import gram_rank
 from .metropolis import MALA
 from .potential import Potential
+from .underdamped import UnderdampedLangevin
 
 #: Makes a sampler: kernel(potential, x, z, **options), such as MALA, HMC, LangevinDynamics, UnderdampedLangevin.
 Kernel = Callable[..., DatapointSampler]
@@ -191,7 +192,7 @@ class LastLayerSGALD(LastLayer):
         features, potential, x, latent_dim, chains, weight, initial_scale, seed: as in :class:`LastLayer`.
         batch_size: m; all data if None.
         transitions: of the kernel, a minibatch.
-        kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
+        kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta a new kernel would begin anew.
         outputs: "all": a step returns the outputs for all data; "batch": for its minibatch, whose indices are in
             ``batch``.
         options: of the kernel, but neither data nor adapt_steps: the kernel is made anew for each minibatch.
@@ -231,6 +232,11 @@ class LastLayerSGALD(LastLayer):
             raise ValueError(f"{name}: transitions: got {self.transitions}, expected >= 1")
         if self.outputs not in ("all", "batch"):
             raise ValueError(f"{name}: outputs: got {self.outputs!r}, expected 'all' or 'batch'")
+        if isinstance(self.kernel, type) and issubclass(self.kernel, UnderdampedLangevin):
+            raise ValueError(
+                f"{name}: kernel: got {self.kernel.__name__}, expected one without momenta, such as MALA or HMC: the "
+                "kernel is made anew for a minibatch"
+            )
         for option in {"data", "adapt_steps"} & self.options.keys():
             raise ValueError(f"{name}: {option}: got a value, expected none: the kernel is made anew for a minibatch")
 

@@ -16,7 +16,9 @@ def experiment_command(
     out: Annotated[Path, typer.Option(help="Folder for results.json and the picture.")],
     quick: Annotated[bool, typer.Option("--quick", help="Cut down to run in seconds: a smoke test.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; 5, or 2 if quick, if not given.")] = None,
-    preset: Annotated[str, typer.Option(help="default, or paper for the settings it prints.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default; paper: the settings it prints; univariate-gaussian also: all-layers.")
+    ] = "default",
 ) -> None:
     """Run an experiment of the paper: results.json, with its numbers beside ours, and a picture in OUT."""
     if name not in EXPERIMENTS:

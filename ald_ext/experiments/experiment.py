@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -60,7 +59,7 @@ class Experiment(Generic[Settings]):
         run_seed: one seed.
         draw: the picture of the outcomes of all seeds.
         paper: the paper's number by row.
-        differences: between the default and the paper.
+        differences: from the paper, by preset.
         measures_time: so that seeds must not run side by side.
     """
 
@@ -72,7 +71,7 @@ class Experiment(Generic[Settings]):
     run_seed: Callable[[Settings, int, Progress], Outcome]
     draw: Callable[[Settings, Sequence[Outcome]], Figure]
     paper: Mapping[str, float]
-    differences: Sequence[Difference]
+    differences: Mapping[str, Sequence[Difference]]
     measures_time: bool = False
 
 
@@ -104,15 +103,16 @@ def run_experiment(
     settings = experiment.presets[preset]
     settings = experiment.quick(settings) if quick else settings
     out.mkdir(parents=True, exist_ok=True)
+    num_workers = 1 if experiment.measures_time else min(num_workers, num_seeds)
     begin = time.perf_counter()
-    outcomes = run_seeds(experiment, settings, num_seeds, 1 if experiment.measures_time else num_workers)
+    outcomes = run_seeds(experiment, settings, num_seeds, num_workers)
     results = {
         "experiment": experiment.name,
         "preset": preset,
         "quick": quick,
         "settings": asdict(settings),
-        "differences": [asdict(difference) for difference in experiment.differences] if preset != "paper" else [],
-        "versions": versions(),
+        "differences": [asdict(difference) for difference in experiment.differences[preset]],
+        "versions": versions(num_workers),
         "seconds": round(time.perf_counter() - begin, 1),
         "rows": make_rows(outcomes, experiment.paper),
     }
@@ -127,7 +127,7 @@ def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_wo
 
     total = experiment.units(settings) * num_seeds
     with tqdm(total=total, desc=experiment.name, unit="step", mininterval=0.5) as bar:
-        if num_workers > 1 and num_seeds > 1:
+        if num_workers > 1:
             return run_seeds_in_processes(experiment, settings, num_seeds, num_workers, bar)
         return [run_seed(experiment.run_seed, settings, seed, bar.update) for seed in range(num_seeds)]
 
@@ -143,9 +143,7 @@ def run_seeds_in_processes(
     # Spawned, because a process that was forked from one with threads may hang.
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
-    with ProcessPoolExecutor(
-        min(num_workers, num_seeds), mp_context=context, initializer=start_worker, initargs=(done,)
-    ) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
         futures = [pool.submit(run_seed_in_worker, experiment.run_seed, settings, seed) for seed in range(num_seeds)]
         waiting: set[Future[Outcome]] = set(futures)
         while waiting:
@@ -193,20 +191,28 @@ def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, float]) -> list[d
     rows = []
     for name in outcomes[0].values:
         values = [outcome.values[name] for outcome in outcomes]
-        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        rows.append(
-            {"name": name, "paper": paper.get(name), "mean": mean(values), "standard_error": error, "values": values}
-        )
+        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+        row = {"mean": float(np.mean(values)), "standard_error": error, "values": values}
+        rows.append({"name": name, "paper": paper.get(name), **{key: finite(value) for key, value in row.items()}})
     return rows
 
 
-def versions() -> dict[str, str]:
+def finite(value: Any) -> Any:
+    """None for what JSON has no number for: a sampler that diverged."""
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return value if value is not None and math.isfinite(value) else None
+
+
+def versions(num_workers: int) -> dict[str, str]:
+    """Workers are processes of one thread."""
     return {
         "ald_ext": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
+        "threads": str(torch.get_num_threads() if num_workers == 1 else 1),
+        "workers": str(num_workers),
     }
 
 

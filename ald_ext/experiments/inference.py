@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from .experiment import Difference, Progress
 #: Width and number of the hidden layers (paper: F.1, F.2: "four fully-connected layers of 128 units").
 WIDTH, HIDDEN_LAYERS = 128, 4
 
-#: Of one seed; results do not depend on it beyond rounding.
+#: Of data, latent variables and networks.
 DTYPE = torch.float64
 
 
@@ -114,6 +113,10 @@ def last_layer_differences(features: str, reason_for_features: str, transitions:
     )
 
 
-def settings_of(**options: Any) -> dict[str, Any]:
-    """Options of a sampler without those that are None."""
-    return {name: value for name, value in options.items() if value is not None}
+#: Of the presets in which all layers move.
+NETWORK_DIFFERENCES = (
+    Difference("pSGLD's decay of V and eps", "not printed", "0.99 and 1e-5", "the method's usual ones"),
+    Difference(
+        "gradients that V squares", "not said", "sums over the data", "the printed step makes no sense with means"
+    ),
+)

@@ -17,9 +17,10 @@ from ..samplers import (
     WhitenedFeatures,
 )
 from ..samplers.diagnostics import effective_sample_size
-from .experiment import Experiment, Outcome, Progress, new_figure
+from .experiment import Difference, Experiment, Outcome, Progress, new_figure
 from .inference import (
     DTYPE,
+    NETWORK_DIFFERENCES,
     NetworkSettings,
     draw_samples,
     last_layer_differences,
@@ -130,17 +131,18 @@ def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
         draw_traces(axes[row, 0], trace[:, data], picture["mean"][data, 0], picture["deviation"].item())
         axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
         kept = picture[name][settings.burn_in :, :, 0]
-        axes[row, 1].hist(kept.var(0) / picture["deviation"].item() ** 2, bins=20)
+        axes[row, 1].hist((kept.var(0) / picture["deviation"].item() ** 2).numpy(), bins=20)
         axes[row, 1].axvline(1, color="k", linewidth=0.8)
         axes[row, 1].set_title(f"{label}: sample variance / true variance", fontsize=9)
-        axes[row, 2].plot(picture["mean"][:, 0], kept.mean(0) - picture["mean"][:, 0], ".")
+        errors = kept.mean(0) - picture["mean"][:, 0]
+        axes[row, 2].plot(picture["mean"][:, 0].numpy(), errors.numpy(), ".")
         axes[row, 2].axhline(0, color="k", linewidth=0.8)
         axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
     return figure
 
 
 def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
-    axis.plot(traces, linewidth=0.5)
+    axis.plot(traces.numpy(), linewidth=0.5)
     for mean in means.tolist():
         axis.axhline(mean, color="k", linewidth=0.8)
         for sign in (-1, 1):
@@ -155,6 +157,8 @@ def units(settings: UnivariateSettings) -> int:
 def quick(settings: UnivariateSettings) -> UnivariateSettings:
     return replace(settings, num_samples=1500, burn_in=200)
 
+
+LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")
 
 EXPERIMENT = Experiment(
     name="univariate-gaussian",
@@ -171,9 +175,22 @@ EXPERIMENT = Experiment(
     run_seed=run_seed,
     draw=draw,
     paper={},
-    differences=last_layer_differences(
-        "512 random Fourier features of length scale 0.003",
-        "the Gram matrix of tanh features of one-dimensional data has no full rank",
-        "5 of each datum of the minibatch",
-    ),
+    differences={
+        "default": (
+            LD_DIFFERENCE,
+            *last_layer_differences(
+                "512 random Fourier features of length scale 0.003",
+                "the Gram matrix of tanh features of one-dimensional data has no full rank",
+                "5 of each datum of the minibatch",
+            ),
+        ),
+        "paper": (LD_DIFFERENCE, *NETWORK_DIFFERENCES),
+        "all-layers": (
+            LD_DIFFERENCE,
+            *NETWORK_DIFFERENCES,
+            Difference("step size", "0.001", "0.0001", "the variance is nearer the true one"),
+            Difference("samples", "20,000", "40,000 after 5,000 of burn-in", "smaller steps mix more slowly"),
+            Difference("V", "adapts", "frozen after burn-in", "an adapting preconditioner inflates the variance"),
+        ),
+    },
 )

@@ -87,7 +87,10 @@ class DatapointSampler(ABC):
         return self._step_count
 
     def start_after(self, step_count: int) -> None:
-        """Counts, and so keys the noise, as if ``step_count`` steps had been made: for a sampler that is made anew."""
+        """Counts, and so keys the noise, as if ``step_count`` steps had been made: for a sampler that is made anew.
+
+        Only for samplers whose state is z: initial momenta have been drawn by then, of the noise before the first step.
+        """
         self._step_count = step_count
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ Why this is exact where the dynamics of a whole network is not: features.py, Not
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .amortized import Minibatches
 from .datapoint import DatapointSampler
 from .features import gram_rank
-from .metropolis import MALA
+from .metropolis import MALA, MetropolisSampler
 from .potential import Potential
 from .underdamped import UnderdampedLangevin
 
@@ -24,7 +25,7 @@ Kernel = Callable[..., DatapointSampler]
 
 
 class LastLayerPotential:
-    """ΣU(x_i, Φ g_i)/1 as a potential of Φ, rows (chains, d·F), under a flat prior on Φ; its x is ignored.
+    """ΣU(x_i, Φ g_i) as a potential of Φ, rows (chains, d·F), under a flat prior on Φ; its x is ignored.
 
     Args:
         potential: U(x, z), of a datum.
@@ -173,6 +174,7 @@ class LastLayerALD(LastLayer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.kernel.load_state_dict(state)
+        self.seed = self.kernel.seed
 
 
 class LastLayerSGALD(LastLayer):
@@ -223,6 +225,12 @@ class LastLayerSGALD(LastLayer):
         self.minibatches = Minibatches(len(x), self.batch_size, self.seed)
         self.batch = torch.arange(len(x))
         self.step_count = 0
+        self._acceptances = 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of the kernels' proposals that were accepted so far; NaN for kernels without a test."""
+        return self._acceptances / self.step_count if self.step_count else math.nan
 
     def _check(self) -> None:
         name, n = "ald_ext.samplers.LastLayerSGALD", len(self.x)
@@ -237,6 +245,8 @@ class LastLayerSGALD(LastLayer):
                 f"{name}: kernel: got {self.kernel.__name__}, expected one without momenta, such as MALA or HMC: the "
                 "kernel is made anew for a minibatch"
             )
+        if isinstance(self.options.get("step_size"), Tensor):
+            raise ValueError(f"{name}: step_size: got a tensor, expected a number for all data")
         for option in {"data", "adapt_steps"} & self.options.keys():
             raise ValueError(f"{name}: {option}: got a value, expected none: the kernel is made anew for a minibatch")
 
@@ -250,6 +260,7 @@ class LastLayerSGALD(LastLayer):
         kernel.start_after(self.step_count * self.transitions)
         for _ in range(self.transitions):
             moved = kernel.step()
+        self._acceptances += float(kernel.acceptance_rate.mean()) if isinstance(kernel, MetropolisSampler) else math.nan
         coefficients = torch.linalg.pinv(design @ design.T, hermitian=True) @ (moved - z).flatten(1)
         change = (design.T @ coefficients).view(-1, *z.shape[1:])
         self._weight = self._weight + change.permute(1, 2, 0)
@@ -262,10 +273,11 @@ class LastLayerSGALD(LastLayer):
             "weight": self._weight.clone(),
             "step_count": self.step_count,
             "seed": self.seed,
+            "acceptances": self._acceptances,
             "minibatches": self.minibatches.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
-        self.step_count, self.seed = state["step_count"], state["seed"]
+        self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
         self.minibatches.load_state_dict(state["minibatches"])

@@ -17,8 +17,8 @@ class GaussianEncoder(nn.Module):
     """q(z | x) = N(μ(x), Σ(x)) with Σ diagonal or full, as a lower triangular factor L: Σ = LLᵀ (paper: Appendix F.3).
 
     Args:
-        network: (n, ...) → (n, :meth:`num_outputs`): the mean, the logarithms of L's diagonal (as inverse softplus),
-            and, if full, the entries below the diagonal.
+        network: (n, ...) → (n, :meth:`num_outputs`): the mean, the inverse softplus of L's diagonal, and, if full, the
+            entries below the diagonal.
         latent_dim: d.
         covariance: "diagonal" or "full".
     """

@@ -439,3 +439,25 @@ def test_gaussian_prior_by_fixed_inputs() -> None:
         z = sampler.step()[:, 0] - target.mean
         total = total + torch.cat([z, (z[:, :, None] * z[:, None]).flatten(1)], 1)
     assert_moments(total / 60, covariance)
+
+
+def test_acceptance_rate_of_minibatches() -> None:
+    """The mean over the steps, each with a kernel of its own; NaN where nothing is accepted or rejected."""
+    features, potential = WhitenedFeatures(fourier_features(), X), make_potential()
+    options: dict[str, Any] = {"batch_size": 2, "transitions": 3, "chains": 50, "seed": 1}
+    sampler = LastLayerSGALD(features, potential, X, LATENT_DIM, step_size=0.2, **options)
+    assert math.isnan(sampler.acceptance_rate)
+    for _ in range(60):
+        sampler.step()
+    reference = MALA(potential, X, torch.zeros(6, 50, 2, dtype=DOUBLE), step_size=0.2, seed=2)
+    for _ in range(60):
+        reference.step()
+    assert sampler.acceptance_rate == pytest.approx(float(reference.acceptance_rate.mean()), abs=0.03)
+    unadjusted = LastLayerSGALD(features, potential, X, LATENT_DIM, kernel=LangevinDynamics, step_size=0.05, **options)
+    unadjusted.step()
+    assert math.isnan(unadjusted.acceptance_rate)
+
+
+def test_a_step_size_for_each_datum_is_refused() -> None:
+    with pytest.raises(ValueError, match="step_size: got a tensor, expected a number"):
+        LastLayerSGALD(fourier_features(), make_potential(), X, LATENT_DIM, step_size=torch.full((6,), 0.1))

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
@@ -171,6 +172,9 @@ def run_seed_in_worker(run: Callable[[Any, int, Progress], Outcome], settings: A
 
 
 def count_done(units: int) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        sys.exit("the process that asked for this seed has ended")
     with _done.get_lock():
         _done.value += units
 

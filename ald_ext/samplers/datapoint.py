@@ -69,7 +69,7 @@ class DatapointSampler(ABC):
         self._z = z.detach().clone(memory_format=torch.contiguous_format)
         # Made once: a row of x for each chain.
         self._rows_of_x = x if x is None or z.dim() == 2 else x.repeat_interleave(z.shape[1], 0)
-        self._step_count = 0
+        self._step_count = self._first_step = 0
 
     @property
     def z(self) -> Tensor:
@@ -91,7 +91,7 @@ class DatapointSampler(ABC):
 
         Only for samplers whose state is z: initial momenta have been drawn by then, of the noise before the first step.
         """
-        self._step_count = step_count
+        self._step_count = self._first_step = step_count
 
     @torch.no_grad()
     def step(self) -> Tensor:

@@ -87,7 +87,7 @@ class MetropolisSampler(DatapointSampler):
     @property
     def acceptance_rate(self) -> Tensor:
         """(n,) or (n, chains): the share of the proposals that were accepted since adaptation; NaN before the first."""
-        return self._accepted / max(0, self.step_count - self.adapt_steps)
+        return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
     def refresh(self) -> None:
         """Evaluates the potential at the current states anew, to be called when the potential has changed.

@@ -315,3 +315,16 @@ def test_command_line(arguments: list[str], code: int, message: str, capsys: pyt
     got, output = run_command(capsys, *arguments, "--replicas", "500", "--dimension", "2")
     assert got == code, output
     assert message in output
+
+
+def test_classes_of_the_current_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sampler_of_a_user.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    pytest.importorskip("typer")
+    from ald_ext.cli.check_sampler import find_class
+
+    found, defaults = find_class("sampler_of_a_user:Mine", num_data=1)
+    assert (found.__name__, defaults) == ("Mine", {})
+    assert sys.path == before
+    monkeypatch.delitem(sys.modules, "sampler_of_a_user")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +104,13 @@ def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
     module_name, colon, class_name = name.partition(":")
     if not colon:
         raise ValueError(f"name: got {name!r}, expected {', '.join(BUILT_INS)} or package.module:Class")
+    sys.path.insert(0, "")  # modules in the current folder, which a console script does not see
     try:
         return getattr(importlib.import_module(module_name), class_name), {}
     except AttributeError as error:
         raise ValueError(f"name: {module_name} has no {class_name!r}") from error
+    finally:
+        sys.path.remove("")
 
 
 def with_readable_errors(sampler_class: Callable[..., Any]) -> Callable[..., Any]:

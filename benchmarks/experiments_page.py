@@ -28,7 +28,7 @@ TITLES = {
     "scaling": "Cost of a new posterior sample of every datum (Section 3)",
 }
 
-PRESETS = {"paper": "the paper's settings", "all-layers": "all layers, smaller steps, V frozen after burn-in"}
+PRESETS = {"paper": "the paper's settings", "all-layers": "all layers, smaller steps"}
 
 
 @dataclass(frozen=True)

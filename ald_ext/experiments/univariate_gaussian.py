@@ -166,9 +166,7 @@ EXPERIMENT = Experiment(
     presets={
         "default": UnivariateSettings(),
         "paper": UnivariateSettings(network=NetworkSettings(lr=0.001)),
-        "all-layers": UnivariateSettings(
-            num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4, freeze_after=5_000)
-        ),
+        "all-layers": UnivariateSettings(num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4)),
     },
     quick=quick,
     units=units,
@@ -190,7 +188,6 @@ EXPERIMENT = Experiment(
             *NETWORK_DIFFERENCES,
             Difference("step size", "0.001", "0.0001", "the variance is nearer the true one"),
             Difference("samples", "20,000", "40,000 after 5,000 of burn-in", "smaller steps mix more slowly"),
-            Difference("V", "adapts", "frozen after burn-in", "an adapting preconditioner inflates the variance"),
         ),
     },
 )

@@ -90,6 +90,11 @@ def has_kernel(tensor: Tensor) -> bool:
     return on_device and tensor.dtype in PARAMETER_DTYPES
 
 
+def draw_seed() -> int:
+    """A seed from torch's default generator, so that torch.manual_seed governs whatever is drawn with it."""
+    return int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+
+
 def normal(
     n: int,
     *,

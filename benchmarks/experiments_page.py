@@ -15,18 +15,14 @@ from typing import Any
 
 from tables import markdown_table
 
+from ald_ext.experiments import EXPERIMENTS
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "experiments"
 
 Results = dict[str, Any]
 
-TITLES = {
-    "bivariate-gaussian": "Conjugate bivariate Gaussian (Table 1, Figure 2)",
-    "univariate-gaussian": "Conjugate univariate Gaussian, minibatches of 10 among 100 data (Figure 3)",
-    "neural-likelihood": "Multimodal posteriors of a neural likelihood (Figures 4 and 10)",
-    "eight-gaussians": "A mixture of eight Gaussians, without data (Figure 5)",
-    "scaling": "Cost of a new posterior sample of every datum (Section 3)",
-}
+TITLES = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
 
 PRESETS = {"paper": "the paper's settings", "all-layers": "all layers, smaller steps"}
 

@@ -287,7 +287,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> t
 
 
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The cheapest, with its rows as a table."""
+    """The cheapest, with its title and its rows as a table."""
     code, output = run_command(capsys, "eight-gaussians", "--out", tmp_path, "--quick", "--seeds", "1")
     assert code == 0
     results = read_json(tmp_path / "results.json")
@@ -296,8 +296,9 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert results["settings"] == dataclasses.asdict(EXPERIMENTS["eight-gaussians"].quick(settings))
     assert_picture(tmp_path / "eight-gaussians.png")
     lines = output.splitlines()
-    assert lines[0].split() == ["paper", "ours", "±", "se"]
-    for line, row in zip(lines[1:], results["rows"], strict=False):
+    assert lines[0] == EXPERIMENTS["eight-gaussians"].title
+    assert lines[1].split() == ["paper", "ours", "±", "se"]
+    for line, row in zip(lines[2:-1], results["rows"], strict=True):
         assert line.split() == [row["name"], f"{row['mean']:.4g}"]
     assert str(tmp_path) in lines[-1]
     shares = values_of(results)

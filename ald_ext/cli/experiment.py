@@ -23,6 +23,7 @@ def experiment_command(
     """Run an experiment of the paper: results.json, with its numbers beside ours, and a picture in OUT."""
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(EXPERIMENTS)}")
+    typer.echo(EXPERIMENTS[name].title)
     num_seeds = (2 if quick else 5) if seeds is None else seeds
     results = run_experiment(
         EXPERIMENTS[name], out, preset=preset, quick=quick, num_seeds=num_seeds, num_workers=torch.get_num_threads()

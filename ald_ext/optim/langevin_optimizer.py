@@ -73,8 +73,7 @@ class LangevinOptimizer(Optimizer, ABC):
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         defaults = dict(defaults)
         if defaults["seed"] is None:
-            # From torch's default generator, so that torch.manual_seed governs the noise.
-            defaults["seed"] = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+            defaults["seed"] = ops.draw_seed()
         defaults["step"] = 0
         self._plan: StepPlan | None = None
         super().__init__(params, defaults)

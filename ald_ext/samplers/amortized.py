@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..ops import draw_seed
+
 #: What a loss sums over, and so what the optimizer's ``num_data`` is to be.
 REDUCTIONS = ("mean", "sum")
 
@@ -63,12 +65,9 @@ class AmortizedLangevin:
 
     def _check(self) -> None:
         name, n = "ald_ext.samplers.AmortizedLangevin", len(self.x)
-        if not 1 <= self.batch_size <= n:
-            raise ValueError(f"{name}: batch_size: got {self.batch_size}, expected 1 to {n}, the number of data")
+        check_minibatches(name, n, self.batch_size, self.outputs)
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"{name}: reduction: got {self.reduction!r}, expected 'mean' or 'sum'")
-        if self.outputs not in ("all", "batch"):
-            raise ValueError(f"{name}: outputs: got {self.outputs!r}, expected 'all' or 'batch'")
         expected = n if self.reduction == "mean" else 1
         for group in self.optimizer.param_groups:
             if "num_data" in group and float(group["num_data"]) != expected:
@@ -106,13 +105,21 @@ class AmortizedLangevin:
         self.minibatches.load_state_dict(state["minibatches"])
 
 
+def check_minibatches(name: str, num_data: int, batch_size: int, outputs: str) -> None:
+    """ValueError for options of a sampler with minibatches that are out of range."""
+    if not 1 <= batch_size <= num_data:
+        raise ValueError(f"{name}: batch_size: got {batch_size}, expected 1 to {num_data}, the number of data")
+    if outputs not in ("all", "batch"):
+        raise ValueError(f"{name}: outputs: got {outputs!r}, expected 'all' or 'batch'")
+
+
 class Minibatches:
     """Indices of minibatches without replacement, epoch by epoch; what an epoch leaves over is dropped."""
 
     def __init__(self, num_data: int, batch_size: int, seed: int | None = None) -> None:
         self.num_data, self.batch_size = num_data, batch_size
         self.generator = torch.Generator()
-        self.generator.manual_seed(int(torch.randint(0, 2**62, ())) if seed is None else seed)
+        self.generator.manual_seed(draw_seed() if seed is None else seed)
         self.order, self.position = torch.arange(num_data), num_data
 
     def draw(self) -> Tensor:

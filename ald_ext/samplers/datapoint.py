@@ -153,8 +153,7 @@ class DatapointSampler(ABC):
 
     def _checked_seed(self, seed: int | None) -> int:
         if seed is None:
-            # From torch's default generator, so that torch.manual_seed governs the noise.
-            return int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+            return ops.draw_seed()
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise self._error("seed", repr(seed), "an integer, 0 <= seed < 2**63")
         return seed

@@ -35,6 +35,7 @@ class HMC(MetropolisSampler):
     """
 
     draws_per_step: ClassVar = 3
+    best_acceptance: ClassVar = 0.8
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class HMC(MetropolisSampler):
         temperature: float = 1.0,
         inverse_mass_matrix: Tensor | None = None,
         adapt_steps: int = 0,
-        target_acceptance: float = 0.8,
+        target_acceptance: float | None = None,
         seed: int | None = None,
         data: Tensor | None = None,
     ) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .amortized import Minibatches
+from ..ops import draw_seed
+from .amortized import Minibatches, check_minibatches
 from .datapoint import DatapointSampler
 from .features import gram_rank
 from .metropolis import MALA, MetropolisSampler
@@ -76,7 +77,7 @@ class LastLayer:
         seed: int | None,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
-        self.seed = int(torch.randint(0, 2**62, ())) if seed is None else seed
+        self.seed = draw_seed() if seed is None else seed
         self.design = self._design(x)
         self.rank = gram_rank(self.design)
         if self.rank < len(x):
@@ -233,13 +234,10 @@ class LastLayerSGALD(LastLayer):
         return self._acceptances / self.step_count if self.step_count else math.nan
 
     def _check(self) -> None:
-        name, n = "ald_ext.samplers.LastLayerSGALD", len(self.x)
-        if not 1 <= self.batch_size <= n:
-            raise ValueError(f"{name}: batch_size: got {self.batch_size}, expected 1 to {n}, the number of data")
+        name = "ald_ext.samplers.LastLayerSGALD"
+        check_minibatches(name, len(self.x), self.batch_size, self.outputs)
         if self.transitions < 1:
             raise ValueError(f"{name}: transitions: got {self.transitions}, expected >= 1")
-        if self.outputs not in ("all", "batch"):
-            raise ValueError(f"{name}: outputs: got {self.outputs!r}, expected 'all' or 'batch'")
         if isinstance(self.kernel, type) and issubclass(self.kernel, UnderdampedLangevin):
             raise ValueError(
                 f"{name}: kernel: got {self.kernel.__name__}, expected one without momenta, such as MALA or HMC: the "

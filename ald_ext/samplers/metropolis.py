@@ -45,12 +45,15 @@ class MetropolisSampler(DatapointSampler):
         inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; the identity if
             None. Best near the target's covariance.
         adapt_steps: see Note [Adaptation]; 0: the step size stays as given.
-        target_acceptance: between 0 and 1.
+        target_acceptance: between 0 and 1; ``best_acceptance`` of the sampler if None.
 
     Raises:
         ValueError: an argument out of its range, shapes that do not fit, or initial states where the potential is not
             finite.
     """
+
+    #: The acceptance that adaptation aims at by default.
+    best_acceptance: ClassVar[float]
 
     def __init__(
         self,
@@ -59,17 +62,18 @@ class MetropolisSampler(DatapointSampler):
         z: Tensor,
         *,
         step_size: float | Tensor,
-        temperature: float,
-        inverse_mass_matrix: Tensor | None,
-        adapt_steps: int,
-        target_acceptance: float,
-        seed: int | None,
-        data: Tensor | None,
+        temperature: float = 1.0,
+        inverse_mass_matrix: Tensor | None = None,
+        adapt_steps: int = 0,
+        target_acceptance: float | None = None,
+        seed: int | None = None,
+        data: Tensor | None = None,
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, data=data)
         self._check_number("temperature", temperature)
         if adapt_steps < 0:
             raise self._error("adapt_steps", str(adapt_steps), "a number >= 0")
+        target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
         if not 0 < target_acceptance < 1:
             raise self._error("target_acceptance", str(target_acceptance), "a number between 0 and 1")
         self.adapt_steps = adapt_steps
@@ -200,33 +204,7 @@ class MALA(MetropolisSampler):
     """
 
     draws_per_step: ClassVar = 2
-
-    def __init__(
-        self,
-        potential: Potential,
-        x: Tensor | None,
-        z: Tensor,
-        *,
-        step_size: float | Tensor,
-        temperature: float = 1.0,
-        inverse_mass_matrix: Tensor | None = None,
-        adapt_steps: int = 0,
-        target_acceptance: float = 0.574,
-        seed: int | None = None,
-        data: Tensor | None = None,
-    ) -> None:
-        super().__init__(
-            potential,
-            x,
-            z,
-            step_size=step_size,
-            temperature=temperature,
-            inverse_mass_matrix=inverse_mass_matrix,
-            adapt_steps=adapt_steps,
-            target_acceptance=target_acceptance,
-            seed=seed,
-            data=data,
-        )
+    best_acceptance: ClassVar = 0.574
 
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
         h, temperature = self._step_size_of_chains(), self.temperature

@@ -16,7 +16,9 @@ BINS = 256
 
 
 def scale_pixels(x: Tensor) -> Tensor:
-    """uint8 0 … 255 to [-1, 1], the networks' input."""
+    """uint8 0 … 255, or brightness in [0, 1] as floats, to [-1, 1], the networks' input."""
+    if x.dtype != torch.uint8:
+        return 2 * x - 1
     return x.float().mul_(2 / (BINS - 1)).sub_(1)
 
 
@@ -24,7 +26,7 @@ class PixelScaling(nn.Module):
     """No dequantization: pixels scaled to [-1, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> float32 in [-1, 1]."""
+        """(N, C, H, W) uint8, or floats in [0, 1] -> floats in [-1, 1]."""
         return scale_pixels(x)
 
     def to_unit(self, y: Tensor) -> Tensor:
@@ -32,11 +34,24 @@ class PixelScaling(nn.Module):
         return ((y + 1) / 2).clamp(0, 1)
 
 
+class RealValues(nn.Module):
+    """For data that are real values already: nothing is changed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same tensor."""
+        return x
+
+    def to_unit(self, y: Tensor) -> Tensor:
+        """The same tensor."""
+        return y
+
+
 class UniformDequantizer(nn.Module):
     """x + u with u ~ U(0, 1), scaled to [-1, 1] (paper: Eq. 23)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> float32 in [-1, 1]; other noise at every call."""
+        """(N, C, H, W) uint8 -> float32 in [-1, 1]; other noise at every call. TypeError for other dtypes."""
+        check_pixels("UniformDequantizer", x)
         noise = torch.rand(x.shape, device=x.device)
         return (x + noise) * (2 / BINS) - 1
 
@@ -57,12 +72,24 @@ class LangevinDequantizer(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> real values; differentiable in ξ."""
-        return ops.langevin_dequantize(x, self.network(scale_pixels(x)))
+        """(N, C, H, W) uint8 -> real values; differentiable in ξ. TypeError for other dtypes."""
+        return ops.langevin_dequantize(x, self.offsets(x))
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """g(x; ξ): where in its bin, before the sigmoid, each pixel lies."""
+        check_pixels("LangevinDequantizer", x)
+        offsets: Tensor = self.network(scale_pixels(x))
+        return offsets
 
     def to_unit(self, y: Tensor) -> Tensor:
         """Clamped to [0, 1]; the middle of a bin gives its pixel's brightness."""
         return bins_to_unit(BINS * torch.sigmoid(y))
+
+
+def check_pixels(owner: str, x: Tensor) -> None:
+    """TypeError for values that have no bins."""
+    if x.dtype != torch.uint8:
+        raise TypeError(f"ald_ext.dequantization.{owner}: x: got {x.dtype}, expected torch.uint8")
 
 
 def bins_to_unit(position: Tensor) -> Tensor:

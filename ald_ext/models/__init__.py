@@ -1,11 +1,37 @@
 """Deep latent variable models: one potential a model, one file a model."""
 
-from .ae import AE
-from .autoencoder import Autoencoder, ModelConfig
-from .lae import LAE
+from .abp import ABP, ABPConfig
+from .ae import AE, AEConfig, SparseAE, SparseAEConfig
+from .clae import CLAE, CLAEConfig
+from .config import ModelConfig, config_from_dict
+from .dlgm import DLGM, DLGMConfig
+from .ensemble import ParameterEnsemble
+from .lae import LAE, LAEConfig
+from .latent_variable_model import LatentVariableModel
+from .registry import MODELS, find_model_class
+from .saving import load_model, save_model
 from .vae import VAE
 
-#: By the names of the command line.
-MODELS: dict[str, type[Autoencoder]] = {"lae": LAE, "ae": AE, "vae": VAE}
-
-__all__ = ["AE", "LAE", "MODELS", "VAE", "Autoencoder", "ModelConfig"]
+__all__ = [
+    "ABP",
+    "AE",
+    "CLAE",
+    "DLGM",
+    "LAE",
+    "MODELS",
+    "VAE",
+    "ABPConfig",
+    "AEConfig",
+    "CLAEConfig",
+    "DLGMConfig",
+    "LAEConfig",
+    "LatentVariableModel",
+    "ModelConfig",
+    "ParameterEnsemble",
+    "SparseAE",
+    "SparseAEConfig",
+    "config_from_dict",
+    "find_model_class",
+    "load_model",
+    "save_model",
+]

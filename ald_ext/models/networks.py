@@ -1,11 +1,18 @@
-"""The convolutional networks for 32 x 32 images: a stand-in for the paper's Table 4, whose text is lost.
+"""The built-in networks: convolutional ones for 32 x 32 images, and MLPs for data of any shape.
 
-tanh after every layer but the last, as Langevin dynamics wants differentiable potentials (paper: Appendix F).
+The convolutional ones are a stand-in for the paper's Table 4, whose text is lost. tanh after every layer but the last,
+as Langevin dynamics wants differentiable potentials (paper: Appendix F).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
+
+from .config import ModelConfig
 
 IMAGE_SIZE = 32
 
@@ -48,6 +55,59 @@ class Decoder(nn.Module):
         return images
 
 
-def pixelwise_network(channels: int, width: int) -> nn.Sequential:
-    """g(x; ξ) of the Langevin dequantizer: two 3 x 3 convolutions that keep the image's shape."""
-    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.Tanh(), nn.Conv2d(width, channels, 3, padding=1))
+class MLP(nn.Sequential):
+    """Linear layers with tanh between them: (N, inputs) -> (N, outputs).
+
+    Args:
+        inputs, outputs: dimensions.
+        hidden_units, hidden_layers: of each hidden layer; their number, 0 for a linear map.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden_units: int, hidden_layers: int) -> None:
+        sizes = [inputs, *[hidden_units] * hidden_layers]
+        layers: list[nn.Module] = []
+        for size, next_size in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(size, next_size), nn.Tanh()]
+        super().__init__(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def make_encoder(config: ModelConfig, outputs: int) -> nn.Module:
+    """(N, *shape) -> (N, outputs), as ``config.network`` says."""
+    if config.network == "mlp":
+        inputs = math.prod(config.shape)
+        return nn.Sequential(nn.Flatten(), MLP(inputs, outputs, config.hidden_units, config.hidden_layers))
+    check_image_shape(config.shape)
+    return for_convolutions(Encoder(config.channels, outputs, config.width))
+
+
+def make_decoder(config: ModelConfig) -> nn.Module:
+    """(N, d_z) -> (N, *shape), as ``config.network`` says."""
+    if config.network == "mlp":
+        mlp = MLP(config.latent_dim, math.prod(config.shape), config.hidden_units, config.hidden_layers)
+        return nn.Sequential(mlp, nn.Unflatten(1, config.shape))
+    check_image_shape(config.shape)
+    return for_convolutions(Decoder(config.latent_dim, config.channels, config.width))
+
+
+def make_dequantization_network(config: ModelConfig) -> nn.Module:
+    """g(x; ξ) of the Langevin dequantizer, (N, *shape) -> (N, *shape): two convolutions, or an MLP of the same form."""
+    if config.network == "mlp":
+        pixels = math.prod(config.shape)
+        return nn.Sequential(nn.Flatten(), MLP(pixels, pixels, config.hidden_units, 1), nn.Unflatten(1, config.shape))
+    channels, width = config.channels, config.width
+    layers = [nn.Conv2d(channels, width, 3, padding=1), nn.Tanh(), nn.Conv2d(width, channels, 3, padding=1)]
+    return for_convolutions(nn.Sequential(*layers))
+
+
+def for_convolutions(network: nn.Module) -> nn.Module:
+    """The network with weights in the memory format in which convolutions with few channels are fastest."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def check_image_shape(shape: Sequence[int]) -> None:
+    """ValueError for what the convolutional networks do not take."""
+    if len(shape) != 3 or tuple(shape[1:]) != (IMAGE_SIZE, IMAGE_SIZE):
+        raise ValueError(
+            f"ald_ext.models.ModelConfig: shape: got {tuple(shape)}, expected (C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the "
+            "network 'conv'; 'mlp' takes any shape"
+        )

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from ..dequantization import scale_pixels
-from ..distributions import DiagonalGaussian
-from .autoencoder import Autoencoder, ModelConfig
+from .gaussian_prior import GaussianPriorModel
+from .likelihoods import at_least_float32
 
 
-class VAE(Autoencoder):
+class VAE(GaussianPriorModel):
     """Minimizes -ELBO = E_q[-log p(x | z)] + KL(q(z | x) ‖ p(z)), q a diagonal Gaussian, p(z) a learnable one."""
 
-    encoder_outputs = 2
-
-    def __init__(self, config: ModelConfig | None = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.prior = DiagonalGaussian(self.config.latent_dim)
+    name: ClassVar = "vae"
+    encoder_outputs: ClassVar = 2
 
     def posterior(self, x: Tensor) -> Normal:
-        """q(z | x) for uint8 images (N, C, 32, 32)."""
-        mean, log_scale = self.encoder(scale_pixels(x)).chunk(2, dim=1)
+        """q(z | x)."""
+        mean, log_scale = at_least_float32(self.encoder(self.network_input(x))).chunk(2, dim=1)
         return Normal(mean, log_scale.exp(), validate_args=False)
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z | x), (N, d_z)."""
         return self.posterior(x).mean
 
-    def loss(self, x: Tensor) -> Tensor:
-        """Mean of -ELBO over uint8 images, with one sample of z a datum."""
+    def negative_elbo(self, x: Tensor) -> Tensor:
+        """-ELBO of each datum, (N,), estimated with one sample of z."""
         posterior = self.posterior(x)
-        noise = torch.randn_like(posterior.mean)
-        z = posterior.mean + posterior.stddev * noise
+        z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
         divergence = kl_divergence(posterior, self.prior.distribution()).sum(-1)
-        return (self.negative_log_likelihood(x, z) + divergence).mean()
+        return self.negative_log_likelihood(x, z) + divergence
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Decoded draws of the prior."""
-        return self.decode(self.prior.sample(count, generator))
+    def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """Mean of -ELBO."""
+        return self.negative_elbo(x).mean()
+
+    def score(self, x: Tensor, num_samples: int = 8) -> Tensor:
+        """-ELBO with the mean over ``num_samples`` samples of z (paper: Section 8)."""
+        return torch.stack([self.negative_elbo(x) for _ in range(num_samples)]).mean(0)

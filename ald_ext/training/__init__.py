@@ -2,6 +2,8 @@
 
 from .config import TrainingConfig
 from .data import ImageData, load_dataset
-from .loop import TrainingDivergedError, train
+from .divergence import TrainingDivergedError
+from .interruption import TrainingInterrupted
+from .loop import train
 
-__all__ = ["ImageData", "TrainingConfig", "TrainingDivergedError", "load_dataset", "train"]
+__all__ = ["ImageData", "TrainingConfig", "TrainingDivergedError", "TrainingInterrupted", "load_dataset", "train"]

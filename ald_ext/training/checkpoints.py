@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import pickle
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import write_atomically
-from ..models import MODELS, Autoencoder
+from ..models import LatentVariableModel, ParameterEnsemble
+from ..models.saving import MODEL_KEYS, model_from_contents, read_tensors, write_tensors
 from .config import TrainingConfig
 
-FORMAT = 1
-KEYS = {"format", "config", "epoch", "model", "optimizer", "random_state", "history", "seconds"}
+#: Beside what a model's file holds.
+RUN_KEYS = (
+    "config",
+    "epoch",
+    "batch",
+    "step",
+    "num_data",
+    "optimizer",
+    "scheduler",
+    "random_state",
+    "totals",
+    "history",
+    "ensemble",
+    "seconds",
+)
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Writes the checkpoint whole or not at all."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
+    """Writes the checkpoint whole or not at all. OSError if the disk or the folder does not take it."""
+    write_tensors(path, checkpoint)
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -26,33 +39,28 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is corrupt, truncated, or no checkpoint of this package.
+        ValueError: a file that is corrupt, truncated, of another version, or no checkpoint of this package.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: got {str(path)!r}, expected a file that `ald-ext train` wrote")
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({first_line(error)}); "
-            "expected a file that `ald-ext train` wrote"
-        ) from error
-    found = set(checkpoint) if isinstance(checkpoint, dict) else set()
-    if not found >= KEYS or checkpoint["format"] != FORMAT:
-        raise ValueError(
-            f"checkpoint: {str(path)!r} is no checkpoint of this version of ald_ext: "
-            f"missing {sorted(map(str, KEYS - found))}, expected format {FORMAT}"
-        )
-    return checkpoint
+    return read_tensors(path, (*MODEL_KEYS, *RUN_KEYS), device)
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def model_of_checkpoint(checkpoint: dict[str, Any]) -> tuple[Autoencoder, TrainingConfig]:
+def model_of_checkpoint(checkpoint: dict[str, Any]) -> tuple[LatentVariableModel, TrainingConfig]:
     """The trained model, and the settings that it was trained with."""
-    config = TrainingConfig.from_dict(checkpoint["config"])
-    model = MODELS[config.model](config.network)
-    model.load_state_dict(checkpoint["model"])
-    return model, config
+    return model_from_contents(checkpoint), TrainingConfig.from_dict(checkpoint["config"])
+
+
+def ensemble_of_checkpoint(checkpoint: dict[str, Any]) -> ParameterEnsemble | None:
+    """The samples of the parameters that the run kept; None if there are none."""
+    state = checkpoint["ensemble"]
+    if not state["samples"]:
+        return None
+    ensemble = ParameterEnsemble(len(state["samples"]))
+    ensemble.load_state_dict(state)
+    return ensemble
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes temporary files of checkpoints at ``path`` that a killed process was writing."""
+    for leftover in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()

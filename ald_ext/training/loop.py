@@ -4,85 +4,144 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import platform
-import sys
+import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from ..files import write_atomically
-from ..models import MODELS, Autoencoder
-from ..optim import PSGLD
-from .checkpoints import load_checkpoint, save_checkpoint
+from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
+from ..models.latent_variable_model import as_config_of
+from ..models.saving import model_contents
+from .batches import Batches
+from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
 from .config import TrainingConfig
 from .data import ImageData, load_dataset
-from .pictures import pair_up, save_grid
+from .evaluation import evaluating, reconstruction_error, values_of_data
+from .interruption import Interruption, TrainingInterrupted
+from .optimizers import make_optimizer, make_scheduler
+from .pictures import curves, grid, pair_up, save_picture
+from .progress import progress_interval
+from .step import TrainingStep, why_not_captured
+from .tensorboard import TensorBoardLog
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"
-SAMPLES, RECONSTRUCTIONS = "samples.png", "reconstructions.png"
-EVALUATION_BATCH = 500
+SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves.png"
+TENSORBOARD = "tensorboard"
 PICTURE_IMAGES = 50
 
+MakeModel = Callable[[ModelConfig], LatentVariableModel]
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is not a number any more; the last checkpoint is that of the epoch before."""
+
+@dataclass
+class Totals:
+    """Sums over an epoch of the loss and of what else the model tells of it."""
+
+    images: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, count: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
+        """A minibatch's means."""
+        self.images += count
+        for name, value in {"loss": loss, **diagnostics}.items():
+            term = value.detach().double() * count
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+
+    def means(self) -> dict[str, float]:
+        """Over the images since the epoch began."""
+        return {name: value.item() / self.images for name, value in self.sums.items()}
 
 
 @dataclass
 class Run:
-    """A training run between two epochs."""
+    """A training run between two steps."""
 
     config: TrainingConfig
-    model: Autoencoder
+    model: LatentVariableModel
     optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
     data: ImageData
+    batches: Batches
+    training_step: TrainingStep
+    eager_because: str | None
+    ensemble: ParameterEnsemble | None
     epoch: int = 0
+    batch: int = 0  # of the epoch: minibatches done
+    step: int = 0
     seconds: float = 0.0
+    totals: Totals = field(default_factory=Totals)
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, and what was measured so far."""
+        return {
+            **model_contents(self.model),
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "num_data": len(self.data.train_images),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random_state": random_state(),
+            "totals": dataclasses.asdict(self.totals),
+            "history": self.history,
+            "ensemble": {"samples": []} if self.ensemble is None else self.ensemble.state_dict(),
+            "seconds": self.seconds,
+        }
 
-def make_optimizer(model: Autoencoder, config: TrainingConfig, num_data: int) -> torch.optim.Optimizer:
-    """PSGLD for a model whose parameters are sampled, Adam for the others."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not model.langevin:
-        return torch.optim.Adam(parameters, config.lr)
-    return PSGLD(
-        parameters,
-        config.lr,
-        num_data=num_data,
-        temperature=config.temperature,
-        alpha=config.alpha,
-        eps=config.eps,
-        seed=config.seed,
-    )
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`. ValueError for the state of another run."""
+        saved = TrainingConfig.from_dict(state["config"])
+        self.config.check_resumes(saved)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.ensemble is not None:
+            self.ensemble.load_state_dict(state["ensemble"])
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.totals, self.history = Totals(**state["totals"]), state["history"]
+        self.seconds = state["seconds"]
+        set_random_state(state["random_state"])
 
 
-def start_run(config: TrainingConfig) -> Run:
-    """A run before its first epoch; seeds torch."""
-    data = load_dataset(config.dataset, config.data_root)
+def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
+    """A run before its first step; seeds torch.
+
+    Raises:
+        ValueError: settings that do not fit each other or the data. OSError: data that cannot be read.
+    """
+    if data is None:
+        data = load_dataset(config.dataset, config.data_root, download=config.download)
+    num_data = len(data.train_images)
     torch.manual_seed(config.seed)
-    network = dataclasses.replace(config.network, channels=data.channels)
-    config = dataclasses.replace(config, network=network)
-    model = MODELS[config.model](network).to(config.device)
-    return Run(config, model, make_optimizer(model, config, len(data.train_images)), data)
-
-
-def resume_run(path: Path, epochs: int, device: str) -> Run:
-    """The run of a checkpoint, to be continued up to ``epochs``; it ends bit for bit like an uninterrupted one."""
-    checkpoint = load_checkpoint(path, "cpu")
-    config = TrainingConfig.from_dict(checkpoint["config"])
-    run = start_run(dataclasses.replace(config, epochs=epochs, device=device))
-    run.model.load_state_dict(checkpoint["model"])
-    run.optimizer.load_state_dict(checkpoint["optimizer"])
-    run.epoch, run.seconds, run.history = checkpoint["epoch"], checkpoint["seconds"], checkpoint["history"]
-    set_random_state(checkpoint["random_state"])
-    return run
+    model_class = find_model_class(config.model)
+    network = dataclasses.replace(config.network, shape=tuple(data.train_images.shape[1:]), num_data=num_data)
+    network = as_config_of(model_class.config_class, network)
+    config = dataclasses.replace(config, network=network, lr=config.learning_rate)
+    batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
+    model = (make_model or model_class)(network).to(config.device)
+    eager_because = why_not_captured(model, config)
+    optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
+    return Run(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, config, config.epochs * batches.batches_per_epoch),
+        data=data,
+        batches=batches,
+        training_step=TrainingStep(model, optimizer, config, captured=eager_because is None),
+        eager_because=eager_because,
+        ensemble=ParameterEnsemble(config.ensemble_size) if model.langevin and config.ensemble_size else None,
+    )
 
 
 def random_state() -> dict[str, Tensor]:
@@ -95,55 +154,143 @@ def random_state() -> dict[str, Tensor]:
 
 def set_random_state(state: dict[str, Tensor]) -> None:
     """The inverse of :func:`random_state`."""
-    torch.set_rng_state(state["cpu"])
+    torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The minibatches of an epoch, a function of seed and epoch alone. A last batch that is short is kept."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(count, generator=generator).split(batch_size)
+class Loop:
+    """A run with its folder, progress bar and log.
 
-
-def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
-    """Mean squared error on pixels in [0, 1] (RE of the paper's Table 2)."""
-    total = 0.0
-    with torch.no_grad():
-        for batch in images.split(EVALUATION_BATCH):
-            total += (model.reconstruct(batch) - batch / 255).square().sum(dtype=torch.float64).item()
-    return total / images.numel()
-
-
-def train_epoch(run: Run, images: Tensor, progress: tqdm[Any]) -> float:
-    """One pass over the training images; the mean loss.
-
-    Raises:
-        TrainingDivergedError: a loss that is not finite.
+    Args:
+        run: to be carried on.
+        out: its folder.
+        progress: show a bar.
     """
-    total = 0.0
-    for indices in batches(len(images), run.config.batch_size, run.config.seed, run.epoch):
-        batch = images[indices.to(images.device)]
-        run.optimizer.zero_grad()
-        loss = run.model.loss(batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"epoch {run.epoch + 1}: the loss is {value}. Try a smaller lr (now {run.config.lr}) or a larger eps "
-                f"(now {run.config.eps})."
+
+    def __init__(self, run: Run, out: Path, progress: bool = True) -> None:
+        self.run, self.out, self.show_progress = run, out, progress
+        self.checkpoint = out / CHECKPOINT
+
+    def train(self) -> None:
+        """Trains up to the configured number of epochs.
+
+        Raises:
+            TrainingDivergedError: the loss stopped being finite, or exploded.
+            TrainingInterrupted: by SIGINT or SIGTERM; the checkpoint is of the step at which it came.
+            OSError: a checkpoint could not be written; the one before is as it was.
+        """
+        run = self.run
+        images = len(run.data.train_images)
+        done = run.epoch * images + run.totals.images
+        self.log = TensorBoardLog(self.out / TENSORBOARD, run.step, run.config.tensorboard)
+        options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
+        bar = tqdm(total=run.config.epochs * images, initial=done, mininterval=progress_interval(), **options)
+        try:
+            with Interruption() as self.interruption, bar as self.bar:
+                while run.epoch < run.config.epochs:
+                    self._train_epoch()
+                    self._finish_epoch()
+        finally:
+            self.log.close()
+
+    def _train_epoch(self) -> None:
+        run, every = self.run, self.run.config.checkpoint_every
+        self._since = time.perf_counter()
+        for x, index in run.batches.epoch(run.epoch, run.batch):
+            loss = run.training_step(run.step + 1, x, index)
+            run.scheduler.step()
+            run.step += 1
+            run.batch += 1
+            run.totals.add(len(x), loss, run.model.diagnostics)
+            if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
+                run.ensemble.append(run.model)
+            self.bar.update(len(x))
+            if every is not None and run.step % every == 0:
+                self._save()
+            self._stop_if_asked()
+        self._take_time()
+
+    def _finish_epoch(self) -> None:
+        run = self.run
+        run.training_step.watch.look()
+        run.epoch += 1
+        last = run.epoch == run.config.epochs
+        row = {"epoch": run.epoch, "step": run.step, "lr": float(run.optimizer.param_groups[0]["lr"])}
+        row |= run.totals.means()
+        if last or run.epoch % run.config.evaluate_every == 0:
+            row["test_re"] = reconstruction_error(run.model, run.data.test_images)
+            self.bar.set_postfix(epoch=run.epoch, loss=f"{row['loss']:.1f}", RE=f"{row['test_re']:.4f}")
+        run.history.append(row)
+        run.batch, run.totals = 0, Totals()
+        self.log.scalars(run.step, row)
+        if not last and run.config.pictures_every and run.epoch % run.config.pictures_every == 0:
+            self.save_pictures()
+        if last or run.config.checkpoint_every is None:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        number = self.interruption.signal_number
+        if number is not None:
+            self._save()
+            raise TrainingInterrupted(
+                f"stopped by signal {number} at step {self.run.step}; {self.checkpoint} holds all of it, and --resume "
+                "goes on",
+                number,
             )
-        loss.backward()
-        run.optimizer.step()
-        total += value * len(batch)
-        progress.update(len(batch))
-    return total / len(images)
+
+    def _take_time(self) -> None:
+        if self.run.config.device.startswith("cuda"):
+            torch.cuda.synchronize(self.run.config.device)
+        now = time.perf_counter()
+        self.run.seconds += now - self._since
+        self._since = now
+
+    def _save(self) -> None:
+        self.run.training_step.watch.look()
+        self._take_time()
+        save_checkpoint(self.checkpoint, self.run.state())
+        self._since = time.perf_counter()
+
+    def save_pictures(self) -> None:
+        """Reconstructions of the first test images, samples where the model has a prior, and the curves."""
+        run = self.run
+        images = run.data.test_images[:PICTURE_IMAGES]
+        reconstructions = values_of_data(run.model, images, run.model.reconstruct)
+        pictures = {RECONSTRUCTIONS: pair_up(run.model.to_brightness(images), reconstructions)}
+        if run.model.has_prior:
+            generator = torch.Generator(run.config.device).manual_seed(run.config.seed)
+            with evaluating(run.model):
+                pictures[SAMPLES] = run.model.sample(PICTURE_IMAGES, generator)
+        for name, shown in pictures.items():
+            table = grid(shown)
+            save_picture(self.out / name, table)
+            self.log.picture(run.step, Path(name).stem, table)
+        write_atomically(self.out / CURVES, lambda file: curves(run.history, run.config.model, file))
 
 
-def train(config: TrainingConfig, out: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Trains a model; leaves config.json, checkpoint.pt, metrics.json, samples.png, reconstructions.png in ``out``.
+def train(
+    config: TrainingConfig,
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    make_model: MakeModel | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Trains a model; leaves config.json, checkpoint.pt, metrics.json and pictures in ``out``.
 
-    A checkpoint is written after every epoch; with ``resume`` the run goes on from it, bit for bit as if it had never
-    stopped: epochs and device are those of ``config``, the rest comes from the checkpoint.
+    Args:
+        config: settings.
+        out: folder of the results.
+        data: instead of those that ``config.dataset`` names.
+        make_model: the model of a ModelConfig, for networks of your own; ``config.model`` names its class.
+        resume: go on from the checkpoint in ``out``, bit for bit as if the run had never stopped. The settings must be
+            the checkpoint's but for epochs, device, and what does not change the result. (The schedule "cosine" ends
+            with the last epoch, so with another number of epochs it is another schedule.)
+        overwrite: begin again where ``out`` holds a checkpoint.
+        progress: show a progress bar.
 
     Returns:
         The metrics, as in metrics.json.
@@ -151,88 +298,71 @@ def train(config: TrainingConfig, out: Path, *, resume: bool = False, overwrite:
     Raises:
         FileExistsError: ``out`` holds a checkpoint, and neither ``resume`` nor ``overwrite`` is given.
         FileNotFoundError: no checkpoint to resume from, or no data.
-        TrainingDivergedError: the loss stopped being finite.
+        ValueError: settings that are bad or do not fit the data, or the checkpoint of another run.
+        OSError: ``out`` cannot be written to, or the disk is full; an earlier checkpoint is as it was.
+        TrainingDivergedError: the loss stopped being finite, or exploded.
+        TrainingInterrupted: SIGINT or SIGTERM came; the checkpoint holds all that was done.
     """
+    out = Path(out)
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not (resume or overwrite):
         raise FileExistsError(
             f"out: {str(out)!r} holds a checkpoint already, expected a new folder, --resume to continue it or "
             "--overwrite to begin again"
         )
-    cuda_devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=cuda_devices):
-        run = resume_run(checkpoint, config.epochs, config.device) if resume else start_run(config)
+    state = load_checkpoint(checkpoint) if resume else None
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        run = start_run(config, data, make_model)
+        if state is not None:
+            run.restore(state)
         out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(checkpoint)
         run.config.save(out / CONFIG)
-        run_epochs(run, checkpoint)
+        loop = Loop(run, out, progress)
+        loop.train()
     metrics = measure(run)
     write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
-    save_pictures(run, out)
+    loop.save_pictures()
     return metrics
-
-
-def run_epochs(run: Run, checkpoint: Path) -> None:
-    """Trains up to the configured number of epochs, with a progress bar and a checkpoint after each."""
-    device = run.config.device
-    train_images, test_images = run.data.train_images.to(device), run.data.test_images.to(device)
-    total, done = run.config.epochs * len(train_images), run.epoch * len(train_images)
-    options = {"unit": " images", "unit_scale": True, "desc": run.config.model}
-    with tqdm(total=total, initial=done, mininterval=progress_interval(), **options) as progress:
-        while run.epoch < run.config.epochs:
-            begin = time.perf_counter()
-            loss = train_epoch(run, train_images, progress)
-            run.seconds += time.perf_counter() - begin
-            run.epoch += 1
-            test_re = reconstruction_error(run.model, test_images)
-            run.history.append({"epoch": run.epoch, "loss": loss, "test_re": test_re})
-            progress.set_postfix(epoch=run.epoch, loss=f"{loss:.1f}", RE=f"{test_re:.4f}")
-            save_checkpoint(checkpoint, checkpoint_of(run))
-
-
-def progress_interval() -> float:
-    """Seconds between two updates of the progress bar: a terminal overwrites them, a log file keeps them all."""
-    return 0.1 if sys.stderr.isatty() else 10.0
-
-
-def checkpoint_of(run: Run) -> dict[str, Any]:
-    """Everything that the next epoch depends on, and what was measured so far."""
-    return {
-        "config": run.config.to_dict(),
-        "epoch": run.epoch,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "random_state": random_state(),
-        "history": run.history,
-        "seconds": run.seconds,
-    }
 
 
 def measure(run: Run) -> dict[str, Any]:
     """What metrics.json holds."""
-    images = len(run.data.train_images)
+    images, last = len(run.data.train_images), run.history[-1]
     return {
         "model": run.config.model,
         "dataset": run.config.dataset,
-        "test_re": run.history[-1]["test_re"],
-        "train_loss": run.history[-1]["loss"],
+        "test_re": last["test_re"],
+        "test_re_ensemble": ensemble_error(run),
+        "train_loss": last["loss"],
         "epochs": run.epoch,
+        "steps": run.step,
         "train_images": images,
         "test_images": len(run.data.test_images),
         "seconds": run.seconds,
         "images_per_second": run.epoch * images / run.seconds,
+        "peak_memory_bytes": peak_memory(run.config.device),
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "device": run.config.device,
+        "captured": run.training_step.captured,
+        "why_not_captured": run.eager_because,
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "history": run.history,
     }
 
 
-def save_pictures(run: Run, out: Path) -> None:
-    """Reconstructions of the first test images, and samples where the model has a prior."""
-    images = run.data.test_images[:PICTURE_IMAGES].to(run.config.device)
-    with torch.no_grad():
-        save_grid(out / RECONSTRUCTIONS, pair_up(images / 255, run.model.reconstruct(images)))
-        generator = torch.Generator(run.config.device).manual_seed(run.config.seed)
-        samples = run.model.sample(PICTURE_IMAGES, generator)
-    if samples is not None:
-        save_grid(out / SAMPLES, samples)
+def ensemble_error(run: Run) -> float | None:
+    """RE of the mean reconstruction over the samples of the parameters that were kept; None without such."""
+    if not run.ensemble:
+        return None
+    images = run.data.test_images
+    means = run.ensemble.mean(run.model, lambda member: values_of_data(member, images, member.reconstruct))
+    return (means - run.model.to_brightness(images)).square().mean(dtype=torch.float64).item()
+
+
+def peak_memory(device: str) -> int:
+    """Of the GPU, or else of the process, in bytes."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux

@@ -14,8 +14,9 @@ from ..files import write_atomically
 GAP, ENLARGEMENT = 2, 2
 
 
-def grid(images: Tensor, columns: int) -> Tensor:
-    """(N, C, H, W) -> (H', W', 3), N images row by row on white."""
+def grid(images: Tensor, columns: int = 10) -> Tensor:
+    """Brightness in [0, 1], (N, C, H, W) -> (H', W', 3), N images row by row on white. Other data as rows of pixels."""
+    images = as_images(images.detach().float().cpu()).clamp(0, 1)
     rows = -(-len(images) // columns)
     missing = rows * columns - len(images)
     framed = F.pad(images, (GAP, GAP, GAP, GAP), value=1.0)
@@ -26,12 +27,43 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return table.expand(-1, -1, 3).repeat_interleave(ENLARGEMENT, 0).repeat_interleave(ENLARGEMENT, 1)
 
 
-def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
-    """Writes images of brightness in [0, 1], (N, C, H, W), as one PNG."""
+def as_images(data: Tensor) -> Tensor:
+    """(N, C, H, W) of 1 or 3 channels as they are; anything else as one row of pixels a datum."""
+    if data.dim() == 4 and data.shape[1] in (1, 3):
+        return data
+    return data.flatten(1)[:, None, None]
+
+
+def save_picture(path: Path, table: Tensor) -> None:
+    """Writes (H, W, 3), brightness in [0, 1], as a PNG."""
     from matplotlib.image import imsave
 
-    array = grid(images.detach().float().cpu().clamp(0, 1), columns).numpy()
-    write_atomically(path, lambda file: imsave(file, array, format="png"))
+    write_atomically(path, lambda file: imsave(file, table.numpy(), format="png"))
+
+
+def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
+    """Writes images of brightness in [0, 1], (N, C, H, W), as one PNG."""
+    save_picture(path, grid(images, columns))
+
+
+def curves(history: list[dict[str, float]], title: str, file: Path) -> None:
+    """Draws what was logged over the epochs: the loss, the test RE, and the model's own diagnostics."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in history[-1] if name not in ("epoch", "step", "lr")]
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        panels.setdefault(name.split("_")[0], []).append(name)
+    figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+    for axes, (panel, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name in members:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set(xlabel="epoch", title=panel if len(members) > 1 else members[0])
+        if len(members) > 1:
+            axes.legend()
+    figure.suptitle(title)
+    figure.savefig(file, dpi=100)
 
 
 def pair_up(originals: Tensor, reconstructions: Tensor, columns: int = 10) -> Tensor:

@@ -1,0 +1,177 @@
+"""The contrastive Langevin autoencoder (paper: Section 5, Algorithm 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+from .lae import LAEConfig, langevin_parameter_groups
+from .latent_variable_model import LatentVariableModel
+from .likelihoods import at_least_float32
+from .networks import MLP
+from .persistent_chains import PersistentChains
+
+PRIOR_SAMPLERS = ("amortized", "langevin")
+
+
+@dataclass(frozen=True)
+class CLAEConfig(LAEConfig):
+    """Settings of a contrastive Langevin autoencoder.
+
+    Args:
+        energy_units, energy_layers: hidden units and layers of the energy f_z and of the sampler f_z|u.
+        sampler_inputs: d_u.
+        chains: k, the number of fixed inputs u, or of chains; the number of data if None.
+        tilt: p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False: p(z) ∝ exp(-f_z(z)), the paper's.
+        prior_sampler: "amortized": f_z|u (Eq. 15); "langevin": Langevin dynamics of k chains (Eq. 14).
+        prior_steps, prior_step_size: of the latter, a minibatch.
+    """
+
+    energy_units: int = 128
+    energy_layers: int = 2
+    sampler_inputs: int = 8
+    chains: int | None = None
+    tilt: bool = True
+    prior_sampler: str = "amortized"
+    prior_steps: int = 5
+    prior_step_size: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("energy_units", "sampler_inputs", "prior_steps"):
+            self._require(name, getattr(self, name) >= 1, ">= 1")
+        self._require("energy_layers", self.energy_layers >= 0, ">= 0")
+        self._require("chains", self.chains is None or self.chains >= 1, "None or >= 1")
+        self._require("prior_step_size", self.prior_step_size > 0, "> 0")
+        self._require_one_of("prior_sampler", PRIOR_SAMPLERS)
+
+    @property
+    def num_chains(self) -> int:
+        """k. ValueError if neither it nor the number of data is given."""
+        self._require("num_data", self.num_data is not None or self.chains is not None, "it, or chains, to be given")
+        return self.chains or self.num_data or 0
+
+
+class ReverseGradient(torch.autograd.Function):
+    """The identity, whose gradient has the other sign."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+class CLAE(LatentVariableModel):
+    """An LAE whose prior is an energy-based model p(z) ∝ exp(-E(z)), sampled by amortized Langevin dynamics.
+
+    E(z) = f_z(z), plus ‖z‖²/2 with the tilt. The loss of a minibatch is the mean of (Eq. 17)
+
+        -log p(x | z) + E(z) - E(z⁻),      z = f_z|x(x),      z⁻ = f_z|u(u)
+
+    which encoder, decoder and energy lower, while the sampler f_z|u, as its samples are to have low energy, raises it
+    (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's sign is reversed. All of them are moved by
+    :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that of k = n chains.
+
+    The score is the pseudo potential -log p(x | z) + E(z): the sign of the energy printed in Eq. 18 is wrong, as
+    p(z) ∝ exp(-E(z)).
+
+    ``diagnostics``: mean energies of data and sampler, their gap (data's less the sampler's), and the spreads (standard
+    deviation over a minibatch, mean over coordinates) of z and z⁻. At equilibrium the gap is near 0 and the spreads agree.
+    """
+
+    name: ClassVar = "clae"
+    config_class: ClassVar[type[ModelConfig]] = CLAEConfig
+    langevin: ClassVar = True
+    config: CLAEConfig
+    inputs: Tensor
+
+    def __init__(self, config: ModelConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        settings = self.config
+        hidden = (settings.energy_units, settings.energy_layers)
+        self.energy_network = MLP(settings.latent_dim, 1, *hidden)
+        if settings.prior_sampler == "amortized":
+            self.sampler = MLP(settings.sampler_inputs, settings.latent_dim, *hidden)
+            self.register_buffer("inputs", torch.randn(settings.num_chains, settings.sampler_inputs))
+        else:
+            self.prior_chains = PersistentChains(settings.num_chains, settings.latent_dim)
+            self.why_not_captured = "its prior's Langevin steps are counted on the host"  # type: ignore[misc]
+
+    def energy(self, z: Tensor) -> Tensor:
+        """E(z), (N, d_z) -> (N,)."""
+        energy = self.energy_network(z).squeeze(1)
+        return energy + z.square().sum(1) / 2 if self.config.tilt else energy
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """-E(z), log p(z) without its unknown constant."""
+        return -self.energy(z)
+
+    def prior_states(self, chains: Tensor) -> Tensor:
+        """z⁻ of some chains, (m,) -> (m, d_z): f_z|u of their inputs, or where their Langevin dynamics are now."""
+        if self.config.prior_sampler == "amortized":
+            return at_least_float32(self.sampler(self.inputs[chains]))
+        return self.prior_chains.z[chains]
+
+    def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """Eq. 17, of a minibatch; ``index`` names its chains where there is one a datum, else they are drawn."""
+        z = self.encode(x)
+        energy = self.energy(z)
+        negative = self._negative_samples(self._chains_of_minibatch(len(x), index, x.device))
+        negative_energy = self.energy(negative)
+        likelihood = self.negative_log_likelihood(x, z)
+        self._record(z, energy, negative, negative_energy)
+        return (likelihood + energy).mean() - negative_energy.mean()
+
+    def _chains_of_minibatch(self, count: int, index: Tensor | None, device: torch.device) -> Tensor:
+        chains = self.config.num_chains
+        if index is not None and chains == self.config.num_data:
+            return index
+        return torch.randint(chains, (count,), device=device)
+
+    def _negative_samples(self, chains: Tensor) -> Tensor:
+        if self.config.prior_sampler == "amortized":
+            reversed_: Tensor = ReverseGradient.apply(self.prior_states(chains))  # type: ignore[no-untyped-call]
+            return reversed_
+        return self.prior_chains.advance(
+            lambda _, z: self.energy(z),
+            None,
+            chains,
+            num_steps=self.config.prior_steps,
+            step_size=self.config.prior_step_size,
+        )
+
+    @torch.no_grad()
+    def _record(self, z: Tensor, energy: Tensor, negative: Tensor, negative_energy: Tensor) -> None:
+        data_energy, sampler_energy = energy.detach().mean(), negative_energy.detach().mean()
+        self.diagnostics = {
+            "energy_data": data_energy,
+            "energy_sampler": sampler_energy,
+            "energy_gap": data_energy - sampler_energy,
+            "spread_data": spread(z.detach()),
+            "spread_sampler": spread(negative.detach()),
+        }
+
+    def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """States of ``count`` chains drawn at random, without replacement while there are enough."""
+        chains, device = self.config.num_chains, self._device()
+        order = [torch.randperm(chains, generator=generator, device=device) for _ in range(-(-count // chains))]
+        return self.prior_states(torch.cat(order)[:count])
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
+        """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
+        return langevin_parameter_groups(self, self.config, num_data)
+
+
+def spread(z: Tensor) -> Tensor:
+    """Standard deviation over a minibatch, mean over coordinates."""
+    return z.std(0, correction=0).mean()

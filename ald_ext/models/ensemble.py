@@ -1,0 +1,62 @@
+"""Thinned samples of a model's parameters, for predictive averages."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .latent_variable_model import LatentVariableModel
+
+
+class ParameterEnsemble:
+    """The latest samples of a model's parameters (paper: Eqs. 8, 9), of encoder and decoder together.
+
+    The two are kept together because z = f(x; φ) and θ are sampled jointly. A predictive mean is that of
+    p(x' | x) ≈ (1/K) Σ_k p(x' | z = f(x; φ_k), θ_k).
+
+    Args:
+        capacity: K; older samples are forgotten.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"ald_ext.models.ParameterEnsemble: capacity: got {capacity}, expected >= 1")
+        self.samples: deque[dict[str, Tensor]] = deque(maxlen=capacity)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def append(self, model: LatentVariableModel) -> None:
+        """Keeps a copy of the parameters as they are now."""
+        self.samples.append({name: value.detach().clone() for name, value in model.named_parameters()})
+
+    @torch.no_grad()
+    def mean(self, model: LatentVariableModel, function: Callable[[LatentVariableModel], Tensor]) -> Tensor:
+        """The mean of ``function(model)`` over the samples, as in ``mean(model, lambda m: m.reconstruct(x))``.
+
+        Raises:
+            ValueError: no sample was kept yet.
+        """
+        if not self.samples:
+            raise ValueError("ald_ext.models.ParameterEnsemble: got no samples yet, expected one at least")
+        member = copy.deepcopy(model)
+        total: Tensor | float = 0.0
+        for sample in self.samples:
+            member.load_state_dict(sample, strict=False)
+            total = total + function(member)
+        assert isinstance(total, Tensor)
+        return total / len(self.samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors."""
+        return {"samples": list(self.samples)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`; of more samples than there is room for, the latest."""
+        self.samples.clear()
+        self.samples.extend(state["samples"])

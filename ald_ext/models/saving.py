@@ -1,0 +1,127 @@
+"""Models as files of plain tensors and values, which load with weights_only."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..files import write_atomically
+from .config import config_from_dict
+from .latent_variable_model import LatentVariableModel
+from .registry import find_model_class
+
+#: Of the files of models and checkpoints; raised whenever an older version could not read them, or the other way.
+FORMAT = 2
+MODEL_KEYS = ("format", "model_name", "model_config", "model")
+
+
+def model_contents(model: LatentVariableModel) -> dict[str, Any]:
+    """What :func:`load_model` needs."""
+    return {
+        "format": FORMAT,
+        "model_name": model.name,
+        "model_config": dataclasses.asdict(model.config),
+        "model": model.state_dict(),
+    }
+
+
+def write_tensors(path: Path, contents: dict[str, Any]) -> None:
+    """Writes tensors and plain values, whole or not at all.
+
+    Raises:
+        OSError: the folder or the disk does not take the file; an earlier file is as it was.
+    """
+    buffer = io.BytesIO()  # torch.save reports a full disk as an internal error of its own
+    torch.save(contents, buffer)
+    try:
+        write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"could not write ({error.strerror}); an earlier file there is as it was", str(path)
+        ) from error
+
+
+def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What :func:`write_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is corrupt, truncated, of another program or of another version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: got {str(path)!r}, expected a file that `ald-ext train` wrote")
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({first_line(error)}); "
+            "expected a file that `ald-ext train` wrote"
+        ) from error
+    found = contents if isinstance(contents, dict) else {}
+    if found.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"checkpoint: {str(path)!r} is of another version of ald_ext: got format {found['format']}, "
+            f"expected {FORMAT}"
+        )
+    missing = sorted(set(keys) - set(found))
+    if missing:
+        raise ValueError(f"checkpoint: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def model_from_contents(
+    contents: dict[str, Any], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
+) -> LatentVariableModel:
+    """The model of :func:`model_contents`.
+
+    Raises:
+        ValueError: an unknown model, or parameters that do not fit the networks.
+    """
+    model_class = find_model_class(contents["model_name"])
+    config = config_from_dict(model_class.config_class, contents["model_config"])
+    model = model_class(config, encoder=encoder, decoder=decoder)
+    try:
+        model.load_state_dict(contents["model"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint: the parameters do not fit a {contents['model_name']} of its settings ({first_line(error)}); "
+            "a model with networks of your own needs encoder= and decoder="
+        ) from error
+    return model
+
+
+def save_model(model: LatentVariableModel, path: str | Path) -> None:
+    """Writes a model: its name, settings and parameters, as plain values and tensors."""
+    write_tensors(Path(path), model_contents(model))
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> LatentVariableModel:
+    """The model of :func:`save_model`, or of a checkpoint of ``ald-ext train``; runs no code of the file.
+
+    Args:
+        path: of the file.
+        device: where the model is to be.
+        encoder, decoder: networks of the model's, where they are not the built-in ones.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is corrupt, of another version or program, or that does not fit the networks.
+    """
+    contents = read_tensors(Path(path), MODEL_KEYS, device)
+    return model_from_contents(contents, encoder=encoder, decoder=decoder).to(device)

@@ -1,0 +1,71 @@
+"""Watching for a loss that is no number any more, or explodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+#: Energies of a contrastive model beyond this, in nats, have run away.
+DIAGNOSTIC_LIMIT = 1e4
+
+#: Steps from one look at the device's flag to the next: looking waits for the device.
+LOOK_EVERY = 50
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is not finite, or exploded; the last checkpoint is of before."""
+
+
+class DivergenceWatch:
+    """Finds the step at which a loss, or a diagnostic, stops being finite or leaves its limits.
+
+    On the CPU each step is looked at before its update is made. On a GPU, where looking would wait for the device, a
+    flag there remembers the first bad step, and :meth:`look` reads it every few steps and before each checkpoint.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.immediate = torch.device(config.device).type == "cpu"
+        self.first_bad_step = torch.tensor(-1, device=config.device)
+
+    def observe(self, step: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
+        """Takes note of a step's values.
+
+        Raises:
+            TrainingDivergedError: they are bad, or at a look an earlier step's were.
+        """
+        values = torch.stack([loss.detach().float(), *(value.float() for value in diagnostics.values())])
+        limits = values.new_full(values.shape, DIAGNOSTIC_LIMIT)
+        limits[0] = self.config.divergence_limit
+        good = (values.abs() <= limits).all()  # False for NaN
+        if self.immediate:
+            if not bool(good):
+                self._stop(step, dict(zip(["loss", *diagnostics], values.tolist(), strict=True)))
+            return
+        unknown = self.first_bad_step < 0
+        self.first_bad_step = torch.where(unknown & ~good, step, self.first_bad_step)
+        if step % LOOK_EVERY == 0:
+            self.look()
+
+    def look(self) -> None:
+        """TrainingDivergedError if a step up to now was bad."""
+        bad_step = int(self.first_bad_step)
+        if bad_step >= 0:
+            self._stop(bad_step, {})
+
+    def _stop(self, step: int, values: dict[str, float]) -> None:
+        seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        remedies = "a smaller lr"
+        if self.config.model in ("lae", "clae"):
+            remedies += f", a larger eps (now {self.config.eps})"
+        if self.config.model == "clae":
+            remedies += " or the tilt"
+        raise TrainingDivergedError(
+            f"{self.config.model}: diverged at step {step} ({seen or 'a value that is not finite or beyond its limit'}). "
+            f"The last checkpoint is of before. Try {remedies} (lr is {self.config.learning_rate:g})."
+        )

@@ -1,0 +1,48 @@
+"""What is measured on test data, without touching the random state that training draws from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..models import LatentVariableModel
+
+EVALUATION_BATCH = 500
+
+
+@contextlib.contextmanager
+def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
+    """No gradients, evaluation mode, and a random state of its own, so that training goes on as if nothing had been."""
+    was_training = model.training
+    model.eval()
+    devices = list(range(torch.cuda.device_count()))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        model.train(was_training)
+
+
+def values_of_data(
+    model: LatentVariableModel, images: Tensor, function: Callable[[Tensor], Tensor], seed: int = 0
+) -> Tensor:
+    """``function`` of minibatches, one value or tensor a datum, on the CPU, (N, ...).
+
+    Args:
+        model: which is in evaluation mode meanwhile.
+        images: (N, *shape), on any device; minibatches are moved to the model's.
+        function: (m, *shape) -> (m, ...).
+        seed: of what the function draws.
+    """
+    device = next(model.parameters()).device
+    with evaluating(model, seed):
+        return torch.cat([function(batch.to(device)).cpu() for batch in images.split(EVALUATION_BATCH)])
+
+
+def reconstruction_error(model: LatentVariableModel, images: Tensor) -> float:
+    """RE of the paper's Table 2: mean squared error on [0, 1] pixels; of Bernoulli pixels nats an image."""
+    return values_of_data(model, images, model.reconstruction_error).double().mean().item()

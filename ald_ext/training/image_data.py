@@ -1,0 +1,106 @@
+"""Images as every data set gives them, and the steps that several data sets share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.networks import IMAGE_SIZE
+
+#: Seed of the permutation that chooses held-out images.
+HELD_OUT_SEED = 0
+#: One image in so many is held out where a data set has no test images.
+HELD_OUT_ONE_IN = 10
+#: Seed of the one binarization of bmnist.
+BINARIZATION_SEED = 0
+#: Images that are resized at once; their float32 copy is what this bounds.
+RESIZED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """uint8 images (N, C, 32, 32), contiguous, and int64 labels (N,) or None where a data set has none.
+
+    Args:
+        train_images: to train.
+        train_labels: of them.
+        test_images: held out.
+        test_labels: of them.
+        name: what the data was loaded by, a data set's name or a path.
+        skipped: files of a folder that are no images or broken ones, relative to the folder.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor | None
+    test_images: Tensor
+    test_labels: Tensor | None
+    name: str = ""
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.train_images.shape[1]
+
+
+def pad_digits(images: Tensor) -> Tensor:
+    """(N, 28, 28) uint8 -> (N, 1, 32, 32), padded with zeros (paper: F.4)."""
+    margin = (IMAGE_SIZE - images.shape[-1]) // 2
+    return F.pad(images[:, None], (margin,) * 4)
+
+
+def resize(images: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 -> (N, C, 32, 32), the largest centred square of each, by antialiased bicubic interpolation.
+
+    Images of 32 x 32 stay as they are, bit for bit.
+    """
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[..., top : top + side, left : left + side]
+    if side == IMAGE_SIZE:
+        return images.contiguous()
+    result = torch.empty((*images.shape[:2], IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    for source, target in zip(images.split(RESIZED_AT_ONCE), result.split(RESIZED_AT_ONCE), strict=True):
+        resized = F.interpolate(source.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True)
+        target.copy_(resized.round_().clamp_(0, 255))
+    return result
+
+
+def hold_out(images: Tensor, labels: Tensor | None, count: int | None = None) -> ImageData:
+    """Splits by a permutation that depends on the number of images alone.
+
+    Args:
+        images: (N, C, 32, 32).
+        labels: (N,) or None.
+        count: of test images; by default a tenth of all, at least one.
+    """
+    count = max(1, len(images) // HELD_OUT_ONE_IN) if count is None else count
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
+    test, train = order[:count], order[count:]
+    train_labels, test_labels = (None, None) if labels is None else (labels[train], labels[test])
+    return ImageData(images[train], train_labels, images[test], test_labels)
+
+
+def binarize(images: Tensor, seed: int) -> Tensor:
+    """Every pixel drawn once as 255 * Bernoulli(pixel / 255); same shape and dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    # Uniform on 0..254: exactly pixel of the 255 values lie below pixel.
+    thresholds = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
+    return (thresholds < images).to(torch.uint8) * 255
+
+
+def binarized(data: ImageData) -> ImageData:
+    """The same data with pixels 0 and 255, drawn once with a fixed seed (static stochastic binarization).
+
+    Drawn, because a threshold would lose the grey levels and with them the strokes' edges; once, so that training and
+    test sets are fixed and the log-likelihoods of two models or epochs can be compared.
+    """
+    return replace(
+        data,
+        train_images=binarize(data.train_images, BINARIZATION_SEED),
+        test_images=binarize(data.test_images, BINARIZATION_SEED + 1),
+    )

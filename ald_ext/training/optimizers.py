@@ -1,0 +1,51 @@
+"""The optimizer and the schedule of a training run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from ..models import LatentVariableModel
+from ..optim import PSGLD, PolynomialDecay
+from .config import TrainingConfig
+
+
+def make_optimizer(
+    model: LatentVariableModel, config: TrainingConfig, num_data: int, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """PSGLD for a model whose parameters are sampled, fused Adam for the others.
+
+    With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
+    """
+    groups = model.parameter_groups(num_data)
+    lr: float | torch.Tensor = config.learning_rate
+    if capturable:
+        lr = torch.tensor(config.learning_rate, device=config.device)
+    if not model.langevin:
+        return torch.optim.Adam(groups, lr, fused=True, capturable=capturable)
+    return PSGLD(
+        groups,
+        lr,
+        num_data=num_data,
+        temperature=config.temperature,
+        alpha=config.alpha,
+        eps=config.eps,
+        freeze_after=config.freeze_after,
+        seed=config.seed,
+        capturable=capturable,
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
+    """The schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
+    if config.schedule == "polynomial":
+        return PolynomialDecay(optimizer, offset=config.decay_offset, exponent=config.decay_exponent)
+    final = config.final_lr if config.schedule == "cosine" else 1.0
+
+    def factor(step: int) -> float:
+        progress = min(step / max(num_steps - 1, 1), 1.0)
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,109 @@
+"""One step of training: loss, gradients, update; on a GPU as one captured graph."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..models import LatentVariableModel
+from .config import TrainingConfig
+from .divergence import DivergenceWatch
+
+#: Eager steps before the capture, in which optimizer states and library workspaces come to be.
+WARM_UP_STEPS = 3
+
+
+def why_not_captured(model: LatentVariableModel, config: TrainingConfig) -> str | None:
+    """Why steps are not captured as a CUDA graph; None if they are.
+
+    Raises:
+        ValueError: capture was demanded and cannot be had.
+    """
+    reason = "not asked for" if config.capture is False else model.why_not_captured
+    if torch.device(config.device).type != "cuda":
+        reason = "the device is no GPU"
+    if config.capture and reason is not None:
+        raise ValueError(f"TrainingConfig: capture: got True for model {config.model!r}, expected False: {reason}")
+    return reason
+
+
+class TrainingStep:
+    """Calls: (x, index) -> the loss, after the parameters were updated.
+
+    Note [Captured steps]
+        Capturing records the kernels of a step, which replays launch at once: counters, lr and noise keys live on the
+        device, the minibatch is copied to where the graph reads it. The first steps, and a short last minibatch, run
+        eagerly; they make the same update.
+
+    Args:
+        model, optimizer, config: of the run; the optimizer capturable if ``captured``.
+        captured: capture the step.
+    """
+
+    def __init__(
+        self, model: LatentVariableModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, captured: bool
+    ) -> None:
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self.watch = DivergenceWatch(config)
+        self.captured = captured
+        self.steps_before_capture = WARM_UP_STEPS
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.device_type = torch.device(config.device).type
+
+    def __call__(self, step: int, x: Tensor, index: Tensor) -> Tensor:
+        """Makes step number ``step``. TrainingDivergedError if its loss is bad."""
+        if self.captured and len(x) == self.config.batch_size:
+            if self.graph is not None:
+                return self._replay(step, x, index)
+            if self.steps_before_capture == 0:
+                return self._capture(step, x, index)
+            self.steps_before_capture -= 1
+            return self._on_side_stream(step, x, index)
+        return self._eager(step, x, index)
+
+    def _loss(self, x: Tensor, index: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=not self.captured):
+            return self.model.loss(x, index)
+
+    def _update(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def _eager(self, step: int, x: Tensor, index: Tensor) -> Tensor:
+        loss = self._loss(x, index)
+        self.watch.observe(step, loss, self.model.diagnostics)
+        self._update(loss)
+        return loss.detach()
+
+    def _on_side_stream(self, step: int, x: Tensor, index: Tensor) -> Tensor:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            loss = self._eager(step, x, index)
+        torch.cuda.current_stream().wait_stream(stream)
+        return loss
+
+    def _capture(self, step: int, x: Tensor, index: Tensor) -> Tensor:
+        self.static_x, self.static_index = x.clone(), index.clone()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                loss = self._loss(self.static_x, self.static_index)
+                self._update(loss)
+        except RuntimeError as error:
+            self.captured = False
+            warnings.warn(f"{self.config.model}: steps run eagerly, as capturing one failed: {error}", stacklevel=2)
+            return self._eager(step, x, index)
+        self.graph, self.static_loss = graph, loss.detach()
+        return self._replay(step, x, index)
+
+    def _replay(self, step: int, x: Tensor, index: Tensor) -> Tensor:
+        assert self.graph is not None
+        self.static_x.copy_(x)
+        self.static_index.copy_(index)
+        self.graph.replay()
+        self.watch.observe(step, self.static_loss, self.model.diagnostics)
+        return self.static_loss

@@ -14,9 +14,12 @@ def main() -> None:
         from .commands import app
     except ModuleNotFoundError as error:
         sys.exit(f"ald-ext: {error}. The command line needs the extra 'train': pip install 'ald_ext[train]'")
-    from ..training import TrainingDivergedError
+    from ..training import TrainingDivergedError, TrainingInterrupted
 
     try:
         app()
+    except TrainingInterrupted as interruption:
+        print(f"ald-ext: {interruption}", file=sys.stderr)
+        sys.exit(128 + interruption.signal_number)
     except (*EXPECTED_ERRORS, TrainingDivergedError) as error:
         sys.exit(f"ald-ext: {error}")

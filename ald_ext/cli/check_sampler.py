@@ -17,6 +17,7 @@ import typer
 from .. import optim, samplers
 from ..files import write_atomically
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
+from .options import parse_options
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,6 @@ def check_sampler_command(
         write_atomically(out.with_suffix(".png"), lambda file: draw_ratios(report, name, file))
     if not report.ok:
         raise typer.Exit(1)
-
-
-def parse_options(options: list[str]) -> dict[str, Any]:
-    """ "lr=0.1" to {"lr": 0.1}: values are JSON (numbers, true, null, lists), or else text."""
-    parsed: dict[str, Any] = {}
-    for item in options:
-        key, equals, value = item.partition("=")
-        if not (key.isidentifier() and equals):
-            raise ValueError(f"option: got {item!r}, expected KEY=VALUE, such as lr=0.1")
-        try:
-            parsed[key] = json.loads(value)
-        except json.JSONDecodeError:
-            parsed[key] = value
-    return parsed
 
 
 def check_by_name(name: str, options: dict[str, Any], num_data: float, settings: dict[str, Any]) -> CheckReport:

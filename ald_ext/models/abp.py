@@ -65,9 +65,7 @@ class ABP(GaussianPriorModel):
         if index is None:
             raise ValueError("ald_ext.models.ABP.loss: index: got None, expected the index of each datum")
         steps, step_size = self.config.langevin_steps, self.config.step_size
-        z = self.chains.advance(
-            self.observed_potential, self.observe(x), index, num_steps=steps, step_size=step_size
-        )
+        z = self.chains.advance(self.observed_potential, self.observe(x), index, num_steps=steps, step_size=step_size)
         return self.potential(x, z).mean()
 
     def encode(self, x: Tensor) -> Tensor:

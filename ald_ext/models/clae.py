@@ -76,14 +76,15 @@ class CLAE(LatentVariableModel):
         -log p(x | z) + E(z) - E(z⁻),      z = f_z|x(x),      z⁻ = f_z|u(u)
 
     which encoder, decoder and energy lower, while the sampler f_z|u, as its samples are to have low energy, raises it
-    (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's sign is reversed. All of them are moved by
-    :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that of k = n chains.
+    (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's sign is reversed. All of them are moved
+    by :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that of k = n chains.
 
     The score is the pseudo potential -log p(x | z) + E(z): the sign of the energy printed in Eq. 18 is wrong, as
     p(z) ∝ exp(-E(z)).
 
     ``diagnostics``: mean energies of data and sampler, their gap (data's less the sampler's), and the spreads (standard
-    deviation over a minibatch, mean over coordinates) of z and z⁻. At equilibrium the gap is near 0 and the spreads agree.
+    deviation over a minibatch, mean over coordinates) of z and z⁻. At equilibrium the gap is near 0, and the spreads
+    agree.
     """
 
     name: ClassVar = "clae"

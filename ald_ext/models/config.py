@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .. import ops
 
@@ -90,13 +90,30 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Conf
     """The inverse of ``dataclasses.asdict``, also after a round trip through JSON, which knows no tuples.
 
     Raises:
-        ValueError: a setting that the model does not have.
+        ValueError: a setting that the model does not have, or a value of another type.
     """
-    known = {field.name for field in dataclasses.fields(config_class)}
-    unknown = sorted(set(values) - known)
+    tupled: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    check_settings(f"ald_ext.models.{config_class.__name__}", config_class, tupled)
+    return config_class(**tupled)
+
+
+def check_settings(owner: str, config_class: type[Any], values: dict[str, Any]) -> None:
+    """ValueError for names that a dataclass of settings does not have, and for values of other types."""
+    kinds = get_type_hints(config_class)
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
-        raise ValueError(
-            f"ald_ext.models.{config_class.__name__}: got {', '.join(map(repr, unknown))}, "
-            f"expected some of {', '.join(sorted(known))}"
-        )
-    return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        raise ValueError(f"{owner}: got {', '.join(map(repr, unknown))}, expected some of {', '.join(sorted(kinds))}")
+    for name, value in values.items():
+        allowed = plain_types(kinds[name])
+        fits = type(value) in allowed or (type(value) is int and float in allowed) or isinstance(value, ModelConfig)
+        if not fits:
+            expected = " or ".join(sorted(kind.__name__ for kind in allowed))
+            raise ValueError(f"{owner}: {name}: got {value!r}, expected {expected}")
+
+
+def plain_types(hint: Any) -> set[type]:
+    """{str, tuple} for the type hint str | tuple[float, float], and so on."""
+    members = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    return {get_origin(member) or member for member in members}

@@ -24,7 +24,7 @@ class LatentVariableModel(nn.Module, ABC):
 
     Args:
         config: size and form; the settings of ``config_class`` may be given as keywords instead.
-        encoder: (N, *shape) floats in [-1, 1] (or real data) -> (N, encoder_outputs · d_z), instead of the built-in one.
+        encoder: (N, *shape) floats in [-1, 1] (or real data) -> (N, encoder_outputs · d_z), instead of the built-in.
         decoder: (N, d_z) -> (N, *shape), instead of the built-in one.
 
     Raises:
@@ -113,7 +113,7 @@ class LatentVariableModel(nn.Module, ABC):
             return at_least_float32(self.likelihood.observe(x))
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
-        """RE of each datum, (N,) (paper: Table 2): the mean squared error on [0, 1]; cross-entropy of Bernoulli pixels."""
+        """RE of each datum, (N,) (paper: Table 2): squared error on [0, 1], or cross-entropy of Bernoulli pixels."""
         return self.likelihood.reconstruction_error(x, self.output(self.encode(x)))
 
     def score(self, x: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class LatentVariableModel(nn.Module, ABC):
         raise ValueError(f"ald_ext.models.{type(self).__name__}: {self.name} has no prior to sample")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Brightness in [0, 1] (or real values) of new data, (count, *shape). ValueError for a model without a prior."""
+        """Brightness in [0, 1] (or real values) of new data, (count, *shape). ValueError without a prior."""
         return self.decode(self.sample_prior(count, generator))
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, hidden_units: int, hidden_layers: int) -> None:
         sizes = [inputs, *[hidden_units] * hidden_layers]
         layers: list[nn.Module] = []
-        for size, next_size in zip(sizes[:-1], sizes[1:], strict=True):
+        for size, next_size in pairwise(sizes):
             layers += [nn.Linear(size, next_size), nn.Tanh()]
         super().__init__(*layers, nn.Linear(sizes[-1], outputs))
 

@@ -46,9 +46,7 @@ class PersistentChains(nn.Module):
         Returns:
             (m, d), detached.
         """
-        sampler = LangevinDynamics(
-            potential, x, self.z[index], step_size=step_size, seed=int(self.seed), data=index
-        )
+        sampler = LangevinDynamics(potential, x, self.z[index], step_size=step_size, seed=int(self.seed), data=index)
         sampler.start_after(int(self.step_count))
         for _ in range(num_steps):
             sampler.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -58,7 +58,7 @@ class Batches:
         """Minibatches of an epoch, a short last one included."""
         return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
         """The minibatches ``first``, ``first + 1``, ... of an epoch.
 
         Returns:
@@ -74,7 +74,7 @@ class Batches:
         chosen = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
         return self.indexed(chosen) if self.resident else self.prefetched(chosen)
 
-    def indexed(self, chosen: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def indexed(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Minibatches of images that are on the device."""
         if not chosen:
             return
@@ -82,7 +82,7 @@ class Batches:
         for index in torch.cat(list(chosen)).to(self.device).split(self.batch_size):
             yield self.images[index], index
 
-    def prefetched(self, chosen: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def prefetched(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Minibatches that a thread prepares; it ends with the iterator."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="ald_ext-batches")
         pending: deque[Future[tuple[Tensor, Tensor, torch.cuda.Event | None]]] = deque()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..files import write_atomically
 from ..models import MODELS, ModelConfig, config_from_dict, find_model_class
+from ..models.config import check_settings
 
 SCHEDULES = ("constant", "cosine", "polynomial")
 
@@ -133,12 +134,7 @@ class TrainingConfig:
         Raises:
             ValueError: a name that is no setting, or a value out of its range.
         """
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"TrainingConfig: got {', '.join(map(repr, unknown))}, expected some of {', '.join(sorted(known))}"
-            )
+        check_settings("TrainingConfig", cls, {**values, "network": ModelConfig()})
         model = values.get("model", cls.model)
         network = config_from_dict(find_model_class(model).config_class, values.get("network", {}))
         return cls(**{**values, "network": network})

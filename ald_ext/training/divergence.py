@@ -59,13 +59,13 @@ class DivergenceWatch:
             self._stop(bad_step, {})
 
     def _stop(self, step: int, values: dict[str, float]) -> None:
-        seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "not finite, or beyond its limit"
         remedies = "a smaller lr"
         if self.config.model in ("lae", "clae"):
             remedies += f", a larger eps (now {self.config.eps})"
         if self.config.model == "clae":
             remedies += " or the tilt"
         raise TrainingDivergedError(
-            f"{self.config.model}: diverged at step {step} ({seen or 'a value that is not finite or beyond its limit'}). "
+            f"{self.config.model}: diverged at step {step} ({seen}). "
             f"The last checkpoint is of before. Try {remedies} (lr is {self.config.learning_rate:g})."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -164,13 +165,12 @@ class Loop:
 
     Args:
         run: to be carried on.
-        out: its folder.
+        out: its folder; None: nothing is written.
         progress: show a bar.
     """
 
-    def __init__(self, run: Run, out: Path, progress: bool = True) -> None:
+    def __init__(self, run: Run, out: Path | None, progress: bool = True) -> None:
         self.run, self.out, self.show_progress = run, out, progress
-        self.checkpoint = out / CHECKPOINT
 
     def train(self) -> None:
         """Trains up to the configured number of epochs.
@@ -183,7 +183,8 @@ class Loop:
         run = self.run
         images = len(run.data.train_images)
         done = run.epoch * images + run.totals.images
-        self.log = TensorBoardLog(self.out / TENSORBOARD, run.step, run.config.tensorboard)
+        wanted = run.config.tensorboard and self.out is not None
+        self.log = TensorBoardLog((self.out or Path()) / TENSORBOARD, run.step, wanted)
         options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
         bar = tqdm(total=run.config.epochs * images, initial=done, mininterval=progress_interval(), **options)
         try:
@@ -195,21 +196,26 @@ class Loop:
             self.log.close()
 
     def _train_epoch(self) -> None:
-        run, every = self.run, self.run.config.checkpoint_every
         self._since = time.perf_counter()
-        for x, index in run.batches.epoch(run.epoch, run.batch):
-            loss = run.training_step(run.step + 1, x, index)
-            run.scheduler.step()
-            run.step += 1
-            run.batch += 1
-            run.totals.add(len(x), loss, run.model.diagnostics)
-            if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
-                run.ensemble.append(run.model)
-            self.bar.update(len(x))
-            if every is not None and run.step % every == 0:
-                self._save()
-            self._stop_if_asked()
+        minibatches = self.run.batches.epoch(self.run.epoch, self.run.batch)
+        with contextlib.closing(minibatches):  # which ends its thread, if it has one
+            for x, index in minibatches:
+                self._make_step(x, index)
+                self._stop_if_asked()
         self._take_time()
+
+    def _make_step(self, x: Tensor, index: Tensor) -> None:
+        run, every = self.run, self.run.config.checkpoint_every
+        loss = run.training_step(run.step + 1, x, index)
+        run.scheduler.step()
+        run.step += 1
+        run.batch += 1
+        run.totals.add(len(x), loss, run.model.diagnostics)
+        if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
+            run.ensemble.append(run.model)
+        self.bar.update(len(x))
+        if every is not None and run.step % every == 0:
+            self._save()
 
     def _finish_epoch(self) -> None:
         run = self.run
@@ -234,8 +240,7 @@ class Loop:
         if number is not None:
             self._save()
             raise TrainingInterrupted(
-                f"stopped by signal {number} at step {self.run.step}; {self.checkpoint} holds all of it, and --resume "
-                "goes on",
+                f"stopped by signal {number} at step {self.run.step}; the checkpoint holds all of it, --resume goes on",
                 number,
             )
 
@@ -249,12 +254,15 @@ class Loop:
     def _save(self) -> None:
         self.run.training_step.watch.look()
         self._take_time()
-        save_checkpoint(self.checkpoint, self.run.state())
+        if self.out is not None:
+            save_checkpoint(self.out / CHECKPOINT, self.run.state())
         self._since = time.perf_counter()
 
     def save_pictures(self) -> None:
         """Reconstructions of the first test images, samples where the model has a prior, and the curves."""
-        run = self.run
+        if self.out is None:
+            return
+        run, folder = self.run, self.out
         images = run.data.test_images[:PICTURE_IMAGES]
         reconstructions = values_of_data(run.model, images, run.model.reconstruct)
         pictures = {RECONSTRUCTIONS: pair_up(run.model.to_brightness(images), reconstructions)}
@@ -264,9 +272,9 @@ class Loop:
                 pictures[SAMPLES] = run.model.sample(PICTURE_IMAGES, generator)
         for name, shown in pictures.items():
             table = grid(shown)
-            save_picture(self.out / name, table)
+            save_picture(folder / name, table)
             self.log.picture(run.step, Path(name).stem, table)
-        write_atomically(self.out / CURVES, lambda file: curves(run.history, run.config.model, file))
+        write_atomically(folder / CURVES, lambda file: curves(run.history, run.config.model, file))
 
 
 def train(
@@ -311,7 +319,7 @@ def train(
             "--overwrite to begin again"
         )
     state = load_checkpoint(checkpoint) if resume else None
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+    with torch.random.fork_rng(cuda_devices()):
         run = start_run(config, data, make_model)
         if state is not None:
             run.restore(state)
@@ -324,6 +332,35 @@ def train(
     write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
     loop.save_pictures()
     return metrics
+
+
+def fit(
+    config: TrainingConfig,
+    data: ImageData,
+    *,
+    make_model: MakeModel | None = None,
+    progress: bool = False,
+) -> Run:
+    """Trains a model in memory: nothing is written.
+
+    Args:
+        config, data, make_model, progress: as of :func:`train`; ``config.dataset`` is not looked at.
+
+    Returns:
+        The run, with ``model`` and ``ensemble``.
+
+    Raises:
+        ValueError, TrainingDivergedError, TrainingInterrupted: as :func:`train`.
+    """
+    with torch.random.fork_rng(cuda_devices()):
+        run = start_run(config, data, make_model)
+        Loop(run, None, progress).train()
+    return run
+
+
+def cuda_devices() -> list[int]:
+    """All GPUs, whose random states a run is to leave as they were."""
+    return list(range(torch.cuda.device_count()))
 
 
 def measure(run: Run) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class TrainingStep:
 
     def _loss(self, x: Tensor, index: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=not self.captured):
+        with torch.autocast(
+            self.device_type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=not self.captured
+        ):
             return self.model.loss(x, index)
 
     def _update(self, loss: Tensor) -> None:

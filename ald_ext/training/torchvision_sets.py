@@ -79,7 +79,7 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
         )
     if missing:
         return FileNotFoundError(
-            f"dataset {name}: data_root: found no {name} under {data_root!r}: missing {', '.join(missing)}. "
+            f"dataset {name}: data_root: found no {name.upper()} under {data_root!r}: missing {', '.join(missing)}. "
             "Give the folder that holds them, or get them with --download (load_dataset(..., download=True))"
         )
     return ValueError(

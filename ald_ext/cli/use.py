@@ -1,0 +1,166 @@
+"""What trained models are used for: ``ald-ext sample``, ``reconstruct``, ``score``, ``interpolate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from ..files import write_atomically
+from ..models import LatentVariableModel, ParameterEnsemble
+from ..training import ImageData, TrainingConfig, load_dataset
+from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
+from ..training.evaluation import evaluating, values_of_data
+from ..training.loop import CHECKPOINT
+from ..training.pictures import pair_up, save_grid
+from .devices import choose_device
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of `ald-ext train`, or its checkpoint.pt.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+DatasetOption = Annotated[str | None, typer.Option(help="As of `train`; the run's own if not given.")]
+DataRootOption = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
+
+Loaded = tuple[LatentVariableModel, TrainingConfig, ParameterEnsemble | None]
+
+
+def load_run(run: Path, device: str) -> Loaded:
+    """The model, the settings and the samples of the parameters of a run."""
+    path = run / CHECKPOINT if run.is_dir() else run
+    chosen = choose_device(device)
+    checkpoint = load_checkpoint(path, chosen)
+    model, config = model_of_checkpoint(checkpoint)
+    return model.to(chosen).eval(), config, ensemble_of_checkpoint(checkpoint)
+
+
+def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:
+    """The data set that was asked for, or the run's own. ValueError for images that are not the model's."""
+    data = load_dataset(dataset or config.dataset, root or config.data_root)
+    shape = tuple(data.test_images.shape[1:])
+    if shape != model.config.shape:
+        raise ValueError(f"dataset: got data of shape {shape}, expected {model.config.shape}, the model's")
+    return data
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    write_atomically(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n"))
+
+
+def sample_command(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 50,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw images from a trained model's prior, as a PNG."""
+    model, _, _ = load_run(run, device)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    with evaluating(model):
+        images = model.sample(count, generator)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(out, images)
+    typer.echo(f"{count} samples in {out}")
+
+
+def reconstruct_command(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="The picture to write; figures beside it, .json.")] = Path(
+        "reconstructions.png"
+    ),
+    dataset: DatasetOption = None,
+    data_root: DataRootOption = None,
+    count: Annotated[int, typer.Option(min=1, help="Images in the picture; the figures are of all.")] = 50,
+    noise: Annotated[float, typer.Option(min=0, help="Standard deviation of noise added to [0, 1]: denoising.")] = 0.0,
+    steps: Annotated[int, typer.Option(min=0, help="Of MALA on z, from the encoder's on (Algorithm 2).")] = 0,
+    average: Annotated[bool, typer.Option("--average", help="Over the samples of the parameters.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Reconstruct test images, or denoise them: a picture, and the mean squared error to the clean images."""
+    model, config, ensemble = load_run(run, device)
+    images = load_images(model, config, dataset, data_root).test_images
+    clean = model.to_brightness(images)
+    seen = images if noise == 0 else add_noise(clean, noise, seed)
+
+    def reconstructions(member: LatentVariableModel) -> Tensor:
+        return values_of_data(member, seen, lambda x: member.decode(member.infer(x, steps, seed=seed)), seed)
+
+    if average:
+        if ensemble is None:
+            raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
+        result = ensemble.mean(model, reconstructions)
+    else:
+        result = reconstructions(model)
+    error = (result - clean).square().mean(dtype=torch.float64).item()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
+    write_json(out.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
+    typer.echo(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {out}")
+
+
+def add_noise(clean: Tensor, noise: float, seed: int) -> Tensor:
+    """Brightness with noise N(0, noise²), not clipped (paper: Table 5)."""
+    generator = torch.Generator().manual_seed(seed)
+    return clean + noise * torch.randn(clean.shape, generator=generator)
+
+
+def score_command(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="JSON file to write; the most and least anomalous beside it, .png.")] = Path(
+        "scores.json"
+    ),
+    dataset: DatasetOption = None,
+    data_root: DataRootOption = None,
+    average: Annotated[bool, typer.Option("--average", help="Over the samples of the parameters.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score how anomalous each test image is; higher is more so."""
+    model, config, ensemble = load_run(run, device)
+    data = load_images(model, config, dataset, data_root)
+
+    def scores_of(member: LatentVariableModel) -> Tensor:
+        return values_of_data(member, data.test_images, member.score, seed)
+
+    if average and ensemble is None:
+        raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
+    scores = ensemble.mean(model, scores_of) if average and ensemble is not None else scores_of(model)
+    labels = None if data.test_labels is None else data.test_labels.tolist()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    values = {"model": config.model, "dataset": dataset or config.dataset, "scores": scores.tolist(), "labels": labels}
+    write_json(out, values)
+    order = scores.argsort(descending=True)
+    extremes = torch.cat([order[:20], order[-20:]])
+    picture = out.with_suffix(".png")
+    save_grid(picture, model.to_brightness(data.test_images[extremes]))
+    typer.echo(f"{len(scores)} scores in {out}; in {picture} the most anomalous images, then the least")
+
+
+def interpolate_command(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("interpolations.png"),
+    dataset: DatasetOption = None,
+    data_root: DataRootOption = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Rows: pairs of test images.")] = 10,
+    count: Annotated[int, typer.Option(min=2, help="Images in a row, both ends included.")] = 10,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw the images between pairs of test images, along the line between their latent variables."""
+    model, config, _ = load_run(run, device)
+    images = load_images(model, config, dataset, data_root).test_images
+    if len(images) < 2:
+        raise ValueError(f"dataset: got {len(images)} test images, expected 2 at least")
+    pairs = min(pairs, len(images) // 2)
+    chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: 2 * pairs]]
+    chosen = chosen.to(next(model.parameters()).device)
+    with evaluating(model):
+        rows = model.interpolate(chosen[:pairs], chosen[pairs:], count)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(out, rows.flatten(0, 1), columns=count)
+    typer.echo(f"{pairs} interpolations in {out}")

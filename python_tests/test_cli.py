@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ald_ext.cli import main
@@ -49,13 +50,26 @@ def test_the_installed_command_starts():
     assert "train" in result.stdout
 
 
+SMALL = ("--epochs", 1, "--width", 4, "--latent-dim", 4, "--batch-size", 500)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "lae"
-    result = run("train", "--out", out, "--epochs", 1, "--width", 4, "--batch-size", 500)
+    result = run("train", "--out", out, *SMALL)
     assert result.returncode == 0, result.stderr
     assert "test RE" in result.stdout
     return out
+
+
+@pytest.fixture
+def digits_file(tmp_path) -> Path:
+    """Twelve images in a .npz file, as MedMNIST has them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    path = tmp_path / "digits.npz"
+    np.savez(path, train_images=images, test_images=images, test_labels=np.arange(12))
+    return path
 
 
 def test_info_is_json_that_names_what_is_in_use():
@@ -82,17 +96,100 @@ def test_train_resumes(trained, tmp_path):
     assert json.loads((trained / "config.json").read_text())["network"]["width"] == 4  # from the checkpoint
 
 
+def test_a_resumed_run_cannot_change_what_it_is(trained):
+    before = (trained / "checkpoint.pt").read_bytes()
+    result = run("train", "--out", trained, "--epochs", 3, "--lr", 0.5, "--resume")
+    assert result.returncode == 1
+    assert "resume: the checkpoint is of another run: got lr=0.5, expected lr=0.001" in result.stderr
+    assert (trained / "checkpoint.pt").read_bytes() == before
+
+
+def test_settings_come_from_a_file_and_options_go_before_it(trained, tmp_path):
+    result = run("train", "--config", trained / "config.json", "--out", tmp_path / "again", "--seed", 3, "--epochs", 1)
+    assert result.returncode == 0, result.stderr
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (trained, tmp_path / "again"))
+    assert after["seed"] == 3
+    assert {**after, "seed": 0, "epochs": before["epochs"]} == before
+
+
+def test_settings_of_the_model(tmp_path, digits_file):
+    settings = ("--option", "decoder_inference=mle", "--option", "tilt=false", "--precision-prior", "2,0.5")
+    small = ("--model", "clae", "--epochs", 1, "--width", 4, "--batch-size", 4)
+    result = run("train", "--out", tmp_path / "clae", "--dataset", digits_file, *small, *settings)
+    assert result.returncode == 0, result.stderr
+    network = json.loads((tmp_path / "clae" / "config.json").read_text())["network"]
+    assert (network["decoder_inference"], network["tilt"], network["precision_prior"]) == ("mle", False, [2.0, 0.5])
+
+
+def test_reconstruct_writes_a_picture_and_its_error(trained, tmp_path):
+    errors = {}
+    for name, options in {"plain": (), "noisy": ("--noise", 0.3), "refined": ("--steps", 2)}.items():
+        picture = tmp_path / f"{name}.png"
+        result = run("reconstruct", trained, "--out", picture, "--count", 20, *options)
+        assert result.returncode == 0, result.stderr
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        errors[name] = json.loads(picture.with_suffix(".json").read_text())["mean_squared_error"]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert errors["plain"] == pytest.approx(metrics["history"][-1]["test_re"], rel=1e-4)
+    assert errors["noisy"] > errors["plain"]
+    assert errors["refined"] != errors["plain"]
+
+
+def test_averages_need_samples_of_the_parameters(tmp_path, digits_file):
+    small = ("--dataset", digits_file, "--epochs", 2, "--width", 4, "--batch-size", 4)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"ensemble_every": 1, "ensemble_size": 3}))
+    assert run("train", "--out", tmp_path / "lae", "--config", config, *small).returncode == 0
+    for command in ("reconstruct", "score"):
+        result = run(command, tmp_path / "lae", "--out", tmp_path / command / "out.json", "--average")
+        assert result.returncode == 0, result.stderr
+    assert run("train", "--out", tmp_path / "ae", "--model", "ae", *small).returncode == 0
+    for command in ("reconstruct", "score"):
+        result = run(command, tmp_path / "ae", "--out", tmp_path / "out.json", "--average")
+        assert result.returncode == 1
+        assert "holds no samples of the parameters" in result.stderr
+
+
+def test_score_writes_scores_labels_and_the_extremes(trained, tmp_path):
+    result = run("score", trained, "--out", tmp_path / "scores.json")
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert len(written["scores"]) == len(written["labels"]) == 500
+    assert written["scores"] != sorted(written["scores"])
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_of_another_set(trained, tmp_path, digits_file):
+    result = run("score", trained, "--dataset", digits_file, "--out", tmp_path / "scores.json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "scores.json").read_text())["labels"] == list(range(12))
+    colours = tmp_path / "colours.npz"
+    np.savez(colours, train_images=np.zeros((4, 32, 32, 3), np.uint8))
+    result = run("score", trained, "--dataset", colours, "--out", tmp_path / "none.json")
+    assert result.returncode == 1
+    assert "dataset: got data of shape (3, 32, 32), expected (1, 32, 32), the model's" in result.stderr
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_interpolate(trained, tmp_path):
+    result = run("interpolate", trained, "--out", tmp_path / "rows.png", "--pairs", 3, "--count", 5)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_an_autoencoder_cannot_be_sampled(tmp_path):
-    run("train", "--out", tmp_path, "--model", "ae", "--epochs", 1, "--width", 4, "--batch-size", 500)
-    result = run("sample", tmp_path, "--out", tmp_path / "samples.png")
+    run("train", "--out", tmp_path, "--model", "ae", *SMALL)
+    result = run("sample", tmp_path, "--out", tmp_path / "no.png")
     assert result.returncode == 1
     assert "has no prior to sample" in result.stderr
+    assert not (tmp_path / "no.png").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--model", "gan"], "model: got 'gan', expected one of lae, ae, vae"),
+        (["train", "--model", "gan"], "model: got 'gan', expected one of lae, clae, ae, sparse-ae, vae, abp, dlgm"),
+        (["train", "--dataset", "mnits"], "dataset: got 'mnits', expected one of mnist5k, mnist, bmnist"),
         (["train", "--dataset", "mnist"], "data_root: got none, expected the folder"),
         (
             ["train", "--dataset", "mnist", "--data-root", "nowhere"],
@@ -101,6 +198,11 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
         (["train", "--device", "cuda:77"], "device: got 'cuda:77', expected auto, cpu or a GPU"),
         (["train", "--precision-prior", "1,x"], "precision-prior: got '1,x', expected flat, jeffreys or two numbers"),
         (["train", "--lr", "-1"], "lr: got -1.0, expected a finite number > 0"),
+        (["train", "--batch-size", "5000"], "batch_size: got 5000, expected 1 to 4500, the number of training images"),
+        (["train", "--option", "widht=3"], "got 'widht', expected some of"),
+        (["train", "--option", "width"], "option: got 'width', expected KEY=VALUE"),
+        (["train", "--option", "tilt=true"], "got 'tilt', expected some of"),
+        (["train", "--config", "nowhere.json"], "nowhere.json"),
         (["train", "--resume"], "expected a file that `ald-ext train` wrote"),
     ],
 )

@@ -1,81 +1,511 @@
-"""The models' potentials, shapes and options."""
+"""The models' potentials, losses, shapes and options."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import re
+
 import pytest
 import torch
-from torch.distributions import Normal
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Laplace, Normal
 
+import ald_ext
 from ald_ext import ops
 from ald_ext.dequantization import scale_pixels
-from ald_ext.models import AE, LAE, MODELS, VAE, ModelConfig
+from ald_ext.models import (
+    ABP,
+    AE,
+    CLAE,
+    DLGM,
+    LAE,
+    MODELS,
+    VAE,
+    LatentVariableModel,
+    ModelConfig,
+    ParameterEnsemble,
+    SparseAE,
+    config_from_dict,
+    load_model,
+    save_model,
+)
+
+NUM_DATA = 20
+
+
+def make_images(count: int = 4, channels: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, 32, 32), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture
-def images() -> torch.Tensor:
-    return torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def images() -> Tensor:
+    return make_images()
+
+
+def make_model(name: str, **options) -> LatentVariableModel:
+    torch.manual_seed(0)
+    return MODELS[name](**{"latent_dim": 5, "width": 4, "num_data": NUM_DATA, **options})
+
+
+def index_of(x: Tensor) -> Tensor:
+    return torch.arange(len(x)) + 3
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+# --- all models ---
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dequantization", ["none", "uniform", "langevin"])
 def test_shapes_and_gradients(name, channels, dequantization):
-    torch.manual_seed(0)
-    model = MODELS[name](ModelConfig(channels=channels, latent_dim=5, width=4, dequantization=dequantization))
-    x = torch.randint(0, 256, (3, channels, 32, 32), dtype=torch.uint8)
+    model = make_model(name, shape=(channels, 32, 32), dequantization=dequantization)
+    x = make_images(3, channels)
     assert model.encode(x).shape == (3, 5)
     reconstruction = model.reconstruct(x)
     assert reconstruction.shape == x.shape
     assert 0 <= reconstruction.min() <= reconstruction.max() <= 1
-    model.loss(x).backward()
-    missing = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert model.score(x).shape == model.reconstruction_error(x).shape == (3,)
+    assert model.infer(x, 2).shape == (3, 5)
+    assert model.interpolate(x[:1], x[1:2], 4).shape == (1, 4, channels, 32, 32)
+    model.loss(x, index_of(x)).backward()
+    missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
 
 
-def test_lae_potential_is_prior_plus_likelihood(images):
-    torch.manual_seed(0)
-    model = LAE(latent_dim=5, width=4, precision_prior="jeffreys")
-    z = model.encoder(scale_pixels(images))
-    likelihood = ops.marginal_gaussian_log_prob(scale_pixels(images), model.decoder(z), "jeffreys")
-    prior = Normal(0.0, 1.0).log_prob(z).sum(1)
-    torch.testing.assert_close(model.potential(images), -likelihood - prior)
-    torch.testing.assert_close(model.loss(images), model.potential(images).mean())
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options", [{}, {"likelihood": "gaussian", "learned_scale": True}, {"likelihood": "bernoulli"}]
+)
+def test_likelihoods_and_mlps(name, options):
+    model = make_model(name, network="mlp", hidden_units=6, shape=(3, 8, 6), **options)
+    x = torch.randint(0, 256, (4, 3, 8, 6), dtype=torch.uint8)
+    loss = model.loss(x, index_of(x))
+    loss.backward()
+    assert loss.isfinite()
+    assert model.reconstruct(x).shape == x.shape
 
 
-def test_ae_is_the_lae_without_prior(images):
-    torch.manual_seed(0)
-    lae = LAE(latent_dim=5, width=4)
-    ae = AE(latent_dim=5, width=4)
-    ae.load_state_dict({k: v for k, v in lae.state_dict().items() if not k.startswith("prior")})
-    # Two float32 losses near 1e3, whose rounding is 6e-5, are subtracted.
-    difference = lae.loss(images) - ae.loss(images)
-    torch.testing.assert_close(difference, -lae.prior.log_prob(lae.encode(images)).mean(), atol=1e-3, rtol=1e-4)
+@pytest.mark.parametrize("name", MODELS)
+def test_real_data(name):
+    model = make_model(name, network="mlp", hidden_units=6, shape=(7,), data="real")
+    x = torch.randn(4, 7)
+    model.loss(x, index_of(x)).backward()
+    assert torch.equal(model.to_brightness(x), x)
+    torch.testing.assert_close(model.reconstruct(x), model.decoder(model.encode(x)))
 
 
-def test_vae_bound_is_the_expected_potential_plus_divergence(images):
-    torch.manual_seed(0)
-    model = VAE(latent_dim=5, width=4)
-    posterior = model.posterior(images)
-    torch.manual_seed(1)
-    z = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape)
-    divergence = 0.5 * (posterior.variance + posterior.mean**2 - 1 - posterior.variance.log()).sum(1)
-    expected = (model.negative_log_likelihood(images, z) + divergence).mean()
-    torch.manual_seed(1)
-    torch.testing.assert_close(model.loss(images), expected)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_in_one_group(name):
+    model = make_model(name)
+    groups = model.parameter_groups(NUM_DATA)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("name", ["lae", "vae"])
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].encoder_outputs])
+def test_networks_of_ones_own(name, images):
+    class Own(nn.Module):
+        def __init__(self, inputs: int, shape: tuple[int, ...]) -> None:
+            super().__init__()
+            self.linear, self.shape = nn.Linear(inputs, math.prod(shape)), shape
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.flatten(1)).view(-1, *self.shape)
+
+    outputs = MODELS[name].encoder_outputs * 5
+    model = make_model(name, encoder=Own(1024, (outputs,)), decoder=Own(5, (1, 32, 32)))
+    model.loss(images, index_of(images)).backward()
+    assert model.reconstruct(images).shape == images.shape
+    assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_files_keep_a_model(name, images, tmp_path):
+    model = make_model(name, dequantization="langevin")
+    save_model(model, tmp_path / "model.pt")
+    torch.manual_seed(7)
+    loaded = load_model(tmp_path / "model.pt")
+    assert type(loaded) is type(model)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.reconstruct(images), model.reconstruct(images))
+
+
+def test_files_of_models_with_other_networks_say_so(tmp_path):
+    save_model(AE(latent_dim=5, width=4, encoder=nn.Sequential(nn.Flatten(), nn.Linear(1024, 5))), tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="networks of your own needs encoder= and decoder="):
+        load_model(tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", encoder=nn.Sequential(nn.Flatten(), nn.Linear(1024, 5)))
+    assert loaded.encode(make_images()).shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].has_prior])
 def test_samples_are_a_function_of_the_generator(name):
-    torch.manual_seed(0)
-    model = MODELS[name](latent_dim=5, width=4)
+    model = make_model(name)
     first = model.sample(6, torch.Generator().manual_seed(3))
     assert first.shape == (6, 1, 32, 32)
     assert torch.equal(first, model.sample(6, torch.Generator().manual_seed(3)))
     assert not torch.equal(first, model.sample(6, torch.Generator().manual_seed(4)))
 
 
-def test_an_autoencoder_has_nothing_to_sample():
-    assert AE(latent_dim=5, width=4).sample(3) is None
+@pytest.mark.parametrize("model", [AE, SparseAE])
+def test_an_autoencoder_has_nothing_to_sample(model):
+    with pytest.raises(ValueError, match="has no prior to sample"):
+        model(latent_dim=5, width=4).sample(3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_16_bit_networks_give_losses_in_32_bits(name, images):
+    model = make_model(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(images, index_of(images))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, make_model(name).loss(images, index_of(images)), rtol=0.05, atol=1.0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_brightness_is_seen_as_the_pixels_are(name, images):
+    model = make_model(name)
+    torch.testing.assert_close(model.reconstruct(images / 255), model.reconstruct(images), rtol=1e-4, atol=1e-5)
+
+
+# --- LAE and AE ---
+
+
+def test_lae_potential_is_prior_plus_likelihood(images):
+    model = make_model("lae", precision_prior="jeffreys")
+    z = model.encoder(scale_pixels(images))
+    likelihood = ops.marginal_gaussian_log_prob(scale_pixels(images), model.decoder(z), "jeffreys")
+    prior = Normal(0.0, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(model.potential(images), -likelihood - prior)
+    torch.testing.assert_close(model.potential(images, z), -likelihood - prior)
+    torch.testing.assert_close(model.observed_potential(model.observe(images), z), -likelihood - prior)
+    torch.testing.assert_close(model.loss(images), model.potential(images).mean())
+    torch.testing.assert_close(model.score(images), model.potential(images))
+
+
+def test_ae_is_the_lae_without_prior(images):
+    lae, ae = make_model("lae"), make_model("ae")
+    ae.load_state_dict({k: v for k, v in lae.state_dict().items() if not k.startswith("prior")})
+    # Two float32 losses near 1e3, whose rounding is 6e-5, are subtracted.
+    difference = lae.loss(images) - ae.loss(images)
+    torch.testing.assert_close(difference, -lae.prior.log_prob(lae.encode(images)).mean(), atol=1e-3, rtol=1e-4)
+
+
+def test_sparse_prior_is_a_laplace_up_to_its_constant(images):
+    model = make_model("sparse-ae", sparsity=2.0)
+    z = model.encode(images)
+    expected = Laplace(0.0, 0.5).log_prob(z).sum(1) - 5 * math.log(2 / 2)
+    torch.testing.assert_close(model.log_prior(z), expected)
+    assert make_model("ae").config.sparsity == 0 < make_model("sparse-ae").config.sparsity
+
+
+@pytest.mark.parametrize(
+    ("inference", "temperature", "decay"), [("bayes", None, 1 / 80), ("map", 0.0, 1 / 80), ("mle", 0.0, None)]
+)
+@pytest.mark.parametrize("name", ["lae", "clae"])
+def test_the_decoder_is_sampled_or_optimized(name, inference, temperature, decay):
+    model = make_model(name, decoder_inference=inference, decoder_prior_scale=2.0)
+    others, decoder = model.parameter_groups(NUM_DATA)
+    assert {id(p) for p in decoder["params"]} == {id(p) for p in model.decoder.parameters()}
+    assert decoder.get("temperature") == temperature
+    assert decoder.get("weight_decay") == decay
+    assert set(others) == {"params"}
+
+
+def test_noise_reaches_the_sampled_parameters_only(images):
+    """Zero gradients leave the noise alone: with MLE the decoder stays where it is, the encoder does not."""
+    model = make_model("lae", decoder_inference="mle")
+    optimizer = ald_ext.PSGLD(model.parameter_groups(NUM_DATA), 1e-3, num_data=NUM_DATA, seed=0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"encoder", "prior"}
+
+
+def test_decoder_prior_is_that_of_the_whole_potential(images):
+    """n times the mean potential's gradient, with weight decay, is the gradient of Σ U_i - log p(θ)."""
+    model = make_model("lae", decoder_prior_scale=0.5)
+    group = model.parameter_groups(NUM_DATA)[1]
+    weight = next(model.decoder.parameters())
+    by_decay = NUM_DATA * group["weight_decay"] * weight
+    log_prior = Normal(0.0, 0.5).log_prob(weight).sum()
+    (by_prior,) = torch.autograd.grad(-log_prior, weight)
+    torch.testing.assert_close(by_decay, by_prior)
+
+
+# --- VAE and DLGM ---
+
+
+def test_vae_bound_is_the_expected_potential_plus_divergence(images):
+    model = make_model("vae")
+    posterior = model.posterior(images)
+    torch.manual_seed(1)
+    z = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape)
+    divergence = 0.5 * (posterior.variance + posterior.mean**2 - 1 - posterior.variance.log()).sum(1)
+    expected = model.negative_log_likelihood(images, z) + divergence
+    torch.manual_seed(1)
+    torch.testing.assert_close(model.loss(images), expected.mean())
+    torch.manual_seed(1)
+    torch.testing.assert_close(model.score(images, num_samples=1), expected)
+
+
+def test_dlgm_encoder_has_the_gradient_of_the_elbo_and_decoder_that_of_the_final_z(images):
+    model = make_model("dlgm")
+    torch.manual_seed(1)
+    model.loss(images, index_of(images)).backward()
+    found = gradients(model)
+    # The encoder's: of -ELBO with the same draw.
+    model.zero_grad()
+    torch.manual_seed(1)
+    posterior = model.posterior(images)
+    z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
+    entropy = posterior.entropy().sum(1)
+    (model.potential(images, z) - entropy).mean().backward()
+    for name, gradient in gradients(model).items():
+        if name.startswith("encoder"):
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    # The decoder's: of the potential at the z that MALA ends at, from the same start with the same noise.
+    again = make_model("dlgm")
+    model.zero_grad()
+    final = again._moved(model.observe(images), z.detach(), index_of(images))
+    model.potential(images, final).mean().backward()
+    for name, gradient in gradients(model).items():
+        if not name.startswith("encoder"):
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_dlgm_step_size_follows_the_acceptance(images):
+    for start, rises in ((1e-6, True), (10.0, False)):
+        model = make_model("dlgm", step_size=start)
+        model.loss(images, index_of(images))
+        assert bool(model.log_step_size > math.log(start)) is rises
+        assert model.step_count == model.config.mcmc_steps
+        assert 0 <= model.diagnostics["acceptance"] <= 1
+
+
+# --- ABP ---
+
+
+def test_abp_moves_the_chains_of_its_minibatch_only(images):
+    model = make_model("abp")
+    before, index = model.chains.z.clone(), index_of(images)
+    model.loss(images, index)
+    others = torch.ones(NUM_DATA, dtype=torch.bool)
+    others[index] = False
+    assert torch.equal(model.chains.z[others], before[others])
+    assert (model.chains.z[index] != before[index]).all()
+
+
+def test_abp_takes_the_langevin_steps_of_its_equation(images):
+    model = make_model("abp", langevin_steps=3, step_size=0.01)
+    index, seed = index_of(images), int(model.chains.seed)
+    z = model.chains.z[index].clone()
+    for step in (1, 2, 3):
+        z.requires_grad_()
+        (gradient,) = torch.autograd.grad(model.potential(images, z).sum(), z)
+        noise = ops.latent_normal(index, 5, seed=seed, step=step)
+        z = (z - 0.01 * gradient + math.sqrt(0.02) * noise).detach()
+    loss = model.loss(images, index)
+    torch.testing.assert_close(model.chains.z[index], z, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, model.potential(images, z).mean(), rtol=1e-4, atol=1e-2)
+
+
+def test_abp_noise_is_keyed_by_datum_not_by_place(images):
+    first, second = make_model("abp"), make_model("abp")
+    order = torch.tensor([2, 0, 3, 1])
+    first.loss(images, index_of(images))
+    second.loss(images[order], index_of(images)[order])
+    torch.testing.assert_close(first.chains.z, second.chains.z, rtol=1e-4, atol=1e-4)
+
+
+def test_abp_needs_to_know_its_data(images):
+    with pytest.raises(ValueError, match="num_data: got None, expected the number of training data"):
+        ABP(latent_dim=5, width=4)
+    with pytest.raises(ValueError, match="index: got None"):
+        make_model("abp").loss(images)
+
+
+# --- CLAE ---
+
+
+def test_clae_signs(images):
+    """Eq. 17: encoder, decoder and energy descend L, the sampler ascends it: it descends E at its own samples."""
+    model, index = make_model("clae"), index_of(images)
+    loss = model.loss(images, index)
+    loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+    z, negative = model.encode(images), model.sampler(model.inputs[index])
+    equation = (model.negative_log_likelihood(images, z) + model.energy(z) - model.energy(negative)).mean()
+    torch.testing.assert_close(loss, equation)
+    equation.backward()
+    for name, gradient in gradients(model).items():
+        sign = -1 if name.startswith("sampler") else 1
+        torch.testing.assert_close(found[name], sign * gradient, rtol=1e-4, atol=1e-6)
+    model.zero_grad()
+    model.energy(model.sampler(model.inputs[index])).mean().backward()
+    for name, gradient in gradients(model).items():
+        if name.startswith("sampler"):
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_clae_score_adds_the_energy(images):
+    """The sign printed in Eq. 18 is wrong: p(z) ∝ exp(-E(z))."""
+    model = make_model("clae")
+    z = model.encode(images)
+    torch.testing.assert_close(model.score(images), model.negative_log_likelihood(images, z) + model.energy(z))
+
+
+def test_the_tilt_is_half_the_squared_norm():
+    tilted, plain = make_model("clae"), make_model("clae", tilt=False)
+    z = torch.randn(6, 5)
+    torch.testing.assert_close(tilted.energy(z) - plain.energy(z), z.square().sum(1) / 2)
+
+
+def test_clae_diagnostics(images):
+    model, index = make_model("clae"), index_of(images)
+    model.loss(images, index)
+    z, negative = model.encode(images), model.sampler(model.inputs[index])
+    expected = {
+        "energy_data": model.energy(z).mean(),
+        "energy_sampler": model.energy(negative).mean(),
+        "energy_gap": model.energy(z).mean() - model.energy(negative).mean(),
+        "spread_data": z.std(0, correction=0).mean(),
+        "spread_sampler": negative.std(0, correction=0).mean(),
+    }
+    assert model.diagnostics.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(model.diagnostics[name], value.detach())
+
+
+def test_plain_langevin_dynamics_sample_the_prior(images):
+    """Eq. 14 on the tilt alone, N(0, I): the chains' moments, within 5 standard errors."""
+    model = make_model("clae", prior_sampler="langevin", num_data=4000, prior_steps=200, prior_step_size=0.05)
+    with torch.no_grad():
+        for parameter in model.energy_network.parameters():
+            parameter.zero_()
+    chains = torch.arange(4000)
+    z = model._negative_samples(chains)
+    variance = 1 / (1 - 0.05 / 2)  # of Langevin dynamics with this step, on a unit Gaussian
+    assert z.mean().abs() < 5 * math.sqrt(variance / z.numel())
+    assert abs(z.square().mean() - variance) < 5 * variance * math.sqrt(2 / z.numel())
+    assert torch.equal(model.prior_states(chains), z)
+
+
+def test_other_numbers_of_chains(images):
+    model = make_model("clae", chains=7)
+    assert model.inputs.shape == (7, 8)
+    assert model._chains_of_minibatch(500, index_of(images), torch.device("cpu")).max() == 6
+    model.loss(images, index_of(images))
+    assert model.sample_prior(20).shape == (20, 5)  # more than there are chains
+    states = model.sample_prior(7).unique(dim=0)
+    assert len(states) == 7
+    with pytest.raises(ValueError, match="num_data: got None, expected it, or chains"):
+        CLAE(latent_dim=5, width=4)
+
+
+# --- likelihoods ---
+
+
+def test_gaussian_likelihood_is_the_gaussian(images):
+    model = make_model("lae", likelihood="gaussian", scale=0.3)
+    z = model.encode(images)
+    expected = Normal(model.decoder(z), 0.3).log_prob(scale_pixels(images)).flatten(1).sum(1)
+    torch.testing.assert_close(model.likelihood.log_prob(images, model.output(z)), expected)
+    assert not model.likelihood.log_scale.requires_grad
+    assert make_model("lae", likelihood="gaussian", learned_scale=True).likelihood.log_scale.requires_grad
+
+
+def test_bernoulli_likelihood_and_its_error():
+    model = make_model("lae", likelihood="bernoulli")
+    x = (make_images() > 127).to(torch.uint8) * 255
+    logits = model.output(model.encode(x))
+    expected = Bernoulli(logits=logits).log_prob(x / 255).flatten(1).sum(1)
+    torch.testing.assert_close(model.likelihood.log_prob(x, logits), expected)
+    torch.testing.assert_close(model.reconstruction_error(x), -expected)
+    torch.testing.assert_close(model.reconstruct(x), logits.sigmoid())
+
+
+@pytest.mark.parametrize("prior", ["flat", "jeffreys", (2.0, 0.5)])
+def test_langevin_dequantization_is_one_density(images, prior):
+    """The op that dequantizes and evaluates at once gives what the two steps give, with gradients for ξ."""
+    model = make_model("lae", dequantization="langevin", precision_prior=prior)
+    output = model.output(model.encode(images))
+    observed = model.likelihood.observe(images)
+    torch.testing.assert_close(
+        model.likelihood.log_prob(images, output), ops.marginal_gaussian_log_prob(observed, output, prior)
+    )
+    assert torch.equal(ops.quantize(observed.detach()), images)
+
+
+def test_floats_have_no_bins(images):
+    model = make_model("lae", dequantization="uniform")
+    with pytest.raises(TypeError, match=r"x: got torch.float32, expected torch.uint8"):
+        model.loss(images / 255)
+
+
+# --- inference, ensembles ---
+
+
+def test_refinement_lowers_the_potential_of_a_poor_start(images):
+    model = make_model("lae")
+    with torch.no_grad():
+        model.encoder[-2].bias += 3
+        start = model.potential(images).mean()
+    moved = model.infer(images, 200, step_size=1e-3)
+    assert model.potential(images, moved).mean() < start - 5
+    assert torch.equal(model.infer(images, 0), model.encode(images))
+    with pytest.raises(ValueError, match="num_steps: got -1"):
+        model.infer(images, -1)
+
+
+def test_refinement_is_a_function_of_the_seed(images):
+    model = make_model("lae")
+    assert torch.equal(model.infer(images, 5, seed=1), model.infer(images, 5, seed=1))
+    assert not torch.equal(model.infer(images, 5, seed=1), model.infer(images, 5, seed=2))
+
+
+def test_interpolation_ends_at_the_reconstructions(images):
+    model = make_model("lae")
+    row = model.interpolate(images[:2], images[2:], 3)
+    torch.testing.assert_close(row[:, 0], model.reconstruct(images[:2]))
+    torch.testing.assert_close(row[:, -1], model.reconstruct(images[2:]))
+    middle = (model.encode(images[:2]) + model.encode(images[2:])) / 2
+    torch.testing.assert_close(row[:, 1], model.decode(middle))
+    with pytest.raises(ValueError, match="count: got 1, expected >= 2"):
+        model.interpolate(images[:2], images[2:], 1)
+
+
+def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
+    model, ensemble = make_model("lae"), ParameterEnsemble(2)
+    with pytest.raises(ValueError, match="no samples yet"):
+        ensemble.mean(model, lambda member: member.reconstruct(images))
+    predictions = []
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+            predictions.append(model.reconstruct(images))
+        ensemble.append(model)
+    assert len(ensemble) == 2
+    mean = ensemble.mean(model, lambda member: member.reconstruct(images))
+    torch.testing.assert_close(mean, (predictions[1] + predictions[2]) / 2)
+    again = ParameterEnsemble(2)
+    again.load_state_dict(ensemble.state_dict())
+    assert torch.equal(again.mean(model, lambda member: member.reconstruct(images)), mean)
+    torch.testing.assert_close(model.reconstruct(images), predictions[2])  # the model itself is left alone
+
+
+# --- settings ---
 
 
 @pytest.mark.parametrize(
@@ -83,9 +513,64 @@ def test_an_autoencoder_has_nothing_to_sample():
     [
         ({"width": 0}, "width: got 0, expected >= 1"),
         ({"dequantization": "wavelet"}, "dequantization: got 'wavelet', expected one of none, uniform, langevin"),
+        (
+            {"likelihood": "poisson"},
+            "likelihood: got 'poisson', expected one of marginal-gaussian, gaussian",
+        ),
+        ({"network": "transformer"}, "network: got 'transformer', expected one of conv, mlp"),
         ({"precision_prior": (1.0, -1.0)}, "prior: got"),
+        ({"likelihood": "bernoulli", "dequantization": "uniform"}, "expected none: Bernoulli data are discrete"),
+        ({"data": "real", "dequantization": "langevin"}, "expected none: real data are continuous already"),
+        ({"shape": ()}, "shape: got ()"),
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         ModelConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
+        ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
+        ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),
+        ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected a number between 0 and 1"),
+        ("sparse-ae", {"sparsity": -1.0}, "sparsity: got -1.0, expected >= 0"),
+        ("lae", {"shape": (1, 28, 28)}, r"expected (C, 32, 32) for the network 'conv'; 'mlp' takes any shape"),
+    ],
+)
+def test_bad_options_of_a_model_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"widht": 3}, "got 'widht', expected some of"),
+        ({"width": "three"}, "width: got 'three', expected int"),
+        ({"tilt": "maybe"}, "tilt: got 'maybe', expected bool"),
+        ({"width": True}, "width: got True, expected int"),
+        ({"precision_prior": 3}, "precision_prior: got 3, expected str or tuple"),
+    ],
+)
+def test_settings_of_files_are_checked(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config_from_dict(CLAE.config_class, values)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_survive_json(name):
+    config = make_model(name, precision_prior=(2.0, 0.5)).config
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert config_from_dict(type(config), values) == config
+
+
+def test_a_plain_config_becomes_the_models_own():
+    model = CLAE(ModelConfig(latent_dim=5, width=4, num_data=9))
+    assert model.config.num_chains == 9
+    assert isinstance(DLGM(ModelConfig(width=4)).config, DLGM.config_class)
+    assert isinstance(VAE(ModelConfig(width=4)).config, ModelConfig)
+    with pytest.raises(ValueError, match="'sparsity'"):
+        LAE(SparseAE.config_class())

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .adaptive_langevin import AdaptiveLangevin
 from .config import ModelConfig
 from .lae import LAEConfig, langevin_parameter_groups
 from .latent_variable_model import LatentVariableModel
@@ -102,7 +103,8 @@ class CLAE(LatentVariableModel):
             self.sampler = MLP(settings.sampler_inputs, settings.latent_dim, *hidden)
             self.register_buffer("inputs", torch.randn(settings.num_chains, settings.sampler_inputs))
         else:
-            self.prior_chains = PersistentChains(settings.num_chains, settings.latent_dim)
+            dynamics = AdaptiveLangevin(settings.prior_step_size, target_acceptance=None)
+            self.prior_chains = PersistentChains(settings.num_chains, settings.latent_dim, dynamics)
             self.why_not_captured = "its prior's Langevin steps are counted on the host"  # type: ignore[misc]
 
     def energy(self, z: Tensor) -> Tensor:
@@ -140,13 +142,7 @@ class CLAE(LatentVariableModel):
         if self.config.prior_sampler == "amortized":
             reversed_: Tensor = ReverseGradient.apply(self.prior_states(chains))  # type: ignore[no-untyped-call]
             return reversed_
-        return self.prior_chains.advance(
-            lambda _, z: self.energy(z),
-            None,
-            chains,
-            num_steps=self.config.prior_steps,
-            step_size=self.config.prior_step_size,
-        )
+        return self.prior_chains.advance(lambda _, z: self.energy(z), None, chains, self.config.prior_steps)
 
     @torch.no_grad()
     def _record(self, z: Tensor, energy: Tensor, negative: Tensor, negative_energy: Tensor) -> None:

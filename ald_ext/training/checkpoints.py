@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,3 @@ def ensemble_of_checkpoint(checkpoint: dict[str, Any]) -> ParameterEnsemble | No
     ensemble = ParameterEnsemble(len(state["samples"]))
     ensemble.load_state_dict(state)
     return ensemble
-
-
-def remove_leftovers(path: Path) -> None:
-    """Deletes temporary files of checkpoints at ``path`` that a killed process was writing."""
-    for leftover in path.parent.glob(f".{path.stem}-*{path.suffix}"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()

@@ -135,8 +135,10 @@ class TrainingConfig:
             ValueError: a name that is no setting, or a value out of its range.
         """
         check_settings("TrainingConfig", cls, {**values, "network": ModelConfig()})
-        model = values.get("model", cls.model)
-        network = config_from_dict(find_model_class(model).config_class, values.get("network", {}))
+        network = values.get("network", {})
+        if not isinstance(network, dict):
+            raise ValueError(f"TrainingConfig: network: got {network!r}, expected an object of settings")
+        network = config_from_dict(find_model_class(values.get("model", cls.model)).config_class, network)
         return cls(**{**values, "network": network})
 
     @classmethod
@@ -160,9 +162,16 @@ class TrainingConfig:
 
     def check_resumes(self, saved: TrainingConfig) -> None:
         """ValueError if this is another run than ``saved``, so that it cannot go on from its checkpoint."""
-        mine, theirs = self.to_dict(), saved.to_dict()
-        different = [name for name in mine if name not in RESUMABLE and mine[name] != theirs[name]]
+        mine, theirs = flattened(self.to_dict()), flattened(saved.to_dict())
+        shared = [name for name in mine if name in theirs and name not in RESUMABLE]  # all, of the same model
+        different = [name for name in shared if mine[name] != theirs[name]]
         if different:
             got = ", ".join(f"{name}={mine[name]!r}" for name in different)
             expected = ", ".join(f"{name}={theirs[name]!r}" for name in different)
             raise ValueError(f"resume: the checkpoint is of another run: got {got}, expected {expected}")
+
+
+def flattened(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of the network beside them, as "network.width"."""
+    network = {f"network.{name}": value for name, value in values["network"].items()}
+    return {**{name: value for name, value in values.items() if name != "network"}, **network}

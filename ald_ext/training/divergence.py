@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .config import TrainingConfig
@@ -22,10 +22,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class DivergenceWatch:
-    """Finds the step at which a loss, or a diagnostic, stops being finite or leaves its limits.
+    """Finds the step at which a loss, a gradient or a diagnostic stops being finite or leaves its limits.
 
     On the CPU each step is looked at before its update is made. On a GPU, where looking would wait for the device, a
     flag there remembers the first bad step, and :meth:`look` reads it every few steps and before each checkpoint.
+    Gradients are not looked at there: a bad one shows in the parameters, see :meth:`check`.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -51,6 +52,22 @@ class DivergenceWatch:
         self.first_bad_step = torch.where(unknown & ~good, step, self.first_bad_step)
         if step % LOOK_EVERY == 0:
             self.look()
+
+    def observe_gradients(self, step: int, loss: Tensor, model: nn.Module) -> None:
+        """TrainingDivergedError on the CPU if a gradient is not finite, or so large that its square is not."""
+        if not self.immediate:
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not bool(norm.isfinite()):
+            self._stop(step, {"loss": float(loss), "norm of the gradient": float(norm)})
+
+    def check(self, step: int, model: nn.Module) -> None:
+        """TrainingDivergedError if a step up to now was bad, or has left parameters that are not finite."""
+        self.look()
+        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in model.parameters()])
+        if not bool(norm.isfinite()):
+            self._stop(step, {"norm of the parameters": float(norm)})
 
     def look(self) -> None:
         """TrainingDivergedError if a step up to now was bad."""

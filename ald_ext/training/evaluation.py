@@ -16,7 +16,7 @@ EVALUATION_BATCH = 500
 @contextlib.contextmanager
 def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
     """No gradients, evaluation mode, and a random state of its own, so that training goes on as if nothing had been."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # parts of a network may be held in one of them
     model.eval()
     devices = list(range(torch.cuda.device_count()))
     try:
@@ -24,7 +24,8 @@ def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 def values_of_data(

@@ -21,7 +21,8 @@ class TrainingInterrupted(RuntimeError):  # noqa: N818 - it is no error
 class Interruption:
     """While it is entered, the first SIGINT or SIGTERM only sets ``signal_number``; a second one acts as ever.
 
-    Signals can be handled in the main thread alone; in others it does nothing.
+    Signals can be handled in the main thread alone; in others it does nothing. One that the process was started to
+    ignore stays ignored.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+            self._previous = {number: signal.signal(number, self._request) for number in heeded}
         return self
 
     def __exit__(

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from ..files import write_atomically
+from ..files import remove_leftovers, write_atomically
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.latent_variable_model import as_config_of
-from ..models.saving import model_contents
+from ..models.saving import first_line, model_contents
 from .batches import Batches
-from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
+from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .data import ImageData, load_dataset
 from .evaluation import evaluating, reconstruction_error, values_of_data
@@ -36,6 +36,7 @@ from .tensorboard import TensorBoardLog
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"
 SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves.png"
+FILES = (CHECKPOINT, METRICS, CONFIG, SAMPLES, RECONSTRUCTIONS, CURVES)
 TENSORBOARD = "tensorboard"
 PICTURE_IMAGES = 50
 
@@ -92,7 +93,7 @@ class Run:
             "num_data": len(self.data.train_images),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random_state": random_state(),
+            "random_state": random_state(self.config.device),
             "totals": dataclasses.asdict(self.totals),
             "history": self.history,
             "ensemble": {"samples": []} if self.ensemble is None else self.ensemble.state_dict(),
@@ -103,15 +104,21 @@ class Run:
         """The inverse of :meth:`state`. ValueError for the state of another run."""
         saved = TrainingConfig.from_dict(state["config"])
         self.config.check_resumes(saved)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        begun = state["epoch"] + (state["batch"] > 0)
+        if self.config.epochs < begun:
+            raise ValueError(f"resume: epochs: got {self.config.epochs}, expected >= {begun}, those of the checkpoint")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"resume: the checkpoint is of other networks ({first_line(error)})") from error
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals, self.history = Totals(**state["totals"]), state["history"]
         self.seconds = state["seconds"]
-        set_random_state(state["random_state"])
+        set_random_state(state["random_state"], self.config.device)
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
@@ -122,6 +129,8 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     """
     if data is None:
         data = load_dataset(config.dataset, config.data_root, download=config.download)
+    if not len(data.test_images):
+        raise ValueError("data: got no test images, expected one at least, to evaluate the model on")
     num_data = len(data.train_images)
     torch.manual_seed(config.seed)
     model_class = find_model_class(config.model)
@@ -145,19 +154,29 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     )
 
 
-def random_state() -> dict[str, Tensor]:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads a state, but what depends on the device stays this optimizer's: a captured step has its lr there."""
+    own = [{"lr": group["lr"], "capturable": group["capturable"]} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        lr = kept["lr"]
+        kept["lr"] = lr.fill_(float(group["lr"])) if isinstance(lr, Tensor) else float(group["lr"])
+        group.update(kept)
+
+
+def random_state(device: str) -> dict[str, Tensor]:
     """torch's generators, which a VAE and uniform dequantization draw from."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.startswith("cuda"):
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
+def set_random_state(state: dict[str, Tensor], device: str) -> None:
     """The inverse of :func:`random_state`."""
     torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    if "cuda" in state and device.startswith("cuda"):
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 class Loop:
@@ -171,6 +190,14 @@ class Loop:
 
     def __init__(self, run: Run, out: Path | None, progress: bool = True) -> None:
         self.run, self.out, self.show_progress = run, out, progress
+        # A checkpoint between two epochs is of after the scalars of its step, one inside an epoch of before.
+        first_step = run.step + 1 if run.history and run.batch == 0 else run.step
+        wanted = run.config.tensorboard and out is not None
+        self.log = TensorBoardLog((out or Path()) / TENSORBOARD, first_step, wanted)
+
+    def close(self) -> None:
+        """Writes what is left of the log."""
+        self.log.close()
 
     def train(self) -> None:
         """Trains up to the configured number of epochs.
@@ -183,17 +210,13 @@ class Loop:
         run = self.run
         images = len(run.data.train_images)
         done = run.epoch * images + run.totals.images
-        wanted = run.config.tensorboard and self.out is not None
-        self.log = TensorBoardLog((self.out or Path()) / TENSORBOARD, run.step, wanted)
         options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
         bar = tqdm(total=run.config.epochs * images, initial=done, mininterval=progress_interval(), **options)
-        try:
-            with Interruption() as self.interruption, bar as self.bar:
-                while run.epoch < run.config.epochs:
-                    self._train_epoch()
-                    self._finish_epoch()
-        finally:
-            self.log.close()
+        with Interruption() as self.interruption, bar as self.bar:
+            while run.epoch < run.config.epochs:
+                self._train_epoch()
+                self._finish_epoch()
+            self._stop_if_asked()
 
     def _train_epoch(self) -> None:
         self._since = time.perf_counter()
@@ -215,11 +238,12 @@ class Loop:
             run.ensemble.append(run.model)
         self.bar.update(len(x))
         if every is not None and run.step % every == 0:
+            self._take_time()
             self._save()
 
     def _finish_epoch(self) -> None:
         run = self.run
-        run.training_step.watch.look()
+        run.training_step.watch.check(run.step, run.model)
         run.epoch += 1
         last = run.epoch == run.config.epochs
         row = {"epoch": run.epoch, "step": run.step, "lr": float(run.optimizer.param_groups[0]["lr"])}
@@ -237,12 +261,14 @@ class Loop:
 
     def _stop_if_asked(self) -> None:
         number = self.interruption.signal_number
-        if number is not None:
+        if number is None:
+            return
+        stopped = f"stopped by signal {number} at step {self.run.step}"
+        if self.out is not None:
+            self._take_time()
             self._save()
-            raise TrainingInterrupted(
-                f"stopped by signal {number} at step {self.run.step}; the checkpoint holds all of it, --resume goes on",
-                number,
-            )
+            stopped += "; the checkpoint holds all of it, --resume goes on"
+        raise TrainingInterrupted(stopped, number)
 
     def _take_time(self) -> None:
         if self.run.config.device.startswith("cuda"):
@@ -252,8 +278,7 @@ class Loop:
         self._since = now
 
     def _save(self) -> None:
-        self.run.training_step.watch.look()
-        self._take_time()
+        self.run.training_step.watch.check(self.run.step, self.run.model)
         if self.out is not None:
             save_checkpoint(self.out / CHECKPOINT, self.run.state())
         self._since = time.perf_counter()
@@ -324,13 +349,14 @@ def train(
         if state is not None:
             run.restore(state)
         out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(checkpoint)
+        for name in FILES:
+            remove_leftovers(out / name)
         run.config.save(out / CONFIG)
-        loop = Loop(run, out, progress)
-        loop.train()
-    metrics = measure(run)
-    write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
-    loop.save_pictures()
+        with contextlib.closing(Loop(run, out, progress)) as loop:
+            loop.train()
+            metrics = measure(run)
+            write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
+            loop.save_pictures()
     return metrics
 
 
@@ -366,6 +392,8 @@ def cuda_devices() -> list[int]:
 def measure(run: Run) -> dict[str, Any]:
     """What metrics.json holds."""
     images, last = len(run.data.train_images), run.history[-1]
+    if "test_re" not in last:  # a run of more epochs that is resumed to end here
+        last["test_re"] = reconstruction_error(run.model, run.data.test_images)
     return {
         "model": run.config.model,
         "dataset": run.config.dataset,

@@ -1,0 +1,114 @@
+"""Langevin dynamics of latent variables in training, with one step size that adapts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..samplers import LangevinDynamics
+from ..samplers.potential import Potential, potential_and_gradient
+from .config import ModelConfig
+
+#: How fast log of the step size follows the acceptance, and where it may go.
+ADAPTATION_RATE, SMALLEST_STEP_SIZE, LARGEST_STEP_SIZE = 0.05, 1e-6, 1.0
+
+
+@dataclass(frozen=True)
+class LatentLangevinConfig(ModelConfig):
+    """Settings of a model whose latent variables make Langevin steps.
+
+    Args:
+        langevin_steps: on z, each time a datum is in a minibatch.
+        step_size: h of z ← z - h ∇U + √(2h) ξ, where its adaptation begins; half the square of Han et al.'s s.
+        target_acceptance: see :class:`AdaptiveLangevin`; None: the step size stays.
+        inference_steps: on z of new data.
+    """
+
+    langevin_steps: int = 10
+    step_size: float = 0.01
+    target_acceptance: float | None = 0.57
+    inference_steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("langevin_steps", "inference_steps"):
+            self._require(name, getattr(self, name) >= 1, ">= 1")
+        self._require("step_size", self.step_size > 0, "> 0")
+        target = self.target_acceptance
+        self._require("target_acceptance", target is None or 0 < target < 1, "None or a number between 0 and 1")
+
+
+class AdaptiveLangevin(nn.Module):
+    """z ← z - h ∇U(x, z) + √(2h) ξ for minibatches of data, h adapted to the potential of the moment.
+
+    A decoder that learns makes the posteriors narrower all the time. So after each step h moves by
+    log h ← log h + 0.05 (a - ``target_acceptance``), where a is the mean acceptance probability that the step would
+    have had in a Metropolis test (:class:`ald_ext.samplers.MALA`), which costs nothing: U and ∇U at the proposal are
+    those that the next step needs. Nothing is rejected.
+
+    Step t of datum i has the noise of (seed, t, i), where t counts the steps made with any minibatch, so that it
+    depends neither on the datum's place in a minibatch nor on when the run was interrupted. All of it is in the
+    checkpoint.
+
+    Args:
+        step_size: h at first.
+        target_acceptance: None: h stays.
+        seed: drawn from torch's default generator if None.
+    """
+
+    step_size: Tensor
+    step_count: Tensor
+    seed: Tensor
+
+    def __init__(self, step_size: float, target_acceptance: float | None, seed: int | None = None) -> None:
+        super().__init__()
+        self.target_acceptance = target_acceptance
+        self.register_buffer("step_size", torch.tensor(step_size, dtype=torch.float64))
+        self.register_buffer("seed", torch.tensor(ops.draw_seed() if seed is None else seed))
+        self.register_buffer("step_count", torch.tensor(0))
+
+    def move(self, potential: Potential, x: Tensor | None, z: Tensor, index: Tensor, num_steps: int) -> Tensor:
+        """z after ``num_steps`` steps.
+
+        Args:
+            potential: U(x, z).
+            x: (m, ...) data, or None for a target without data.
+            z: (m, d), which stays as it is.
+            index: (m,) int64, the index of each datum, which keys its noise.
+            num_steps: >= 1.
+
+        Returns:
+            (m, d), detached.
+        """
+        seed, first = int(self.seed), int(self.step_count) + 1
+        before: tuple[Tensor, Tensor, Tensor] | None = None
+        for step in range(first, first + num_steps):
+            value, gradient = potential_and_gradient(potential, x, z)
+            if before is not None and self.target_acceptance is not None:
+                self._adapt(*before, value, gradient)
+            z = z.detach().clone(memory_format=torch.contiguous_format)
+            ops.latent_langevin_step_(
+                z, gradient, index, lr=float(self.step_size), temperature=1.0, seed=seed, step=step
+            )
+            noise = ops.latent_normal(index, z.shape[1], seed=seed, step=step, dtype=z.dtype)
+            before = (value, gradient, noise)
+        self.step_count += num_steps
+        return z
+
+    def sample(self, potential: Potential, x: Tensor, z: Tensor, num_steps: int) -> Tensor:
+        """z of new data after steps of the size of the moment, whose noise is that of data 0, 1, …; changes nothing."""
+        sampler = LangevinDynamics(potential, x, z, step_size=float(self.step_size), seed=0)
+        for _ in range(num_steps):
+            sampler.step()
+        return sampler.z
+
+    def _adapt(self, value: Tensor, gradient: Tensor, noise: Tensor, new_value: Tensor, new_gradient: Tensor) -> None:
+        """By the acceptance of the latest step; its log ratio is that of :class:`ald_ext.samplers.MALA`."""
+        a = float(self.step_size / 2) ** 0.5 * (gradient + new_gradient)
+        log_ratio = value - new_value + (a * (noise - a / 2)).sum(1)
+        acceptance = log_ratio.clamp_max(0).exp().nan_to_num(0).mean(dtype=torch.float64)
+        factor = torch.exp(ADAPTATION_RATE * (acceptance - self.target_acceptance))
+        self.step_size.mul_(factor).clamp_(SMALLEST_STEP_SIZE, LARGEST_STEP_SIZE)

@@ -31,6 +31,8 @@ from ald_ext.models import (
     load_model,
     save_model,
 )
+from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, AdaptiveLangevin
+from ald_ext.samplers import MALA, GaussianPotential
 
 NUM_DATA = 20
 
@@ -276,20 +278,39 @@ def test_dlgm_encoder_has_the_gradient_of_the_elbo_and_decoder_that_of_the_final
     # The decoder's: of the potential at the z that MALA ends at, from the same start with the same noise.
     again = make_model("dlgm")
     model.zero_grad()
-    final = again._moved(model.observe(images), z.detach(), index_of(images))
+    final = again.dynamics.move(again.observed_potential, again.observe(images), z.detach(), index_of(images), 5)
     model.potential(images, final).mean().backward()
     for name, gradient in gradients(model).items():
         if not name.startswith("encoder"):
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_dlgm_step_size_follows_the_acceptance(images):
-    for start, rises in ((1e-6, True), (10.0, False)):
-        model = make_model("dlgm", step_size=start)
-        model.loss(images, index_of(images))
-        assert bool(model.log_step_size > math.log(start)) is rises
-        assert model.step_count == model.config.mcmc_steps
-        assert 0 <= model.diagnostics["acceptance"] <= 1
+@pytest.mark.parametrize(("start", "rises"), [(1e-6, True), (0.9, False)])
+@pytest.mark.parametrize("name", ["abp", "dlgm"])
+def test_step_size_follows_the_acceptance(name, start, rises, images):
+    sharp = {"likelihood": "gaussian", "scale": 0.01}
+    model = make_model(name, step_size=start, **sharp)
+    model.loss(images, index_of(images))
+    assert bool(model.diagnostics["step_size"] > start) is rises
+    fixed = make_model(name, step_size=start, target_acceptance=None)
+    fixed.loss(images, index_of(images))
+    assert fixed.diagnostics["step_size"] == start
+
+
+def test_adapted_step_size_has_the_acceptance_that_was_asked_for():
+    """On a Gaussian: one step of MALA from the chains' states is accepted with probability 0.57, within 5 s.e."""
+    potential = GaussianPotential(torch.zeros(20), torch.eye(20))
+    dynamics = AdaptiveLangevin(0.1, 0.57, seed=0)
+    z = torch.randn(200, 20, generator=torch.Generator().manual_seed(0))
+    z = dynamics.move(potential, None, z, torch.arange(200), 600)
+    accepted = []
+    for seed in range(50):
+        z = dynamics.move(potential, None, z, torch.arange(200), 1)  # one step does not adapt
+        sampler = MALA(potential, None, z, step_size=float(dynamics.step_size), seed=seed)
+        sampler.step()
+        accepted.append(sampler.acceptance_rate.mean().item())
+    standard_error = math.sqrt(0.57 * 0.43 / 200 * (1 / 50 + ADAPTATION_RATE))  # of the mean, and of the adapted size
+    assert abs(sum(accepted) / 50 - 0.57) < 5 * standard_error
 
 
 # --- ABP ---
@@ -306,8 +327,8 @@ def test_abp_moves_the_chains_of_its_minibatch_only(images):
 
 
 def test_abp_takes_the_langevin_steps_of_its_equation(images):
-    model = make_model("abp", langevin_steps=3, step_size=0.01)
-    index, seed = index_of(images), int(model.chains.seed)
+    model = make_model("abp", langevin_steps=3, step_size=0.01, target_acceptance=None)
+    index, seed = index_of(images), int(model.chains.dynamics.seed)
     z = model.chains.z[index].clone()
     for step in (1, 2, 3):
         z.requires_grad_()
@@ -535,7 +556,7 @@ def test_bad_options_are_refused(options, message):
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
         ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),
-        ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected a number between 0 and 1"),
+        ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected None or a number between 0 and 1"),
         ("sparse-ae", {"sparsity": -1.0}, "sparsity: got -1.0, expected >= 0"),
         ("lae", {"shape": (1, 28, 28)}, r"expected (C, 32, 32) for the network 'conv'; 'mlp' takes any shape"),
     ],

@@ -5,21 +5,20 @@ BIN := $(VENV)/bin
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo docs experiments test bench noise-check gpu-check lint clean
+.PHONY: demo models experiments test bench noise-check gpu-check lint clean
 
 ## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
 	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
 	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
 
-## Train again what the README shows, with the baselines, and write its figures.
-docs: demo
-	mkdir -p docs/demo
-	cp runs/demo/samples.png runs/demo/reconstructions.png runs/demo/metrics.json docs/demo/
-	for model in ae vae; do \
-	    $(BIN)/ald-ext train --model $$model --out runs/$$model --overwrite && \
-	    cp runs/$$model/metrics.json docs/demo/$${model}_metrics.json || exit 1; \
+## Train every model with its default settings, fifteen minutes on two cores; pictures and tables in docs/models.
+models: $(VENV)/built
+	for model in lae clae ae sparse-ae vae abp dlgm; do \
+	    $(BIN)/ald-ext train --model $$model --out runs/models/$$model --overwrite && mkdir -p docs/models/$$model && \
+	    cp runs/models/$$model/*.json runs/models/$$model/*.png docs/models/$$model/ || exit 1; \
 	done
+	$(BIN)/python benchmarks/models_page.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 ## The paper's toy experiments, at our settings and at the paper's, about half an hour; writes docs/experiments.
@@ -41,9 +40,10 @@ test: $(VENV)/built
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 	$(BIN)/python -m pytest
 
-## Measure every variant on this machine, about ten minutes, and write the page benchmarks/results/README.md.
+## Measure every variant on this machine, about a quarter of an hour, and write the page benchmarks/results/README.md.
 bench: $(VENV)/built
 	$(BIN)/python benchmarks/run.py --out benchmarks/results
+	$(BIN)/python benchmarks/training.py --out benchmarks/results
 	$(BIN)/python benchmarks/readme_figures.py
 
 ## Test the distribution and independence of 1e9 normals, five minutes on one core: benchmarks/results/noise.*.
@@ -62,6 +62,7 @@ lint: $(VENV)/built
 	$(BIN)/python benchmarks/readme_figures.py --check
 	$(BIN)/python benchmarks/results_page.py --check
 	$(BIN)/python benchmarks/experiments_page.py --check
+	$(BIN)/python benchmarks/models_page.py --check
 
 clean:
 	rm -rf $(VENV) build runs ald_ext/*.so

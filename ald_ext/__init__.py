@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from . import dequantization, distributions, models, ops, optim, reference, samplers
-from .distributions import MarginalGaussian
+from .distributions import MarginalizedGaussian
 from .optim import PSGLD, SGHMC, SGLD
 from .version import __version__
 
@@ -14,7 +14,7 @@ __all__ = [
     "PSGLD",
     "SGHMC",
     "SGLD",
-    "MarginalGaussian",
+    "MarginalizedGaussian",
     "__version__",
     "dequantization",
     "distributions",

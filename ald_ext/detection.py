@@ -239,11 +239,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         values = as_tensor(X, owner)
         if len(values) < 2:
             raise ValueError(f"{owner}: X: got {len(values)} samples, expected at least 2")
-        self.preparation_ = make_preparation(values, owner)
-        self.n_features_in_ = self.preparation_.num_features
-        data = self.preparation_(values, owner)
-        run = train_in_memory(self._training_config(len(data)), data, self.progress)
+        preparation = make_preparation(values, owner)
+        data = preparation(values, owner)
+        run = train_in_memory(self._training_config(preparation, len(data)), data, self.progress)
         run.model.diagnostics = {}
+        self.preparation_ = preparation
+        self.n_features_in_ = preparation.num_features
         self.model_: LatentVariableModel = run.model
         self.ensemble_: ParameterEnsemble | None = run.ensemble
         self._set_threshold(self._scores(data))
@@ -324,11 +325,11 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{OWNER}: model_settings: got {', '.join(map(repr, fixed))}, expected others: the data say these"
             )
 
-    def _model_config(self) -> ModelConfig:
-        settings = {**self.preparation_.settings(), **(self.model_settings or {})}
+    def _model_config(self, preparation: Preparation) -> ModelConfig:
+        settings = {**preparation.settings(), **(self.model_settings or {})}
         return config_from_dict(MODELS[self.model].config_class, settings)
 
-    def _training_config(self, num_data: int) -> TrainingConfig:
+    def _training_config(self, preparation: Preparation, num_data: int) -> TrainingConfig:
         batch_size = min(int(self.batch_size), num_data)
         steps = int(self.epochs) * -(-num_data // batch_size)
         return TrainingConfig(
@@ -342,7 +343,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             evaluate_every=int(self.epochs),
             ensemble_size=ENSEMBLE_SIZE if self.average else 0,
             ensemble_every=max(1, steps // (2 * ENSEMBLE_SIZE)),
-            network=self._model_config(),
+            network=self._model_config(preparation),
         )
 
     def _scores(self, data: Tensor) -> np.ndarray:
@@ -369,8 +370,20 @@ def as_tensor(values: Any, owner: str) -> Tensor:
     Raises:
         ValueError: no numbers, no samples' dimension, or not all finite.
     """
-    if not isinstance(values, Tensor):
-        values = from_numpy(np.asarray(values), owner)
+    tensor: Tensor = values.detach() if isinstance(values, Tensor) else from_numpy(np.asarray(values), owner)
+    check_form(tensor, owner)
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.uint8:
+        return tensor
+    tensor = tensor.double()
+    bad = int((~tensor.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{owner}: X: got {bad} values that are NaN or infinite, expected finite ones")
+    return tensor
+
+
+def check_form(values: Tensor, owner: str) -> None:
+    """ValueError for complex numbers, and for a shape that is not that of data."""
     if values.is_complex():
         raise ValueError(f"{owner}: X: got {values.dtype}, expected real numbers or integers")
     if values.dim() < 2:
@@ -380,14 +393,6 @@ def as_tensor(values: Any, owner: str) -> Tensor:
         )
     if 0 in values.shape:
         raise ValueError(f"{owner}: X: got shape {tuple(values.shape)}, expected at least one sample and one feature")
-    values = values.detach().cpu()
-    if values.dtype == torch.uint8:
-        return values
-    values = values.double()
-    bad = int((~values.isfinite()).sum())
-    if bad:
-        raise ValueError(f"{owner}: X: got {bad} values that are NaN or infinite, expected finite ones")
-    return values
 
 
 def from_numpy(values: np.ndarray, owner: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 from . import ops
 
 
-class MarginalGaussian(Distribution):
+class MarginalizedGaussian(Distribution):
     """A Gaussian with the given mean whose precision, one for a datum, is integrated out (paper: Appendix B).
 
     The first dimension of ``mean`` counts the data; the others are those of one datum. The density is that of

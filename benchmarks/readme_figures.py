@@ -12,13 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import models_page
 from experiments_page import aims_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-
-#: The Langevin autoencoder and its baselines.
-DEMO_RUNS = ("metrics", "ae_metrics", "vae_metrics")
 
 #: What the README quotes of the ratios of update times, numerator over denominator, and how it calls them.
 QUOTED_RATIOS = {
@@ -53,14 +51,18 @@ def speed(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def demo(lae: dict[str, Any], ae: dict[str, Any], vae: dict[str, Any]) -> str:
-    """About the run behind the pictures, and the baselines."""
+def models() -> str:
+    """The table of all models, and where it was measured."""
+    return f"{models_page.table()}\n\n{models_page.footnote()}"
+
+
+def demo() -> str:
+    """About the run behind the README's picture."""
+    lae = models_page.load_runs()["lae"]
     return (
-        f"The run behind the pictures here ([metrics](docs/demo/metrics.json)) took {lae['seconds']:.0f} s on "
+        f"The run behind the picture ([metrics](docs/models/lae/metrics.json)) took {lae['seconds']:.0f} s on "
         f"{lae['threads']} cores ({lae['epochs']} epochs, {lae['images_per_second']:.0f} images/s) and reached a test "
-        f"error (mean squared error on [0, 1] pixels) of {lae['test_re']:.4f}. With the same networks and epochs, an "
-        f"autoencoder and a VAE trained by Adam reach {ae['test_re']:.4f} ({ae['seconds']:.0f} s) and "
-        f"{vae['test_re']:.4f} ({vae['seconds']:.0f} s), so here they reconstruct better."
+        f"error (mean squared error on [0, 1] pixels) of {lae['test_re']:.4f}."
     )
 
 
@@ -76,8 +78,8 @@ def replace_block(text: str, name: str, content: str) -> str:
 def updated_readme() -> str:
     text = README.read_text()
     text = replace_block(text, "speed", speed(json.loads((ROOT / "benchmarks/results/cpu.json").read_text())))
-    runs = (json.loads((ROOT / f"docs/demo/{name}.json").read_text()) for name in DEMO_RUNS)
-    text = replace_block(text, "demo", demo(*runs))
+    text = replace_block(text, "demo", demo())
+    text = replace_block(text, "models", models())
     return replace_block(text, "experiments", aims_table())
 
 

@@ -1,4 +1,4 @@
-"""MarginalGaussian and DiagonalGaussian."""
+"""MarginalizedGaussian and DiagonalGaussian."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ald_ext.distributions import DiagonalGaussian
 def test_marginal_gaussian_is_the_op(prior):
     torch.manual_seed(0)
     x, mean = torch.randn(2, 5, 3, 4)
-    distribution = ald_ext.MarginalGaussian(mean, prior)
+    distribution = ald_ext.MarginalizedGaussian(mean, prior)
     assert distribution.batch_shape == (5,)
     assert distribution.event_shape == (3, 4)
     torch.testing.assert_close(distribution.log_prob(x), ald_ext.ops.marginal_gaussian_log_prob(x, mean, prior))
@@ -22,13 +22,13 @@ def test_marginal_gaussian_is_the_op(prior):
 
 def test_marginal_gaussian_is_largest_at_its_mode():
     mean = torch.zeros(1, 8)
-    distribution = ald_ext.MarginalGaussian(mean, (2.0, 0.5))
+    distribution = ald_ext.MarginalizedGaussian(mean, (2.0, 0.5))
     assert distribution.log_prob(distribution.mode) > distribution.log_prob(mean + 0.1)
 
 
 def test_marginal_gaussian_refuses_another_prior():
     with pytest.raises(ValueError, match="prior: got 'cauchy', expected 'flat'"):
-        ald_ext.MarginalGaussian(torch.zeros(2, 2), "cauchy")
+        ald_ext.MarginalizedGaussian(torch.zeros(2, 2), "cauchy")
 
 
 def test_diagonal_gaussian_starts_standard_and_scores_by_the_normal_density():

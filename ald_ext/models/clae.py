@@ -11,7 +11,7 @@ from torch import Tensor
 from .adaptive_langevin import AdaptiveLangevin
 from .config import ModelConfig
 from .lae import LAEConfig, langevin_parameter_groups
-from .latent_variable_model import LatentVariableModel
+from .latent_variable_model import LatentVariableModel, trainable
 from .likelihoods import at_least_float32
 from .networks import MLP
 from .persistent_chains import PersistentChains
@@ -30,6 +30,8 @@ class CLAEConfig(LAEConfig):
         tilt: p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False: p(z) ∝ exp(-f_z(z)), the paper's.
         prior_sampler: "amortized": f_z|u (Eq. 15); "langevin": Langevin dynamics of k chains (Eq. 14).
         prior_steps, prior_step_size: of the latter, a minibatch.
+        sampler_lr_scale: step size of f_z|u over that of all else. The energy has to learn faster than the sampler
+            moves: else the sampler runs from one of its minima to the next, and its samples are of few kinds.
     """
 
     energy_units: int = 128
@@ -40,6 +42,7 @@ class CLAEConfig(LAEConfig):
     prior_sampler: str = "amortized"
     prior_steps: int = 5
     prior_step_size: float = 0.05
+    sampler_lr_scale: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +50,7 @@ class CLAEConfig(LAEConfig):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("energy_layers", self.energy_layers >= 0, ">= 0")
         self._require("chains", self.chains is None or self.chains >= 1, "None or >= 1")
+        self._require("sampler_lr_scale", self.sampler_lr_scale > 0, "> 0")
         self._require("prior_step_size", self.prior_step_size > 0, "> 0")
         self._require_one_of("prior_sampler", PRIOR_SAMPLERS)
 
@@ -165,8 +169,14 @@ class CLAE(LatentVariableModel):
         return next(self.parameters()).device
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
-        return langevin_parameter_groups(self, self.config, num_data)
+        """As an LAE's; the sampler has a step size of its own."""
+        others, decoder = langevin_parameter_groups(self, self.config, num_data)
+        if self.config.prior_sampler == "langevin":
+            return [others, decoder]
+        sampler = trainable(self.sampler.parameters())
+        of_sampler = {id(parameter) for parameter in sampler}
+        others["params"] = [parameter for parameter in others["params"] if id(parameter) not in of_sampler]
+        return [others, decoder, {"params": sampler, "lr_scale": self.config.sampler_lr_scale}]
 
 
 def spread(z: Tensor) -> Tensor:

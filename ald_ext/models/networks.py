@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
@@ -34,6 +35,24 @@ class Encoder(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(width, out, 4), nn.Flatten())
 
 
+class UpsampledConv2d(nn.Conv2d):
+    """Nearest-neighbour upsampling x 2, then a 3 x 3 convolution with padding 1: (N, C, H, W) -> (N, out, 2H, 2W).
+
+    Computed at once, as the transposed 4 x 4 convolution of stride 2 that it equals: each pixel that is doubled meets
+    two neighbouring taps of the kernel, so the taps are added first and the doubled image is never made. The kernel
+    that does it is F(w)_i = w_i + w_(i-1) in each direction (w outside of 0 … 2 is 0) of the flipped w.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(self.weight.flip(2, 3), (1, 1, 1, 1))
+        wide = padded[..., 1:] + padded[..., :-1]
+        kernel = (wide[..., 1:, :] + wide[..., :-1, :]).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
 class Decoder(nn.Module):
     """A 4 x 4 transposed convolution (1 -> 4), then thrice upsampling x 2 and a 3 x 3 convolution: (N, d_z) -> images.
 
@@ -47,7 +66,7 @@ class Decoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, width, 4), nn.Tanh()]
         for outputs in (width, width, channels):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, outputs, 3, padding=1), nn.Tanh()]
+            layers += [UpsampledConv2d(width, outputs), nn.Tanh()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor) -> Tensor:

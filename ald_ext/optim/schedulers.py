@@ -33,6 +33,11 @@ class ClosedFormScheduler(LRScheduler, ABC):
         return [base_lr * factor for base_lr in self.base_lrs]
 
 
+def polynomial_decay(step: int, offset: float, exponent: float) -> float:
+    """(1 + t/b)^-γ after t steps, see :class:`PolynomialDecay`."""
+    return float((1 + step / offset) ** -exponent)
+
+
 class PolynomialDecay(ClosedFormScheduler):
     r"""The decreasing step size of Welling & Teh 2011 (Section 2), a(b + t)^-γ, where lr_0 is the optimizer's own lr:
 
@@ -68,7 +73,7 @@ class PolynomialDecay(ClosedFormScheduler):
 
     def factor(self) -> float:
         """(1 + t/b)^-γ."""
-        return float((1 + self.last_epoch / self.offset) ** -self.exponent)
+        return polynomial_decay(self.last_epoch, self.offset, self.exponent)
 
 
 class CyclicalCosine(ClosedFormScheduler):

@@ -48,6 +48,8 @@ class TrainingConfig:
             lr · (1 + t/b)^-γ after t steps (Welling & Teh), which does not depend on the number of epochs.
         final_lr: the last lr over the first.
         decay_offset, decay_exponent: b, in steps, and 0.5 < γ <= 1.
+        warm_up: steps over which lr rises from 0. PSGLD's v begins at 0, so that its first step without it would be
+            lr/√(1 - alpha) long for every parameter, whatever its gradient.
         temperature: T of PSGLD; 1 samples the posterior, 0 optimizes.
         alpha, eps: of PSGLD's preconditioner.
         freeze_after: steps after which the preconditioner stays; None: never.
@@ -80,6 +82,7 @@ class TrainingConfig:
     final_lr: float = 0.01
     decay_offset: float = 1000.0
     decay_exponent: float = 1.0
+    warm_up: int = 200
     temperature: float = 1.0
     alpha: float = 0.99
     eps: float = 0.1
@@ -106,6 +109,7 @@ class TrainingConfig:
         self._require("lr", self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "a finite number > 0")
         self._require("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         self._require("final_lr", 0 < self.final_lr <= 1, "> 0 and <= 1")
+        self._require("warm_up", self.warm_up >= 0, ">= 0")
         self._require("decay_offset", self.decay_offset > 0, "> 0")
         self._require("decay_exponent", 0.5 < self.decay_exponent <= 1, "> 0.5 and <= 1")
         self._require("ensemble_size", self.ensemble_size >= 0, ">= 0")

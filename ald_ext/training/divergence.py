@@ -60,7 +60,7 @@ class DivergenceWatch:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not bool(norm.isfinite()):
-            self._stop(step, {"loss": float(loss), "norm of the gradient": float(norm)})
+            self._stop(step, {"loss": float(loss.detach()), "norm of the gradient": float(norm)})
 
     def check(self, step: int, model: nn.Module) -> None:
         """TrainingDivergedError if a step up to now was bad, or has left parameters that are not finite."""

@@ -8,7 +8,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ..models import LatentVariableModel
-from ..optim import PSGLD, PolynomialDecay
+from ..optim import PSGLD
+from ..optim.schedulers import polynomial_decay
 from .config import TrainingConfig
 
 
@@ -20,9 +21,10 @@ def make_optimizer(
     With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
     """
     groups = model.parameter_groups(num_data)
-    lr: float | torch.Tensor = config.learning_rate
-    if capturable:
-        lr = torch.tensor(config.learning_rate, device=config.device)
+    for group in groups:
+        lr_of_group = config.learning_rate * group.pop("lr_scale", 1.0)
+        group["lr"] = torch.tensor(lr_of_group, device=config.device) if capturable else lr_of_group
+    lr = groups[0]["lr"]
     if not model.langevin:
         return torch.optim.Adam(groups, lr, fused=True, capturable=capturable)
     return PSGLD(
@@ -40,12 +42,16 @@ def make_optimizer(
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
     """The schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
-    if config.schedule == "polynomial":
-        return PolynomialDecay(optimizer, offset=config.decay_offset, exponent=config.decay_exponent)
+    offset, exponent, warm_up = config.decay_offset, config.decay_exponent, config.warm_up
     final = config.final_lr if config.schedule == "cosine" else 1.0
 
-    def factor(step: int) -> float:
+    def decay(step: int) -> float:
+        if config.schedule == "polynomial":
+            return polynomial_decay(step, offset, exponent)
         progress = min(step / max(num_steps - 1, 1), 1.0)
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm_up, 1.0) * decay(step) if warm_up else decay(step)
 
     return LambdaLR(optimizer, factor)

@@ -338,6 +338,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             epochs=int(self.epochs),
             batch_size=batch_size,
             lr=self.lr,
+            schedule="constant",  # so that samples of the parameters are of one distribution
+            warm_up=min(TrainingConfig.warm_up, steps // 4),
             seed=int(self.seed),
             device=str(self.device),
             evaluate_every=int(self.epochs),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from names import BACKWARD, COPY, FORWARD, GIGABYTE, IN_TENSORS, OURS
+from names import (
+    BACKWARD,
+    COPY,
+    FOREACH_STEP,
+    FORWARD,
+    GIGABYTE,
+    IN_PLACE_STEP,
+    IN_TENSORS,
+    MLP_CASE,
+    OUR_STEP,
+    OUR_VAE_STEP,
+    OURS,
+    PLAIN_STEP,
+    SMALL_CONV_CASE,
+)
 from report import bandwidth_share
 from tables import Results, Row, find_ratio, markdown_table, spread
 
@@ -16,7 +30,10 @@ Measure = Callable[[Results], Row | None]
 
 @dataclass(frozen=True)
 class Requirement:
-    """A figure with the value that it must have and the one that is hoped for; of the median."""
+    """A figure with the value that it must have and the one that is hoped for; of the median.
+
+    ``device`` names the JSON file that has it.
+    """
 
     figure: str
     device: str
@@ -49,6 +66,16 @@ def ratio(family: str, size: str, numerator: str, denominator: str) -> Measure:
     return lambda results: find_ratio(results, family, size, numerator, denominator)
 
 
+def strongest(measures: Sequence[Measure]) -> Measure:
+    """Of several baselines, the one that comes closest to ours; None unless all were measured."""
+
+    def measure(results: Results) -> Row | None:
+        found = [row for row in (one(results) for one in measures) if row is not None]
+        return min(found, key=lambda row: row["median"]) if len(found) == len(measures) else None
+
+    return measure
+
+
 def on_h200(measure: Measure) -> Measure:
     """Another GPU's figure is not an answer."""
     return lambda results: measure(results) if "H200" in results["machine"].get("gpu", "") else None
@@ -77,6 +104,7 @@ def kernels(variant: str) -> Measure:
 at_1e7 = partial(ratio, "update", "1e7")
 in_tensors = partial(ratio, "update", IN_TENSORS)
 dequantized = partial(ratio, "dequantization", "500 x 3072")
+trained_lae = partial(ratio, MLP_CASE, "lae")
 
 REQUIREMENTS = (
     Requirement(
@@ -118,6 +146,31 @@ REQUIREMENTS = (
             ("the paper's formula, unstable in its tails", ", unstable tails"),
             ("stable in its tails, as ours is", ""),
         )
+    ),
+    Requirement(
+        "training, LAE, MLP of 5 million parameters, batch 100: PyTorch (the faster of plain and foreach) over ours",
+        "training_cpu",
+        strongest([trained_lae(step, OUR_STEP) for step in (PLAIN_STEP, FOREACH_STEP)]),
+        must=1.6,
+        goal=2,
+    ),
+    Requirement(
+        "training, the same: allocation-free PyTorch over ours",
+        "training_cpu",
+        trained_lae(IN_PLACE_STEP, OUR_STEP),
+        must=1.6,
+        goal=2,
+    ),
+    *(
+        Requirement(
+            f"training, {family}: LAE over VAE, both ours",
+            "training_cpu",
+            ratio(family, "lae", OUR_STEP, OUR_VAE_STEP),
+            must=1.0,
+            goal=0.9,
+            at_most=True,
+        )
+        for family in (MLP_CASE, SMALL_CONV_CASE)
     ),
     Requirement(
         "H200: pSGLD, 1e8 float32, share of copy bandwidth",

@@ -5,9 +5,9 @@
 #
 # Uses the Python of PYTHON (default python3) as it is; that needs torch, numpy, setuptools, pybind11, cmake, ninja,
 # pytest, pytest-benchmark, hypothesis, typer, tqdm and matplotlib. Writes into RESULTS (default benchmarks/results)
-# cuda.json, the table cuda.md, the plot and the page README.md, and the log of each stage, which git ignores. A stage
-# that fails, or that takes longer than STAGE_SECONDS (default 570), does not keep the later ones from running; the exit
-# code tells. Every stage but the first needs the build of an earlier call, or of the first.
+# cuda.json, training_cuda.json, the table cuda.md, the plot and the page README.md, and the log of each stage, which git
+# ignores. A stage that fails, or that takes longer than STAGE_SECONDS (default 570), does not keep the later ones from
+# running; the exit code tells. Every stage but the first needs the build of an earlier call, or of the first.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
@@ -31,11 +31,17 @@ memcheck() { sanitize memcheck; }
 
 racecheck() { sanitize racecheck; }
 
-# Ends by itself before the limit, with what it has; the last case and the page take less than what is left.
+# Ends by itself before the limit, with what it has; the last case and the page take less than what is left. The kernels
+# have two thirds of the time, training has the rest, and what the kernels leave of theirs.
 benchmarks() {
-    local measuring=$((stage_seconds > 240 ? stage_seconds - 120 : stage_seconds / 2))
-    require_module &&
-        limited "$python" benchmarks/run.py --device cuda --out "$results" --time-limit "$measuring"
+    local begin=$SECONDS measuring=$((stage_seconds > 240 ? stage_seconds - 120 : stage_seconds / 2)) status=0
+    require_module || return
+    limited "$python" benchmarks/run.py --device cuda --out "$results" --time-limit $((measuring * 2 / 3)) || status=$?
+    local gone=$((SECONDS - begin))
+    ((gone < measuring)) || { echo "gpu-check: no time left for training" >&2 && return 1; }
+    timeout --kill-after=10 $((stage_seconds - gone)) "$python" benchmarks/training.py --device cuda \
+        --out "$results" --time-limit $((measuring - gone)) || status=$?
+    return $status
 }
 
 limited() { # command...

@@ -21,6 +21,12 @@ MILLION_SHAPES = {
     "1e6 x 1": (10**6, 1),
 }
 
+#: Steps of training: ours, and loops in plain PyTorch, which differ in how they write the pSGLD step.
+OUR_STEP, PLAIN_LOOP, COMPILED = "ours", "PyTorch", "torch.compile"
+PLAIN_STEP, FOREACH_STEP, IN_PLACE_STEP = "PyTorch, plain step", "PyTorch, foreach step", "PyTorch, step in place"
+OUR_VAE_STEP = f"{OUR_STEP}, vae"
+MLP_CASE, SMALL_CONV_CASE = "mlp, batch 100", "conv, batch 50"
+
 #: Which variant's time over which one's, by kind of family.
 RATIOS = {
     "update": [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from acceptance import acceptance_table
 from names import COPY, NO_NOISE, NOISE_ALONE, OURS
 from report import commit_of, families, left_out, machine_of, versions_of, write_table
 from tables import Results, find_row, markdown_table, number
+from training_table import training_section
 
 from ald_ext.files import write_atomically
 
@@ -25,6 +26,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 #: Of whose runs the page tells: the names of the JSON files.
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+#: The files about training, by device.
+TRAINING = {device: f"training_{device}" for device in DEVICES}
 
 INTRODUCTION = """# Results
 
@@ -36,7 +39,7 @@ ACCEPTANCE = """## What was asked for
 A figure is the median of the samples (20th to 80th percentile), which are ratios within one round of the alternation.
 What is asked of it is asked of the median. "Ours" is the bare op on one tensor; `PSGLD.step()` and `SGLD.step()` are
 the whole optimizers. Dequantization stands beside three ways to write it, which differ much in speed; the one with two
-logarithms is the formula of the op's documentation."""
+logarithms is the formula of the op's documentation. Of training, it is whole steps, see "Training" below."""
 
 PLOT = """Dotted lines are rooflines: what the bytes that a step must move take at the bandwidth of a large `copy_`. A
 step can be faster where its tensors fit the caches and, on a CPU, because a copy may also read the memory that it
@@ -49,8 +52,18 @@ and write, in the column `bytes`, whatever a variant moves. Adam, SGD and RMSpro
 
 def load_results(folder: Path) -> dict[str, Results]:
     """By device, of those that were measured."""
-    paths = {device: folder / f"{device}.json" for device in DEVICES}
-    return {device: json.loads(path.read_text()) for device, path in paths.items() if path.exists()}
+    return load_files(folder, DEVICES)
+
+
+def load_training(folder: Path) -> dict[str, Results]:
+    """By name of the file, of the devices on which training was measured."""
+    return load_files(folder, TRAINING.values())
+
+
+def load_files(folder: Path, names: Iterable[str]) -> dict[str, Results]:
+    """The contents of the JSON files that are there, by name."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def write_page(folder: Path) -> None:
@@ -67,10 +80,11 @@ def write_page(folder: Path) -> None:
 def pages(folder: Path, all_results: Mapping[str, Results]) -> dict[Path, str]:
     """The text of every file that is made from the results."""
     tables = {folder / f"{device}.md": write_table(results) for device, results in all_results.items()}
-    return {**tables, folder / "README.md": results_page(all_results, has_noise=(folder / "noise.json").exists())}
+    has_noise = (folder / "noise.json").exists()
+    return {**tables, folder / "README.md": results_page(all_results, load_training(folder), has_noise)}
 
 
-def results_page(all_results: Mapping[str, Results], has_noise: bool) -> str:
+def results_page(all_results: Mapping[str, Results], training: Mapping[str, Results], has_noise: bool) -> str:
     noise = "The quality of the noise is tested apart: [noise.md](noise.md), from [noise.json](noise.json)."
     sections = [
         INTRODUCTION,
@@ -78,7 +92,8 @@ def results_page(all_results: Mapping[str, Results], has_noise: bool) -> str:
         machines(all_results),
         *(f"{device}.json is of a quick run: rough." for device, results in all_results.items() if results["quick"]),
         ACCEPTANCE,
-        acceptance_table(all_results),
+        acceptance_table({**all_results, **training}),
+        *([training_section(training)] if training else []),
         *(device_section(device, results) for device, results in all_results.items()),
     ]
     return "\n\n".join(sections) + "\n"

@@ -38,7 +38,7 @@ TOLERATED = (TorchDynamoException, torch.OutOfMemoryError)
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = parse_arguments(__doc__)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     deadline = time.monotonic() + arguments.time_limit
@@ -50,9 +50,9 @@ def main() -> None:
         sys.exit("\n".join(["the results are written, but:", *problems]))
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(description: str | None) -> argparse.Namespace:
     """The command line; what cannot work is refused here, before anything is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; made where it is missing")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer rounds: figures are rough")

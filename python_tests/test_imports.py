@@ -21,7 +21,7 @@ LAYERS = [
     {"samplers"},
     {"models"},
     {"training"},
-    {"experiments"},
+    {"detection", "experiments"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -360,7 +360,7 @@ def test_abp_needs_to_know_its_data(images):
 
 def test_clae_signs(images):
     """Eq. 17: encoder, decoder and energy descend L, the sampler ascends it: it descends E at its own samples."""
-    model, index = make_model("clae"), index_of(images)
+    model, index = make_model("clae", energy_smoothness=0.0), index_of(images)
     loss = model.loss(images, index)
     loss.backward()
     found = gradients(model)
@@ -384,6 +384,18 @@ def test_clae_score_adds_the_energy(images):
     model = make_model("clae")
     z = model.encode(images)
     torch.testing.assert_close(model.score(images), model.negative_log_likelihood(images, z) + model.energy(z))
+
+
+def test_clae_smoothness_is_the_squared_gradient_of_the_energy(images):
+    model, plain = make_model("clae", energy_smoothness=0.5), make_model("clae", energy_smoothness=0.0)
+    index = index_of(images)
+    z = torch.cat([model.encode(images), model.sampler(model.inputs[index])]).detach()
+    gradient = torch.func.vmap(torch.func.grad(lambda point: model.energy_network(point)[0]))(z)
+    penalty = 0.25 * gradient.square().sum(1).mean()
+    difference = model.loss(images, index) - plain.loss(images, index)
+    torch.testing.assert_close(difference, penalty, rtol=1e-2, atol=2e-4)  # of losses near 1e3
+    model.steepness(z).backward()
+    assert {name.split(".")[0] for name in gradients(model)} == {"energy_network"}
 
 
 def test_the_tilt_is_half_the_squared_norm():
@@ -424,7 +436,7 @@ def test_plain_langevin_dynamics_sample_the_prior(images):
 
 def test_other_numbers_of_chains(images):
     model = make_model("clae", chains=7)
-    assert model.inputs.shape == (7, 8)
+    assert model.inputs.shape == (7, 32)
     assert model._chains_of_minibatch(500, index_of(images), torch.device("cpu")).max() == 6
     model.loss(images, index_of(images))
     assert model.sample_prior(20).shape == (20, 5)  # more than there are chains

@@ -70,7 +70,15 @@ class AdaptiveLangevin(nn.Module):
         self.register_buffer("seed", torch.tensor(ops.draw_seed() if seed is None else seed))
         self.register_buffer("step_count", torch.tensor(0))
 
-    def move(self, potential: Potential, x: Tensor | None, z: Tensor, index: Tensor, num_steps: int) -> Tensor:
+    def move(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        index: Tensor,
+        num_steps: int,
+        evaluated: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """z after ``num_steps`` steps.
 
         Args:
@@ -79,6 +87,7 @@ class AdaptiveLangevin(nn.Module):
             z: (m, d), which stays as it is.
             index: (m,) int64, the index of each datum, which keys its noise.
             num_steps: >= 1.
+            evaluated: U(x, z) and ∇U(x, z) at the beginning, if they are known.
 
         Returns:
             (m, d), detached.
@@ -86,7 +95,8 @@ class AdaptiveLangevin(nn.Module):
         seed, first = int(self.seed), int(self.step_count) + 1
         before: tuple[Tensor, Tensor, Tensor] | None = None
         for step in range(first, first + num_steps):
-            value, gradient = potential_and_gradient(potential, x, z)
+            value, gradient = evaluated or potential_and_gradient(potential, x, z)
+            evaluated = None
             if before is not None and self.target_acceptance is not None:
                 self._adapt(*before, value, gradient)
             z = z.detach().clone(memory_format=torch.contiguous_format)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .adaptive_langevin import AdaptiveLangevin
 from .config import ModelConfig
 from .lae import LAEConfig, langevin_parameter_groups
-from .latent_variable_model import LatentVariableModel, trainable
+from .latent_variable_model import LatentVariableModel
 from .likelihoods import at_least_float32
 from .networks import MLP
 from .persistent_chains import PersistentChains
@@ -25,24 +25,25 @@ class CLAEConfig(LAEConfig):
 
     Args:
         energy_units, energy_layers: hidden units and layers of the energy f_z and of the sampler f_z|u.
-        sampler_inputs: d_u.
+        sampler_inputs: d_u. The sampler's states lie on a surface of that dimension; the paper has 8.
         chains: k, the number of fixed inputs u, or of chains; the number of data if None.
         tilt: p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False: p(z) ∝ exp(-f_z(z)), the paper's.
         prior_sampler: "amortized": f_z|u (Eq. 15); "langevin": Langevin dynamics of k chains (Eq. 14).
         prior_steps, prior_step_size: of the latter, a minibatch.
-        sampler_lr_scale: step size of f_z|u over that of all else. The energy has to learn faster than the sampler
-            moves: else the sampler runs from one of its minima to the next, and its samples are of few kinds.
+        energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. Without
+            it the energy finds ever steeper ways to tell z from z⁻, and energies and sampler run away from each other
+            (Mescheder et al. 2018 show it for GANs); 0: the paper's form.
     """
 
     energy_units: int = 128
     energy_layers: int = 2
-    sampler_inputs: int = 8
+    sampler_inputs: int = 32
     chains: int | None = None
     tilt: bool = True
     prior_sampler: str = "amortized"
     prior_steps: int = 5
     prior_step_size: float = 0.05
-    sampler_lr_scale: float = 0.3
+    energy_smoothness: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +51,7 @@ class CLAEConfig(LAEConfig):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("energy_layers", self.energy_layers >= 0, ">= 0")
         self._require("chains", self.chains is None or self.chains >= 1, "None or >= 1")
-        self._require("sampler_lr_scale", self.sampler_lr_scale > 0, "> 0")
+        self._require("energy_smoothness", self.energy_smoothness >= 0, ">= 0")
         self._require("prior_step_size", self.prior_step_size > 0, "> 0")
         self._require_one_of("prior_sampler", PRIOR_SAMPLERS)
 
@@ -80,9 +81,10 @@ class CLAE(LatentVariableModel):
 
         -log p(x | z) + E(z) - E(z⁻),      z = f_z|x(x),      z⁻ = f_z|u(u)
 
-    which encoder, decoder and energy lower, while the sampler f_z|u, as its samples are to have low energy, raises it
-    (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's sign is reversed. All of them are moved
-    by :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that of k = n chains.
+    (and the term of ``energy_smoothness``), which encoder, decoder and energy lower, while the sampler f_z|u, as its
+    samples are to have low energy, raises it (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's
+    sign is reversed. All of them are moved by :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that
+    of k = n chains.
 
     The score is the pseudo potential -log p(x | z) + E(z): the sign of the energy printed in Eq. 18 is wrong, as
     p(z) ∝ exp(-E(z)).
@@ -134,7 +136,17 @@ class CLAE(LatentVariableModel):
         negative_energy = self.energy(negative)
         likelihood = self.negative_log_likelihood(x, z)
         self._record(z, energy, negative, negative_energy)
-        return (likelihood + energy).mean() - negative_energy.mean()
+        loss = (likelihood + energy).mean() - negative_energy.mean()
+        smoothness = self.config.energy_smoothness
+        return loss + smoothness / 2 * self.steepness(torch.cat([z, negative])) if smoothness else loss
+
+    def steepness(self, z: Tensor) -> Tensor:
+        """The mean of ‖∇f_z(z)‖², differentiable in the energy's parameters and not in z."""
+        with torch.enable_grad():
+            places = z.detach().requires_grad_()
+            energies = self.energy_network(places).sum()
+            (gradient,) = torch.autograd.grad(energies, places, create_graph=True)
+        return at_least_float32(gradient).square().sum(1).mean()
 
     def _chains_of_minibatch(self, count: int, index: Tensor | None, device: torch.device) -> Tensor:
         chains = self.config.num_chains
@@ -169,14 +181,8 @@ class CLAE(LatentVariableModel):
         return next(self.parameters()).device
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """As an LAE's; the sampler has a step size of its own."""
-        others, decoder = langevin_parameter_groups(self, self.config, num_data)
-        if self.config.prior_sampler == "langevin":
-            return [others, decoder]
-        sampler = trainable(self.sampler.parameters())
-        of_sampler = {id(parameter) for parameter in sampler}
-        others["params"] = [parameter for parameter in others["params"] if id(parameter) not in of_sampler]
-        return [others, decoder, {"params": sampler, "lr_scale": self.config.sampler_lr_scale}]
+        """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
+        return langevin_parameter_groups(self, self.config, num_data)
 
 
 def spread(z: Tensor) -> Tensor:

@@ -50,9 +50,16 @@ class DLGM(VAE):
         posterior = self.posterior(x)
         z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
         observed = self.observe(x)
-        _, gradient = potential_and_gradient(self.observed_potential, observed, z)
+        value, gradient = potential_and_gradient(self.observed_potential, observed, z)
         negative_elbo = ((gradient * z).sum(1) - posterior.stddev.log().sum(1)).mean()  # up to its value
-        final = self.dynamics.move(self.observed_potential, observed, z.detach(), index, self.config.langevin_steps)
+        final = self.dynamics.move(
+            self.observed_potential,
+            observed,
+            z.detach(),
+            index,
+            self.config.langevin_steps,
+            evaluated=(value, gradient),
+        )
         self.diagnostics = {"step_size": self.dynamics.step_size.clone()}
         return self.potential(x, final).mean() + (negative_elbo - negative_elbo.detach())
 

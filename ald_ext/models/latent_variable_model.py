@@ -181,10 +181,7 @@ class LatentVariableModel(nn.Module, ABC):
         return self.decode(self.sample_prior(count, generator))
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The parameters that training moves, with the options that differ from the optimizer's own.
-
-        "lr_scale" is no option of it: the group's lr over that of the run.
-        """
+        """The parameters that training moves, with the options that differ from the optimizer's own."""
         return [{"params": trainable(self.parameters())}]
 
     def to_brightness(self, x: Tensor) -> Tensor:

@@ -21,10 +21,9 @@ def make_optimizer(
     With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
     """
     groups = model.parameter_groups(num_data)
-    for group in groups:
-        lr_of_group = config.learning_rate * group.pop("lr_scale", 1.0)
-        group["lr"] = torch.tensor(lr_of_group, device=config.device) if capturable else lr_of_group
-    lr = groups[0]["lr"]
+    lr: float | torch.Tensor = config.learning_rate
+    if capturable:
+        lr = torch.tensor(config.learning_rate, device=config.device)
     if not model.langevin:
         return torch.optim.Adam(groups, lr, fused=True, capturable=capturable)
     return PSGLD(

@@ -1,0 +1,77 @@
+"""The scripts of examples/ run, quickly, and what they return and write is right."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not here: an installed package is tested")
+
+
+def run_example(name: str, *arguments: str | Path) -> Any:
+    """What the script's main returns; in this process, as importing torch takes longer than most of the scripts."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]([*map(str, arguments), "--quick"])
+
+
+def assert_picture(path: Path, smallest_width: int = 300) -> None:
+    """A PNG of some size that is not of one colour."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= smallest_width
+        low, high = picture.convert("L").getextrema()
+        assert high - low > 100
+
+
+def test_the_bayesian_average_is_better_than_a_sample_and_less_sure_than_rmsprop(tmp_path: Path):
+    results = run_example("bayesian_classifier", "--out", tmp_path)
+    point, one, average = (results[name] for name in ("RMSprop, last", "PSGLD, last", "PSGLD, average"))
+    assert point["accuracy"] > 0.8
+    assert average["accuracy"] > 0.75
+    assert average["nll"] < 0.9 * point["nll"]
+    assert average["nll"] < one["nll"]
+    for result in results.values():
+        assert result["entropy of digits"] < result["entropy of turned"]
+    assert point["confidence"] > point["accuracy"] + 0.05
+    assert average["confidence"] < point["confidence"]
+    assert_picture(tmp_path / "uncertain.png")
+
+
+def test_own_images_are_reconstructed(tmp_path: Path):
+    results = run_example("own_images", "--out", tmp_path / "run")
+    assert results["error"] < 0.8 * results["error_of_the_mean_image"]
+    for name in ("reconstructions", "samples", "interpolations"):
+        assert_picture(tmp_path / "run" / f"{name}.png")
+
+
+def test_a_small_folder_of_ones_own(tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(5):
+        Image.linear_gradient("L").resize((20 + 10 * number, 50)).rotate(90 * number).save(folder / f"{number}.jpg")
+    results = run_example("own_images", folder, "--out", tmp_path / "run")
+    assert 0 < results["error"] < 1
+    assert_picture(tmp_path / "run" / "interpolations.png")
+
+
+def test_anomaly_scores_tell_one_class_from_the_others(tmp_path: Path):
+    results = run_example("anomaly_scores", "--out", tmp_path)
+    assert results["auroc"] > 0.75
+    assert 0.7 < results["normal_below_threshold"] <= 1
+    assert_picture(tmp_path / "anomalies.png")
+
+
+def test_the_last_layer_samples_the_exact_posterior_and_the_whole_network_does_not(tmp_path: Path):
+    results = run_example("posterior_sampling", "--out", tmp_path)
+    last_layer, network = results["last layer"], results["whole network"]
+    assert last_layer["mean_error"] < 0.1
+    assert 0.9 < last_layer["variance_ratio"] < 1.1
+    assert last_layer["covariance_error"] < 0.15
+    assert last_layer["ess"] > 100
+    assert network["covariance_error"] > 2 * last_layer["covariance_error"]
+    assert_picture(tmp_path / "posterior.png")

@@ -19,6 +19,7 @@ try:
     from sklearn.utils.validation import check_is_fitted
 
     from .training import ImageData, TrainingConfig, TrainingInterrupted, fit
+    from .training.config import DEFAULT_LR
     from .training.evaluation import values_of_data
     from .training.image_data import resize
 except ImportError as error:
@@ -179,7 +180,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             threshold, not the scores.
         epochs: passes over the training data.
         batch_size: data a minibatch; all of them if there are fewer.
-        lr: step size; None: the training's default for the model.
+        lr: step size.
         model_settings: settings of the model's config class instead of the detector's, such as ``latent_dim``,
             ``width`` (images), ``hidden_units`` (vectors), ``likelihood`` or ``precision_prior``.
         average: scores are means over 10 samples of the parameters, of the second half of the training; False: of the
@@ -204,7 +205,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         contamination: float = 0.1,
         epochs: int = 100,
         batch_size: int = 32,
-        lr: float | None = None,
+        lr: float = DEFAULT_LR,
         model_settings: dict[str, Any] | None = None,
         average: bool = True,
         seed: int = 0,
@@ -337,7 +338,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             dataset="",
             epochs=int(self.epochs),
             batch_size=batch_size,
-            lr=self.lr,
+            lr=float(self.lr),
             schedule="constant",  # so that samples of the parameters are of one distribution
             warm_up=min(TrainingConfig.warm_up, steps // 4),
             seed=int(self.seed),

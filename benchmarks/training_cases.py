@@ -143,14 +143,14 @@ def plain_optimizer(
 ) -> torch.optim.Optimizer | PlainPSGLD:
     """Fused Adam, or a pSGLD step in plain PyTorch for the groups that ours has."""
     if not ours.langevin:
-        return torch.optim.Adam(plain.parameters(), config.learning_rate, fused=True)
+        return torch.optim.Adam(plain.parameters(), config.lr, fused=True)
     names = {id(parameter): name.replace("prior.", "prior_") for name, parameter in ours.named_parameters()}
     by_name = dict(plain.named_parameters())
     groups = [
         ParameterGroup(
             [by_name[names[id(parameter)]] for parameter in group["params"]],
             group.get("weight_decay", 0.0),
-            StepOptions(config.learning_rate * group.get("lr_scale", 1.0), num_data, config.alpha, config.eps),
+            StepOptions(config.lr, num_data, config.alpha, config.eps),
         )
         for group in ours.parameter_groups(num_data)
     ]

@@ -399,7 +399,7 @@ def test_clae_smoothness_is_the_squared_gradient_of_the_energy(images):
 
 
 def test_the_tilt_is_half_the_squared_norm():
-    tilted, plain = make_model("clae"), make_model("clae", tilt=False)
+    tilted, plain = make_model("clae", tilt=True), make_model("clae")
     z = torch.randn(6, 5)
     torch.testing.assert_close(tilted.energy(z) - plain.energy(z), z.square().sum(1) / 2)
 
@@ -583,7 +583,7 @@ def test_bad_options_of_a_model_are_refused(name, options, message):
     [
         ({"widht": 3}, "got 'widht', expected some of"),
         ({"width": "three"}, "width: got 'three', expected int"),
-        ({"tilt": "maybe"}, "tilt: got 'maybe', expected bool"),
+        ({"tilt": "maybe"}, "tilt: got 'maybe', expected NoneType or bool"),
         ({"width": True}, "width: got True, expected int"),
         ({"precision_prior": 3}, "precision_prior: got 3, expected str or tuple"),
     ],

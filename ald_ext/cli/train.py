@@ -10,6 +10,7 @@ import typer
 from ..models import MODELS
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
+from ..training.config import DEFAULT_EPOCHS
 from ..training.data import DATASETS
 from ..training.loop import CHECKPOINT
 from .devices import choose_device
@@ -59,7 +60,7 @@ def train_command(
     ] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder of the data set's files.")] = None,
     download: Annotated[bool | None, typer.Option("--download", help="Fetch missing files of the data set.")] = None,
-    epochs: Annotated[int | None, typer.Option(help=f"Passes over the images; {DEFAULTS.epochs}.")] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"Passes over the images; {DEFAULT_EPOCHS}, or fewer.")] = None,
     batch_size: Annotated[int | None, typer.Option(help=f"Images a minibatch; {DEFAULTS.batch_size}.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size of PSGLD (lae, clae) or Adam (the others).")] = None,
     schedule: Annotated[str | None, typer.Option(help="Of lr: constant, cosine or polynomial.")] = None,

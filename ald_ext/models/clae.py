@@ -28,6 +28,8 @@ class CLAEConfig(LAEConfig):
         sampler_inputs: d_u. The sampler's states lie on a surface of that dimension; the paper has 8.
         chains: k, the number of fixed inputs u, or of chains; the number of data if None.
         tilt: p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False: p(z) ∝ exp(-f_z(z)), the paper's.
+            None: for Langevin dynamics only. An f_z of tanh is bounded, so that without the tilt chains wander off for
+            ever; the amortized sampler stays near the data, whose energy it is that sinks.
         prior_sampler: "amortized": f_z|u (Eq. 15); "langevin": Langevin dynamics of k chains (Eq. 14).
         prior_steps, prior_step_size: of the latter, a minibatch.
         energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. Without
@@ -39,7 +41,7 @@ class CLAEConfig(LAEConfig):
     energy_layers: int = 2
     sampler_inputs: int = 32
     chains: int | None = None
-    tilt: bool = True
+    tilt: bool | None = None
     prior_sampler: str = "amortized"
     prior_steps: int = 5
     prior_step_size: float = 0.05
@@ -54,6 +56,11 @@ class CLAEConfig(LAEConfig):
         self._require("energy_smoothness", self.energy_smoothness >= 0, ">= 0")
         self._require("prior_step_size", self.prior_step_size > 0, "> 0")
         self._require_one_of("prior_sampler", PRIOR_SAMPLERS)
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether N(0, I) is a factor of p(z)."""
+        return self.prior_sampler == "langevin" if self.tilt is None else self.tilt
 
     @property
     def num_chains(self) -> int:
@@ -116,7 +123,7 @@ class CLAE(LatentVariableModel):
     def energy(self, z: Tensor) -> Tensor:
         """E(z), (N, d_z) -> (N,)."""
         energy = self.energy_network(z).squeeze(1)
-        return energy + z.square().sum(1) / 2 if self.config.tilt else energy
+        return energy + z.square().sum(1) / 2 if self.config.is_tilted else energy
 
     def log_prior(self, z: Tensor) -> Tensor:
         """-E(z), log p(z) without its unknown constant."""

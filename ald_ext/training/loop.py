@@ -54,8 +54,9 @@ class Totals:
         """A minibatch's means."""
         self.images += count
         for name, value in {"loss": loss, **diagnostics}.items():
-            term = value.detach().double() * count
-            self.sums[name] = self.sums[name] + term if name in self.sums else term
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+            self.sums[name].add_(value.detach(), alpha=count)
 
     def means(self) -> dict[str, float]:
         """Over the images since the epoch began."""
@@ -105,8 +106,9 @@ class Run:
         saved = TrainingConfig.from_dict(state["config"])
         self.config.check_resumes(saved)
         begun = state["epoch"] + (state["batch"] > 0)
-        if self.config.epochs < begun:
-            raise ValueError(f"resume: epochs: got {self.config.epochs}, expected >= {begun}, those of the checkpoint")
+        epochs = self.config.num_epochs
+        if epochs < begun:
+            raise ValueError(f"resume: epochs: got {epochs}, expected >= {begun}, those of the checkpoint")
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -136,7 +138,7 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     model_class = find_model_class(config.model)
     network = dataclasses.replace(config.network, shape=tuple(data.train_images.shape[1:]), num_data=num_data)
     network = as_config_of(model_class.config_class, network)
-    config = dataclasses.replace(config, network=network, lr=config.learning_rate)
+    config = dataclasses.replace(config, network=network, epochs=config.num_epochs)
     batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
     model = (make_model or model_class)(network).to(config.device)
     eager_because = why_not_captured(model, config)
@@ -145,7 +147,7 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
         config=config,
         model=model,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, config, config.epochs * batches.batches_per_epoch),
+        scheduler=make_scheduler(optimizer, config, config.num_epochs * batches.batches_per_epoch),
         data=data,
         batches=batches,
         training_step=TrainingStep(model, optimizer, config, captured=eager_because is None),
@@ -211,9 +213,9 @@ class Loop:
         images = len(run.data.train_images)
         done = run.epoch * images + run.totals.images
         options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
-        bar = tqdm(total=run.config.epochs * images, initial=done, mininterval=progress_interval(), **options)
+        bar = tqdm(total=run.config.num_epochs * images, initial=done, mininterval=progress_interval(), **options)
         with Interruption() as self.interruption, bar as self.bar:
-            while run.epoch < run.config.epochs:
+            while run.epoch < run.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()
             self._stop_if_asked()
@@ -243,9 +245,9 @@ class Loop:
 
     def _finish_epoch(self) -> None:
         run = self.run
-        run.training_step.watch.check(run.step, run.model)
+        run.training_step.watch.check(run.step, run.model, run.optimizer)
         run.epoch += 1
-        last = run.epoch == run.config.epochs
+        last = run.epoch == run.config.num_epochs
         row = {"epoch": run.epoch, "step": run.step, "lr": float(run.optimizer.param_groups[0]["lr"])}
         row |= run.totals.means()
         if last or run.epoch % run.config.evaluate_every == 0:
@@ -278,7 +280,7 @@ class Loop:
         self._since = now
 
     def _save(self) -> None:
-        self.run.training_step.watch.check(self.run.step, self.run.model)
+        self.run.training_step.watch.check(self.run.step, self.run.model, self.run.optimizer)
         if self.out is not None:
             save_checkpoint(self.out / CHECKPOINT, self.run.state())
         self._since = time.perf_counter()

@@ -21,9 +21,9 @@ def make_optimizer(
     With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
     """
     groups = model.parameter_groups(num_data)
-    lr: float | torch.Tensor = config.learning_rate
+    lr: float | torch.Tensor = config.lr
     if capturable:
-        lr = torch.tensor(config.learning_rate, device=config.device)
+        lr = torch.tensor(config.lr, device=config.device)
     if not model.langevin:
         return torch.optim.Adam(groups, lr, fused=True, capturable=capturable)
     return PSGLD(

@@ -70,15 +70,14 @@ class TrainingStep:
         ):
             return self.model.loss(x, index)
 
-    def _update(self, step: int, loss: Tensor) -> None:
+    def _update(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
-        self.watch.observe_gradients(step, loss, self.model)
         self.optimizer.step()
 
     def _eager(self, step: int, x: Tensor, index: Tensor) -> Tensor:
         loss = self._loss(x, index)
         self.watch.observe(step, loss, self.model.diagnostics)
-        self._update(step, loss)
+        self._update(loss)
         return loss.detach()
 
     def _on_side_stream(self, step: int, x: Tensor, index: Tensor) -> Tensor:
@@ -95,7 +94,7 @@ class TrainingStep:
         try:
             with torch.cuda.graph(graph):
                 loss = self._loss(self.static_x, self.static_index)
-                self._update(step, loss)
+                self._update(loss)
         except RuntimeError as error:
             self.captured = False
             warnings.warn(f"{self.config.model}: steps run eagerly, as capturing one failed: {error}", stacklevel=2)

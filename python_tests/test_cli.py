@@ -203,6 +203,7 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
         (["train", "--option", "width"], "option: got 'width', expected KEY=VALUE"),
         (["train", "--option", "tilt=true"], "got 'tilt', expected some of"),
         (["train", "--config", "nowhere.json"], "nowhere.json"),
+        (["train", "--resume", "--config", "x.json"], "config: got 'x.json' with --resume, expected one of them"),
         (["train", "--resume"], "expected a file that `ald-ext train` wrote"),
     ],
 )

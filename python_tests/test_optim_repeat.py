@@ -22,28 +22,61 @@ SHAPES = [(4, 6), (3,), (), (4, 6), (0,)]
 BEFORE, AFTER = 3, 4
 
 
+#: Options of the groups beside the one that is changed.
+OTHER_OPTIONS: list[dict[str, Any]] = [
+    {"lr": 0.03, "temperature": 0.0, "weight_decay": 0.5},
+    {"num_data": 77, "maximize": True, "seed": 5},
+]
+
+#: Which group is changed, of how many.
+Place = tuple[int, int]
+PLACES: dict[str, Place] = {"alone": (0, 1), "first": (0, 2), "second": (1, 2), "in the middle": (1, 3)}
+EVERY_PLACE = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+LATER = pytest.mark.parametrize("place", [(1, 2), (1, 3), (2, 3)], ids=["2 of 2", "2 of 3", "3 of 3"])
+
+
 class Run:
-    """An optimizer of some parameters, with gradients that depend on where they are. `careful`: never repeats."""
+    """An optimizer of some parameters, with gradients that depend on where they are. `careful`: never repeats.
+
+    They are one of the optimizer's groups; `others` are the parameters of all other groups.
+    """
 
     def __init__(
-        self, kind: str, device: torch.device, careful: bool, dtype: torch.dtype = torch.float32, **options: Any
+        self,
+        kind: str,
+        device: torch.device,
+        careful: bool,
+        dtype: torch.dtype = torch.float32,
+        place: Place = (0, 1),
+        **options: Any,
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        values = [torch.randn(shape, generator=generator).to(device, dtype) for shape in SHAPES]
-        self.params: list[Tensor] = [nn.Parameter(value) for value in values]
+        self.place, count = place
         self.careful, self.number = careful, 0
         self.idle: list[int] = []  # parameters without gradient
-        self.optimizer = OPTIMIZERS[kind](self.params, 0.01, num_data=10, seed=1, **options)
+        self.others: list[Tensor] = []
+        groups: list[dict[str, Any]] = [{**other} for other in OTHER_OPTIONS[: count - 1]]
+        groups.insert(self.place, {})
+        for number, group in enumerate(groups):
+            values = [torch.randn(shape, generator=generator).to(device, dtype) for shape in SHAPES]
+            group["params"] = [nn.Parameter(value) for value in values]
+            if number == self.place:
+                self.params: list[Tensor] = list(group["params"])
+            else:
+                self.others += group["params"]
+        self.optimizer = OPTIMIZERS[kind](groups, **{"lr": 0.01, "num_data": 10, "seed": 1, **options})
 
     @property
     def group(self) -> dict[str, Any]:
-        return self.optimizer.param_groups[0]
+        return self.optimizer.param_groups[self.place]
 
     def give_gradients(self) -> None:
         """New ones, as after zero_grad, of the parameters' strides."""
         self.number += 1
         for index, param in enumerate(self.params):
             param.grad = None if index in self.idle else (3 * param.detach() + self.number).sin()
+        for param in self.others:
+            param.grad = (3 * param.detach() + self.number).cos()
 
     def step(self, change: Callable[[Run], None] = lambda run: None) -> bool:
         """True if the step was a repeated one. The change comes last, when there are gradients."""
@@ -56,11 +89,10 @@ class Run:
         return before is not None and self.optimizer._plan is before
 
     def everything(self) -> list[Tensor]:
-        states = [
-            self.optimizer.state[p][name] for p in self.params for name in sorted(self.optimizer.state.get(p, {}))
-        ]
+        params = [*self.params, *self.others]
+        states = [self.optimizer.state[p][name] for p in params for name in sorted(self.optimizer.state.get(p, {}))]
         counters = [torch.as_tensor(group["step"]) for group in self.optimizer.param_groups]
-        return [*(param.detach() for param in self.params), *states, *counters]
+        return [*(param.detach() for param in params), *states, *counters]
 
 
 def assert_same(run: Run, careful: Run) -> None:
@@ -90,16 +122,22 @@ def assert_repeats_as_a_careful_one(
 
 
 @EVERY_KIND
+@EVERY_PLACE
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
-def test_repeated_steps(device: torch.device, kind: str, dtype: torch.dtype) -> None:
-    assert_repeats_as_a_careful_one(kind, device, lambda run: None, repeats_again=True, dtype=dtype)
+def test_repeated_steps(device: torch.device, kind: str, dtype: torch.dtype, place: Place) -> None:
+    assert_repeats_as_a_careful_one(kind, device, lambda run: None, repeats_again=True, dtype=dtype, place=place)
 
 
 @EVERY_KIND
-def test_training_repeats(device: torch.device, kind: str) -> None:
-    """zero_grad, backward, closures and schedulers leave the plan as it is."""
+@pytest.mark.parametrize("groups", [1, 2])
+def test_training_repeats(device: torch.device, kind: str, groups: int) -> None:
+    """zero_grad, backward, closures and schedulers leave the plan as it is; so do frozen parameters."""
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device)
-    optimizer = OPTIMIZERS[kind](model.parameters(), 0.01, num_data=10)
+    model[2].bias.requires_grad_(False)
+    params: Any = model.parameters()
+    if groups == 2:
+        params = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "temperature": 0.0}]
+    optimizer = OPTIMIZERS[kind](params, 0.01, num_data=10)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
 
     def closure() -> Tensor:
@@ -129,6 +167,22 @@ def test_what_is_never_repeated(kind: str, options: dict[str, Any]) -> None:
         param.grad = torch.ones_like(param)
         assert not optimizer._repeat_step()
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "options", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"lr": torch.tensor(0.01)}], ids=str
+)
+@EVERY_KIND
+@EVERY_PLACE
+def test_one_group_that_is_never_repeated(kind: str, options: dict[str, Any], place: Place) -> None:
+    """No group is repeated then; all are stepped once."""
+    run, careful = (Run(kind, torch.device("cpu"), careful, place=place) for careful in (False, True))
+    for each in (run, careful):
+        each.group.update({name: copy.copy(value) for name, value in options.items()})
+    for _ in range(3):
+        assert not run.step()
+        careful.step()
+        assert_same(run, careful)
 
 
 # --- One thing changes ---
@@ -223,6 +277,11 @@ def change_values(run: Run) -> None:
         run.params[0].add_(1)
 
 
+def gradients_in_one_tensor(run: Run) -> None:
+    """As of an all-reduce: views that touch, in another order than the parameters."""
+    run.params[3].grad, run.params[0].grad = torch.linspace(-1, 1, 48, device=run.params[0].device).view(2, 4, 6)
+
+
 def no_longer_required(run: Run) -> None:
     run.params[0].requires_grad_(False)
 
@@ -271,11 +330,22 @@ def add_group(run: Run) -> None:
 
 def remove_group_again(run: Run) -> None:
     add_group(run)
-    del run.optimizer.param_groups[1]
+    del run.optimizer.param_groups[-1]
 
 
 def replace_group(run: Run) -> None:
-    run.optimizer.param_groups[0] = {**run.group, "lr": 0.5, "params": list(run.params)}
+    run.optimizer.param_groups[run.place] = {**run.group, "lr": 0.5, "params": list(run.params)}
+
+
+def exchange_groups(run: Run) -> None:
+    """The noise follows the place of the parameter among all."""
+    run.optimizer.param_groups.reverse()
+
+
+def remove_group(run: Run) -> None:
+    if len(run.optimizer.param_groups) > 1:
+        del run.optimizer.param_groups[1 - run.place]
+        run.place = 0
 
 
 def load_own_state(run: Run) -> None:
@@ -284,7 +354,7 @@ def load_own_state(run: Run) -> None:
 
 def load_older_state(run: Run) -> None:
     state = copy.deepcopy(run.optimizer.state_dict())
-    state["param_groups"][0].update(step=torch.tensor(77), lr=0.5, seed=9)
+    state["param_groups"][run.place].update(step=torch.tensor(77), lr=0.5, seed=9)
     for entry in state["state"].values():
         for value in entry.values():
             value.fill_(3.0)
@@ -303,22 +373,27 @@ def set_counter_to_a_tensor(run: Run) -> None:
     run.group["step"] = torch.tensor(1000)
 
 
+def set_counter_to_a_float(run: Run) -> None:
+    run.group["step"] = torch.tensor(1000.0)
+
+
 def fill_counter(run: Run) -> None:
     run.group["step"].fill_(1000)
 
 
-def deep_copy(run: Run) -> None:
-    grads = [param.grad for param in run.params]
-    run.params, run.optimizer = copy.deepcopy((run.params, run.optimizer))
-    for param, grad in zip(run.params, grads, strict=True):
+def copy_run(run: Run, function: Callable[[Any], Any]) -> None:
+    grads = [param.grad for param in (*run.params, *run.others)]
+    run.params, run.others, run.optimizer = function((run.params, run.others, run.optimizer))
+    for param, grad in zip((*run.params, *run.others), grads, strict=True):
         param.grad = grad
+
+
+def deep_copy(run: Run) -> None:
+    copy_run(run, copy.deepcopy)
 
 
 def through_pickle(run: Run) -> None:
-    grads = [param.grad for param in run.params]
-    run.params, run.optimizer = pickle.loads(pickle.dumps((run.params, run.optimizer)))
-    for param, grad in zip(run.params, grads, strict=True):
-        param.grad = grad
+    copy_run(run, lambda parts: pickle.loads(pickle.dumps(parts)))
 
 
 #: name: (change, whether steps are repeated again after it).
@@ -340,11 +415,12 @@ CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
     "fused": (set_option("fused", True), True),
     "capturable": (set_option("capturable", True), False),
     "one gradient less": (without_one_gradient, True),
-    "no gradient": (without_any_gradient, False),
+    "no gradient": (without_any_gradient, True),
     "no gradient once": (without_gradients_once, True),
     "gradient of other strides": (gradient_of_other_strides, True),
     "shared gradient": (shared_gradient, True),
     "gradient with graph": (gradient_with_graph, True),
+    "gradients in one tensor": (gradients_in_one_tensor, True),
     "data": (swap_data, True),
     "data and strides": (swap_data_and_strides, True),
     "data of 16 bits": (swap_data_for_16_bits, True),
@@ -358,29 +434,60 @@ CHANGES: dict[str, tuple[Callable[[Run], None], bool]] = {
     "one more parameter": (append_parameter, True),
     "one more parameter later": (append_idle_parameter, True),
     "one parameter less": (remove_parameter, True),
-    "another group": (add_group, False),
+    "another group": (add_group, True),
     "another group for a moment": (remove_group_again, True),
     "group": (replace_group, True),
+    "order of groups": (exchange_groups, True),
+    "one group less": (remove_group, True),
     "load_state_dict": (load_own_state, True),
     "load_state_dict of another": (load_older_state, True),
     "cleared state": (clear_state, True),
     "counter as a number": (set_counter_to_a_number, True),
     "counter as a tensor": (set_counter_to_a_tensor, True),
+    "counter as a float": (set_counter_to_a_float, False),
     "counter filled": (fill_counter, True),
     "deepcopy": (deep_copy, True),
     "pickle": (through_pickle, True),
 }
 
 #: Where an optimizer with states need not repeat as SGLD does: they are not those of the plan, in the plan's order.
-OTHER_STATES = {"one gradient less", "another parameter", "a copy of a parameter", "one parameter less", "order"}
+OTHER_STATES = {
+    "one gradient less",
+    "one group less",
+    "another parameter",
+    "a copy of a parameter",
+    "one parameter less",
+    "order",
+}
 
 
 @EVERY_KIND
+@EVERY_PLACE
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_between_steps(device: torch.device, kind: str, name: str) -> None:
+def test_a_change_between_steps(device: torch.device, kind: str, name: str, place: Place) -> None:
     change, repeats_again = CHANGES[name]
     unknown = kind != "sgld" and name in OTHER_STATES
-    assert_repeats_as_a_careful_one(kind, device, change, None if unknown else repeats_again)
+    assert_repeats_as_a_careful_one(kind, device, change, None if unknown else repeats_again, place=place)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("place", [(0, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_while_others_have_no_gradient(device: torch.device, kind: str, name: str, place: Place) -> None:
+    """Groups of which only the counter advances, before and after."""
+    run, careful = (Run(kind, device, careful, place=place) for careful in (False, True))
+    change = CHANGES[name][0]
+
+    def change_of(each: Run) -> None:
+        for param in each.others:
+            param.grad = None
+        if each.number == BEFORE + 1:
+            change(each)
+
+    for number in range(BEFORE + AFTER):
+        assert run.step(change_of) or number not in range(1, BEFORE)
+        careful.step(change_of)
+        assert_same(run, careful)
 
 
 def state_name(run: Run) -> str:
@@ -460,16 +567,68 @@ STATE_CHANGES: dict[str, Callable[[Run], None]] = {
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, own in OWN_CHANGES.items() for name in own])
-def test_a_change_of_an_option_of_its_own(device: torch.device, kind: str, name: str) -> None:
-    assert_repeats_as_a_careful_one(kind, device, OWN_CHANGES[kind][name], True)
+@EVERY_PLACE
+def test_a_change_of_an_option_of_its_own(device: torch.device, kind: str, name: str, place: Place) -> None:
+    assert_repeats_as_a_careful_one(kind, device, OWN_CHANGES[kind][name], True, place=place)
 
 
 @pytest.mark.parametrize("kind", OWN_CHANGES)
+@EVERY_PLACE
 @pytest.mark.parametrize("name", STATE_CHANGES)
-def test_a_change_of_the_state(device: torch.device, kind: str, name: str) -> None:
+def test_a_change_of_the_state(device: torch.device, kind: str, name: str, place: Place) -> None:
     # A lost entry comes back at the end of the dictionary, in another order than the parameters.
     repeats_again = None if name == "lost entry" else True
-    assert_repeats_as_a_careful_one(kind, device, STATE_CHANGES[name], repeats_again)
+    assert_repeats_as_a_careful_one(kind, device, STATE_CHANGES[name], repeats_again, place=place)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@EVERY_PLACE
+@pytest.mark.parametrize("freeze_after", [1, BEFORE, 100])
+def test_steps_that_do_not_count(device: torch.device, kind: str, place: Place, freeze_after: int) -> None:
+    """A step with lr = 0 has the number of the one before it, also for what depends on the number."""
+    options = {"freeze_after": freeze_after} if kind == "psgld" else {}
+    change = set_option("lr", 0.0)
+    assert_repeats_as_a_careful_one(kind, device, change, True, place=place, **options)
+
+
+# --- Groups that share memory: the later one reads what the one before it wrote ---
+
+
+def gradient_is_a_parameter(run: Run) -> None:
+    run.params[0].grad = run.others[0].detach()
+
+
+def gradient_is_a_state(run: Run) -> None:
+    states = run.optimizer.state.get(run.others[0], {})
+    run.params[0].grad = states[state_name(run)] if states else run.others[0].detach()
+
+
+def gradient_of_both(run: Run) -> None:
+    run.others[0].grad = run.params[0].grad
+
+
+def parameter_of_both(run: Run) -> None:
+    """Both groups step it."""
+    run.params[0].data = run.others[0].data
+
+
+def counter_of_both(run: Run) -> None:
+    run.group["step"] = run.optimizer.param_groups[1 - run.place]["step"]
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("place", [(0, 2), (1, 2), (1, 3)], ids=str)
+@pytest.mark.parametrize(
+    "share", [gradient_is_a_parameter, gradient_is_a_state, gradient_of_both, parameter_of_both, counter_of_both]
+)
+def test_groups_that_share_memory(device: torch.device, kind: str, place: Place, share: Callable[[Run], None]) -> None:
+    run, careful = (Run(kind, device, careful, place=place) for careful in (False, True))
+    for number in range(BEFORE + AFTER):
+        here = share if number >= BEFORE - 1 else lambda run: None
+        repeated = run.step(here)
+        careful.step(here)
+        assert_same(run, careful)
+    assert repeated
 
 
 @pytest.mark.parametrize("freeze_after", range(1, 8))
@@ -550,10 +709,11 @@ BAD_OPTIONS = [
 
 
 @EVERY_KIND
+@EVERY_PLACE
 @pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=str)
-def test_an_option_that_became_bad(device: torch.device, kind: str, option: str, value: Any) -> None:
+def test_an_option_that_became_bad(device: torch.device, kind: str, option: str, value: Any, place: Place) -> None:
     """An error of the optimizer, not of the op; then training goes on as if nothing had been."""
-    run, careful = (Run(kind, device, careful) for careful in (False, True))
+    run, careful = (Run(kind, device, careful, place=place) for careful in (False, True))
     good = run.group[option]
     assert_refused(run, ValueError, rf"ald_ext\.{kind.upper()}: {option}: got", set_option(option, value))
     for _ in range(BEFORE):
@@ -563,6 +723,16 @@ def test_an_option_that_became_bad(device: torch.device, kind: str, option: str,
         each.group[option] = good
         each.step()
     assert_same(run, careful)
+
+
+@EVERY_KIND
+@EVERY_PLACE
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
+def test_a_bad_lr_of_a_group_without_gradients(device: torch.device, kind: str, place: Place, value: float) -> None:
+    """There is no op that would look at it."""
+    run = Run(kind, device, careful=False, place=place)
+    run.idle = list(range(len(run.params)))
+    assert_refused(run, ValueError, rf"ald_ext\.{kind.upper()}: lr: got", set_option("lr", value))
 
 
 def sparse_gradient(run: Run) -> None:
@@ -613,6 +783,195 @@ def test_a_parameter_that_got_gaps(device: torch.device) -> None:
     assert run.group["step"] == BEFORE
 
 
+def gradient_of_another_dtype(run: Run) -> None:
+    run.params[0].data = run.params[0].data.double()
+
+
+def gradient_of_another_shape(run: Run) -> None:
+    run.params[0].data = torch.ones(2, 3, device=run.params[0].device)
+
+
+def own_gradient(run: Run) -> None:
+    run.params[0].grad = run.params[0].detach()
+
+
+def gradient_of_its_neighbour(run: Run) -> None:
+    run.params[0].grad = run.params[3].detach()
+
+
+def gradient_that_reaches_into_a_parameter(run: Run) -> None:
+    """By its last element, or by its first."""
+    memory = torch.ones(60, device=run.params[0].device)
+    run.params[0].data = memory[23:47].view(4, 6)
+    run.params[3].grad = memory[:24].view(4, 6)
+
+
+def gradient_that_begins_in_a_parameter(run: Run) -> None:
+    memory = torch.ones(60, device=run.params[0].device)
+    run.params[0].data = memory[:24].view(4, 6)
+    run.params[3].grad = memory[23:47].view(4, 6)
+
+
+def gradient_in_an_unchanged_parameter(run: Run) -> None:
+    """Which the parameters' memory does not tell."""
+    run.params[1].grad = run.params[0].detach().view(-1)[21:]
+
+
+def scalar_gradient_in_a_parameter(run: Run) -> None:
+    run.params[2].grad = run.params[0].detach().view(-1)[7]
+
+
+def same_memory_twice(run: Run) -> None:
+    run.params[3].data = run.params[0].data
+
+
+def counter_at_its_end(run: Run) -> None:
+    run.group["step"].fill_(2**40)
+
+
+def negative_counter(run: Run) -> None:
+    run.group["step"].fill_(-1)
+
+
+def counter_of_two(run: Run) -> None:
+    run.group["step"] = torch.tensor([BEFORE, BEFORE])
+
+
+BAD_TENSORS = [
+    sparse_gradient,
+    gradient_of_another_dtype,
+    gradient_of_another_shape,
+    parameter_with_gaps,
+    complex_parameter,
+    own_gradient,
+    gradient_of_its_neighbour,
+    gradient_that_reaches_into_a_parameter,
+    gradient_that_begins_in_a_parameter,
+    gradient_in_an_unchanged_parameter,
+    scalar_gradient_in_a_parameter,
+    same_memory_twice,
+    counter_at_its_end,
+    negative_counter,
+    counter_of_two,
+]
+
+
+def state_of_another_shape(run: Run) -> None:
+    run.optimizer.state[run.params[0]][state_name(run)] = torch.ones(3, device=run.params[0].device)
+
+
+def data_of_another_shape_in_a_state(run: Run) -> None:
+    run.optimizer.state[run.params[0]][state_name(run)].data = torch.ones(3, device=run.params[0].device)
+
+
+def state_is_a_parameter(run: Run) -> None:
+    run.optimizer.state[run.params[0]][state_name(run)].data = run.params[0].data
+
+
+def gradient_is_its_state(run: Run) -> None:
+    run.params[0].grad = run.optimizer.state[run.params[0]][state_name(run)]
+
+
+def foreign_state_is_a_parameter(run: Run) -> None:
+    run.optimizer.state[run.params[0]]["average"] = run.params[0].detach()
+
+
+BAD_STATES = [
+    state_of_another_shape,
+    data_of_another_shape_in_a_state,
+    state_is_a_parameter,
+    gradient_is_its_state,
+    foreign_state_is_a_parameter,
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [(kind, change) for kind in OPTIMIZERS for change in BAD_TENSORS + (BAD_STATES if kind != "sgld" else [])],
+)
+@LATER
+def test_a_later_group_that_became_bad(
+    device: torch.device, kind: str, change: Callable[[Run], None], place: Place
+) -> None:
+    """The groups before it are as they were, and the error is that of the checks."""
+    run, careful = (Run(kind, device, careful, place=place) for careful in (False, True))
+    errors = []
+    for each in (run, careful):
+        for number in range(BEFORE):
+            assert each.step() == (not each.careful and number > 0)
+        each.give_gradients()
+        change(each)
+        before = [tensor.clone() for tensor in each.everything()]
+        if each.careful:
+            each.optimizer._plan = None
+        with pytest.raises(RuntimeError) as raised:
+            each.optimizer.step()
+        errors.append((raised.type, str(raised.value)))
+        assert len(before) == len(each.everything())
+        for old, new in zip(before, each.everything(), strict=True):
+            assert torch.equal(old, new)
+    assert errors[0] == errors[1]
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("place", [(0, 2), (0, 3)], ids=str)
+@pytest.mark.parametrize("change", [sparse_gradient, complex_parameter, gradient_in_an_unchanged_parameter])
+def test_a_first_group_that_became_bad(
+    device: torch.device, kind: str, change: Callable[[Run], None], place: Place
+) -> None:
+    run = Run(kind, device, careful=False, place=place)
+    for _ in range(BEFORE):
+        run.step()
+    run.give_gradients()
+    change(run)
+    before = [tensor.clone() for tensor in run.everything()]
+    with pytest.raises(RuntimeError, match=rf"ald_ext\.{kind.upper()}: param"):
+        run.optimizer.step()
+    for old, new in zip(before, run.everything(), strict=True):
+        assert torch.equal(old, new)
+
+
+@EVERY_KIND
+def test_a_device_that_fails_in_a_later_group(device: torch.device, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No group is stepped twice. (That the first one was stepped at all nobody could know before.)"""
+    run, careful = (Run(kind, device, careful, place=(1, 2)) for careful in (False, True))
+    for _ in range(BEFORE):
+        run.step()
+        careful.step()
+    write = ops.write
+    for each in (run, careful):
+        calls: list[Any] = []
+
+        def fail_at_the_second(*args: Any, calls: list[Any] = calls, **kwargs: Any) -> None:
+            calls.append(args)
+            if len(calls) == 2:
+                raise RuntimeError("out of memory")
+            write(*args, **kwargs)
+
+        monkeypatch.setattr(ops, "write", fail_at_the_second)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            each.step()
+        assert len(calls) == 2
+        monkeypatch.setattr(ops, "write", write)
+    for a, b in zip([*run.others, *run.params], [*careful.others, *careful.params], strict=True):
+        assert torch.equal(a, b)
+
+
+@EVERY_PLACE
+def test_a_counter_that_cannot_be_advanced(device: torch.device, place: Place) -> None:
+    """One of inference mode, outside of it. The parameters of its group are as they were."""
+    run = Run("sgld", device, careful=False, place=place)
+    for _ in range(BEFORE):
+        run.step()
+    with torch.inference_mode():
+        run.group["step"] = torch.tensor(BEFORE)
+    before = [param.clone() for param in run.params]
+    with pytest.raises(RuntimeError, match="nference"):
+        run.step()
+    for old, new in zip(before, run.params, strict=True):
+        assert torch.equal(old, new)
+
+
 def test_a_failed_closure_and_a_failed_hook(device: torch.device) -> None:
     run = Run("sgld", device, careful=False)
     for _ in range(BEFORE):
@@ -634,11 +993,12 @@ def test_a_failed_closure_and_a_failed_hook(device: torch.device) -> None:
 
 
 @EVERY_KIND
-def test_repeated_steps_count_their_writes(device: torch.device, kind: str) -> None:
-    run = Run(kind, device, careful=False)
+@EVERY_PLACE
+def test_repeated_steps_count_their_writes(device: torch.device, kind: str, place: Place) -> None:
+    run = Run(kind, device, careful=False, place=place)
     for _ in range(BEFORE):
         run.step()
-    written = [*run.params, *(state for entry in run.optimizer.state.values() for state in entry.values())]
+    written = [*run.params, *run.others, *(state for entry in run.optimizer.state.values() for state in entry.values())]
     versions = [tensor._version for tensor in written]
     loss = run.params[0].square().sum()  # keeps the parameter for its backward
     run.give_gradients()

@@ -57,7 +57,8 @@ class ModelConfig:
         for name in ("latent_dim", "width", "hidden_units"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("hidden_layers", self.hidden_layers >= 0, ">= 0")
-        self._require("shape", len(self.shape) >= 1 and min(self.shape) >= 1, "at least one dimension, all >= 1")
+        whole = all(type(size) is int and size >= 1 for size in self.shape)
+        self._require("shape", len(self.shape) >= 1 and whole, "at least one dimension, all integers >= 1")
         self._require_one_of("network", NETWORKS)
         self._require_one_of("data", DATA_KINDS)
         self._require_one_of("likelihood", LIKELIHOODS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -33,14 +34,45 @@ class StepLists:
 
 
 @dataclass(frozen=True)
-class StepPlan:
-    """A step whose every check passed, to be repeated without them for as long as nothing has changed.
+class SeenTensors:
+    """What a step found out about the tensors of a group: a later one of the same answers need not ask more."""
 
-    Note [Repeated steps]
-        With many small tensors the checks in Python cost more than the step. The compiled op looks at every tensor
-        again, so what is compared here is only that it is called with the right lists: the same group, options,
-        parameters and states, and no gradient missing.
-    """
+    layouts: list[tuple[Any, ...]]  # of the parameters, then of the states
+    addresses: list[int]  # likewise
+    sizes: list[int]  # of the parameters, in bytes
+    written: list[tuple[int, int]]  # the memory of both, in order; no two overlap
+
+    @classmethod
+    def of(cls, params: Sequence[Tensor], states: Iterable[Sequence[Tensor]]) -> SeenTensors:
+        tensors = [*params, *chain.from_iterable(states)]
+        addresses = addresses_of(tensors)
+        sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+        return cls(
+            layouts=layouts_of(tensors),
+            addresses=addresses,
+            sizes=sizes[: len(params)],
+            written=sorted((begin, begin + size) for begin, size in zip(addresses, sizes, strict=True) if size > 0),
+        )
+
+    def are_still(self, params: Sequence[Tensor], states: Iterable[Sequence[Tensor]], grads: Sequence[Tensor]) -> bool:
+        """True of the same memory and layouts, and gradients of the parameters' layouts in memory of their own."""
+        tensors = [*params, *chain.from_iterable(states)]
+        return (
+            layouts_of(tensors) == self.layouts
+            and addresses_of(tensors) == self.addresses
+            and layouts_of(grads) == self.layouts[: len(params)]
+            and not any(map(self._is_written, addresses_of(grads), self.sizes))
+        )
+
+    def _is_written(self, begin: int, size: int) -> bool:
+        """True if a step writes to any of the ``size`` bytes from ``begin`` on."""
+        number = bisect_left(self.written, (begin + size,)) - 1  # the last range that begins before their end
+        return size > 0 and number >= 0 and self.written[number][1] > begin
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group's part of a StepPlan: a call of the op, and the counter. Without gradients it is the counter alone."""
 
     group: Group
     options: list[Any]
@@ -53,6 +85,39 @@ class StepPlan:
     counted: list[Tensor]
     parameters: list[int]
     offsets: list[int]
+    seen: SeenTensors | None  # None: the op looks, before anything of the step is written
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step whose every check passed, to be repeated without them for as long as nothing has changed.
+
+    Note [Repeated steps]
+        With many small tensors the checks in Python cost more than the step. The compiled op looks at every tensor
+        again, so what is compared for the first group is only that the op is called with the right lists: the same
+        group, options, parameters and states, and no gradient missing. If it refuses them, nothing was written, and
+        the checks will tell more, or mend what is amiss.
+
+        When the op of a later group looks, those before it have been written, and there is no way back. So, before
+        anything is written, all that the checks of a later group ask (_check_group, _gather) is asked of it again:
+
+            options              are equal, and are no tensors; lr is a finite float >= 0
+            counter              is an int64 tensor on the CPU, and in its range
+            parameters, states   are the same tensors, and no more, of the same dtypes, devices, shapes, strides and
+                                 addresses as after a step that the checks and the op let pass
+            gradients            are there for the same parameters, of their dtypes, devices, shapes and strides (so
+                                 that none is copied); no memory of theirs is written by the group's step
+
+        Hence the checks would have let the step pass, and have made the same calls of the op in the same order; memory
+        that two groups share is seen by both ways at the same point of the step. The op's own checks ask no more. What
+        can still fail in a later group is the device; that error is the one after the checks, and there too leaves
+        the groups before it stepped. It is not caught, as a second try would step those again.
+    """
+
+    groups: list[Group]
+    parts: list[GroupPlan]
+    params: list[Tensor]
+    state_entries: list[dict[str, Any]]
 
 
 def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None:
@@ -165,43 +230,55 @@ class LangevinOptimizer(Optimizer, ABC):
         plan = self._plan
         if torch.compiler.is_compiling() or plan is None or not self._holds(plan):
             return False
-        group = plan.group
-        grads = [param.grad for param in plan.params]
-        step = group["step"].item() + 1
-        try:
-            ops.write(
-                self._op(),
-                plan.counted,
-                plan.params,
-                grads,
-                *plan.states,
-                **plan.settings,
-                lr=group["lr"],
-                step=step,
-                parameters=plan.parameters,
-                offsets=plan.offsets,
-            )
-        except RuntimeError:  # nothing was written; the checks will tell more, or mend what is amiss
-            return False
-        if group["lr"] != 0:  # Note [Steps that count]
-            group["step"].fill_(step)
+        op = self._op()
+        for part in plan.parts:
+            group = part.group
+            lr, counter = group["lr"], group["step"]
+            step = counter.item() + (lr != 0)  # Note [Steps that count]
+            if part.params:
+                try:
+                    ops.write(
+                        op,
+                        part.counted,
+                        part.params,
+                        [param.grad for param in part.params],
+                        *part.states,
+                        **part.settings,
+                        lr=lr,
+                        step=step,
+                        parameters=part.parameters,
+                        offsets=part.offsets,
+                    )
+                except RuntimeError:
+                    if part is not plan.parts[0]:
+                        raise
+                    return False
+            if lr != 0:
+                counter.fill_(step)
         return True
 
     def _holds(self, plan: StepPlan) -> bool:
-        group = plan.group
         return (
-            isinstance(group["step"], Tensor)
-            and len(self.param_groups) == 1
-            and self.param_groups[0] is group
-            and type(group["lr"]) is float
-            and self._options(group) == plan.options
-            and same_objects(group["params"], plan.group_params)
-            and all(param.grad is None for param in plan.idle)
+            same_objects(self.param_groups, plan.groups)
+            and all(map(self._group_holds, plan.parts))
             and self._has_states(plan)
             and all(
-                same_objects([entry.get(name) for entry in plan.state_entries], tensors)
-                for name, tensors in zip(self.state_names, plan.states, strict=True)
+                same_objects([entry.get(name) for entry in part.state_entries], tensors)
+                for part in plan.parts
+                for name, tensors in zip(self.state_names, part.states, strict=True)
             )
+            and all(part.seen is None or self._tensors_hold(part, part.seen) for part in plan.parts)
+        )
+
+    def _group_holds(self, part: GroupPlan) -> bool:
+        group = part.group
+        return (
+            isinstance(group["step"], Tensor)
+            and (not group["step"].is_inference() or torch.is_inference_mode_enabled())  # else it cannot be advanced
+            and type(group["lr"]) is float
+            and self._options(group) == part.options
+            and same_objects(group["params"], part.group_params)
+            and all(param.grad is None for param in part.idle)
         )
 
     def _has_states(self, plan: StepPlan) -> bool:
@@ -210,6 +287,22 @@ class LangevinOptimizer(Optimizer, ABC):
             bool(self.state_names)
             and same_objects([self.state.get(param) for param in plan.params], plan.state_entries)
         )
+
+    def _tensors_hold(self, part: GroupPlan, seen: SeenTensors) -> bool:
+        """What the op would ask of lr, the counter and the tensors, or the checks mend."""
+        counter = part.group["step"]
+        grads = [param.grad for param in part.params if param.grad is not None]
+        try:
+            return (
+                0 <= part.group["lr"] < math.inf
+                and counter.dtype == torch.int64
+                and counter.device.type == "cpu"
+                and 0 <= counter.item() < reference.MAX_STEP
+                and all(len(entry) == len(self.state_names) for entry in part.state_entries)
+                and seen.are_still(part.params, part.states, grads)
+            )
+        except RuntimeError:  # a tensor without strides or address, a counter of several elements
+            return False
 
     def _options(self, group: Group) -> list[Any]:
         """All that a step depends on beside lr, step and tensors."""
@@ -221,29 +314,31 @@ class LangevinOptimizer(Optimizer, ABC):
         for group, first_index in groups:
             self._check_group(group, first_index)
         self._plan = None
+        parts: list[GroupPlan | None] = []
         for group, first_index in groups:
             lists = self._gather(group, first_index)
             if not is_known_zero(group["lr"]):  # Note [Steps that count]
                 group["step"] += 1
             for tensors in lists:
                 self._update(group, tensors)
-        if len(groups) == 1 and len(lists) == 1 and not torch.compiler.is_compiling():
-            self._plan = self._make_plan(groups[0][0], lists[0])
+            if not torch.compiler.is_compiling():
+                parts.append(self._plan_group(group, lists, is_first=not parts))
+        self._plan = make_plan(parts)
 
-    def _make_plan(self, group: Group, tensors: StepLists) -> StepPlan | None:
-        entries = [self.state[param] for param in tensors.params] if self.state_names else []
-        states = [[entry[name] for entry in entries] for name in self.state_names]
+    def _plan_group(self, group: Group, lists: list[StepLists], is_first: bool) -> GroupPlan | None:
         options = self._options(group)
         repeatable = (
-            not any(isinstance(option, Tensor) for option in options)  # it could change in place
-            and self._implementation(group, tensors) == "fused"
+            len(lists) <= 1
             and not group["capturable"]
-            and same_objects(tensors.grads, [param.grad for param in tensors.params])
+            and not any(isinstance(option, Tensor) for option in options)  # it could change in place
+            and all(self._implementation(group, tensors) == "fused" for tensors in lists)
         )
-        if not repeatable:
+        tensors = lists[0] if lists else StepLists()
+        if not repeatable or not same_objects(tensors.grads, [param.grad for param in tensors.params]):
             return None
-        counted = ops.with_version_counter([*tensors.params, *chain.from_iterable(states)])
-        return StepPlan(
+        entries = [self.state[param] for param in tensors.params] if self.state_names else []
+        states = [[entry[name] for entry in entries] for name in self.state_names]
+        return GroupPlan(
             group=group,
             options=options,
             settings=self._settings(group),
@@ -252,9 +347,10 @@ class LangevinOptimizer(Optimizer, ABC):
             params=tensors.params,
             state_entries=entries,
             states=states,
-            counted=counted,
+            counted=ops.with_version_counter([*tensors.params, *chain.from_iterable(states)]),
             parameters=tensors.parameters,
             offsets=[0] * len(tensors.params),
+            seen=None if is_first and lists else SeenTensors.of(tensors.params, states),
         )
 
     def _groups_with_first_index(self) -> list[tuple[Group, int]]:
@@ -328,14 +424,20 @@ class LangevinOptimizer(Optimizer, ABC):
 
     def _check_param(self, group: Group, param: Tensor, index: int) -> None:
         where = f"ald_ext.{type(self).__name__}: parameter {index}"
-        assert param.grad is not None
-        if param.grad.is_sparse:
+        grad = param.grad
+        assert grad is not None
+        if grad.is_sparse:
             raise RuntimeError(f"{where}: got a sparse gradient, expected a dense one")
         if param.dtype not in ops.PARAMETER_DTYPES:
             expected = ", ".join(str(dtype) for dtype in ops.PARAMETER_DTYPES)
             raise RuntimeError(f"{where}: got dtype {param.dtype}, expected one of {expected}")
-        if param.grad.dtype != param.dtype:
-            raise RuntimeError(f"{where}: got a gradient of dtype {param.grad.dtype}, expected {param.dtype}")
+        if grad.dtype != param.dtype:
+            raise RuntimeError(f"{where}: got a gradient of dtype {grad.dtype}, expected {param.dtype}")
+        if grad.shape != param.shape or grad.device != param.device:
+            raise RuntimeError(
+                f"{where}: got a gradient of shape {tuple(grad.shape)} on {grad.device}, "
+                f"expected {tuple(param.shape)} on {param.device}"
+            )
         if not is_dense(param):
             raise RuntimeError(
                 f"{where}: got strides {tuple(param.stride())} for shape {tuple(param.shape)}, "
@@ -396,6 +498,19 @@ class LangevinOptimizer(Optimizer, ABC):
         return "fused" if fused else "reference"
 
 
+def make_plan(parts: list[GroupPlan | None]) -> StepPlan | None:
+    """None if any group is not to be repeated."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    return StepPlan(
+        groups=[part.group for part in known],
+        parts=known,
+        params=[param for part in known for param in part.params],
+        state_entries=[entry for part in known for entry in part.state_entries],
+    )
+
+
 def remember_loaded(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     optimizer.__dict__["_loaded"] = state_dict
 
@@ -417,6 +532,14 @@ def memory_range(tensor: Tensor) -> tuple[int, int]:
     """Addresses of a tensor that fills its memory; empty where it has none."""
     begin = tensor.data_ptr() if tensor.device.type != "meta" else 0
     return begin, begin + tensor.numel() * tensor.element_size() if begin else 0
+
+
+def layouts_of(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
+    return [(tensor.dtype, tensor.device, tensor.shape, tensor.stride()) for tensor in tensors]
+
+
+def addresses_of(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def same_objects(first: Iterable[Any], second: Sequence[Any]) -> bool:

@@ -18,7 +18,7 @@ LOOK_EVERY = 50
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is not finite, or exploded; the last checkpoint is of before."""
+    """The loss is not finite, or exploded; a checkpoint, if there is one, is of before."""
 
 
 class DivergenceWatch:
@@ -84,5 +84,5 @@ class DivergenceWatch:
             remedies += " or the tilt"
         raise TrainingDivergedError(
             f"{self.config.model}: diverged at step {step} ({seen}). "
-            f"The last checkpoint is of before. Try {remedies} (lr is {self.config.lr:g})."
+            f"A checkpoint, if there is one, is of before. Try {remedies} (lr is {self.config.lr:g})."
         )

@@ -39,6 +39,8 @@ SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves
 FILES = (CHECKPOINT, METRICS, CONFIG, SAMPLES, RECONSTRUCTIONS, CURVES)
 TENSORBOARD = "tensorboard"
 PICTURE_IMAGES = 50
+#: The dataset of runs on data that were passed in and have no name.
+GIVEN_DATA = "(given in Python)"
 
 MakeModel = Callable[[ModelConfig], LatentVariableModel]
 
@@ -129,8 +131,11 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     Raises:
         ValueError: settings that do not fit each other or the data. OSError: data that cannot be read.
     """
+    dataset = config.dataset
     if data is None:
-        data = load_dataset(config.dataset, config.data_root, download=config.download)
+        data = load_dataset(dataset, config.data_root, download=config.download)
+    else:
+        dataset = data.name or GIVEN_DATA
     if not len(data.test_images):
         raise ValueError("data: got no test images, expected one at least, to evaluate the model on")
     num_data = len(data.train_images)
@@ -138,7 +143,7 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     model_class = find_model_class(config.model)
     network = dataclasses.replace(config.network, shape=tuple(data.train_images.shape[1:]), num_data=num_data)
     network = as_config_of(model_class.config_class, network)
-    config = dataclasses.replace(config, network=network, epochs=config.num_epochs)
+    config = dataclasses.replace(config, network=network, epochs=config.num_epochs, dataset=dataset)
     batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
     model = (make_model or model_class)(network).to(config.device)
     eager_because = why_not_captured(model, config)

@@ -7,12 +7,12 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu
 
 .PHONY: demo models experiments test bench noise-check gpu-check lint clean
 
-## Train a Langevin autoencoder on 4,500 real digits, about a minute on two cores; pictures and metrics in runs/demo.
+## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
 	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
 	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
 
-## Train every model with its default settings, fifteen minutes on two cores; pictures and tables in docs/models.
+## Train every model with its default settings, a quarter of an hour on two cores; pictures and tables in docs/models.
 models: $(VENV)/built
 	for model in lae clae ae sparse-ae vae abp dlgm; do \
 	    $(BIN)/ald-ext train --model $$model --out runs/models/$$model --overwrite && mkdir -p docs/models/$$model && \

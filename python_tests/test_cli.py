@@ -100,7 +100,7 @@ def test_a_resumed_run_cannot_change_what_it_is(trained):
     before = (trained / "checkpoint.pt").read_bytes()
     result = run("train", "--out", trained, "--epochs", 3, "--lr", 0.5, "--resume")
     assert result.returncode == 1
-    assert "resume: the checkpoint is of another run: got lr=0.5, expected lr=0.003" in result.stderr
+    assert "resume: the checkpoint is of another run: got lr=0.5, expected lr=0.004" in result.stderr
     assert (trained / "checkpoint.pt").read_bytes() == before
 
 

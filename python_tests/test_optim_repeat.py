@@ -791,6 +791,10 @@ def gradient_of_another_shape(run: Run) -> None:
     run.params[0].data = torch.ones(2, 3, device=run.params[0].device)
 
 
+def another_shape_of_the_same_memory(run: Run) -> None:
+    run.params[0].data = run.params[0].data.view(6, 4)
+
+
 def own_gradient(run: Run) -> None:
     run.params[0].grad = run.params[0].detach()
 
@@ -843,6 +847,7 @@ BAD_TENSORS = [
     gradient_of_another_shape,
     parameter_with_gaps,
     complex_parameter,
+    another_shape_of_the_same_memory,
     own_gradient,
     gradient_of_its_neighbour,
     gradient_that_reaches_into_a_parameter,
@@ -864,6 +869,11 @@ def data_of_another_shape_in_a_state(run: Run) -> None:
     run.optimizer.state[run.params[0]][state_name(run)].data = torch.ones(3, device=run.params[0].device)
 
 
+def another_shape_of_the_memory_of_a_state(run: Run) -> None:
+    state = run.optimizer.state[run.params[0]][state_name(run)]
+    state.data = state.data.view(6, 4)
+
+
 def state_is_a_parameter(run: Run) -> None:
     run.optimizer.state[run.params[0]][state_name(run)].data = run.params[0].data
 
@@ -879,6 +889,7 @@ def foreign_state_is_a_parameter(run: Run) -> None:
 BAD_STATES = [
     state_of_another_shape,
     data_of_another_shape_in_a_state,
+    another_shape_of_the_memory_of_a_state,
     state_is_a_parameter,
     gradient_is_its_state,
     foreign_state_is_a_parameter,
@@ -911,6 +922,33 @@ def test_a_later_group_that_became_bad(
         for old, new in zip(before, each.everything(), strict=True):
             assert torch.equal(old, new)
     assert errors[0] == errors[1]
+
+
+@EVERY_KIND
+@pytest.mark.parametrize(("begin", "overlaps"), [(0, False), (1, True), (24, True), (47, True), (48, False)])
+def test_a_gradient_beside_a_parameter(device: torch.device, kind: str, begin: int, overlaps: bool) -> None:
+    """In a later group, whose parameter is elements 24 to 47 of a tensor; the gradient is of 24 elements too."""
+    memory = torch.ones(96, device=device)
+    params = [torch.ones(3, device=device), memory[24:48], torch.ones(24, device=device)]
+    optimizer = OPTIMIZERS[kind]([{"params": params[:1]}, {"params": params[1:]}], 0.01, num_data=10)
+    for _ in range(BEFORE):
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+    plan = optimizer._plan
+    assert plan is not None
+    for param in params:
+        param.grad = torch.ones_like(param)
+    params[2].grad = memory[begin : begin + 24]
+    before = [param.clone() for param in params]
+    if overlaps:
+        with pytest.raises(RuntimeError, match="share memory"):
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+        assert [group["step"] for group in optimizer.param_groups] == [BEFORE] * 2
+    else:
+        optimizer.step()
+        assert optimizer._plan is plan, "a repeated step"
 
 
 @EVERY_KIND

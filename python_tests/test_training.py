@@ -228,7 +228,7 @@ def test_a_state_of_a_captured_run_is_taken_by_one_that_is_not():
         loop.load_optimizer(second.optimizer, first.optimizer.state_dict())
         for group in second.optimizer.param_groups:
             assert type(group["lr"]) is type(own)
-            assert float(group["lr"]) == pytest.approx(3e-3)
+            assert float(group["lr"]) == pytest.approx(4e-3)
             assert group["capturable"] is (second is captured)
     assert captured.optimizer.param_groups[0]["lr"] is own  # a graph reads this very tensor
 
@@ -683,7 +683,7 @@ def copied(trained, tmp_path) -> Path:
     [
         ({"model": "vae"}, "got model='vae', expected model='lae'"),
         ({"model": "abp"}, "got model='abp', expected model='lae'"),
-        ({"lr": 0.5, "seed": 1}, "got lr=0.5, seed=1, expected lr=0.003, seed=0"),
+        ({"lr": 0.5, "seed": 1}, "got lr=0.5, seed=1, expected lr=0.004, seed=0"),
         ({"batch_size": 10}, "got batch_size=10, expected batch_size=20"),
         ({"network": {"width": 5}}, "got network.width=5, expected network.width=4"),
         ({"schedule": "cosine"}, "got schedule='cosine', expected schedule='constant'"),

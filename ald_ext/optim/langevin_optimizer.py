@@ -253,8 +253,7 @@ class LangevinOptimizer(Optimizer, ABC):
                     if part is not plan.parts[0]:
                         raise
                     return False
-            if lr != 0:
-                counter.fill_(step)
+            counter.fill_(step)
         return True
 
     def _holds(self, plan: StepPlan) -> bool:

@@ -16,7 +16,7 @@ from ..models.config import check_settings
 SCHEDULES = ("constant", "cosine", "polynomial")
 
 #: Learning rate where none is given, of PSGLD and of Adam.
-DEFAULT_LR = 3e-3
+DEFAULT_LR = 4e-3
 
 #: Epochs where none are given; fewer of models whose steps take many gradients.
 DEFAULT_EPOCHS, FEWER_EPOCHS = 100, {"abp": 20, "dlgm": 30}
@@ -85,10 +85,10 @@ class TrainingConfig:
     final_lr: float = 0.02
     decay_offset: float = 1000.0
     decay_exponent: float = 1.0
-    warm_up: int = 200
+    warm_up: int = 500
     temperature: float = 1.0
     alpha: float = 0.99
-    eps: float = 0.1
+    eps: float = 0.3
     freeze_after: int | None = None
     seed: int = 0
     device: str = "cpu"

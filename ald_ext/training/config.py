@@ -94,7 +94,7 @@ class TrainingConfig:
     device: str = "cpu"
     bf16: bool = False
     capture: bool | None = None
-    evaluate_every: int = 1
+    evaluate_every: int = 5
     pictures_every: int | None = None
     checkpoint_every: int | None = None
     tensorboard: bool = False

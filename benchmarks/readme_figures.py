@@ -17,6 +17,7 @@ from experiments_page import aims_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+TRAINING = ROOT / "benchmarks/results/training_cpu.json"
 
 #: What the README quotes of the ratios of update times, numerator over denominator, and how it calls them.
 QUOTED_RATIOS = {
@@ -66,6 +67,31 @@ def demo() -> str:
     )
 
 
+#: What the README quotes of the ratios of training steps: (family, model, numerator, denominator).
+QUOTED_TRAINING = {
+    (
+        "mlp, batch 100",
+        "lae",
+        "PyTorch, plain step",
+        "ours",
+    ): "LAE, MLP of 5M parameters: plain PyTorch over ours",
+    ("mlp, batch 100", "lae", "PyTorch, foreach step", "ours"): "the same: `torch._foreach` over ours",
+    ("mlp, batch 100", "lae", "torch.compile", "ours"): "the same: `torch.compile` over ours",
+    ("mlp, batch 100", "lae", "ours", "ours, vae"): "the same: LAE over VAE, both ours",
+    ("conv, batch 50", "lae", "PyTorch, foreach step", "ours"): "LAE, convolutional: `torch._foreach` over ours",
+    ("conv, batch 50", "lae", "torch.compile", "ours"): "the same: `torch.compile` over ours",
+    ("conv, batch 50", "lae", "ours", "ours, vae"): "the same: LAE over VAE, both ours",
+}
+
+
+def training(results: dict[str, Any]) -> str:
+    """The table of the training steps' ratios."""
+    keys = ("family", "size", "numerator", "denominator")
+    ratios = {tuple(ratio[key] for key in keys): ratio["median"] for ratio in results["ratios"]}
+    lines = ["| ratio of times of a step | |", "| --- | ---: |"]
+    return "\n".join([*lines, *(f"| {text} | {ratios[key]:.2f} |" for key, text in QUOTED_TRAINING.items())])
+
+
 def replace_block(text: str, name: str, content: str) -> str:
     """`text` with `content` between the markers of `name`."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
@@ -78,6 +104,7 @@ def replace_block(text: str, name: str, content: str) -> str:
 def updated_readme() -> str:
     text = README.read_text()
     text = replace_block(text, "speed", speed(json.loads((ROOT / "benchmarks/results/cpu.json").read_text())))
+    text = replace_block(text, "training", training(json.loads(TRAINING.read_text())))
     text = replace_block(text, "demo", demo())
     text = replace_block(text, "models", models())
     return replace_block(text, "experiments", aims_table())

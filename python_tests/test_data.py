@@ -283,6 +283,7 @@ def test_existing_faces_need_no_download(tmp_path):
 )
 def test_missing_packages_are_named(tmp_path, monkeypatch, name, module, package):
     write_celeba(tmp_path)
+    data_module.read_mnist5k.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"dataset {name}: .* pip install {package}$"):
         load_dataset(name, str(tmp_path))

@@ -50,7 +50,15 @@ def no_pictures(monkeypatch):
 
 
 def config(network: dict | None = None, **options) -> TrainingConfig:
-    options = {"dataset": "few", "epochs": 3, "batch_size": 20, "warm_up": 0, "schedule": "constant", **options}
+    options = {
+        "dataset": "few",
+        "epochs": 3,
+        "batch_size": 20,
+        "warm_up": 0,
+        "schedule": "constant",
+        "evaluate_every": 1,
+        **options,
+    }
     network = {"latent_dim": 4, "width": 4, **(network or {})}
     if options.get("model") == "abp":
         network = {"langevin_steps": 2, "inference_steps": 2, **network}

@@ -48,6 +48,8 @@ def config(**options) -> TrainingConfig:
         {
             "epochs": 3,
             "batch_size": 20,
+            "schedule": "constant",
+            "evaluate_every": 1,
             "network": {"latent_dim": 4, "width": 4, "dequantization": "uniform"},
             **options,
         }

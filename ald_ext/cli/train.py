@@ -115,11 +115,11 @@ def train_command(
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
     }
+    if resume and config is not None:
+        raise ValueError(f"config: got {str(config)!r} with --resume, expected one of them: a run keeps its settings")
     saved: dict[str, Any] = {}
     if config is not None:
         saved = TrainingConfig.load(config).to_dict()
-    if resume and config is not None:
-        raise ValueError(f"config: got {str(config)!r} with --resume, expected one of them: a run keeps its settings")
     if resume:
         saved = load_checkpoint(out / CHECKPOINT)["config"]
     metrics = train(merged_config(saved, given, parse_options(option or [])), out, resume=resume, overwrite=overwrite)

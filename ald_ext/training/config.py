@@ -19,7 +19,7 @@ SCHEDULES = ("constant", "cosine", "polynomial")
 DEFAULT_LR = 4e-3
 
 #: Epochs where none are given; fewer of models whose steps take many gradients.
-DEFAULT_EPOCHS, FEWER_EPOCHS = 100, {"abp": 20, "dlgm": 30}
+DEFAULT_EPOCHS, FEWER_EPOCHS = 80, {"abp": 20, "dlgm": 30}
 
 #: What may change when a run is resumed. The rest would make it another run.
 RESUMABLE = {
@@ -44,7 +44,7 @@ class TrainingConfig:
         dataset: see :func:`ald_ext.training.load_dataset`: "mnist5k" (embedded), another name, a .npz file or a folder.
         data_root: folder of the files of a data set that has a name.
         download: fetch files that are missing there.
-        epochs: passes over the training images; None: 100, and fewer for ABP and DLGM, whose steps take longer.
+        epochs: passes over the training images; None: 80, and fewer for ABP and DLGM, whose steps take longer.
         batch_size: images a minibatch.
         lr: step size of PSGLD or Adam.
         schedule: of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step; "polynomial",

@@ -47,7 +47,7 @@ INTRODUCTION = """\
 Made by `make models`; nothing here is written by hand. Every model has the default settings of `ald-ext train` and the
 same networks. RE is the mean squared error on [0, 1] pixels of 500 held-out digits; "averaged" is that of the mean
 reconstruction over samples of the parameters, for models that sample them. ABP and DLGM infer z of held-out digits by
-Langevin steps, a hundred and twenty, the others by their encoder alone. These are 5,000 digits of MNIST and not the
+Langevin steps (100, and 20 after its encoder), the others by their encoder alone. These are 5,000 digits of MNIST and not the
 paper's data sets, so this is not to be compared with its Table 2.
 """
 
@@ -80,18 +80,19 @@ def table() -> str:
                 "" if goal is None else f"≤ {goal:.4f}",
                 f"{run['test_re']:.4f}",
                 "" if averaged is None else f"{averaged:.4f}",
+                str(run["epochs"]),
                 f"{run['seconds']:.0f}",
                 f"{run['images_per_second']:.0f}",
                 verdict(run["test_re"], must, goal),
             ]
         )
-    return markdown_table(["model", "must", "goal", "test RE", "averaged", "seconds", "images/s", ""], rows)
+    return markdown_table(["model", "must", "goal", "test RE", "averaged", "epochs", "seconds", "images/s", ""], rows)
 
 
 def footnote() -> str:
     """Where the table was measured."""
     run = next(iter(load_runs().values()))
-    return f"{run['epochs']} epochs on {run['threads']} cores, torch {run['versions']['torch']}."
+    return f"Measured on {run['threads']} cores, torch {run['versions']['torch']}."
 
 
 def section(name: str) -> str:

@@ -47,8 +47,8 @@ INTRODUCTION = """\
 Made by `make models`; nothing here is written by hand. Every model has the default settings of `ald-ext train` and the
 same networks. RE is the mean squared error on [0, 1] pixels of 500 held-out digits; "averaged" is that of the mean
 reconstruction over samples of the parameters, for models that sample them. ABP and DLGM infer z of held-out digits by
-Langevin steps (100, and 20 after its encoder), the others by their encoder alone. These are 5,000 digits of MNIST and not the
-paper's data sets, so this is not to be compared with its Table 2.
+Langevin steps (100, and 20 after its encoder), the others by their encoder alone. These are 5,000 digits of MNIST and
+not the paper's data sets, so this is not to be compared with its Table 2.
 """
 
 

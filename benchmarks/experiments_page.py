@@ -6,14 +6,13 @@ preset. --check only compares.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tables import markdown_table
+from written_page import write_or_check
 
 from ald_ext.experiments import EXPERIMENTS
 
@@ -167,16 +166,5 @@ def page() -> str:
     return "\n".join([INTRODUCTION, "## What was asked\n", aims_table(), "", *(section(name) for name in TITLES)])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where the page differs; write nothing")
-    path = FOLDER / "README.md"
-    if parser.parse_args().check:
-        if page() != path.read_text():
-            sys.exit(f"{path}: not of the result files beside it; run python benchmarks/experiments_page.py")
-        return
-    path.write_text(page())
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(FOLDER / "README.md", page, __doc__)

@@ -5,14 +5,13 @@ docs/models/MODEL/ holds what `make models` copied of a run with the default set
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tables import markdown_table
+from written_page import write_or_check
 
 from ald_ext.models import MODELS
 
@@ -111,16 +110,5 @@ def page() -> str:
     return "\n".join([INTRODUCTION, table(), "", footnote(), "", *(section(name) for name in load_runs())])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where the page differs; write nothing")
-    path = FOLDER / "README.md"
-    if parser.parse_args().check:
-        if page() != path.read_text():
-            sys.exit(f"{path}: not of the runs beside it; run python benchmarks/models_page.py")
-        return
-    path.write_text(page())
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(FOLDER / "README.md", page, __doc__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,18 @@ def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str
     if shape != model.config.shape:
         raise ValueError(f"dataset: got data of shape {shape}, expected {model.config.shape}, the model's")
     return data
+
+
+def averaged(
+    function: Callable[[LatentVariableModel], Tensor],
+    model: LatentVariableModel,
+    ensemble: ParameterEnsemble | None,
+    run: Path,
+) -> Tensor:
+    """The mean of ``function`` over the samples of the parameters that a run kept. ValueError if it kept none."""
+    if ensemble is None:
+        raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
+    return ensemble.mean(model, function)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -90,12 +103,7 @@ def reconstruct_command(
     def reconstructions(member: LatentVariableModel) -> Tensor:
         return values_of_data(member, seen, lambda x: member.decode(member.infer(x, steps, seed=seed)), seed)
 
-    if average:
-        if ensemble is None:
-            raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
-        result = ensemble.mean(model, reconstructions)
-    else:
-        result = reconstructions(model)
+    result = averaged(reconstructions, model, ensemble, run) if average else reconstructions(model)
     error = (result - clean).square().mean(dtype=torch.float64).item()
     out.parent.mkdir(parents=True, exist_ok=True)
     save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
@@ -127,9 +135,7 @@ def score_command(
     def scores_of(member: LatentVariableModel) -> Tensor:
         return values_of_data(member, data.test_images, member.score, seed)
 
-    if average and ensemble is None:
-        raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
-    scores = ensemble.mean(model, scores_of) if average and ensemble is not None else scores_of(model)
+    scores = averaged(scores_of, model, ensemble, run) if average else scores_of(model)
     labels = None if data.test_labels is None else data.test_labels.tolist()
     out.parent.mkdir(parents=True, exist_ok=True)
     values = {"model": config.model, "dataset": dataset or config.dataset, "scores": scores.tolist(), "labels": labels}

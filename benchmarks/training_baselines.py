@@ -76,15 +76,28 @@ class PlainAE(PlainModel):
 
 
 class PlainCLAE(PlainModel):
-    """With the tilt, and a chain a datum."""
+    """Without the tilt, and a chain a datum. The energy's gradient is written out, which torch.compile takes."""
 
     def __init__(self, model: LatentVariableModel) -> None:
         super().__init__(model)
+        self.smoothness = model.config.energy_smoothness
         self.energy_network, self.sampler = copy.deepcopy(model.energy_network), copy.deepcopy(model.sampler)
         self.register_buffer("inputs", model.inputs.clone())
 
     def energy(self, z: Tensor) -> Tensor:
-        return self.energy_network(z).squeeze(1) + z.square().sum(1) / 2
+        return self.energy_network(z).squeeze(1)
+
+    def energy_gradient(self, z: Tensor) -> Tensor:
+        hidden, activations = z, []
+        for layer in self.energy_network:
+            hidden = layer(hidden)
+            if isinstance(layer, nn.Tanh):
+                activations.append(hidden)
+        *linears, last = (layer for layer in self.energy_network if isinstance(layer, nn.Linear))
+        gradient = last.weight
+        for linear, activation in zip(reversed(linears), reversed(activations), strict=True):
+            gradient = (gradient * (1 - activation.square())) @ linear.weight
+        return gradient
 
     def loss(self, x: Tensor, index: Tensor) -> Tensor:
         observed = scaled(x)
@@ -92,7 +105,8 @@ class PlainCLAE(PlainModel):
         negative = self.sampler(self.inputs[index])
         reversed_ = 2 * negative.detach() - negative  # of the same value; the gradient has the other sign
         potential = self.negative_log_likelihood(observed, z) + self.energy(z)
-        return potential.mean() - self.energy(reversed_).mean()
+        steepness = self.energy_gradient(torch.cat([z, negative]).detach()).square().sum(1).mean()
+        return potential.mean() - self.energy(reversed_).mean() + self.smoothness / 2 * steepness
 
 
 class PlainVAE(PlainModel):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, LARGEST_STEP_SIZE,
 Potential = Callable[[Tensor, Tensor], Tensor]
 
 
-class PlainModel(nn.Module):
+class PlainModel(nn.Module, ABC):
     """Networks copied from a model of ours, with the marginalized Gaussian likelihood and, if any, a Gaussian prior.
 
     Args:
@@ -39,9 +40,9 @@ class PlainModel(nn.Module):
             self.prior_mean = nn.Parameter(model.prior.mean.detach().clone())
             self.prior_log_scale = nn.Parameter(model.prior.log_scale.detach().clone())
 
+    @abstractmethod
     def loss(self, x: Tensor, index: Tensor) -> Tensor:
         """What training lowers, of uint8 pixels and the indices of the data."""
-        raise NotImplementedError
 
     def compile_loss(self) -> None:
         """Compiles the loss, its gradient included, or what can be compiled of it."""

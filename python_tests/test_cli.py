@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from ald_ext.cli import main
-
-
-@dataclass
-class Result:
-    """What a user sees of a command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str | Path) -> Result:
-    """Runs the entry point in this process: importing torch anew for every command would take most of the time."""
-    output, errors = io.StringIO(), io.StringIO()
-    original = sys.argv
-    sys.argv = ["ald-ext", *map(str, arguments)]
-    code: object = 0
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv = original
-    if isinstance(code, str):  # sys.exit("message")
-        return Result(1, output.getvalue(), errors.getvalue() + code)
-    return Result(int(code or 0), output.getvalue(), errors.getvalue())
+from command_line import run
 
 
 def test_the_installed_command_starts():

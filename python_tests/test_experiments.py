@@ -35,6 +35,7 @@ from ald_ext.experiments.eight_gaussians import EightGaussiansSettings
 from ald_ext.experiments.experiment import Outcome, make_rows
 from ald_ext.experiments.inference import NetworkSettings, draw_samples, network_sampler, without_chains
 from ald_ext.experiments.neural_likelihood import LIMIT, NeuralPotential, NeuralSettings
+from ald_ext.experiments.workers import run_all
 from ald_ext.samplers import GaussianEncoder, LinearGaussianPotential, effective_sample_size
 
 DOUBLE = torch.float64
@@ -221,8 +222,11 @@ def test_error_of_a_seed_in_a_process(tmp_path: Path) -> None:
 
 
 def test_timings_do_not_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ald_ext.experiments.experiment.run_seeds_in_processes", lambda *_: pytest.fail("processes"))
+    seen: list[int] = []
+    module = "ald_ext.experiments.experiment"
+    monkeypatch.setattr(f"{module}.run_all", lambda *args: seen.append(args[2]) or run_all(*args))
     run_experiment(tiny("scaling"), tmp_path, num_seeds=2, num_workers=2)
+    assert seen == [1]
 
 
 def test_presets() -> None:

@@ -20,8 +20,9 @@ LAYERS = [
     {"distributions", "dequantization"},
     {"samplers"},
     {"models"},
+    {"metrics"},
     {"training"},
-    {"detection", "experiments"},
+    {"detection", "experiments", "report"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -2,35 +2,120 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from ..experiments import EXPERIMENTS, run_experiment
+from ..experiments import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, run_experiment, run_image_experiment
+from .devices import choose_device
+
+NAMES = (*EXPERIMENTS, *IMAGE_EXPERIMENTS)
+IMAGES_ONLY = "Experiments on images: "
 
 
 def experiment_command(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and the picture.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
     quick: Annotated[bool, typer.Option("--quick", help="Cut down to run in seconds: a smoke test.")] = False,
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds; 5, or 2 if quick, if not given.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of seeds; if not given 5, or 2 if quick; on images 1.")
+    ] = None,
     preset: Annotated[
-        str, typer.Option(help="default; paper: the settings it prints; univariate-gaussian also: all-layers.")
-    ] = "default",
+        str | None, typer.Option(help="default; paper: the settings it prints; univariate-gaussian also: all-layers.")
+    ] = None,
+    datasets: Annotated[
+        str | None,
+        typer.Option(help=f"{IMAGES_ONLY}names, with commas; NAME=PATH for a .npz file or a folder of images."),
+    ] = None,
+    models: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}some of the models, with commas.")] = None,
+    width: Annotated[int | None, typer.Option(help=f"{IMAGES_ONLY}channels; the paper has 64.")] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"{IMAGES_ONLY}of every model.")] = None,
+    device: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}auto, cpu, cuda, cuda:1, …")] = None,
+    data_root: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}folder of torchvision's files.")] = None,
+    download: Annotated[bool, typer.Option("--download", help=f"{IMAGES_ONLY}fetch what is missing there.")] = False,
+    runs: Annotated[
+        Path | None, typer.Option(help=f"{IMAGES_ONLY}folder of trained models, to be shared; OUT/runs if not given.")
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help=f"{IMAGES_ONLY}features of Fréchet distances: efficientnet-lite0 or inception.")
+    ] = None,
+    extractor_weights: Annotated[
+        str | None, typer.Option(help=f"{IMAGES_ONLY}file of the extractor's weights.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
+    ] = None,
 ) -> None:
-    """Run an experiment of the paper: results.json, with its numbers beside ours, and a picture in OUT."""
-    if name not in EXPERIMENTS:
-        raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(EXPERIMENTS)}")
-    typer.echo(EXPERIMENTS[name].title)
-    num_seeds = (2 if quick else 5) if seeds is None else seeds
-    results = run_experiment(
-        EXPERIMENTS[name], out, preset=preset, quick=quick, num_seeds=num_seeds, num_workers=torch.get_num_threads()
-    )
+    """Run an experiment of the paper: results.json, with its numbers beside ours, and pictures in OUT.
+
+    On images a command that was interrupted goes on where it was, and what is computed already is not computed again.
+    """
+    if name not in NAMES:
+        raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(NAMES)}")
+    changes = {
+        "datasets": as_names(datasets),
+        "models": as_names(models),
+        "width": width,
+        "epochs": epochs,
+        "device": device,
+        "data_root": data_root,
+        "download": download or None,
+        "extractor": extractor,
+        "extractor_weights": extractor_weights,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    workers = torch.get_num_threads() if workers is None else workers
+    if name in IMAGE_EXPERIMENTS:
+        if preset is not None:
+            raise ValueError(f"experiment {name}: preset: got {preset!r}, expected none: it has no presets")
+        results = run_on_images(name, out, changes, quick=quick, num_seeds=seeds or 1, workers=workers, runs=runs)
+    else:
+        given = [*changes, *(["runs"] if runs else [])]
+        if given:
+            raise ValueError(f"experiment {name}: got {', '.join(given)}, which only experiments on images take")
+        typer.echo(EXPERIMENTS[name].title)
+        num_seeds = (2 if quick else 5) if seeds is None else seeds
+        results = run_experiment(
+            EXPERIMENTS[name], out, preset=preset or "default", quick=quick, num_seeds=num_seeds, num_workers=workers
+        )
     for line in table_of(results["rows"]):
         typer.echo(line)
     typer.echo(f"{results['seconds']:.0f} s; results.json and {name}.png in {out}")
+
+
+def run_on_images(
+    name: str,
+    out: Path,
+    changes: dict[str, Any],
+    *,
+    quick: bool,
+    num_seeds: int,
+    workers: int,
+    runs: Path | None,
+) -> dict[str, Any]:
+    """The experiment with what was given on the command line in the place of its settings; --quick yields to that."""
+    experiment = IMAGE_EXPERIMENTS[name]
+    typer.echo(experiment.title)
+    changes["device"] = choose_device(changes.get("device", "auto"))
+    settings: ImageSettings = replace(experiment.settings, **({**experiment.quick, **changes} if quick else changes))
+    return run_image_experiment(
+        experiment,
+        out,
+        settings=settings,
+        num_seeds=num_seeds,
+        num_workers=workers if settings.device == "cpu" else 1,
+        runs=runs,
+        quick=quick,
+    )
+
+
+def as_names(text: str | None) -> tuple[str, ...] | None:
+    """ "mnist,celeba=faces.npz" to its parts."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def table_of(rows: list[dict[str, Any]]) -> list[str]:

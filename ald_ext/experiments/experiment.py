@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,14 +16,12 @@ import torch
 
 from ..files import write_atomically
 from ..version import __version__
+from .workers import Progress, run_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Settings = TypeVar("Settings")
-
-#: Called after every unit of work, with the number of units done.
-Progress = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -128,9 +123,8 @@ def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_wo
 
     total = experiment.units(settings) * num_seeds
     with tqdm(total=total, desc=experiment.name, unit="step", mininterval=0.5) as bar:
-        if num_workers > 1:
-            return run_seeds_in_processes(experiment, settings, num_seeds, num_workers, bar)
-        return [run_seed(experiment.run_seed, settings, seed, bar.update) for seed in range(num_seeds)]
+        jobs = [(experiment.run_seed, settings, seed) for seed in range(num_seeds)]
+        return [as_tensors(outcome) for outcome in run_all(run_seed_without_tensors, jobs, num_workers, bar)]
 
 
 def run_seed(run: Callable[[Any, int, Progress], Outcome], settings: Any, seed: int, progress: Progress) -> Outcome:
@@ -138,45 +132,11 @@ def run_seed(run: Callable[[Any, int, Progress], Outcome], settings: Any, seed: 
     return run(settings, seed, progress)
 
 
-def run_seeds_in_processes(
-    experiment: Experiment[Any], settings: Any, num_seeds: int, num_workers: int, bar: Any
-) -> list[Outcome]:
-    # Spawned, because a process that was forked from one with threads may hang.
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
-        futures = [pool.submit(run_seed_in_worker, experiment.run_seed, settings, seed) for seed in range(num_seeds)]
-        waiting: set[Future[Outcome]] = set(futures)
-        while waiting:
-            waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION).not_done
-            bar.update(done.value - bar.n)
-            if any(future.done() and future.exception() for future in futures):
-                pool.shutdown(wait=False, cancel_futures=True)
-                break
-        return [as_tensors(future.result()) for future in futures]
-
-
-#: In a worker: the number of units that all workers have done.
-_done: Any = None
-
-
-def start_worker(done: Any) -> None:
-    global _done
-    _done = done
-    torch.set_num_threads(1)
-
-
-def run_seed_in_worker(run: Callable[[Any, int, Progress], Outcome], settings: Any, seed: int) -> Outcome:
-    outcome = run_seed(run, settings, seed, count_done)
+def run_seed_without_tensors(
+    job: tuple[Callable[[Any, int, Progress], Outcome], Any, int], progress: Progress
+) -> Outcome:
+    outcome = run_seed(*job, progress)
     return replace(outcome, picture=map_leaves(outcome.picture, torch.Tensor, torch.Tensor.numpy))
-
-
-def count_done(units: int) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        sys.exit("the process that asked for this seed has ended")
-    with _done.get_lock():
-        _done.value += units
 
 
 def as_tensors(outcome: Outcome) -> Outcome:
@@ -192,13 +152,15 @@ def map_leaves(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
 
 def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, float]) -> list[dict[str, Any]]:
     """One row a name, in the order in which the outcomes name them."""
-    rows = []
-    for name in outcomes[0].values:
-        values = [outcome.values[name] for outcome in outcomes]
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-        row = {"mean": float(np.mean(values)), "standard_error": error, "values": values}
-        rows.append({"name": name, "paper": paper.get(name), **{key: finite(value) for key, value in row.items()}})
-    return rows
+    return [make_row(name, [outcome.values[name] for outcome in outcomes], paper) for name in outcomes[0].values]
+
+
+def make_row(name: str, values: Sequence[float], paper: Mapping[str, float]) -> dict[str, Any]:
+    """name, paper, mean, standard_error and values, one a seed."""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if known else None
+    row = {"mean": float(np.mean(values)), "standard_error": error, "values": list(values)}
+    return {"name": name, "paper": paper.get(name), **{key: finite(value) for key, value in row.items()}}
 
 
 def finite(value: Any) -> Any:

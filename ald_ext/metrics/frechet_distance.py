@@ -1,0 +1,149 @@
+"""The Fréchet distance of two Gaussians, and the mean and covariance of features that come in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianStatistics:
+    """What a Gaussian fitted to features is made of.
+
+    Args:
+        mean: (d,) float64, finite.
+        covariance: (d, d) float64, finite, with the divisor count - 1.
+        count: of the samples, at least 2.
+
+    Raises:
+        ValueError: values that are not as described.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(
+                f"ald_ext.metrics.GaussianStatistics: count: got {self.count}, expected at least 2 samples"
+            )
+        check_float64("mean", self.mean, "(d,)", self.mean.ndim == 1)
+        dimension = self.mean.numel()
+        fits = self.covariance.shape == (dimension, dimension)
+        check_float64("covariance", self.covariance, f"({dimension}, {dimension})", fits)
+
+
+def check_float64(argument: str, values: Tensor, shape: str, has_shape: bool) -> None:
+    """ValueError for values that are not finite float64 of the shape."""
+    owner = f"ald_ext.metrics.GaussianStatistics: {argument}"
+    if not has_shape:
+        raise ValueError(f"{owner}: got shape {tuple(values.shape)}, expected {shape}")
+    if values.dtype != torch.float64:
+        raise ValueError(f"{owner}: got {values.dtype}, expected torch.float64")
+    if not values.isfinite().all():
+        raise ValueError(f"{owner}: got values that are not finite, expected finite ones")
+
+
+class GaussianAccumulator:
+    """Mean and covariance of features that come in batches; the result does not depend on how they are split.
+
+    Kept are the mean and the scatter S = Σ (f - mean)(f - mean)ᵀ in float64. A batch of m features with its own mean
+    and scatter is merged into the n earlier ones by (Chan, Golub and LeVeque 1983)
+
+        δ = mean_batch - mean,    mean ← mean + δ m / (n + m),    S ← S + S_batch + δδᵀ n m / (n + m).
+
+    Unlike sums of f and f fᵀ this loses no digits where the mean is large compared with the spread.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.empty(0, dtype=torch.float64)
+        self.scatter = torch.empty(0, 0, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> None:
+        """Takes in a batch (m, d) of any floating dtype, on any device; m = 0 changes nothing.
+
+        Raises:
+            ValueError: another shape or dtype, another d than before, or features that are not finite.
+        """
+        self.check(features)
+        if len(features) == 0:
+            return
+        batch = features.detach().to("cpu", torch.float64)
+        batch_mean = batch.mean(0)
+        if self.count == 0:
+            self.mean, self.scatter = torch.zeros_like(batch_mean), batch.new_zeros(batch.shape[1], batch.shape[1])
+        total = self.count + len(batch)
+        centred, shift = batch - batch_mean, batch_mean - self.mean
+        self.scatter.addmm_(centred.T, centred)
+        self.scatter.addr_(shift, shift, alpha=self.count * len(batch) / total)
+        self.mean += shift * (len(batch) / total)
+        self.count = total
+
+    def check(self, features: Tensor) -> None:
+        """ValueError for features that :meth:`update` does not take."""
+        dimension = f"{len(self.mean)}" if self.count else "d"
+        if (
+            features.ndim != 2
+            or not features.is_floating_point()
+            or (self.count and features.shape[1:] != self.mean.shape)
+        ):
+            raise ValueError(
+                f"ald_ext.metrics.GaussianAccumulator.update: features: got {features.dtype} of shape "
+                f"{tuple(features.shape)}, expected floats of shape (m, {dimension})"
+            )
+        if not features.isfinite().all():
+            raise ValueError(
+                "ald_ext.metrics.GaussianAccumulator.update: features: got values that are not finite, "
+                "expected finite ones"
+            )
+
+    def statistics(self) -> GaussianStatistics:
+        """Of all features so far; they may go on coming.
+
+        Raises:
+            ValueError: fewer than 2 features came, which have no covariance.
+        """
+        if self.count < 2:
+            raise ValueError(
+                f"ald_ext.metrics.GaussianAccumulator.statistics: got {self.count} features, expected at least 2"
+            )
+        return GaussianStatistics(self.mean.clone(), self.scatter / (self.count - 1), self.count)
+
+
+def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
+    r"""The squared Fréchet (2-Wasserstein) distance of two Gaussians (Heusel et al. 2017; paper: Section 7):
+
+        ||m₁ - m₂||² + tr(C₁ + C₂ - 2 (C₁^½ C₂ C₁^½)^½).
+
+    Of Inception features it is the FID. Two symmetric eigendecompositions, of C₁ and of C₁^½ C₂ C₁^½, give the trace of
+    the root; eigenvalues and distances that rounding made negative are taken as 0.
+
+    Covariances of finitely many samples make it too large, by an amount that depends on the model (Chong and Forsyth
+    2020), and by a great deal where there are fewer samples than dimensions, since then the covariances are singular.
+    So compare only distances from the same numbers of samples.
+
+    Raises:
+        ValueError: the Gaussians have different dimensions.
+    """
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"ald_ext.metrics.frechet_distance: second: got {len(second.mean)} dimensions, "
+            f"expected {len(first.mean)} as in first"
+        )
+    root = symmetric_root(first.covariance)
+    # The trace of a symmetric matrix's root is the sum of its eigenvalues' roots.
+    eigenvalues = torch.linalg.eigvalsh(root @ second.covariance @ root)
+    trace_of_root = eigenvalues.clamp_min(0).sqrt().sum()
+    traces = first.covariance.trace() + second.covariance.trace()
+    distance = (first.mean - second.mean).square().sum() + traces - 2 * trace_of_root
+    return max(0.0, distance.item())
+
+
+def symmetric_root(matrix: Tensor) -> Tensor:
+    """The symmetric root of a positive semidefinite matrix (d, d)."""
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    return (vectors * eigenvalues.clamp_min(0).sqrt()) @ vectors.T

@@ -178,9 +178,20 @@ def test_a_damaged_outcome_is_measured_again(images: Path, tmp_path: Path, monke
     out = tmp_path / "out"
     first = run("denoising", images, out, models=("lae",))
     monkeypatch.setattr(trained_runs, "train", lambda *_, **__: pytest.fail("trained again"))
-    for text in ("", "{", '{"key": 1}', "[]"):
-        (out / "jobs" / "halves-lae-seed0.json").write_text(text)
+    (outcome,) = (out / "runs" / "outcomes" / "denoising").iterdir()
+    assert outcome.name.startswith("halves-lae-seed0-")
+    for text in ("", "{", '{"values": 1}', "[]"):
+        outcome.write_text(text)
         assert means(run("denoising", images, out, models=("lae",))) == means(first)
+
+
+def test_a_missing_picture_is_drawn_again(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("denoising", images, out, models=("lae",))
+    picture = out / "halves-lae-seed0.png"
+    picture.unlink()
+    run("denoising", images, out, models=("lae",))
+    assert picture.is_file()
 
 
 def test_experiments_share_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +256,8 @@ def test_timings_do_not_run_side_by_side(images: Path, tmp_path: Path, monkeypat
 def test_binary_images_have_bernoulli_pixels() -> None:
     experiment = IMAGE_EXPERIMENTS["image-generation"]
     grey = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
-    for pixels, likelihood in ((grey, "marginal-gaussian"), ((grey > 99) * torch.tensor(255).byte(), "bernoulli")):
+    binary = torch.where(grey > 99, 255, 0).to(torch.uint8)
+    for pixels, likelihood in ((grey, "marginal-gaussian"), (binary, "bernoulli")):
         data = ImageData(pixels, None, pixels, None, name="some")
         config = image_experiment.training_config(experiment, experiment.settings, Job("some", "lae", 0), data)
         assert config.network.likelihood == likelihood

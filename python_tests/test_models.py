@@ -486,6 +486,17 @@ def test_floats_have_no_bins(images):
         model.loss(images / 255)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bounded_mean(images, name):
+    """It lies within the range of pixels, is what the linear one was before tanh, and learns."""
+    linear, bounded = (make_model(name, decoder_output=output) for output in ("linear", "tanh"))
+    z = torch.randn(3, 5) * 100
+    assert torch.equal(bounded.output(z), linear.output(z).tanh())
+    assert bounded.output(z).abs().max() <= 1
+    bounded.loss(images, index_of(images)).backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(bounded).values())
+
+
 # --- inference, ensembles ---
 
 
@@ -545,6 +556,10 @@ def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
     ("options", "message"),
     [
         ({"width": 0}, "width: got 0, expected >= 1"),
+        ({"decoder_output": "relu"}, "decoder_output: got 'relu', expected one of linear, tanh"),
+        ({"decoder_output": "tanh", "likelihood": "bernoulli"}, "decoder_output: got 'tanh', expected linear"),
+        ({"decoder_output": "tanh", "dequantization": "langevin"}, "decoder_output: got 'tanh', expected linear"),
+        ({"decoder_output": "tanh", "data": "real"}, "decoder_output: got 'tanh', expected linear"),
         ({"dequantization": "wavelet"}, "dequantization: got 'wavelet', expected one of none, uniform, langevin"),
         (
             {"likelihood": "poisson"},

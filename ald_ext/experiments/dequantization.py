@@ -37,8 +37,9 @@ def parts(data: ImageData) -> tuple[str, ...]:
 
 
 def configure(config: TrainingConfig, job: Job) -> TrainingConfig:
-    """The job's dequantization."""
-    return replace(config, network=replace(config.network, dequantization=job.part))
+    """The job's dequantization; that of Langevin has no use for a bounded mean, as a sigmoid bounds it anyway."""
+    output = "linear" if job.part == "langevin" else config.network.decoder_output
+    return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))
 
 
 def evaluate(subject: Subject) -> JobOutcome:

@@ -134,16 +134,15 @@ class Place:
     """Where an experiment keeps things.
 
     Attributes:
-        out: its folder.
-        runs: the folder of training runs, which experiments may share.
+        out: its folder, for results.json and pictures.
+        runs: the folder of training runs, outcomes of jobs and statistics of real images, which experiments may share.
     """
 
     out: Path
     runs: Path
 
-    @property
-    def jobs(self) -> Path:
-        return self.out / "jobs"
+    def outcome(self, experiment: str, job: str, key: str) -> Path:
+        return self.runs / "outcomes" / experiment / f"{job}-{key}.json"
 
     @property
     def statistics(self) -> Path:
@@ -262,7 +261,7 @@ def run_image_experiment(
         settings = replace(experiment.settings, **experiment.quick) if quick else experiment.settings
     check_settings(experiment, settings, num_seeds)
     place = Place(out, runs or out / "runs")
-    place.jobs.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     jobs = make_jobs(experiment, settings, num_seeds, place)
     outcomes = run_jobs(experiment, settings, jobs, place, 1 if experiment.measures_time else num_workers)
@@ -384,16 +383,17 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Place], progres
     experiment, settings, job, place = argument
     data = experiment.prepare(find_data(settings, job.dataset), job)
     config = training_config(experiment, settings, job, data)
-    path = place.jobs / f"{job.name}.json"
     key = job_key(settings, job, config, data)
-    outcome = read_outcome(path, key)
-    if outcome is not None:
+    path = place.outcome(experiment.name, job.name, key)
+    outcome = read_outcome(path)
+    if outcome is not None and all((place.out / picture.file).is_file() for picture in outcome.pictures):
         progress(config.num_epochs * len(data.train_images))
         return outcome
     trained = train_once(config, data, place.runs, progress)
     outcome = experiment.evaluate(Subject(job, data, trained, settings, place))
-    outcome = replace(outcome, values=dict(outcome.values), run=facts_of_run(trained, config))
-    text = json.dumps({"key": key, "outcome": asdict(outcome)}, indent=1) + "\n"
+    outcome = replace(outcome, run=facts_of_run(trained, config))
+    text = json.dumps(asdict(outcome)) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text(text))
     return outcome
 
@@ -402,9 +402,8 @@ def training_config(experiment: ImageExperiment, settings: ImageSettings, job: J
     """How a job's model is trained."""
     trained_images = FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES)
     epochs = max(1, min(MOST_EPOCHS, round(trained_images / len(data.train_images))))
-    network: dict[str, Any] = {"width": settings.width, "latent_dim": settings.latent_dim}
-    if is_binary(data.train_images):
-        network["likelihood"] = "bernoulli"
+    kind = {"likelihood": "bernoulli"} if is_binary(data.train_images) else {"decoder_output": "tanh"}
+    network = {"width": settings.width, "latent_dim": settings.latent_dim, **kind}
     config = TrainingConfig(
         model=job.model,
         dataset=job.dataset,
@@ -424,22 +423,19 @@ def is_binary(images: Tensor) -> bool:
 
 
 def job_key(settings: ImageSettings, job: Job, config: TrainingConfig, data: ImageData) -> str:
-    """Tells an outcome that fits from one of other settings or other data."""
+    """Tells an outcome from those of other settings or other data."""
     relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
     training = {name: value for name, value in config.to_dict().items() if name not in ("device", "data_root")}
     images = [checksum(data.train_images), checksum(data.test_images)]
     return fingerprint({"settings": relevant, "job": asdict(job), "training": training, "images": images})
 
 
-def read_outcome(path: Path, key: str) -> JobOutcome | None:
-    """The outcome in a file; None where there is none, or one of other settings."""
+def read_outcome(path: Path) -> JobOutcome | None:
+    """The outcome in a file; None where there is none, or a damaged one, which is then measured again."""
     try:
-        saved = json.loads(path.read_text())
-        return JobOutcome.from_dict(saved["outcome"]) if saved["key"] == key else None
-    except FileNotFoundError:
+        return JobOutcome.from_dict(json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return None  # damaged: it is computed again
 
 
 def facts_of_run(trained: TrainedRun, config: TrainingConfig) -> dict[str, Any]:

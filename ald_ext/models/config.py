@@ -9,6 +9,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from .. import ops
 
 DATA_KINDS = ("pixels", "real")
+DECODER_OUTPUTS = ("linear", "tanh")
 DEQUANTIZATIONS = ("none", "uniform", "langevin")
 LIKELIHOODS = ("marginal-gaussian", "gaussian", "bernoulli")
 NETWORKS = ("conv", "mlp")
@@ -32,6 +33,9 @@ class ModelConfig:
         scale: σ of the Gaussian, in units of the dequantized data, which "none" scales to [-1, 1].
         learned_scale: σ is learned, beginning at ``scale``.
         dequantization: "none", "uniform" or "langevin".
+        decoder_output: "linear", or "tanh" after the last layer too: the mean of a pixel lies within [-1, 1], as pixels
+            do, so that it is at black and white for a range of latent variables and not for one value of them. Not for
+            Langevin dequantization, whose values have no bounds, nor for Bernoulli pixels, whose means are bounded.
         num_data: number of training data: ABP and CLAE keep something for each of them.
 
     Raises:
@@ -50,6 +54,7 @@ class ModelConfig:
     scale: float = 0.1
     learned_scale: bool = False
     dequantization: str = "none"
+    decoder_output: str = "linear"
     num_data: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +68,7 @@ class ModelConfig:
         self._require_one_of("data", DATA_KINDS)
         self._require_one_of("likelihood", LIKELIHOODS)
         self._require_one_of("dequantization", DEQUANTIZATIONS)
+        self._require_one_of("decoder_output", DECODER_OUTPUTS)
         self._require("scale", self.scale > 0, "> 0")
         self._require("num_data", self.num_data is None or self.num_data >= 1, "None or >= 1")
         plain = self.dequantization == "none"
@@ -70,6 +76,12 @@ class ModelConfig:
         self._require("dequantization", plain or self.data == "pixels", "none: real data are continuous already")
         self._require(
             "likelihood", self.likelihood != "bernoulli" or self.data == "pixels", "a Gaussian one for real data"
+        )
+        bounded = self.data == "pixels" and self.likelihood != "bernoulli" and self.dequantization != "langevin"
+        self._require(
+            "decoder_output",
+            self.decoder_output == "linear" or bounded,
+            "linear: only pixels without Langevin dequantization, under a Gaussian likelihood, lie within [-1, 1]",
         )
 
     @property

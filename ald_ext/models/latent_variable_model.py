@@ -84,7 +84,8 @@ class LatentVariableModel(nn.Module, ABC):
 
     def output(self, z: Tensor) -> Tensor:
         """The decoder's output, (N, d_z) -> (N, *shape), as the likelihood sees it."""
-        return at_least_float32(self.decoder(z))
+        output = at_least_float32(self.decoder(z))
+        return output.tanh() if self.config.decoder_output == "tanh" else output
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent variables (N, d_z) -> brightness in [0, 1] (or real values), (N, *shape)."""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo models experiments test bench noise-check gpu-check lint clean
+.PHONY: demo models experiments results test bench noise-check gpu-check lint clean
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -32,6 +32,17 @@ experiments: $(VENV)/built
 	$(BIN)/ald-ext experiment univariate-gaussian --preset all-layers --out docs/experiments/univariate-gaussian/all-layers
 	$(BIN)/python benchmarks/experiments_page.py
 	$(BIN)/python benchmarks/readme_figures.py
+
+## The paper's experiments on images, hours on two cores, and their report docs/results.md. DATA_ROOT holds torchvision's
+## files (DOWNLOAD=1 fetches what is missing), OPTIONS such as "--datasets mnist --width 64 --seeds 3" go to every command.
+DATA_ROOT ?= data
+RESULTS_OPTIONS = --data-root $(DATA_ROOT) $(if $(DOWNLOAD),--download) --runs runs/shared $(OPTIONS)
+results: $(VENV)/built
+	mkdir -p $(DATA_ROOT)
+	for name in image-generation denoising anomaly-detection training-speed dequantization; do \
+	    $(BIN)/ald-ext experiment $$name --out docs/results/$$name $(RESULTS_OPTIONS) || exit 1; \
+	done
+	$(BIN)/ald-ext report docs/results --out docs/results.md
 
 ## C++ tests, then Python tests.
 test: $(VENV)/built
@@ -63,6 +74,7 @@ lint: $(VENV)/built
 	$(BIN)/python benchmarks/results_page.py --check
 	$(BIN)/python benchmarks/experiments_page.py --check
 	$(BIN)/python benchmarks/models_page.py --check
+	$(BIN)/ald-ext report docs/results --out docs/results.md --check
 
 clean:
 	rm -rf $(VENV) build runs ald_ext/*.so

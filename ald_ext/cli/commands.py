@@ -11,6 +11,7 @@ from .. import __version__
 from .._extension import cpu_module, cuda_failure, cuda_module
 from .check_sampler import check_sampler_command
 from .experiment import experiment_command
+from .report import report_command
 from .train import train_command
 from .use import interpolate_command, reconstruct_command, sample_command, score_command
 
@@ -21,6 +22,7 @@ app.command(name="reconstruct")(reconstruct_command)
 app.command(name="score")(score_command)
 app.command(name="interpolate")(interpolate_command)
 app.command(name="experiment")(experiment_command)
+app.command(name="report")(report_command)
 app.command(name="check-sampler")(check_sampler_command)
 
 

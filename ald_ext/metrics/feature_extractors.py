@@ -117,7 +117,9 @@ class EfficientNetLite0Features:
             network.load_state_dict(content)
             return network
 
-        self.network = built("EfficientNetLite0Features", path, build).eval().requires_grad_(False).to(device)
+        network = built("EfficientNetLite0Features", path, build).eval().requires_grad_(False)
+        # In this memory format its convolutions of single channels take two thirds of the time.
+        self.network = network.to(device, memory_format=torch.channels_last)
         preparation = f"side {EFFICIENTNET_IMAGE_SIZE}, (b - {EFFICIENTNET_MEAN:g}) / {EFFICIENTNET_SCALE:g}"
         self.version = f"{preparation}, weights {checksum}"
         self.device = torch.device(device)
@@ -127,7 +129,8 @@ class EfficientNetLite0Features:
         """(n, 1280) float32. TypeError or ValueError for other images than uint8 (n, C, H, W) with C = 1 or 3."""
         rgb = as_rgb("EfficientNetLite0Features", images).to(self.device).float()
         resized = F.interpolate(rgb, (EFFICIENTNET_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)
-        maps = self.network.extract_features((resized - EFFICIENTNET_MEAN) / EFFICIENTNET_SCALE)
+        normalized = (resized - EFFICIENTNET_MEAN) / EFFICIENTNET_SCALE
+        maps = self.network.extract_features(normalized.contiguous(memory_format=torch.channels_last))
         return maps.mean((2, 3))  # type: ignore[no-any-return]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import models_page
 from experiments_page import aims_table
+from image_aims import aims_table as image_aims_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -107,6 +108,7 @@ def updated_readme() -> str:
     text = replace_block(text, "training", training(json.loads(TRAINING.read_text())))
     text = replace_block(text, "demo", demo())
     text = replace_block(text, "models", models())
+    text = replace_block(text, "image-results", image_aims_table())
     return replace_block(text, "experiments", aims_table())
 
 

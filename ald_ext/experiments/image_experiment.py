@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Images that a run passes over in all, where no epochs are given. ABP and DLGM get as much time as others, or more.
-TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 720_000, {"abp": 300_000, "dlgm": 400_000}
+TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
 MOST_EPOCHS = 80
 
 
@@ -41,7 +41,7 @@ class ImageSettings:
         models: names of ``ald_ext.models.MODELS``.
         width: channels of the hidden layers; the paper has 64.
         latent_dim: d_z.
-        epochs: of every model; None: those in which a run passes over 720,000 images (ABP 300,000, DLGM 400,000), and
+        epochs: of every model; None: those in which a run passes over 480,000 images (ABP 180,000, DLGM 240,000), and
             not more than 80.
         device: a torch device.
         data_root: folder of torchvision's files.

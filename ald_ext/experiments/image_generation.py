@@ -56,7 +56,7 @@ COMMON_DIFFERENCES = (
     Difference("decoders", "no activation after the last layer", "tanh after it", "sharper samples of every model"),
     Difference("minibatch, step size", "500, 0.01/n", "25, 0.004 with a cosine schedule", "reconstructs better"),
     Difference("λ of pSGLD", "not printed", "0.3", "reconstructs better; small λ shakes parameters without gradients"),
-    Difference("epochs", "not printed", "720,000 images in all (ABP 300,000, DLGM 400,000)", "minutes on a CPU"),
+    Difference("epochs", "not printed", "480,000 images in all (ABP 180,000, DLGM 240,000)", "minutes on a CPU"),
 )
 
 EXPERIMENT = ImageExperiment(

@@ -1,0 +1,115 @@
+"""What was asked of the paper's experiments on images, beside what came out, from docs/results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tables import markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "results"
+DISTANCE = "frechet_efficientnet_lite0"
+PICTURED = ("bmnist", "mnist", "cifar10", "celeba")
+
+Rows = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A number, or a share of another row.
+
+    Args:
+        value: the number, or the share.
+        of: the name of the other row; "" for none.
+    """
+
+    value: float
+    of: str = ""
+
+    def resolve(self, rows: Rows) -> float | None:
+        """The number; None if the other row was not measured."""
+        if not self.of:
+            return self.value
+        other = rows.get(self.of, {}).get("mean")
+        return None if other is None else self.value * other
+
+    def show(self) -> str:
+        if not self.of:
+            return f"{self.value:.4g}"
+        return f"`{self.of}`" if self.value == 1 else f"{self.value:g} · `{self.of}`"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What was asked of a row's mean over the seeds: all of ``must``, and all of ``goal`` if there is one."""
+
+    row: str
+    must: tuple[Bound, ...]
+    goal: tuple[Bound, ...] = ()
+    at_least: bool = False
+
+    def verdict(self, rows: Rows) -> str:
+        value = rows.get(self.row, {}).get("mean")
+        if self.row not in rows:
+            return "not measured"
+        met = [value is not None and self._meets(value, bounds, rows) for bounds in (self.must, self.goal)]
+        if not met[0]:
+            return "**missed**"
+        return "goal met" if self.goal and met[1] else "must met"
+
+    def _meets(self, value: float, bounds: tuple[Bound, ...], rows: Rows) -> bool:
+        limits = [bound.resolve(rows) for bound in bounds]
+        return all(limit is not None and (value >= limit if self.at_least else value <= limit) for limit in limits)
+
+    def show(self, bounds: tuple[Bound, ...]) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return ", ".join(f"{sign} {bound.show()}" for bound in bounds)
+
+
+AIMS = [
+    Aim("mnist/vae/re", (Bound(0.0165),)),
+    Aim("mnist/lae/re", (Bound(0.0125),), (Bound(0.0080),)),
+    Aim("mnist/clae/re", (Bound(0.0060),), (Bound(0.0029),)),
+    Aim("bmnist/lae/re", (Bound(100),), (Bound(80),)),
+    Aim("bmnist/clae/re", (Bound(1, "bmnist/lae/re"),), (Bound(40),)),
+    Aim("cifar10/lae/re", (Bound(0.0265),), (Bound(0.0200),)),
+    Aim("cifar10/clae/re", (Bound(1, "cifar10/lae/re"),), (Bound(0.0140),)),
+    *(Aim(f"{dataset}/lae/{DISTANCE}", (Bound(1, f"{dataset}/abp/{DISTANCE}"),)) for dataset in PICTURED),
+    *(
+        Aim(
+            f"{dataset}/clae/{DISTANCE}",
+            (Bound(1, f"{dataset}/vae/{DISTANCE}"),),
+            (Bound(0.5, f"{dataset}/vae/{DISTANCE}"),),
+        )
+        for dataset in PICTURED
+    ),
+    Aim(
+        "mnist/lae/auprc_normal",
+        (Bound(0.8775), Bound(1, "mnist/ae/auprc_normal"), Bound(1, "mnist/vae/auprc_normal")),
+        (Bound(0.93),),
+        at_least=True,
+    ),
+    Aim("mnist/clae/auprc_normal", (Bound(0.842),), (Bound(0.93),), at_least=True),
+    Aim("mnist/lae/denoising_mse", (Bound(0.0200),), (Bound(0.0120),)),
+    Aim("mnist/clae/denoising_mse", (Bound(1, "mnist/lae/denoising_mse"),), (Bound(0.0078),)),
+    Aim("mnist/lae/seconds_to_re_of_abp_share", (Bound(1 / 3),), (Bound(0.1),)),
+]
+
+
+def load_rows() -> Rows:
+    """Every row of every experiment in docs/results."""
+    paths = sorted(FOLDER.glob("*/results.json"))
+    return {row["name"]: row for path in paths for row in json.loads(path.read_text())["rows"]}
+
+
+def aims_table() -> str:
+    """Paper, must, goal and ours, one line an aim."""
+    rows = load_rows()
+    lines = []
+    for aim in AIMS:
+        row = rows.get(aim.row, {})
+        cells = ["" if row.get(name) is None else f"{row[name]:.4g}" for name in ("paper", "mean")]
+        lines.append([f"`{aim.row}`", cells[0], aim.show(aim.must), aim.show(aim.goal), cells[1], aim.verdict(rows)])
+    return markdown_table(["figure", "paper", "must", "goal", "ours", ""], lines)

@@ -32,6 +32,7 @@ from ald_ext.models import (
     save_model,
 )
 from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, AdaptiveLangevin
+from ald_ext.models.lae import leverage_temperature
 from ald_ext.samplers import MALA, GaussianPotential
 
 NUM_DATA = 20
@@ -219,6 +220,52 @@ def test_the_decoder_is_sampled_or_optimized(name, inference, temperature, decay
     assert decoder.get("temperature") == temperature
     assert decoder.get("weight_decay") == decay
     assert set(others) == {"params"}
+
+
+@pytest.mark.parametrize("name", ["lae", "clae"])
+@pytest.mark.parametrize(("given", "expected"), [(3.0, 3.0), (0.0, 0.0), (None, 1000 / 64)])
+def test_temperature_of_the_encoder(name, given, expected):
+    """None: 1,000 data and the 4 x 4 x 4 inputs of the last convolution. No parameter is left out or there twice."""
+    model = make_model(name, encoder_temperature=given)
+    others, encoder, decoder = model.parameter_groups(1000)
+    assert encoder["temperature"] == expected
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
+    assert "temperature" not in others | decoder
+    every = [id(p) for group in (others, encoder, decoder) for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in model.parameters())
+
+
+def test_few_data_leave_the_temperature_alone():
+    assert leverage_temperature(make_model("lae").encoder, 60) == 1
+    assert leverage_temperature(nn.Flatten(), 60) == 1
+    assert len(make_model("lae", encoder_temperature=None).parameter_groups(60)) == 2
+
+
+def test_leverage_temperature_restores_the_variance_of_a_linear_encoder():
+    """z_i = w g_i under U_i = (z_i - c_i)²/2, whose posterior has variance 1: on average over data 1 at n/p, p/n at 1.
+
+    SGLD of exact gradients; with step size h a mode of curvature k has 1/(1 - h k/2) times its variance. Chains are
+    rows of the weight. The mean over n data of squared deviations is T/n times a sum over p modes, so its standard
+    error over m samples that are independent is √(2/(p m)) of it.
+    """
+    torch.manual_seed(0)
+    num_data, features, chains, draws, thinning = 60, 4, 200, 40, 60
+    g = torch.linalg.qr(torch.randn(num_data, features, dtype=torch.float64))[0] * num_data**0.5
+    encoder = nn.Linear(features, chains, bias=False, dtype=torch.float64)
+    targets = torch.randn(num_data, dtype=torch.float64)
+    best = torch.linalg.lstsq(g, targets[:, None]).solution[:, 0]
+    step_size = 0.1  # of the mean potential, whose curvature is 1 in every direction
+    temperature = leverage_temperature(encoder, num_data)
+    assert temperature == num_data / features
+    optimizer = ald_ext.SGLD(encoder.parameters(), step_size, num_data=num_data, temperature=temperature, seed=0)
+    squares = []
+    for step in range(thinning * (draws + 1)):
+        encoder.weight.grad = (encoder.weight.detach() @ g.T - targets) @ g / num_data
+        optimizer.step()
+        if step >= thinning and step % thinning == 0:
+            squares.append(((encoder.weight.detach() - best) @ g.T).square().mean())
+    variance = torch.stack(squares).mean().item() * (1 - step_size / 2)
+    assert abs(variance - 1) < 5 * (2 / (features * chains * len(squares))) ** 0.5
 
 
 def test_noise_reaches_the_sampled_parameters_only(images):
@@ -580,6 +627,7 @@ def test_bad_options_are_refused(options, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("lae", {"encoder_temperature": -1.0}, "encoder_temperature: got -1.0, expected None or >= 0"),
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
         ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import ModelConfig
 from .gaussian_prior import GaussianPriorModel
@@ -23,15 +23,32 @@ class LAEConfig(ModelConfig):
             (SGLD, Eqs. 8, 9), "map" maximizes their posterior (noise off, prior on), "mle" their likelihood (noise off,
             prior flat).
         decoder_prior_scale: s.
+        encoder_temperature: T of the encoder's parameters, in units of the optimizer's; None: n/p, see
+            :func:`leverage_temperature`.
     """
 
     decoder_inference: str = "bayes"
     decoder_prior_scale: float = 1.0
+    encoder_temperature: float | None = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_one_of("decoder_inference", DECODER_INFERENCE)
         self._require("decoder_prior_scale", self.decoder_prior_scale > 0, "> 0")
+        temperature = self.encoder_temperature
+        self._require("encoder_temperature", temperature is None or temperature >= 0, "None or >= 0")
+
+
+def leverage_temperature(encoder: nn.Module, num_data: int) -> float:
+    """n/p for an encoder whose last layer has p inputs and n data; 1 if there are fewer data than inputs.
+
+    Let z_i = Wᵀ g_i, a linear layer of features g_i, be sampled at T = 1, and the potentials U_i be quadratic with the
+    same curvature. The variance of z_i is then h_i times that of p(z | x_i), h_i = g_iᵀ (Σ_j g_j g_jᵀ)⁻¹ g_i being the
+    leverage of its features; the h_i add up to p. So an amortized posterior has on average p/n of the variance that it
+    should have, and T = n/p restores it. In a deep encoder the layers before the last one move, too.
+    """
+    weights = [parameter for parameter in encoder.parameters() if parameter.dim() >= 2]
+    return max(1.0, num_data / weights[-1][0].numel()) if weights else 1.0
 
 
 def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num_data: int) -> list[dict[str, Any]]:
@@ -40,15 +57,20 @@ def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num
     The prior N(0, s² I) adds ‖θ‖² / 2s² to the potential of all data, and so θ / (s² n) to the gradient of the mean
     potential: it is the optimizer's weight decay.
     """
-    decoder = trainable(model.decoder.parameters())
-    of_decoder = {id(parameter) for parameter in decoder}
-    others = [parameter for parameter in trainable(model.parameters()) if id(parameter) not in of_decoder]
-    group: dict[str, Any] = {"params": decoder}
+    decoder, encoder = trainable(model.decoder.parameters()), trainable(model.encoder.parameters())
+    temperature = config.encoder_temperature
+    temperature = leverage_temperature(model.encoder, num_data) if temperature is None else temperature
+    encoder = [] if temperature == 1 else encoder
+    apart = {id(parameter) for parameter in (*decoder, *encoder)}
+    groups: list[dict[str, Any]] = [{"params": [p for p in trainable(model.parameters()) if id(p) not in apart]}]
+    if encoder:
+        groups.append({"params": encoder, "temperature": temperature})
+    of_decoder: dict[str, Any] = {"params": decoder}
     if config.decoder_inference != "bayes":
-        group["temperature"] = 0.0
+        of_decoder["temperature"] = 0.0
     if config.decoder_inference != "mle":
-        group["weight_decay"] = 1 / (config.decoder_prior_scale**2 * num_data)
-    return [{"params": others}, group]
+        of_decoder["weight_decay"] = 1 / (config.decoder_prior_scale**2 * num_data)
+    return [*groups, of_decoder]
 
 
 class LAE(GaussianPriorModel):

@@ -182,7 +182,10 @@ class LatentVariableModel(nn.Module, ABC):
         return self.decode(self.sample_prior(count, generator))
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The parameters that training moves, with the options that differ from the optimizer's own."""
+        """The parameters that training moves, with the options that differ from the optimizer's own.
+
+        ``temperature`` is in units of the optimizer's.
+        """
         return [{"params": trainable(self.parameters())}]
 
     def to_brightness(self, x: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ def make_optimizer(
     With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
     """
     groups = model.parameter_groups(num_data)
+    for group in groups:
+        if "temperature" in group:  # which a model gives in units of the run's
+            group["temperature"] *= config.temperature
     lr: float | torch.Tensor = config.lr
     if capturable:
         lr = torch.tensor(config.lr, device=config.device)

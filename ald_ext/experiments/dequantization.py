@@ -36,7 +36,7 @@ def parts(data: ImageData) -> tuple[str, ...]:
     return DEQUANTIZATIONS
 
 
-def configure(config: TrainingConfig, job: Job) -> TrainingConfig:
+def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
     """The job's dequantization; that of Langevin has no use for a bounded mean, as a sigmoid bounds it anyway."""
     output = "linear" if job.part == "langevin" else config.network.decoder_output
     return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))

@@ -174,7 +174,7 @@ def all_data(data: ImageData, job: Job) -> ImageData:
     return data
 
 
-def common_training(config: TrainingConfig, job: Job) -> TrainingConfig:
+def common_training(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
     return config
 
 
@@ -197,7 +197,7 @@ class ImageExperiment:
         quick: what is changed for a smoke test of less than a minute.
         parts: of the jobs of a data set and a model; one without a name by default.
         prepare: the data of a job.
-        configure: the training of a job, from that which all have in common.
+        configure: the training of a job, from that which all have in common, with the number of training images.
         evaluate: what is measured of a trained model.
         summarize: from metrics of the parts of one model and seed to rows; by default they are the rows.
         compare: further rows, which compare models: their names, and one value a seed.
@@ -218,7 +218,7 @@ class ImageExperiment:
     differences: Sequence[Difference]
     parts: Callable[[ImageData], Sequence[str]] = one_part
     prepare: Callable[[ImageData, Job], ImageData] = all_data
-    configure: Callable[[TrainingConfig, Job], TrainingConfig] = common_training
+    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] = common_training
     summarize: Callable[[dict[str, dict[str, float]]], dict[str, float]] = values_as_rows
     compare: Callable[[Mapping[Job, JobOutcome]], dict[str, list[float]]] = nothing_to_compare
     needs_statistics: bool = False
@@ -414,7 +414,7 @@ def training_config(experiment: ImageExperiment, settings: ImageSettings, job: J
         evaluate_every=settings.epochs or epochs,
         network=config_from_dict(MODELS[job.model].config_class, network),
     )
-    return experiment.configure(config, job)
+    return experiment.configure(config, job, len(data.train_images))
 
 
 def is_binary(images: Tensor) -> bool:

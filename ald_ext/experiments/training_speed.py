@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 POINTS = 200
 
 
-def configure(config: TrainingConfig, job: Job) -> TrainingConfig:
+def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
     """Measures RE after every epoch."""
     return replace(config, evaluate_every=1)
 

@@ -274,6 +274,23 @@ def subject(model: Any, data: ImageData, tmp_path: Path, part: str = "") -> imag
     return image_experiment.Subject(Job("some", "lae", 0, part), data, trained, ImageSettings(), place)
 
 
+def test_options_reach_the_models_that_have_them_and_the_training() -> None:
+    experiment = IMAGE_EXPERIMENTS["denoising"]
+    options = (("energy_smoothness", 2.0), ("latent_dim", 3), ("lr", 0.5))
+    pixels = torch.zeros(100, 1, 32, 32, dtype=torch.uint8) + 7
+    data = ImageData(pixels, None, pixels, None, name="some")
+    settings = replace(experiment.settings, options=options)
+    configs = {
+        model: image_experiment.training_config(experiment, settings, Job("some", model, 0), data)
+        for model in ("clae", "vae")
+    }
+    assert configs["clae"].network.energy_smoothness == 2.0
+    assert not hasattr(configs["vae"].network, "energy_smoothness")
+    for config in configs.values():
+        assert config.network.latent_dim == 3
+        assert config.lr == 0.5
+
+
 def test_denoising_of_what_changes_nothing_is_the_noise(tmp_path: Path) -> None:
     """0.1², within five standard errors; and of what knows the images nothing."""
     pixels = torch.randint(0, 256, (50, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -459,6 +476,9 @@ def test_names_of_data_sets() -> None:
         ({"datasets": ()}, "datasets: got ()"),
         ({"datasets": ("a=x.npz", "a=y.npz")}, "expected different names"),
         ({"extractor": "gabor"}, "got 'gabor'"),
+        ({"options": (("colour", 1),)}, "option: got 'colour', expected a setting of one of the models"),
+        ({"options": (("epochs", 1),)}, "option: got 'epochs'"),
+        ({"options": (("energy_smoothness", 1.0),), "models": ("lae",)}, "option: got 'energy_smoothness'"),
     ],
 )
 def test_errors(images: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

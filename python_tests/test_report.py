@@ -347,6 +347,27 @@ def test_no_results_and_no_folder_are_errors(tmp_path, toy):
         write_report([toy], tmp_path / "page.html")
 
 
+def test_what_was_tried_is_a_table(toy):
+    """Settings in one column; what a trial does not tell is left empty; text is escaped."""
+    trials = [
+        {"model": "lae", "settings": {"network": {"lr": 0.1}, "width": 8}, "seed": 0, "re": 0.012345678},
+        {"model": "clae|x", "settings": {}, "seed": 1, "frechet": None, "re": 0.5},
+    ]
+    (toy / "tried.json").write_text(json.dumps(trials))
+    lines = build_page([toy], toy.parent / "page.md").text.splitlines()
+    begin = lines.index("### What was tried") + 2
+    assert lines[begin] == "| settings | model | seed | re | frechet |"
+    assert lines[begin + 2] == "| `network.lr` 0.1; `width` 8 | lae | 0 | 0.01235 |  |"
+    assert lines[begin + 3] == "| as they are | clae\\|x | 1 | 0.5 |  |"
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
+def test_damaged_trials_are_named(toy, text):
+    (toy / "tried.json").write_text(text)
+    with pytest.raises(ValueError, match=r"toy/tried\.json: "):
+        build_page([toy], toy.parent / "page.md")
+
+
 def test_notes_that_are_no_text_are_named(toy):
     (toy / "notes.md").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"toy/notes\.md: .* expected text in UTF-8"):

@@ -11,6 +11,7 @@ import typer
 
 from ..experiments import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, run_experiment, run_image_experiment
 from .devices import choose_device
+from .options import parse_options
 
 NAMES = (*EXPERIMENTS, *IMAGE_EXPERIMENTS)
 IMAGES_ONLY = "Experiments on images: "
@@ -45,6 +46,10 @@ def experiment_command(
     extractor_weights: Annotated[
         str | None, typer.Option(help=f"{IMAGES_ONLY}file of the extractor's weights.")
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{IMAGES_ONLY}KEY=VALUE, a setting of the models or of the training, such as lr=0.002."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
@@ -66,6 +71,7 @@ def experiment_command(
         "download": download or None,
         "extractor": extractor,
         "extractor_weights": extractor_weights,
+        "options": as_pairs(option) or None,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     workers = torch.get_num_threads() if workers is None else workers
@@ -111,6 +117,12 @@ def run_on_images(
         runs=runs,
         quick=quick,
     )
+
+
+def as_pairs(options: list[str] | None) -> tuple[tuple[str, Any], ...]:
+    """KEY=VALUE as names and values."""
+    values = parse_options(options or [])
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values.items())
 
 
 def as_names(text: str | None) -> tuple[str, ...] | None:

@@ -31,6 +31,25 @@ if TYPE_CHECKING:
 #: Images that a run passes over in all, where no epochs are given. ABP and DLGM get as much time as others, or more.
 TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
 MOST_EPOCHS = 80
+#: What models do not leave at its default. The LAE's latent variables, to be as wide as their posterior, need a warmer
+#: encoder; the CLAE's samples, which do not come from a prior of a given form, got worse by it.
+MODEL_SETTINGS: dict[str, dict[str, Any]] = {"lae": {"encoder_temperature": None}}
+#: The same on binary images, whose likelihood holds the latent variables less firmly against the energy.
+BINARY_SETTINGS: dict[str, dict[str, Any]] = {"clae": {"energy_smoothness": 3.0}}
+#: Settings that are a job's, or have options of their own.
+FIXED = {
+    "model",
+    "dataset",
+    "data_root",
+    "download",
+    "epochs",
+    "seed",
+    "device",
+    "network",
+    "num_data",
+    "shape",
+    "width",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class ImageSettings:
         frechet_samples: images drawn of each model.
         frechet_images: real images that they are compared with at most, of the training set.
         train_images, test_images: at most; None: all.
+        options: names and values of further settings, of the models (those that have them) or of the training.
     """
 
     datasets: tuple[str, ...] = ("mnist",)
@@ -67,14 +87,15 @@ class ImageSettings:
     frechet_images: int = 10_000
     train_images: int | None = None
     test_images: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
     def dataset_names(self) -> tuple[str, ...]:
         """As rows have them."""
         return tuple(name_and_source(dataset)[0] for dataset in self.datasets)
 
 
-#: Settings that say where or which jobs are run, and not what a job is.
-NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights")
+#: Settings that say where or which jobs are run, or that the training's settings tell, too.
+NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
 
 
 @dataclass(frozen=True)
@@ -298,6 +319,9 @@ def check_settings(experiment: ImageExperiment, settings: ImageSettings, num_see
     allowed = experiment.settings.models
     for model in settings.models:
         require("models", model, model in allowed, f"some of {', '.join(allowed)}")
+    known = names_of(TrainingConfig).union(*(names_of(MODELS[model].config_class) for model in settings.models))
+    for option, _ in settings.options:
+        require("option", option, option in known - FIXED, "a setting of one of the models or of the training")
     require("models", settings.models, len(set(settings.models)) == len(settings.models) >= 1, "each once")
 
 
@@ -402,8 +426,12 @@ def training_config(experiment: ImageExperiment, settings: ImageSettings, job: J
     """How a job's model is trained."""
     trained_images = FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES)
     epochs = max(1, min(MOST_EPOCHS, round(trained_images / len(data.train_images))))
-    kind = {"likelihood": "bernoulli"} if is_binary(data.train_images) else {"decoder_output": "tanh"}
-    network = {"width": settings.width, "latent_dim": settings.latent_dim, **kind}
+    kind = {"likelihood": "bernoulli", **BINARY_SETTINGS.get(job.model, {})}
+    if not is_binary(data.train_images):
+        kind = {"decoder_output": "tanh"}
+    own = MODEL_SETTINGS.get(job.model, {})
+    config_class = MODELS[job.model].config_class
+    network = {"width": settings.width, "latent_dim": settings.latent_dim, **kind, **own}
     config = TrainingConfig(
         model=job.model,
         dataset=job.dataset,
@@ -412,9 +440,21 @@ def training_config(experiment: ImageExperiment, settings: ImageSettings, job: J
         seed=job.seed,
         device=settings.device,
         evaluate_every=settings.epochs or epochs,
-        network=config_from_dict(MODELS[job.model].config_class, network),
+        network=config_from_dict(config_class, network),
     )
-    return experiment.configure(config, job, len(data.train_images))
+    return with_options(experiment.configure(config, job, len(data.train_images)), dict(settings.options))
+
+
+def with_options(config: TrainingConfig, options: Mapping[str, Any]) -> TrainingConfig:
+    """With further settings of the model and of the training in place; those of other models are left out."""
+    of_model, of_training = names_of(type(config.network)), names_of(TrainingConfig)
+    network = {name: value for name, value in options.items() if name in of_model}
+    training = {name: value for name, value in options.items() if name in of_training - of_model}
+    return replace(config, network=replace(config.network, **network), **training)
+
+
+def names_of(settings_class: type[Any]) -> set[str]:
+    return {item.name for item in fields(settings_class)}
 
 
 def is_binary(images: Tensor) -> bool:

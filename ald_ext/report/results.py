@@ -102,6 +102,17 @@ class Results:
         return max((len(row.values) for row in self.rows), default=0)
 
     @property
+    def trials(self) -> list[dict[str, Any]]:
+        """What lies beside results.json as tried.json: other settings, and what they gave. ValueError if damaged."""
+        path = self.folder / "tried.json"
+        if not path.is_file():
+            return []
+        trials = read_json(path)
+        if not (isinstance(trials, list) and all(isinstance(trial, dict) for trial in trials)):
+            raise ValueError(f"report: {path}: got {shortened(trials)}, expected a list of objects")
+        return trials
+
+    @property
     def notes(self) -> str:
         """What lies beside results.json as notes.md; "" if nothing does. ValueError where it is no text."""
         path = self.folder / "notes.md"
@@ -135,11 +146,7 @@ def find_results(folders: Sequence[Path]) -> list[Results]:
 
 def read_results(path: Path, origin: str) -> Results:
     """One file. ValueError, which names it, where it is damaged or of another form."""
-    try:
-        # What is not finite stands there as null; older Python writes NaN.
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"report: {path}: damaged ({error}), expected JSON of `ald-ext experiment`") from error
+    values = read_json(path)
     where = f"report: {path}"
     experiment = read_field(values, "experiment", "str", where)
     own_picture = [{"file": f"{experiment}.png", "caption": ""}]
@@ -160,6 +167,15 @@ def read_results(path: Path, origin: str) -> Results:
         ],
         jobs=read_records(Job, values, "jobs", where) if "jobs" in values else None,
     )
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds. ValueError, which names it, where it is damaged."""
+    try:
+        # What is not finite stands there as null; older Python writes NaN.
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"report: {path}: damaged ({error}), expected JSON of `ald-ext experiment`") from error
 
 
 def inside(picture: Picture, where: str) -> Picture:

@@ -56,6 +56,8 @@ def section(results: Results, label: str, pictures: ShownPictures) -> str:
     blocks += ["### Pictures", *picture_blocks(results, slug(label), pictures)]
     if results.differences:
         blocks += ["### Differences from the paper", differences_table(results)]
+    if results.trials:
+        blocks += ["### What was tried", trials_table(results.trials)]
     if results.notes:
         blocks += ["### Notes", notes_block(results, slug(label), pictures)]
     return "\n\n".join(blocks)
@@ -149,6 +151,22 @@ def differences_table(results: Results) -> str:
             for item in results.differences
         ],
     )
+
+
+def trials_table(trials: Sequence[dict[str, Any]]) -> str:
+    """A row a trial: its settings in one column, whatever else it tells in others."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial if name != "settings"))
+    body = [
+        [settings_line(trial.get("settings") or {}) or "as they are", *(show_cell(trial.get(name)) for name in names)]
+        for trial in trials
+    ]
+    return text_table(["settings", *names], body)
+
+
+def show_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return number(value) if isinstance(value, float) else escape(str(value))
 
 
 def notes_block(results: Results, folder: str, pictures: ShownPictures) -> str:

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Build, test and measure on a CUDA machine, without a network: `make gpu-check`, or some stages of it by name:
 #
-#     benchmarks/gpu_check.sh [build] [tests] [memcheck] [racecheck] [benchmarks]       make gpu-check STAGES="build tests"
+#     benchmarks/gpu_check.sh [build] [tests] [memcheck] [racecheck] [experiments] [benchmarks]
+#     make gpu-check STAGES="build tests"
 #
 # Uses the Python of PYTHON (default python3) as it is; that needs torch, numpy, setuptools, pybind11, cmake, ninja,
-# pytest, pytest-benchmark, hypothesis, typer, tqdm and matplotlib. Writes into RESULTS (default benchmarks/results)
+# pytest, pytest-benchmark, hypothesis, typer, tqdm and matplotlib; the experiments those of the extras train and frechet.
+# Writes into RESULTS (default benchmarks/results)
 # cuda.json, training_cuda.json, the table cuda.md, the plot and the page README.md, and the log of each stage, which git
 # ignores. A stage that fails, or that takes longer than STAGE_SECONDS (default 570), does not keep the later ones from
 # running; the exit code tells. Every stage but the first needs the build of an earlier call, or of the first.
@@ -13,7 +15,7 @@ cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
 results=${RESULTS:-benchmarks/results}
 stage_seconds=${STAGE_SECONDS:-570}
-all_stages=(build tests memcheck racecheck benchmarks)
+all_stages=(build tests memcheck racecheck experiments benchmarks)
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 summary=()
 failed=0
@@ -30,6 +32,17 @@ tests() {
 memcheck() { sanitize memcheck; }
 
 racecheck() { sanitize racecheck; }
+
+# The paper's experiments on images, cut down: that they run on the device. In full: make results OPTIONS="--device cuda".
+experiments() {
+    local name status=0
+    require_module || return
+    for name in image-generation denoising anomaly-detection training-speed dequantization; do
+        limited "$python" -c "from ald_ext.cli import main; main()" experiment "$name" --quick --device cuda \
+            --out "runs/gpu-check/$name" --runs runs/gpu-check/runs || status=$?
+    done
+    return $status
+}
 
 # Ends by itself before the limit, with what it has; the last case and the page take less than what is left. The kernels
 # have two thirds of the time, training has the rest, and what the kernels leave of theirs.

@@ -18,11 +18,12 @@ import torch
 from kill_training import differences, without_clock
 from torch import nn
 
-from ald_ext.models import LAE, MODELS, VAE, ModelConfig, config_from_dict, find_model_class
+from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
 from ald_ext.training import ImageData, TrainingConfig, TrainingDivergedError, data, fit, loop, train
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
-from ald_ext.training.evaluation import evaluating
+from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
+from ald_ext.training.image_data import binarize
 from ald_ext.training.pictures import GAP, grid, pair_up
 from ald_ext.training.step import why_not_captured
 
@@ -388,6 +389,27 @@ def test_the_ensemble_holds_the_latest_samples(tmp_path):
     with torch.no_grad():
         mean = ensemble_of_checkpoint(checkpoint).mean(model, lambda member: member.reconstruct(images))
     assert metrics["test_re_ensemble"] == pytest.approx(float((mean - images / 255).square().mean()), rel=1e-5)
+
+
+def test_averaged_error_of_binary_images_is_cross_entropy():
+    """In nats an image, of the mean probability; at most the mean of the samples' own, as -log is convex."""
+    images = binarize(few_images().test_images, 0)
+    torch.manual_seed(0)
+    model = LAE(latent_dim=4, width=4, likelihood="bernoulli")
+    ensemble = ParameterEnsemble(2)
+    errors, means = [], []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in model.decoder.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+            means.append(model.reconstruct(images).double())
+        ensemble.append(model)
+        errors.append(reconstruction_error(model, images))
+    value = averaged_reconstruction_error(model, ensemble, images)
+    target, mean = images.double() / 255, (means[0] + means[1]) / 2
+    expected = -(target * mean.log() + (1 - target) * (1 - mean).log()).flatten(1).sum(1).mean()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    assert value < sum(errors) / 2
 
 
 def scalars(folder: Path, name: str) -> list[tuple[int, float]]:

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..models import LatentVariableModel
+from ..models import LatentVariableModel, ParameterEnsemble
 
 EVALUATION_BATCH = 500
 
@@ -47,3 +48,16 @@ def values_of_data(
 def reconstruction_error(model: LatentVariableModel, images: Tensor) -> float:
     """RE of the paper's Table 2: mean squared error on [0, 1] pixels; of Bernoulli pixels nats an image."""
     return values_of_data(model, images, model.reconstruction_error).double().mean().item()
+
+
+def averaged_reconstruction_error(
+    model: LatentVariableModel, ensemble: ParameterEnsemble | None, images: Tensor
+) -> float | None:
+    """:func:`reconstruction_error` of the mean reconstruction over samples of the parameters; None without such."""
+    if not ensemble:
+        return None
+    means = ensemble.mean(model, lambda member: values_of_data(member, images, member.reconstruct))
+    brightness = model.to_brightness(images)
+    if model.config.likelihood == "bernoulli":
+        return F.binary_cross_entropy(means, brightness, reduction="sum").item() / len(images)
+    return (means - brightness).square().mean(dtype=torch.float64).item()

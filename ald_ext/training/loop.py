@@ -26,7 +26,7 @@ from .batches import Batches
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .data import ImageData, load_dataset
-from .evaluation import evaluating, reconstruction_error, values_of_data
+from .evaluation import averaged_reconstruction_error, evaluating, reconstruction_error, values_of_data
 from .interruption import Interruption, TrainingInterrupted
 from .optimizers import make_optimizer, make_scheduler
 from .pictures import curves, grid, pair_up, save_picture
@@ -420,7 +420,7 @@ def measure(run: Run) -> dict[str, Any]:
         "model": run.config.model,
         "dataset": run.config.dataset,
         "test_re": last["test_re"],
-        "test_re_ensemble": ensemble_error(run),
+        "test_re_ensemble": averaged_reconstruction_error(run.model, run.ensemble, run.data.test_images),
         "train_loss": last["loss"],
         "epochs": run.epoch,
         "steps": run.step,
@@ -438,15 +438,6 @@ def measure(run: Run) -> dict[str, Any]:
         "history": run.history,
         "seconds_after_epoch": run.seconds_after_epoch,
     }
-
-
-def ensemble_error(run: Run) -> float | None:
-    """RE of the mean reconstruction over the samples of the parameters that were kept; None without such."""
-    if not run.ensemble:
-        return None
-    images = run.data.test_images
-    means = run.ensemble.mean(run.model, lambda member: values_of_data(member, images, member.reconstruct))
-    return (means - run.model.to_brightness(images)).square().mean(dtype=torch.float64).item()
 
 
 def peak_memory(device: str) -> int:

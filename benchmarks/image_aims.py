@@ -35,10 +35,13 @@ class Bound:
         other = rows.get(self.of, {}).get("mean")
         return None if other is None else self.value * other
 
-    def show(self) -> str:
+    def show(self, rows: Rows) -> str:
+        """The number; of another row also whose it is."""
+        limit = self.resolve(rows)
         if not self.of:
             return f"{self.value:.4g}"
-        return f"`{self.of}`" if self.value == 1 else f"{self.value:g} · `{self.of}`"
+        whose = f"{self.of.split('/')[1].upper()}'s" + ("" if limit is None else f" {limit / self.value:.4g}")
+        return whose if self.value == 1 else f"{self.value:g} · {whose}"
 
 
 @dataclass(frozen=True)
@@ -51,21 +54,26 @@ class Aim:
     at_least: bool = False
 
     def verdict(self, rows: Rows) -> str:
-        value = rows.get(self.row, {}).get("mean")
-        if self.row not in rows:
+        row = rows.get(self.row)
+        if row is None or None in self._limits(self.must, rows):
             return "not measured"
-        met = [value is not None and self._meets(value, bounds, rows) for bounds in (self.must, self.goal)]
-        if not met[0]:
+        if not self._meets(row["mean"], self.must, rows):
             return "**missed**"
-        return "goal met" if self.goal and met[1] else "must met"
+        return "goal met" if self.goal and self._meets(row["mean"], self.goal, rows) else "must met"
 
-    def _meets(self, value: float, bounds: tuple[Bound, ...], rows: Rows) -> bool:
-        limits = [bound.resolve(rows) for bound in bounds]
+    def _limits(self, bounds: tuple[Bound, ...], rows: Rows) -> list[float | None]:
+        return [bound.resolve(rows) for bound in bounds]
+
+    def _meets(self, value: float | None, bounds: tuple[Bound, ...], rows: Rows) -> bool:
+        """A mean that is null, such as seconds to what was never reached, meets nothing."""
+        if value is None:
+            return False
+        limits = self._limits(bounds, rows)
         return all(limit is not None and (value >= limit if self.at_least else value <= limit) for limit in limits)
 
-    def show(self, bounds: tuple[Bound, ...]) -> str:
+    def show(self, bounds: tuple[Bound, ...], rows: Rows) -> str:
         sign = "≥" if self.at_least else "≤"
-        return ", ".join(f"{sign} {bound.show()}" for bound in bounds)
+        return ", ".join(f"{sign} {bound.show(rows)}" for bound in bounds)
 
 
 AIMS = [
@@ -111,5 +119,6 @@ def aims_table() -> str:
     for aim in AIMS:
         row = rows.get(aim.row, {})
         cells = ["" if row.get(name) is None else f"{row[name]:.4g}" for name in ("paper", "mean")]
-        lines.append([f"`{aim.row}`", cells[0], aim.show(aim.must), aim.show(aim.goal), cells[1], aim.verdict(rows)])
+        bounds = [aim.show(some, rows) for some in (aim.must, aim.goal)]
+        lines.append([f"`{aim.row}`", cells[0], *bounds, cells[1], aim.verdict(rows)])
     return markdown_table(["figure", "paper", "must", "goal", "ours", ""], lines)

@@ -382,8 +382,10 @@ def run_jobs(
     from ..training.progress import progress_interval
 
     images = [images_of_job(experiment, settings, job) for job in jobs]
-    # Those that take longest first, so that no worker is left with one of them at the end.
-    order = sorted(range(len(jobs)), key=lambda index: -images[index] * cost(jobs[index]))
+    if experiment.measures_time:  # in alternation, so that what slows the machine for a while slows every model
+        order = sorted(range(len(jobs)), key=lambda index: (jobs[index].dataset, jobs[index].seed))
+    else:  # those that take longest first, so that no worker is left with one of them at the end
+        order = sorted(range(len(jobs)), key=lambda index: -images[index] * cost(jobs[index]))
     arguments = [(experiment, settings, jobs[index], place) for index in order]
     options = {"desc": experiment.name, "unit": " images", "unit_scale": True, "mininterval": progress_interval()}
     with tqdm(total=sum(images), **options) as bar:

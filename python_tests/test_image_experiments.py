@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +40,7 @@ from ald_ext.experiments.generated_images import GeneratedImages
 from ald_ext.experiments.image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, name_and_source
 from ald_ext.metrics import EXTRACTORS, GaussianStatistics
 from ald_ext.models import LAE
+from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.image_data import ImageData
 
 NUM_TRAIN, NUM_TEST = 40, 20
@@ -246,6 +251,30 @@ def test_jobs_side_by_side_are_as_one_after_the_other(images: Path, tmp_path: Pa
         for workers in (1, 2)
     ]
     assert means(results[0]) == means(results[1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_command_that_gets_sigint_ends_soon_and_goes_on_later(images: Path, tmp_path: Path, workers: int) -> None:
+    """In the middle of its runs, of which more wait; the checkpoints are of the steps that were made."""
+    out = tmp_path / "out"
+    program = "from ald_ext.cli import main\n\nif __name__ == '__main__':\n    main()\n"
+    (tmp_path / "command.py").write_text(program)
+    arguments = ["experiment", "denoising", "--datasets", f"halves={images}", "--width", "2", "--device", "cpu"]
+    arguments += ["--epochs", "100000", "--workers", str(workers), "--out", str(out)]
+    process = subprocess.Popen([sys.executable, tmp_path / "command.py", *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("runs/halves/*/checkpoint.pt"))) < workers:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode not in (0, -signal.SIGINT), errors
+    checkpoints = list(out.glob("runs/halves/*/checkpoint.pt"))
+    assert len(checkpoints) == workers
+    for checkpoint in checkpoints:
+        assert 0 < load_checkpoint(checkpoint)["epoch"] < 100_000
+    assert not (out / "results.json").exists()
 
 
 def test_timings_do_not_run_side_by_side(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import LatentVariableModel, ParameterEnsemble
-from ..training import ImageData, TrainingConfig, train
+from ..training import ImageData, TrainingConfig, TrainingInterrupted, train
 from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ..training.loop import CHECKPOINT, METRICS
 from .workers import Progress
@@ -60,11 +60,21 @@ def train_once(config: TrainingConfig, data: ImageData, runs: Path, progress: Pr
     if (folder / METRICS).is_file():
         progress(config.num_epochs * len(data.train_images))
     else:
-        train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
+        train_or_resume(config, data, folder, progress)
     checkpoint = load_checkpoint(folder / CHECKPOINT, config.device)
     model, _ = model_of_checkpoint(checkpoint)
     metrics = json.loads((folder / METRICS).read_text())
     return TrainedRun(model.to(config.device), ensemble_of_checkpoint(checkpoint), metrics)
+
+
+def train_or_resume(config: TrainingConfig, data: ImageData, folder: Path, progress: Progress) -> None:
+    """Goes on from the folder's checkpoint, if there is one. TrainingInterrupted tells how to go on."""
+    try:
+        train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
+    except TrainingInterrupted as interruption:
+        number = interruption.signal_number
+        message = f"{config.model} on {data.name}: stopped by signal {number}; the same command goes on from there"
+        raise TrainingInterrupted(message, number) from interruption
 
 
 def fingerprint(values: dict[str, Any]) -> str:

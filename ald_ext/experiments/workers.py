@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
@@ -15,8 +15,9 @@ Result = TypeVar("Result")
 #: Called after every unit of work, with the number of units done.
 Progress = Callable[[int], Any]
 
-#: In a worker: the number of units that all workers have done.
+#: In a worker: the number of units that all workers have done, and whether they are to stop.
 _done: Any = None
+_stop: Any = None
 
 
 def run_all(
@@ -30,35 +31,50 @@ def run_all(
         arguments: one a call.
         num_workers: processes; 1: everything in this one.
         bar: tqdm's, or what has its ``update`` and ``n``.
+
+    Raises:
+        What a call raised, after those that run beside it have stopped. BrokenProcessPool: a process was killed.
     """
     if num_workers == 1:
         return [run(argument, bar.update) for argument in arguments]
     # Spawned, because a process that was forked from one with threads may hang.
     context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
+    done, stop = context.Value("q", 0), context.Event()
     begin = bar.n
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
-        futures = [pool.submit(run, argument, count_done) for argument in arguments]
-        waiting: set[Future[Result]] = set(futures)
-        while waiting:
-            waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION).not_done
-            bar.update(begin + done.value - bar.n)
-            if any(future.done() and future.exception() for future in futures):
-                pool.shutdown(wait=False, cancel_futures=True)
-                break
-        return [future.result() for future in futures]
+    with ProcessPoolExecutor(num_workers, context, initializer=start_worker, initargs=(done, stop)) as pool:
+        try:
+            futures = [pool.submit(run, argument, count_done) for argument in arguments]
+            waiting: set[Future[Result]] = set(futures)
+            while waiting:
+                waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION).not_done
+                bar.update(begin + done.value - bar.n)
+                raise_first_error(futures)
+            return [future.result() for future in futures]
+        except BaseException:  # an interruption, too: what runs is to stop where it is, what waits is not to begin
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def start_worker(done: Any) -> None:
-    global _done
-    _done = done
+def raise_first_error(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        if future.done():
+            future.result()
+
+
+def start_worker(done: Any, stop: Any) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
     torch.set_num_threads(1)
 
 
 def count_done(units: int) -> None:
-    """Progress in a worker, which ends with the process that wants its work."""
+    """Progress in a worker, which ends with the process that wants its work.
+
+    By a signal, on which training writes its checkpoint.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        sys.exit("the process that asked for this work has ended")
     with _done.get_lock():
         _done.value += units
+    if _stop.is_set() or (parent is not None and not parent.is_alive()):
+        signal.raise_signal(signal.SIGTERM)

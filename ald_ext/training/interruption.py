@@ -17,6 +17,10 @@ class TrainingInterrupted(RuntimeError):  # noqa: N818 - it is no error
         super().__init__(message)
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[type[TrainingInterrupted], tuple[str, int]]:
+        """Of both arguments, so that it comes back from other processes."""
+        return type(self), (str(self), self.signal_number)
+
 
 class Interruption:
     """While it is entered, the first SIGINT or SIGTERM only sets ``signal_number``; a second one acts as ever.

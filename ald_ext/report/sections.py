@@ -39,7 +39,7 @@ def slug(label: str) -> str:
 
 
 def section(results: Results, label: str, pictures: ShownPictures) -> str:
-    """Title, how it was run, tables, plot, pictures, differences and notes of one experiment.
+    """Title, how it was run, tables, plot, pictures, differences, notes and trials of one experiment.
 
     Args:
         results: of the experiment.
@@ -56,10 +56,10 @@ def section(results: Results, label: str, pictures: ShownPictures) -> str:
     blocks += ["### Pictures", *picture_blocks(results, slug(label), pictures)]
     if results.differences:
         blocks += ["### Differences from the paper", differences_table(results)]
-    if results.trials:
-        blocks += ["### What was tried", trials_table(results.trials)]
     if results.notes:
         blocks += ["### Notes", notes_block(results, slug(label), pictures)]
+    if results.trials:
+        blocks += ["### What was tried", trials_table(results.trials)]
     return "\n\n".join(blocks)
 
 

@@ -18,7 +18,7 @@ from .experiment import Difference, new_figure
 from .generated_images import sample_quality, save_sheet
 from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
 from .image_figures import datasets_of
-from .image_generation import COMMON_DIFFERENCES
+from .image_generation import COMMON_DIFFERENCES, QUICK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,14 +115,7 @@ EXPERIMENT = ImageExperiment(
     name="dequantization",
     title="A pixel's values before and after dequantization, samples and RE (Figures 8 and 9)",
     settings=ImageSettings(datasets=("mnist",), models=("lae",)),
-    quick={
-        "datasets": ("mnist5k",),
-        "epochs": 1,
-        "frechet_samples": 100,
-        "frechet_images": 300,
-        "train_images": 1000,
-        "test_images": 100,
-    },
+    quick=QUICK,
     parts=parts,
     configure=configure,
     evaluate=evaluate,

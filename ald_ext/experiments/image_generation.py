@@ -53,6 +53,16 @@ def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
 
 SETTINGS = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
 
+#: What is changed where samples are drawn, for a smoke test.
+QUICK = {
+    "datasets": ("mnist5k",),
+    "epochs": 1,
+    "frechet_samples": 100,
+    "frechet_images": 300,
+    "train_images": 1000,
+    "test_images": 100,
+}
+
 COMMON_DIFFERENCES = (
     Difference("networks", "64 channels; the table that tells the rest is lost", "width channels", "see settings"),
     Difference("decoders", "no activation after the last layer", "tanh after it", "sharper samples of every model"),
@@ -65,14 +75,7 @@ EXPERIMENT = ImageExperiment(
     name="image-generation",
     title="Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)",
     settings=SETTINGS,
-    quick={
-        "datasets": ("mnist5k",),
-        "epochs": 1,
-        "frechet_samples": 100,
-        "frechet_images": 300,
-        "train_images": 1000,
-        "test_images": 100,
-    },
+    quick=QUICK,
     evaluate=evaluate,
     draw=draw,
     paper=paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid"),

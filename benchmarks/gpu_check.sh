@@ -6,9 +6,8 @@
 #
 # Uses the Python of PYTHON (default python3) as it is; that needs torch, numpy, setuptools, pybind11, cmake, ninja,
 # pytest, pytest-benchmark, hypothesis, typer, tqdm and matplotlib; the experiments those of the extras train and frechet.
-# Writes into RESULTS (default benchmarks/results)
-# cuda.json, training_cuda.json, the table cuda.md, the plot and the page README.md, and the log of each stage, which git
-# ignores. A stage that fails, or that takes longer than STAGE_SECONDS (default 570), does not keep the later ones from
+# Writes into RESULTS (default benchmarks/results) cuda.json, training_cuda.json, the table cuda.md, the plot and the page
+# README.md, and the log of each stage, which git ignores. A stage that fails, or that takes longer than STAGE_SECONDS (default 570), does not keep the later ones from
 # running; the exit code tells. Every stage but the first needs the build of an earlier call, or of the first.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1

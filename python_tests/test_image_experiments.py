@@ -427,6 +427,7 @@ def test_the_printed_sign_is_the_other() -> None:
     model = CLAE(width=2, num_data=4)
     x = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
     difference = model.score(x) - anomaly_detection.printed_score(model, x)
+    # A difference of potentials of some hundreds of nats, in float32.
     torch.testing.assert_close(difference, 2 * model.energy(model.encode(x)), rtol=1e-3, atol=1e-3)
 
 

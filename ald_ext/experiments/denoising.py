@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..models.likelihoods import to_brightness
 from ..training.evaluation import values_of_data
 from ..training.pictures import save_grid
 from .experiment import Difference
@@ -34,14 +35,14 @@ PAPER_MSE = {
 
 def add_noise(images: Tensor) -> Tensor:
     """Brightness of images (n, C, H, W) uint8 plus N(0, 0.1²), not clipped; the same noise for every model."""
-    brightness = images.float() / 255
+    brightness = to_brightness(images)
     return brightness + NOISE * torch.randn(brightness.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
 
 
 def evaluate(subject: Subject) -> JobOutcome:
     """MSE of the reconstructions of noisy test images to the clean ones."""
     model, ensemble = subject.trained.model, subject.trained.ensemble
-    clean = subject.data.test_images.float() / 255
+    clean = to_brightness(subject.data.test_images)
     noisy = add_noise(subject.data.test_images)
     restored = values_of_data(model, noisy, model.reconstruct)
     values = {"denoising_mse": mean_squared_error(restored, clean)}

@@ -87,7 +87,13 @@ EXPERIMENT = ImageExperiment(
             "Fréchet distance of EfficientNet-Lite0's features",
             "needs no download; --extractor inception gives FID",
         ),
-        Difference("CLAE", "d_u = 8, no prior on f_z", "d_u = 32, energy_smoothness 0.3", "samples cover more classes"),
+        Difference("LAE", "T = 1", "n/p for the encoder (encoder_temperature)", "posteriors as wide as they should be"),
+        Difference(
+            "CLAE",
+            "d_u = 8, no prior on f_z",
+            "d_u = 32, energy_smoothness 0.3 (3 on binary images)",
+            "samples cover more classes; energies stay together",
+        ),
     ),
     needs_statistics=True,
 )

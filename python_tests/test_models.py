@@ -33,6 +33,7 @@ from ald_ext.models import (
 )
 from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, AdaptiveLangevin
 from ald_ext.models.lae import leverage_temperature
+from ald_ext.models.networks import scale_outputs
 from ald_ext.samplers import MALA, GaussianPotential
 
 NUM_DATA = 20
@@ -233,6 +234,42 @@ def test_temperature_of_the_encoder(name, given, expected):
     assert "temperature" not in others | decoder
     every = [id(p) for group in (others, encoder, decoder) for p in group["params"]]
     assert sorted(every) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "modules"), [("lae", ["prior"]), ("clae", ["energy_network", "sampler"])])
+def test_the_prior_may_have_an_eps_of_its_own(name, modules):
+    model = make_model(name, prior_eps=0.02)
+    others, prior, decoder = model.parameter_groups(NUM_DATA)
+    assert (prior["eps"], prior["momentum"]) == (0.02, 0.0)
+    expected = {id(p) for module in modules for p in getattr(model, module).parameters()}
+    assert {id(p) for p in prior["params"]} == expected
+    assert not {"eps", "momentum"} & set(others | decoder)
+    every = [id(p) for group in (others, prior, decoder) for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["lae", "clae"])
+def test_training_may_begin_with_a_given_spread(name, images):
+    def spread(z: Tensor) -> float:
+        return z.std(0, correction=0).mean().item()
+
+    model = make_model(name, initial_spread=2.0)
+    before, direction = spread(model.encode(images)), model.encode(images)
+    model.initialize(images)
+    assert before < 1 < spread(model.encode(images)) == pytest.approx(2, rel=1e-4)
+    torch.testing.assert_close(model.encode(images), direction * (2 / before), rtol=1e-4, atol=1e-5)
+    if name == "clae":
+        assert spread(model.prior_states(torch.arange(len(images)))) == pytest.approx(2, rel=1e-4)
+    model.initialize(images[:1])  # all the same z: nothing to scale by
+    assert spread(model.encode(images)) == pytest.approx(2, rel=1e-4)
+    unscaled = make_model(name)
+    unscaled.initialize(images)
+    torch.testing.assert_close(unscaled.encode(images), direction)
+
+
+def test_only_networks_with_a_linear_layer_can_be_scaled():
+    with pytest.raises(ValueError, match="scale_outputs: network: got Tanh, expected a linear or Conv2d layer in it"):
+        scale_outputs(nn.Tanh(), 2.0)
 
 
 def test_few_data_leave_the_temperature_alone():
@@ -628,6 +665,8 @@ def test_bad_options_are_refused(options, message):
     ("name", "options", "message"),
     [
         ("lae", {"encoder_temperature": -1.0}, "encoder_temperature: got -1.0, expected None or >= 0"),
+        ("lae", {"prior_eps": 0.0}, "prior_eps: got 0.0, expected None or > 0"),
+        ("clae", {"initial_spread": -1.0}, "initial_spread: got -1.0, expected None or > 0"),
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
         ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),

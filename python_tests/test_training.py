@@ -11,6 +11,7 @@ import os
 import pickle
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ import torch
 from kill_training import differences, without_clock
 from torch import nn
 
+import ald_ext
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
 from ald_ext.training import ImageData, TrainingConfig, TrainingDivergedError, data, fit, loop, train
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
 from ald_ext.training.image_data import binarize
+from ald_ext.training.optimizers import average_gradients
 from ald_ext.training.pictures import GAP, grid, pair_up
 from ald_ext.training.step import why_not_captured
 
@@ -115,7 +118,9 @@ RUNS = {
     "lae-uniform-polynomial": {"schedule": "polynomial", "decay_offset": 3.0, "network": {"dequantization": "uniform"}},
     "lae-langevin-bf16": {"bf16": True, "network": {"dequantization": "langevin"}},
     "lae-freeze-map": {"freeze_after": 5, "network": {"decoder_inference": "map"}},
+    "lae-momentum": {"momentum": 0.9, "network": {"prior_eps": 0.01, "initial_spread": 1.0}},
     "clae": {"model": "clae"},
+    "clae-momentum": {"model": "clae", "momentum": 0.9, "network": {"prior_eps": 0.01, "initial_spread": 1.0}},
     "clae-chains": {"model": "clae", "network": {"chains": 7, "dequantization": "uniform"}},
     "clae-langevin": {"model": "clae", "network": {"prior_sampler": "langevin"}},
     "ae-polynomial": {"model": "ae", "schedule": "polynomial", "decay_offset": 3.0},
@@ -202,6 +207,53 @@ def test_learning_rates_of_the_steps(options, expected):
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(expected)
+
+
+def test_psgld_is_given_running_means_of_the_gradients():
+    """Against the reference's step of means computed here; a group without momentum has its gradients as they are."""
+    torch.manual_seed(0)
+    start = torch.randn(2, 3, dtype=torch.float64)
+    averaged, plain, idle = (nn.Parameter(start[0].clone()), nn.Parameter(start[1].clone()), nn.Parameter(start[0]))
+    groups = [{"params": [averaged, idle]}, {"params": [plain], "momentum": 0.0}]
+    optimizer = ald_ext.PSGLD(groups, lr=0.1, num_data=7, alpha=0.8, eps=0.2, seed=3)
+    optimizer.register_step_pre_hook(partial(average_gradients, 0.75))
+    expected, squares, mean = start.clone(), torch.zeros_like(start), torch.zeros(3, dtype=torch.float64)
+    for step in range(1, 6):
+        gradients = torch.randn(2, 3, dtype=torch.float64)
+        averaged.grad, plain.grad = gradients[0].clone(), gradients[1].clone()
+        optimizer.step()
+        mean = 0.75 * mean + 0.25 * gradients[0]
+        settings = {"lr": 0.1, "num_data": 7, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
+        settings |= {"alpha": 0.8, "eps": 0.2, "freeze_after": step, "seed": 3, "step": step}
+        arguments = list(expected), [mean, gradients[1]], list(squares)
+        ald_ext.reference.psgld_step_(*arguments, **settings, parameters=[0, 2], offsets=[0, 0])
+        torch.testing.assert_close(torch.stack([averaged, plain]), expected)
+    assert set(optimizer.state[averaged]) == {"square_avg", "gradient_mean"}
+    assert set(optimizer.state[plain]) == {"square_avg"}
+    assert idle not in optimizer.state
+
+
+def test_small_steps_with_momentum_sample_the_target():
+    """θ ← θ - a·m + √(2a) ξ with m ← μ m + (1-μ) θ, on N(0, 1): against the stationary variance of this recursion,
+    which a → 0 takes to 1.
+
+    Its draws of 4,000 chains are independent; their mean square has the standard error √(2/4000) of its mean.
+    """
+    step_size, momentum, chains = 0.02, 0.9, 4000
+    transition = torch.tensor([[1 - step_size * (1 - momentum), -step_size * momentum], [1 - momentum, momentum]])
+    transition = transition.double()
+    noise = torch.tensor([2 * step_size, 0, 0, 0], dtype=torch.float64)
+    stationary = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - torch.kron(transition, transition), noise)
+    variance = stationary[0].item()
+    assert variance == pytest.approx(1, abs=0.2)
+    theta = nn.Parameter(torch.zeros(chains))
+    optimizer = ald_ext.PSGLD([theta], lr=step_size, num_data=1, eps=1.0, freeze_after=0, seed=0)
+    optimizer.register_step_pre_hook(partial(average_gradients, momentum))
+    for _ in range(400):
+        theta.grad = theta.detach().clone()
+        optimizer.step()
+    error = theta.detach().double().square().mean().item() / variance - 1
+    assert abs(error) < 5 * (2 / chains) ** 0.5
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -31,11 +31,20 @@ if TYPE_CHECKING:
 #: Images that a run passes over in all, where no epochs are given. ABP and DLGM get as much time as others, or more.
 TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
 MOST_EPOCHS = 80
+#: PSGLD on means of ten gradients or so; lr and eps belong to it.
+MOMENTUM = {"momentum": 0.9, "lr": 1e-3, "eps": 0.03}
+#: A prior that keeps up with latent variables, which begin with the spread that is a Gaussian prior's at first.
+LIVELY_PRIOR = {"prior_eps": 0.01, "initial_spread": 1.0}
 #: What models do not leave at its default. The LAE's latent variables, to be as wide as their posterior, need a warmer
 #: encoder; the CLAE's samples, which do not come from a prior of a given form, got worse by it.
 MODEL_SETTINGS: dict[str, dict[str, Any]] = {"lae": {"encoder_temperature": None}}
-#: The same on binary images, whose likelihood holds the latent variables less firmly against the energy.
-BINARY_SETTINGS: dict[str, dict[str, Any]] = {"clae": {"energy_smoothness": 3.0}}
+#: Settings of models and of their training, by the kind of images. On binary ones the likelihood holds the latent
+#: variables less firmly against the energy.
+KIND_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "grey": {},
+    "binary": {"lae": MOMENTUM | LIVELY_PRIOR, "clae": {"energy_smoothness": 3.0}},
+    "colour": {"lae": MOMENTUM | LIVELY_PRIOR, "clae": MOMENTUM | LIVELY_PRIOR},
+}
 #: Settings that are a job's, or have options of their own.
 FIXED = {
     "model",
@@ -60,8 +69,8 @@ class ImageSettings:
         models: names of ``ald_ext.models.MODELS``.
         width: channels of the hidden layers; the paper has 64.
         latent_dim: d_z.
-        epochs: of every model; None: those in which a run passes over 480,000 images (ABP 180,000, DLGM 240,000), and
-            not more than 80.
+        epochs: of every model; None: those in which a run passes over 480,000 images (ABP 180,000, DLGM 240,000, the
+            LAE of image-generation 960,000), and not more than 80.
         device: a torch device.
         data_root: folder of torchvision's files.
         download: fetch what is missing there.
@@ -225,6 +234,7 @@ class ImageExperiment:
         draw: the picture of all outcomes.
         paper: the paper's number by row.
         differences: from the paper.
+        trained_images: that a run of a model passes over, if not 480,000.
         needs_statistics: whether Fréchet distances are measured.
         measures_time: so that jobs must not run side by side.
     """
@@ -242,6 +252,7 @@ class ImageExperiment:
     configure: Callable[[TrainingConfig, Job, int], TrainingConfig] = common_training
     summarize: Callable[[dict[str, dict[str, float]]], dict[str, float]] = values_as_rows
     compare: Callable[[Mapping[Job, JobOutcome]], dict[str, list[float]]] = nothing_to_compare
+    trained_images: Mapping[str, int] = field(default_factory=lambda: FEWER_TRAINED_IMAGES)
     needs_statistics: bool = False
     measures_time: bool = False
 
@@ -426,14 +437,13 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Place], progres
 
 def training_config(experiment: ImageExperiment, settings: ImageSettings, job: Job, data: ImageData) -> TrainingConfig:
     """How a job's model is trained."""
-    trained_images = FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES)
+    trained_images = experiment.trained_images.get(job.model, TRAINED_IMAGES)
     epochs = max(1, min(MOST_EPOCHS, round(trained_images / len(data.train_images))))
-    kind = {"likelihood": "bernoulli", **BINARY_SETTINGS.get(job.model, {})}
-    if not is_binary(data.train_images):
-        kind = {"decoder_output": "tanh"}
+    kind = kind_of(data.train_images)
+    pixels = {"likelihood": "bernoulli"} if kind == "binary" else {"decoder_output": "tanh"}
     own = MODEL_SETTINGS.get(job.model, {})
     config_class = MODELS[job.model].config_class
-    network = {"width": settings.width, "latent_dim": settings.latent_dim, **kind, **own}
+    network = {"width": settings.width, "latent_dim": settings.latent_dim, **pixels, **own}
     config = TrainingConfig(
         model=job.model,
         dataset=job.dataset,
@@ -444,6 +454,7 @@ def training_config(experiment: ImageExperiment, settings: ImageSettings, job: J
         evaluate_every=settings.epochs or epochs,
         network=config_from_dict(config_class, network),
     )
+    config = with_options(config, KIND_OPTIONS[kind].get(job.model, {}))
     return with_options(experiment.configure(config, job, len(data.train_images)), dict(settings.options))
 
 
@@ -459,9 +470,11 @@ def names_of(settings_class: type[Any]) -> set[str]:
     return {item.name for item in fields(settings_class)}
 
 
-def is_binary(images: Tensor) -> bool:
-    """Whether pixels are 0 or 255, as those of binarized MNIST."""
-    return bool(((images == 0) | (images == 255)).all())
+def kind_of(images: Tensor) -> str:
+    """ "colour", "grey" or "binary": pixels that are 0 or 255, as those of binarized MNIST."""
+    if images.shape[1] > 1:
+        return "colour"
+    return "binary" if bool(((images == 0) | (images == 255)).all()) else "grey"
 
 
 def job_key(settings: ImageSettings, job: Job, config: TrainingConfig, data: ImageData) -> str:

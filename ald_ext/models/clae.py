@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .adaptive_langevin import AdaptiveLangevin
 from .config import ModelConfig
-from .lae import LAEConfig, langevin_parameter_groups
+from .lae import LAEConfig, langevin_parameter_groups, scale_to_spread, spread
 from .latent_variable_model import LatentVariableModel
 from .likelihoods import at_least_float32
 from .networks import MLP
@@ -187,11 +187,13 @@ class CLAE(LatentVariableModel):
     def _device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def initialize(self, x: Tensor) -> None:
+        """Scales encoder and sampler as ``initial_spread`` says."""
+        target = self.config.initial_spread
+        scale_to_spread(self.encoder, self.network_input(x), target)
+        if self.config.prior_sampler == "amortized":
+            scale_to_spread(self.sampler, self.inputs[: len(x)], target)
+
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
         """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
         return langevin_parameter_groups(self, self.config, num_data)
-
-
-def spread(z: Tensor) -> Tensor:
-    """Standard deviation over a minibatch, mean over coordinates."""
-    return z.std(0, correction=0).mean()

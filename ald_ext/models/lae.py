@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
 from .gaussian_prior import GaussianPriorModel
 from .latent_variable_model import LatentVariableModel, trainable
+from .networks import scale_outputs
 
 DECODER_INFERENCE = ("bayes", "map", "mle")
+#: What a model's prior consists of.
+PRIOR_MODULES = ("prior", "energy_network", "sampler")
+#: Below this spread z is taken to be the same for all data.
+SMALLEST_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,18 @@ class LAEConfig(ModelConfig):
         decoder_prior_scale: s.
         encoder_temperature: T of the encoder's parameters, in units of the optimizer's; None: n/p, see
             :func:`leverage_temperature`.
+        prior_eps: λ of the optimizer for the prior's parameters, which then have no momentum either; None: as of all
+            others. Their gradients are small beside those of the networks, so that with a large λ the prior lags behind
+            z and is wider than they are.
+        initial_spread: standard deviation of z over data, mean over coordinates, that training begins with: the
+            encoder's last layer is scaled for it. None: what the layer's initial weights give, some hundredths.
     """
 
     decoder_inference: str = "bayes"
     decoder_prior_scale: float = 1.0
     encoder_temperature: float | None = 1.0
+    prior_eps: float | None = None
+    initial_spread: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +50,9 @@ class LAEConfig(ModelConfig):
         self._require("decoder_prior_scale", self.decoder_prior_scale > 0, "> 0")
         temperature = self.encoder_temperature
         self._require("encoder_temperature", temperature is None or temperature >= 0, "None or >= 0")
+        for name in ("prior_eps", "initial_spread"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "None or > 0")
 
 
 def leverage_temperature(encoder: nn.Module, num_data: int) -> float:
@@ -61,8 +77,12 @@ def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num
     temperature = config.encoder_temperature
     temperature = leverage_temperature(model.encoder, num_data) if temperature is None else temperature
     encoder = [] if temperature == 1 else encoder
-    apart = {id(parameter) for parameter in (*decoder, *encoder)}
+    modules = [getattr(model, name, None) for name in PRIOR_MODULES] if config.prior_eps is not None else []
+    prior = [parameter for module in modules if module is not None for parameter in trainable(module.parameters())]
+    apart = {id(parameter) for parameter in (*decoder, *encoder, *prior)}
     groups: list[dict[str, Any]] = [{"params": [p for p in trainable(model.parameters()) if id(p) not in apart]}]
+    if prior:
+        groups.append({"params": prior, "eps": config.prior_eps, "momentum": 0.0})
     if encoder:
         groups.append({"params": encoder, "temperature": temperature})
     of_decoder: dict[str, Any] = {"params": decoder}
@@ -71,6 +91,20 @@ def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num
     if config.decoder_inference != "mle":
         of_decoder["weight_decay"] = 1 / (config.decoder_prior_scale**2 * num_data)
     return [*groups, of_decoder]
+
+
+@torch.no_grad()
+def scale_to_spread(network: nn.Module, inputs: Tensor, target: float | None) -> None:
+    """Scales the outputs of a network to a :func:`spread`, unless none is asked for or the outputs are all the same."""
+    if target is not None:
+        current = spread(network(inputs))
+        if current > SMALLEST_SPREAD:
+            scale_outputs(network, target / current)
+
+
+def spread(z: Tensor) -> Tensor:
+    """Standard deviation over a minibatch, mean over coordinates."""
+    return z.std(0, correction=0).mean()
 
 
 class LAE(GaussianPriorModel):
@@ -89,6 +123,10 @@ class LAE(GaussianPriorModel):
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """Mean potential."""
         return self.potential(x).mean()
+
+    def initialize(self, x: Tensor) -> None:
+        """Scales the encoder as ``initial_spread`` says."""
+        scale_to_spread(self.encoder, self.network_input(x), self.config.initial_spread)
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
         """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""

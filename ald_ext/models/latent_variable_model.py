@@ -181,6 +181,9 @@ class LatentVariableModel(nn.Module, ABC):
         """Brightness in [0, 1] (or real values) of new data, (count, *shape). ValueError without a prior."""
         return self.decode(self.sample_prior(count, generator))
 
+    def initialize(self, x: Tensor) -> None:
+        """Sets initial values that depend on data, of which ``x`` are some; there are none in most models."""
+
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
         """The parameters that training moves, with the options that differ from the optimizer's own.
 

@@ -131,3 +131,19 @@ def check_image_shape(shape: Sequence[int]) -> None:
             f"ald_ext.models.ModelConfig: shape: got {tuple(shape)}, expected (C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the "
             "network 'conv'; 'mlp' takes any shape"
         )
+
+
+def scale_outputs(network: nn.Module, factor: float | Tensor) -> None:
+    """Multiplies what a network gives, by weights and biases of its last linear layer or convolution.
+
+    Raises:
+        ValueError: a network without such a layer.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise ValueError(
+            f"scale_outputs: network: got {type(network).__name__}, expected a linear or Conv2d layer in it"
+        )
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.mul_(factor)

@@ -55,6 +55,9 @@ class TrainingConfig:
             lr/√(1 - alpha) long for every parameter, whatever its gradient.
         temperature: T of PSGLD; 1 samples the posterior, 0 optimizes.
         alpha, eps: of PSGLD's preconditioner.
+        momentum: μ of models whose parameters are sampled: PSGLD is given running means of the gradients,
+            ḡ ← μ ḡ + (1-μ) g, from ḡ = 0 on; 0: the gradients. Their noise is then less, and so is the preconditioner's
+            v: lr and eps are to be lower.
         freeze_after: steps after which the preconditioner stays; None: never.
         seed: of the initial weights, the order of the data, and all noise.
         device: a torch device.
@@ -89,6 +92,7 @@ class TrainingConfig:
     temperature: float = 1.0
     alpha: float = 0.99
     eps: float = 0.3
+    momentum: float = 0.0
     freeze_after: int | None = None
     seed: int = 0
     device: str = "cpu"
@@ -113,6 +117,7 @@ class TrainingConfig:
         self._require("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         self._require("final_lr", 0 < self.final_lr <= 1, "> 0 and <= 1")
         self._require("warm_up", self.warm_up >= 0, ">= 0")
+        self._require("momentum", 0 <= self.momentum < 1, ">= 0 and < 1")
         self._require("decay_offset", self.decay_offset > 0, "> 0")
         self._require("decay_exponent", 0.5 < self.decay_exponent <= 1, "> 0.5 and <= 1")
         self._require("ensemble_size", self.ensemble_size >= 0, ">= 0")

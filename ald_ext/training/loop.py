@@ -39,6 +39,8 @@ SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves
 FILES = (CHECKPOINT, METRICS, CONFIG, SAMPLES, RECONSTRUCTIONS, CURVES)
 TENSORBOARD = "tensorboard"
 PICTURE_IMAGES = 50
+#: Images that initial values which depend on data are found with.
+INITIAL_IMAGES = 500
 #: The dataset of runs on data that were passed in and have no name.
 GIVEN_DATA = "(given in Python)"
 
@@ -153,6 +155,7 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     config = dataclasses.replace(config, network=network, epochs=config.num_epochs, dataset=dataset)
     batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
     model = (make_model or model_class)(network).to(config.device)
+    model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
     return Run(

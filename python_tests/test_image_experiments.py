@@ -297,6 +297,43 @@ def test_binary_images_have_bernoulli_pixels() -> None:
         assert config.num_epochs == image_experiment.MOST_EPOCHS
 
 
+@pytest.mark.parametrize(
+    ("kind", "pixels"),
+    [
+        ("real", torch.zeros(4, 1, 32, 32)),
+        ("binary", torch.tensor([0, 255] * 512, dtype=torch.uint8).view(1, 1, 32, 32)),
+        ("grey", torch.full((4, 1, 32, 32), 7, dtype=torch.uint8)),
+        ("colour", torch.zeros(4, 3, 32, 32, dtype=torch.uint8)),
+    ],
+)
+def test_each_kind_of_images_has_settings_of_its_own(kind: str, pixels: Tensor) -> None:
+    experiment = IMAGE_EXPERIMENTS["denoising"]
+    data = ImageData(pixels, None, pixels, None, name="some")
+    assert image_experiment.kind_of(pixels) == kind
+    for model in experiment.settings.models:
+        config = image_experiment.training_config(experiment, experiment.settings, Job("some", model, 0), data)
+        for name, value in image_experiment.KIND_OPTIONS[kind].get(model, {}).items():
+            assert getattr(config, name, getattr(config.network, name, None)) == value
+        if kind == "real":
+            assert config.momentum == 0
+
+
+def test_an_experiment_may_give_a_model_more_images() -> None:
+    pixels = torch.full((100_000, 1, 1, 1), 7, dtype=torch.uint8)
+    data = ImageData(pixels, None, pixels, None, name="some")
+
+    def epochs(name: str, model: str) -> int | None:
+        experiment = IMAGE_EXPERIMENTS[name]
+        job = Job("some", model, 0)
+        return image_experiment.training_config(experiment, experiment.settings, job, data).epochs
+
+    assert [epochs("image-generation", model) for model in ("vae", "abp", "lae")] == [5, 2, 10]
+    assert epochs("denoising", "lae") == 5
+    generation = IMAGE_EXPERIMENTS["image-generation"]
+    lae = image_experiment.training_config(generation, generation.settings, Job("some", "lae", 0), data)
+    assert lae.network.prior_eps == image_experiment.LIVELY_PRIOR["prior_eps"]
+
+
 def subject(model: Any, data: ImageData, tmp_path: Path, part: str = "") -> image_experiment.Subject:
     trained = trained_runs.TrainedRun(model, None, {"test_re": 0.0})
     place = image_experiment.Place(tmp_path, tmp_path)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..files import write_atomically
@@ -41,8 +42,9 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {"lae": {"encoder_temperature": None
 #: Settings of models and of their training, by the kind of images. On binary ones the likelihood holds the latent
 #: variables less firmly against the energy.
 KIND_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "grey": {},
-    "binary": {"lae": MOMENTUM | LIVELY_PRIOR, "clae": {"energy_smoothness": 3.0}},
+    "real": {},
+    "grey": {"clae": {"prior_eps": 0.1}},
+    "binary": {"lae": MOMENTUM | LIVELY_PRIOR, "clae": {"energy_smoothness": 3.0, "prior_eps": 0.1}},
     "colour": {"lae": MOMENTUM | LIVELY_PRIOR, "clae": MOMENTUM | LIVELY_PRIOR},
 }
 #: Settings that are a job's, or have options of their own.
@@ -471,7 +473,9 @@ def names_of(settings_class: type[Any]) -> set[str]:
 
 
 def kind_of(images: Tensor) -> str:
-    """ "colour", "grey" or "binary": pixels that are 0 or 255, as those of binarized MNIST."""
+    """ "real", "colour", "grey" or "binary": pixels that are 0 or 255, as those of binarized MNIST."""
+    if images.dtype != torch.uint8:
+        return "real"
     if images.shape[1] > 1:
         return "colour"
     return "binary" if bool(((images == 0) | (images == 255)).all()) else "grey"

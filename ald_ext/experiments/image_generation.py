@@ -90,6 +90,13 @@ COMMON_DIFFERENCES = (
     Difference("minibatch, step size", "500, 0.01/n", "25, 0.004 with a cosine schedule", "reconstructs better"),
     Difference("λ of pSGLD", "not printed", "0.3", "reconstructs better; small λ shakes parameters without gradients"),
     Difference("epochs", "not printed", "480,000 images in all (ABP 180,000, DLGM 240,000)", "minutes on a CPU"),
+    Difference(
+        "LAE on binary images, LAE and CLAE on colour ones",
+        "gradients as they are",
+        "their running means: momentum 0.9, step size 0.001, λ 0.03 (the prior's 0.01); z of spread 1 at first",
+        "reconstructs and samples better; the other models have Adam, and so momentum, too",
+    ),
+    Difference("λ of energy and sampler, binary and grey images", "one λ", "0.1", "else the sampler lags behind z"),
 )
 
 EXPERIMENT = ImageExperiment(
@@ -110,6 +117,8 @@ EXPERIMENT = ImageExperiment(
             "needs no download; --extractor inception gives FID",
         ),
         Difference("LAE", "T = 1", "n/p for the encoder (encoder_temperature)", "posteriors as wide as they should be"),
+        Difference("λ of the LAE's prior", "one λ", "0.01", "else it lags behind z and is too wide"),
+        Difference("LAE's epochs", "not printed", "960,000 images", "in the time that ABP has for 180,000, or less"),
         Difference(
             "CLAE",
             "d_u = 8, no prior on f_z",

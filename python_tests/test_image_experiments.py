@@ -194,13 +194,17 @@ def test_a_damaged_outcome_is_measured_again(images: Path, tmp_path: Path, monke
         assert means(run("denoising", images, out, models=("lae",))) == means(first)
 
 
-def test_a_missing_picture_is_drawn_again(images: Path, tmp_path: Path) -> None:
+def test_a_missing_picture_or_another_one_is_drawn_again(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("denoising", images, out, models=("lae",))
     picture = out / "halves-lae-seed0.png"
+    drawn = picture.read_bytes()
     picture.unlink()
     run("denoising", images, out, models=("lae",))
-    assert picture.is_file()
+    assert picture.read_bytes() == drawn
+    picture.write_bytes(b"of other settings")  # which give the file the same name
+    run("denoising", images, out, models=("lae",))
+    assert picture.read_bytes() == drawn
 
 
 def test_experiments_share_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -133,10 +134,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file beside results.json, and what it shows."""
+    """A PNG file beside results.json, what it shows, and the checksum of its bytes, once it is written."""
 
     file: str
     caption: str
+    checksum: int | None = None
+
+    def written(self, folder: Path) -> Picture:
+        """With the checksum of the file that is there."""
+        return replace(self, checksum=zlib.crc32((folder / self.file).read_bytes()))
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the file is there and is this picture's: runs of other settings give theirs the same name."""
+        if not (folder / self.file).is_file():
+            return False
+        return self.checksum in (None, self.written(folder).checksum)
 
 
 @dataclass(frozen=True)
@@ -308,7 +320,9 @@ def run_image_experiment(
         "versions": versions(num_workers),
         "seconds": round(time.perf_counter() - begin, 1),
         "rows": rows,
-        "pictures": [asdict(picture) for picture in pictures_of(experiment, outcomes)],
+        "pictures": [
+            {"file": picture.file, "caption": picture.caption} for picture in pictures_of(experiment, outcomes)
+        ],
         "jobs": [{**asdict(job), **outcome.run} for job, outcome in outcomes.items()],
     }
     figure = experiment.draw(outcomes)
@@ -425,12 +439,13 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Place], progres
     key = job_key(settings, job, config, data)
     path = place.outcome(experiment.name, job.name, key)
     outcome = read_outcome(path)
-    if outcome is not None and all((place.out / picture.file).is_file() for picture in outcome.pictures):
+    if outcome is not None and all(picture.is_in(place.out) for picture in outcome.pictures):
         progress(config.num_epochs * len(data.train_images))
         return outcome
     trained = train_once(config, data, place.runs, progress)
     outcome = experiment.evaluate(Subject(job, data, trained, settings, place))
-    outcome = replace(outcome, run=facts_of_run(trained, config))
+    pictures = tuple(picture.written(place.out) for picture in outcome.pictures)
+    outcome = replace(outcome, pictures=pictures, run=facts_of_run(trained, config))
     text = json.dumps(asdict(outcome)) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text(text))

@@ -209,9 +209,9 @@ def test_a_missing_picture_or_another_one_is_drawn_again(images: Path, tmp_path:
 
 def test_experiments_share_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
-    run("image-generation", images, tmp_path / "first", models=("lae",), runs=runs)
+    run("image-generation", images, tmp_path / "first", models=("vae",), runs=runs)
     monkeypatch.setattr(trained_runs, "train", lambda *_, **__: pytest.fail("trained again"))
-    run("denoising", images, tmp_path / "second", models=("lae",), runs=runs)
+    run("denoising", images, tmp_path / "second", models=("vae",), runs=runs)
 
 
 def test_goes_on_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

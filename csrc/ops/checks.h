@@ -8,9 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../math/rounding.h"
@@ -20,19 +21,6 @@ namespace ald_ext::ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// STD_TORCH_CHECK would put the file and line of this build into the message.
-template <typename... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-    std::ostringstream message;
-    (message << ... << parts);
-    throw std::runtime_error(message.str());
-}
-
-#define ALD_EXT_CHECK(condition, op, argument, ...)                                    \
-    do {                                                                               \
-        if (!(condition)) ::ald_ext::ops::fail(op, ": ", argument, ": ", __VA_ARGS__); \
-    } while (false)
-
 // The name of an argument, or of an item of a list; spelled out only where a check fails.
 struct ArgumentName {
     ArgumentName(const char* argument, std::int64_t index = -1) : argument(argument), index(index) {}
@@ -41,11 +29,37 @@ struct ArgumentName {
     std::int64_t index;
 };
 
-inline std::ostream& operator<<(std::ostream& stream, const ArgumentName& name) {
-    stream << name.argument;
-    if (name.index >= 0) stream << "[" << name.index << "]";
-    return stream;
+// The parts of messages. Streams would ask the locale of torch's C++ runtime how to write a number, which a module with
+// a runtime of its own does not find (boundary.h).
+inline std::string text_of(const std::string& text) { return text; }
+
+inline std::string text_of(const char* text) { return text; }
+
+inline std::string text_of(const ArgumentName& name) {
+    return name.index < 0 ? name.argument : name.argument + ("[" + std::to_string(name.index) + "]");
 }
+
+template <typename Number, std::enable_if_t<std::is_arithmetic_v<Number>, bool> = true>
+std::string text_of(Number number) {
+    if constexpr (std::is_integral_v<Number>) {
+        return std::to_string(number);
+    } else {
+        char text[32];
+        std::snprintf(text, sizeof text, "%g", number);
+        return text;
+    }
+}
+
+// STD_TORCH_CHECK would put the file and line of this build into the message.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+    throw std::runtime_error((text_of(parts) + ...));
+}
+
+#define ALD_EXT_CHECK(condition, op, argument, ...)                                    \
+    do {                                                                               \
+        if (!(condition)) ::ald_ext::ops::fail(op, ": ", argument, ": ", __VA_ARGS__); \
+    } while (false)
 
 inline std::string device_name(const Tensor& tensor) {
     if (tensor.is_cpu()) return "cpu";
@@ -54,11 +68,9 @@ inline std::string device_name(const Tensor& tensor) {
 
 template <typename Array>
 std::string shape_text(const Array& array) {
-    std::ostringstream text;
-    text << "(";
-    for (std::size_t i = 0; i < array.size(); ++i) text << (i == 0 ? "" : ", ") << array[i];
-    text << ")";
-    return text.str();
+    std::string text = "(";
+    for (std::size_t i = 0; i < array.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(array[i]);
+    return text + ")";
 }
 
 template <typename Array>

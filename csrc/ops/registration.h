@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "arguments.h"
+#include "boundary.h"
 
 namespace ald_ext::ops {
 
@@ -98,22 +99,22 @@ struct StepOps {
 }  // namespace ald_ext::ops
 
 // Registers the kernels of one device: the functions of that device's translation unit, and StepOps<Device>.
-#define ALD_EXT_REGISTER_KERNELS(m, Device)                                                         \
-    using namespace ald_ext::ops;                                                                   \
-    m.impl("normal_", TORCH_BOX(&normal_));                                                         \
-    m.impl("latent_normal_", TORCH_BOX(&latent_normal_));                                           \
-    m.impl("latent_langevin_step_", TORCH_BOX(&StepOps<Device>::latent_langevin_step_));            \
-    m.impl("latent_underdamped_step_", TORCH_BOX(&StepOps<Device>::latent_underdamped_step_));      \
-    m.impl("sgld_step_", TORCH_BOX(&StepOps<Device>::sgld_step_));                                  \
-    m.impl("psgld_step_", TORCH_BOX(&StepOps<Device>::psgld_step_));                                \
-    m.impl("sghmc_step_", TORCH_BOX(&StepOps<Device>::sghmc_step_));                                \
-    m.impl("sgld_step_.tensor", TORCH_BOX(&StepOps<Device>::sgld_step_tensor));                     \
-    m.impl("psgld_step_.tensor", TORCH_BOX(&StepOps<Device>::psgld_step_tensor));                   \
-    m.impl("sghmc_step_.tensor", TORCH_BOX(&StepOps<Device>::sghmc_step_tensor));                   \
-    m.impl("marginal_gaussian_log_prob", TORCH_BOX(&marginal_gaussian_log_prob));                   \
-    m.impl("marginal_gaussian_log_prob_backward", TORCH_BOX(&marginal_gaussian_log_prob_backward)); \
-    m.impl("langevin_dequantize", TORCH_BOX(&langevin_dequantize));                                 \
-    m.impl("langevin_dequantize_backward", TORCH_BOX(&langevin_dequantize_backward));               \
-    m.impl("dequantized_log_prob", TORCH_BOX(&dequantized_log_prob));                               \
-    m.impl("dequantized_log_prob_backward", TORCH_BOX(&dequantized_log_prob_backward));             \
-    m.impl("quantize", TORCH_BOX(&quantize));
+#define ALD_EXT_REGISTER_KERNELS(m, Device)                                                           \
+    using namespace ald_ext::ops;                                                                     \
+    m.impl("normal_", ALD_EXT_BOX(&normal_));                                                         \
+    m.impl("latent_normal_", ALD_EXT_BOX(&latent_normal_));                                           \
+    m.impl("latent_langevin_step_", ALD_EXT_BOX(&StepOps<Device>::latent_langevin_step_));            \
+    m.impl("latent_underdamped_step_", ALD_EXT_BOX(&StepOps<Device>::latent_underdamped_step_));      \
+    m.impl("sgld_step_", ALD_EXT_BOX(&StepOps<Device>::sgld_step_));                                  \
+    m.impl("psgld_step_", ALD_EXT_BOX(&StepOps<Device>::psgld_step_));                                \
+    m.impl("sghmc_step_", ALD_EXT_BOX(&StepOps<Device>::sghmc_step_));                                \
+    m.impl("sgld_step_.tensor", ALD_EXT_BOX(&StepOps<Device>::sgld_step_tensor));                     \
+    m.impl("psgld_step_.tensor", ALD_EXT_BOX(&StepOps<Device>::psgld_step_tensor));                   \
+    m.impl("sghmc_step_.tensor", ALD_EXT_BOX(&StepOps<Device>::sghmc_step_tensor));                   \
+    m.impl("marginal_gaussian_log_prob", ALD_EXT_BOX(&marginal_gaussian_log_prob));                   \
+    m.impl("marginal_gaussian_log_prob_backward", ALD_EXT_BOX(&marginal_gaussian_log_prob_backward)); \
+    m.impl("langevin_dequantize", ALD_EXT_BOX(&langevin_dequantize));                                 \
+    m.impl("langevin_dequantize_backward", ALD_EXT_BOX(&langevin_dequantize_backward));               \
+    m.impl("dequantized_log_prob", ALD_EXT_BOX(&dequantized_log_prob));                               \
+    m.impl("dequantized_log_prob_backward", ALD_EXT_BOX(&dequantized_log_prob_backward));             \
+    m.impl("quantize", ALD_EXT_BOX(&quantize));

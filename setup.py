@@ -1,7 +1,8 @@
 """Builds ald_ext._C, and ald_ext._C_cuda wherever nvcc is found, by driving CMakeLists.txt with Ninja.
 
 ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as
-for torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list.
+for torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list. MAX_JOBS bounds
+the compilers that run at once. What was built is loaded and tried in a process of its own before it is installed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,23 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
+OLDEST_SETUPTOOLS = 77
 PORTABLE_CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
+
+
+def require_setuptools() -> None:
+    """Stops an older one, which would refuse pyproject.toml with a riddle."""
+    if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+        sys.exit(
+            f"ald_ext: building needs setuptools {OLDEST_SETUPTOOLS} or newer, got {setuptools.__version__}. "
+            f"Upgrade it: pip install 'setuptools>={OLDEST_SETUPTOOLS},<82' (torch 2.11 and 2.12 ask for less than 82)"
+        )
 
 
 def import_torch():
@@ -78,22 +90,45 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
-def cuda_architectures(torch) -> str:
+def cuda_architectures(torch, nvcc: str) -> str:
     """CMake's list for TORCH_CUDA_ARCH_LIST: "8.0;9.0+PTX" becomes 80-real;90-real;90-virtual."""
-    names = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    names, source = os.environ.get("TORCH_CUDA_ARCH_LIST"), "TORCH_CUDA_ARCH_LIST has"
     if not names and torch.cuda.is_available():
         capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-        names = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
-    architectures = []
+        names, source = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities)), "the visible GPUs have"
+    known = nvcc_architectures(nvcc)
+    architectures, unknown = [], []
     for name in re.split(r"[;,\s]+", (names or PORTABLE_CUDA_ARCHITECTURES).strip()):
-        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
+        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
         if match is None:
             sys.exit(f"ald_ext: TORCH_CUDA_ARCH_LIST has {name!r}, expected numbers like 8.0 or 9.0+PTX")
-        number = match.group(1) + match.group(2)
-        architectures.append(f"{number}-real")
-        if match.group(3):
-            architectures.append(f"{number}-virtual")
+        major, minor, variant, ptx = match.groups()
+        if known and (int(major), int(minor)) not in known:
+            unknown.append(f"{major}.{minor}")
+        architectures += [f"{major}{minor}{variant}-{kind}" for kind in ("real", "virtual") if kind == "real" or ptx]
+    if unknown:
+        sys.exit(
+            f"ald_ext: {source} {', '.join(unknown)}, which {nvcc} does not compile for; it knows "
+            f"{', '.join(f'{major}.{minor}' for major, minor in sorted(known))}. Name only these in "
+            "TORCH_CUDA_ARCH_LIST, name another CUDA toolkit in CUDA_HOME, or build for the CPU: ALD_EXT_CUDA=0"
+        )
     return ";".join(architectures)
+
+
+def nvcc_architectures(nvcc: str) -> set[tuple[int, int]]:
+    """What nvcc compiles for, as compute capabilities."""
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
+    return {(int(major), int(minor)) for major, minor in re.findall(r"compute_(\d+)(\d)\b", listed)}
+
+
+def parallel_jobs() -> list[str]:
+    """What tells CMake of MAX_JOBS, which torch's own extensions heed; without it Ninja decides."""
+    jobs = os.environ.get("MAX_JOBS", "")
+    if not jobs:
+        return []
+    if not jobs.isdecimal() or int(jobs) < 1:
+        sys.exit(f"ald_ext: MAX_JOBS is {jobs!r}, expected a number of compilers from 1 on, or unset")
+    return ["--parallel", jobs]
 
 
 def cuda_include_dirs(torch) -> list[str]:
@@ -108,16 +143,18 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         torch = import_torch()
         require_compiler()
+        jobs = parallel_jobs()
         cmake = find_tool("cmake")
         target = (Path(self.build_lib) if not self.inplace else ROOT) / "ald_ext"
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
         run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *self.definitions(torch)])
-        run([cmake, "--build", str(build)])
+        run([cmake, "--build", str(build), *jobs])
         for stale in target.glob("_C*"):  # a CUDA module of an earlier build must not outlive a build without
             stale.unlink()
         run([cmake, "--install", str(build), "--prefix", str(target.resolve())])
+        try_modules(target.resolve(), build)
 
     def get_outputs(self) -> list[str]:
         return [str(path) for path in (Path(self.build_lib) / "ald_ext").glob("_C*")]
@@ -157,7 +194,7 @@ class CMakeBuild(build_ext):
                 f"ald_ext: torch {torch.__version__} is a CPU build: building for the CPU only, although {nvcc} exists"
             )
             return {}
-        architectures = cuda_architectures(torch)
+        architectures = cuda_architectures(torch, nvcc)
         print(f"ald_ext: building for the CPU and CUDA ({nvcc}, architectures {architectures})")
         return {
             "ALD_EXT_WITH_CUDA": "ON",
@@ -165,6 +202,41 @@ class CMakeBuild(build_ext):
             "CMAKE_CUDA_ARCHITECTURES": architectures,
             "ALD_EXT_CUDA_INCLUDE_DIRS": ";".join(cuda_include_dirs(torch)),
         }
+
+
+TRIAL = """
+import importlib.util, sys, torch
+
+for path in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location(path.rpartition("/")[2].split(".")[0], path)
+    importlib.util.module_from_spec(spec)
+ones = torch.ones(3)
+torch.ops.ald_ext.sgld_step_([ones], [ones.clone()], lr=0.5, num_data=1, temperature=0, weight_decay=0, maximize=False,
+                             seed=1, step=1, parameters=[0], offsets=[0])
+assert ones.tolist() == [0.5] * 3, f"a step from 1 by 0.5 led to {ones.tolist()}"
+try:
+    torch.ops.ald_ext.quantize(ones, 9)
+except RuntimeError as error:
+    assert str(error) == "ald_ext::quantize: bits: got 9, expected 1 to 8", f"a refusal read: {error}"
+else:
+    raise AssertionError("quantize took 9 bits, expected a refusal")
+"""
+
+
+def try_modules(folder: Path, elsewhere: Path) -> None:
+    """Loads what was built, runs an op and has one refuse an argument; stops with the reason where that fails."""
+    modules = sorted(map(str, folder.glob("_C*")))
+    trial = subprocess.run([sys.executable, "-c", TRIAL, *modules], capture_output=True, text=True, cwd=elsewhere)
+    if trial.returncode == 0:
+        return
+    how = f"was ended by signal {-trial.returncode}" if trial.returncode < 0 else "failed"
+    reason = (trial.stderr.strip().splitlines() or ["it printed no reason"])[-1]
+    for module in modules:
+        Path(module).unlink()
+    sys.exit(
+        f"ald_ext: the modules were built, but trying them {how}: {reason}. Nothing is installed. "
+        "Another compiler (CXX=g++) or torch may help; ALD_EXT_CUDA=0 leaves CUDA out."
+    )
 
 
 def run(command: list[str]) -> None:
@@ -176,4 +248,5 @@ def run(command: list[str]) -> None:
         )
 
 
+require_setuptools()
 setup(ext_modules=[Extension("ald_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

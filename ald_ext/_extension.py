@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -19,10 +21,24 @@ def _load_cpu() -> ModuleType:
     try:
         return importlib.import_module("ald_ext._C")
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext: the compiled module ald_ext._C is missing. Build it: pip install --no-build-isolation . "
-            "(or -e . in a checkout), from the folder of setup.py, with torch installed first."
-        ) from error
+        raise ImportError(f"ald_ext: the compiled module ald_ext._C is missing. {_remedy()}") from error
+
+
+def _remedy() -> str:
+    """How to get the CPU module: a checkout that was never built may hide the installed package."""
+    here = Path(__file__).resolve().parent
+    for folder in sys.path:
+        installed = Path(folder, "ald_ext").resolve()
+        if installed != here and any(installed.glob("_C.*")):
+            return (
+                f"Python imported the package from {here}, a checkout without it, and not the installed one, "
+                f"{installed}. Start Python in another folder, or build the checkout: "
+                "pip install --no-build-isolation -e ."
+            )
+    return (
+        "Build it: pip install --no-build-isolation . (or -e . in a checkout), from the folder of setup.py, "
+        "with torch installed first."
+    )
 
 
 def _load_cuda() -> tuple[ModuleType | None, str]:

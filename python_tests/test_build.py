@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -161,6 +162,20 @@ def test_missing_cpu_module_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "ald_ext._C", None)
     with pytest.raises(ImportError, match=r"ald_ext\._C is missing.*pip install"):
         _extension._load_cpu()
+
+
+def test_a_checkout_that_hides_the_installed_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install .`, then `import ald_ext` in the checkout: building again would not help."""
+    installed = tmp_path / "ald_ext"
+    installed.mkdir()
+    (installed / "_C.cpython.so").touch()
+    monkeypatch.setitem(sys.modules, "ald_ext._C", None)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(ImportError) as refusal:
+        _extension._load_cpu()
+    here = Path(_extension.__file__).parent
+    assert f"imported the package from {here}" in str(refusal.value)
+    assert f"not the installed one, {installed}. Start Python in another folder" in str(refusal.value)
 
 
 def test_old_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,8 +98,8 @@ def training(results: dict[str, Any]) -> str:
 
 
 NO_CUDA = (
-    "CUDA kernels compile and link in every build; they have not been run or measured yet (`make gpu-check` does it on "
-    "a machine\nwith a GPU), so nothing is claimed for them."
+    "The CUDA kernels compile and link in every build. No measurement of them is kept here yet (`make gpu-check` makes "
+    "one on a\nmachine with a GPU), so nothing is claimed of their speed."
 )
 
 #: What the README quotes of the bandwidths on a GPU, beside that of `copy_`: (family, size, variant).

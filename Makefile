@@ -1,11 +1,13 @@
-# Every target works in .venv, made on first use. PYTHON chooses the interpreter that makes it.
+# Every target works in .venv, made on first use. PYTHON chooses the interpreter that makes it. Packages are those of
+# constraints.txt, which were tested together; with LATEST=1 the newest, in an environment of their own.
 PYTHON ?= python3
-VENV := .venv
+VENV := $(if $(LATEST),.venv-latest,.venv)
 BIN := $(VENV)/bin
+CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo models experiments results test bench noise-check gpu-check lint clean
+.PHONY: demo models experiments results test bench noise-check gpu-check lint clean matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -75,17 +77,44 @@ lint: $(VENV)/built
 	$(BIN)/python benchmarks/experiments_page.py --check
 	$(BIN)/python benchmarks/models_page.py --check
 	$(BIN)/ald-ext report docs/results --out docs/results.md --check
+	$(BIN)/python tools/matrix.py --check
+
+## Build and test with every Python here (PYTHON_VERSIONS="3.11 3.12") and every torch (TORCH="2.11 newest"), an hour or
+## two on two cores: docs/compatibility.md. PYTHONS names interpreters that are not on PATH.
+JOBS ?= 2
+matrix: $(VENV)/release
+	$(BIN)/python tools/matrix.py --torch '$(TORCH)' --python '$(PYTHON_VERSIONS)' --jobs $(JOBS) $(OPTIONS)
+
+## Renew constraints.txt, and run all tests with it. torch is a release before the newest, which the matrix tests.
+PINNED := torch==2.14.1 torchvision==0.29.1
+constraints: $(VENV)/release
+	printf '%s\n' $(PINNED) | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate \
+	    --custom-compile-command 'make constraints' --all-extras --group build --group release \
+	    --output-file constraints.txt pyproject.toml -
+	$(MAKE) test
+
+## Build the source distribution, and try it: unpacked elsewhere, installed in isolation, imported. Leaves it in dist.
+sdist: $(VENV)/release
+	$(BIN)/python tools/distribution.py sdist
+
+## Build wheels for every Python here, with CUDA too where nvcc is, and try each without a compiler. Leaves them in dist.
+wheels: $(VENV)/release
+	$(BIN)/python tools/distribution.py wheels
 
 clean:
-	rm -rf $(VENV) build runs ald_ext/*.so
+	rm -rf .venv .venv-latest build dist runs ald_ext/*.so
 
-# Build requirements come first and isolation is off, so that torch is installed once; they are those of pyproject.toml.
-$(VENV)/installed: pyproject.toml
+# Build requirements come first and isolation is off, so that torch is installed once.
+$(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --upgrade 'pip>=24' 'setuptools>=77' wheel
-	$(BIN)/pip install 'torch>=2.11' numpy 'pybind11>=2.13' 'cmake>=3.24' ninja
+	$(BIN)/pip install --upgrade $(CONSTRAINT) 'pip>=25.1'
+	$(BIN)/pip install --upgrade $(CONSTRAINT) --group build
 	touch $@
 
 $(VENV)/built: $(VENV)/installed $(NATIVE)
-	$(BIN)/pip install --no-build-isolation --verbose --editable '.[train,diagnostics,data,test,lint]'
+	$(BIN)/pip install $(CONSTRAINT) --no-build-isolation --verbose --editable '.[train,diagnostics,data,test,lint]'
+	touch $@
+
+$(VENV)/release: $(VENV)/installed
+	$(BIN)/pip install $(CONSTRAINT) --group release
 	touch $@

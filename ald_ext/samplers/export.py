@@ -96,7 +96,7 @@ def storable(value: Any) -> Any:
 def save_netcdf(path: Path | str, samples: Tensor, **options: Any) -> None:
     """Writes :func:`to_inference_data` (whose options these are) as netCDF, whole or not at all.
 
-    ``arviz_base.from_netcdf`` or ``xarray.open_datatree`` read it. ValueError, ImportError, OSError.
+    ``arviz_base.convert_to_datatree`` and ``xarray.open_datatree`` read it. ValueError, ImportError, OSError.
     """
     tree = to_inference_data(samples, **options)
     try:

@@ -25,6 +25,8 @@ from ald_ext.training.interruption import Interruption
 
 STEPS_AN_EPOCH = 3  # 50 images, 20 a minibatch
 
+pytestmark = pytest.mark.usefixtures("heeded_signals")
+
 
 def random_images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32), dtype=np.uint8)
@@ -60,14 +62,6 @@ def checkpoint_of(folder: Path) -> dict:
     return without_clock(load_checkpoint(folder / "checkpoint.pt"))
 
 
-@pytest.fixture(autouse=True)
-def heeded_signals():
-    """As in a terminal: tests that run in the background are started with SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
 def lines_but_progress(errors: str) -> list[str]:
     """What a command printed, but for the progress bar."""
     return [line for line in errors.splitlines() if line and "images/s" not in line]
@@ -76,6 +70,7 @@ def lines_but_progress(errors: str) -> list[str]:
 # ---- SIGKILL ----
 
 
+@pytest.mark.processes
 def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
     """See benchmarks/kill_training.py, which does so to twenty runs."""
     digits = tmp_path / "digits.npz"
@@ -102,6 +97,7 @@ def test_differences_are_found_at_their_place():
 # ---- SIGINT and SIGTERM ----
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_the_command(tmp_path, images_file, number):
     out, progress, settings = tmp_path / "out", tmp_path / "progress", tmp_path / "settings.json"
@@ -251,6 +247,7 @@ def limit_files(size: int):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.processes
 def test_a_disk_that_takes_no_checkpoint(tmp_path, images_file):
     out = tmp_path / "out"
     train(config(epochs=1, dataset=str(images_file)), out, progress=False)

@@ -12,6 +12,7 @@ import pytest
 from command_line import run
 
 
+@pytest.mark.processes
 def test_the_installed_command_starts():
     command = Path(sys.executable).parent / "ald-ext"
     result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=300)

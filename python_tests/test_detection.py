@@ -442,6 +442,7 @@ def test_an_interrupted_fit_is_no_failed_fit(monkeypatch, number, expected):
 # The import
 
 
+@pytest.mark.processes
 def test_the_package_imports_without_the_extra():
     """Where all is blocked that only the extra "train" brings, the detector tells why it cannot be had."""
     code = """

@@ -247,6 +247,7 @@ def test_goes_on_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
     assert sum(trained) == 3 * NUM_TRAIN
 
 
+@pytest.mark.processes
 def test_jobs_side_by_side_are_as_one_after_the_other(images: Path, tmp_path: Path) -> None:
     experiment = IMAGE_EXPERIMENTS["denoising"]
     settings = tiny(experiment, images, models=("ae", "lae"))
@@ -257,6 +258,8 @@ def test_jobs_side_by_side_are_as_one_after_the_other(images: Path, tmp_path: Pa
     assert means(results[0]) == means(results[1])
 
 
+@pytest.mark.processes
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_command_that_gets_sigint_ends_soon_and_goes_on_later(images: Path, tmp_path: Path, workers: int) -> None:
     """In the middle of its runs, of which more wait; the checkpoints are of the steps that were made."""

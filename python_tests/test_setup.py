@@ -17,7 +17,10 @@ import torch
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
 
-pytestmark = pytest.mark.skipif(not SETUP.is_file(), reason="setup.py is not here: an installed package is tested")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not SETUP.is_file(), reason="setup.py is not here: an installed package is tested"),
+]
 
 
 def build(folder: Path, fake_torch: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
 
@@ -34,7 +35,7 @@ def build(folder: Path, fake_torch: str | None = None, **environment: str) -> su
         "--build-temp",
         str(folder / "build"),
     ]
-    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=PATIENCE)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:

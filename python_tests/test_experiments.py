@@ -191,6 +191,7 @@ def test_progress_reaches_its_end(name: str, network: NetworkSettings | None) ->
     assert done == experiment.units(settings)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "scaling"])
 def test_results_are_given_by_the_seeds(name: str, tmp_path: Path) -> None:
     """The same values again, whatever torch's generator; a second seed adds others to the first's."""

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from kill_training import differences, kill_and_compare, without_clock
+from patience import PATIENCE
 
 from ald_ext import files
 from ald_ext.training import ImageData, TrainingConfig, TrainingInterrupted, fit, load_dataset, loop, train
@@ -107,8 +108,8 @@ def last_step(progress: Path) -> int:
 
 def wait_for_steps(process: subprocess.Popen[str], progress: Path, count: int) -> None:
     """Until the child has made so many more, or has ended."""
-    last = last_step(progress) + count
-    while process.poll() is None and last_step(progress) < last:
+    last, deadline = last_step(progress) + count, time.monotonic() + PATIENCE
+    while process.poll() is None and last_step(progress) < last and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -133,7 +134,7 @@ def test_a_signal_saves_and_ends_the_command(tmp_path, images_file, number):
     out = tmp_path / "out"
     with long_run(tmp_path, images_file) as (process, progress):
         process.send_signal(number)
-        output, errors = process.communicate()
+        output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, errors
     checkpoint = load_checkpoint(out / "checkpoint.pt")
     step = checkpoint["step"]
@@ -162,7 +163,7 @@ def test_a_run_in_the_background_outlives_its_terminal(tmp_path, images_file):
             process.send_signal(number)
             wait_for_steps(process, progress, 3)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert load_checkpoint(tmp_path / "out" / "checkpoint.pt")["step"] == last_step(progress) >= 7 + 3 + 3
 
@@ -294,7 +295,7 @@ def test_a_disk_that_takes_no_checkpoint(tmp_path, images_file):
     names = {path.name for path in out.iterdir()}
     command = [Path(sys.executable).parent / "ald-ext", "train", "--out", out, "--resume", "--epochs", "3"]
     limit = limit_files(len(good) // 2)
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=PATIENCE)
     assert result.returncode == 1
     assert lines_but_progress(result.stderr) == [
         "ald-ext: [Errno 27] could not write (File too large); an earlier file there is as it was: "

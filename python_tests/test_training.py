@@ -61,6 +61,7 @@ def config(network: dict | None = None, **options) -> TrainingConfig:
         "warm_up": 0,
         "schedule": "constant",
         "evaluate_every": 1,
+        "threads": 1,
         **options,
     }
     network = {"latent_dim": 4, "width": 4, **(network or {})}

@@ -11,7 +11,14 @@ Note [Number of threads]
     Convolutions give other last bits with other numbers of threads (their gradients are summed by thread); this
     package's own kernels do not. So that results depend on nothing but the numbers in use, steps that are timed are
     taken back, and the numbers are part of what is saved: a checkpoint lists each with the step at which it began, and
-    is written anew at a change, so that whatever is done again after it is done with the same number.
+    is written anew at a change. A run that is resumed goes on with its number, bit for bit as it would have gone on,
+    until another one is clearly faster. Two runs of the same settings are the same if their lists are, which they are
+    for certain where the number is fixed. A potential that counts its calls, outside of what the sampler saves, counts
+    those that are taken back.
+
+    The threads' waiting is left as it is. If they slept instead (OMP_WAIT_POLICY=PASSIVE), two would take almost twice
+    as long on a quiet machine, and on a busy one they would still be three times slower than one; and libgomp reads
+    that setting when torch is imported, for the whole process.
 
     Nothing is chosen where the user did: by an option, by OMP_NUM_THREADS or MKL_NUM_THREADS, or by
     torch.set_num_threads, if that was called after this package was imported. Torch's number is never exceeded.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 
+import busy_machine
 import pytest
 import torch
 
@@ -229,3 +231,25 @@ def test_torch_gets_its_number_back_after_an_error():
     with pytest.raises(ZeroDivisionError), choice.in_use():
         _ = 1 / 0
     assert torch.get_num_threads() == 4
+
+
+# ---- the benchmark ----
+
+
+def test_the_benchmark_compares_medians_of_runs_in_alternation(capsys):
+    runs: list[int | None] = []
+    rates = {1: [5.0, 4.0, 90.0], 2: [10.0, 8.0, 9.0], None: [8.1, 1.0, 8.1]}
+
+    def rate(number: int | None) -> float:
+        runs.append(number)
+        return rates[number].pop(0)
+
+    assert busy_machine.share_of_best(rate, [1, 2], 3) == pytest.approx(0.9)
+    assert runs == [1, 2, None, None, 2, 1, 1, 2, None]
+    assert "   2 threads:       9 images/s (8 to 10)" in capsys.readouterr().out
+
+
+def test_the_busy_core_is_given_back():
+    with busy_machine.busy_core() as process:
+        assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL

@@ -55,6 +55,7 @@ def config(**options) -> TrainingConfig:
             "batch_size": 20,
             "schedule": "constant",
             "evaluate_every": 1,
+            "threads": 1,
             "network": {"latent_dim": 4, "width": 4, "dequantization": "uniform"},
             **options,
         }

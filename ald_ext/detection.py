@@ -343,6 +343,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             warm_up=min(TrainingConfig.warm_up, steps // 4),
             seed=int(self.seed),
             device=str(self.device),
+            threads=torch.get_num_threads(),  # not the fastest, so that fits of one seed are equal bit for bit
             evaluate_every=int(self.epochs),
             ensemble_size=ENSEMBLE_SIZE if self.average else 0,
             ensemble_every=max(1, steps // (2 * ENSEMBLE_SIZE)),

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -42,15 +41,6 @@ def colour_images(count: int = 6, size: int = 20) -> np.ndarray:
 
 def quick(model: str = "lae", **options) -> AnomalyDetector:
     return AnomalyDetector(model, **{"epochs": 2, **options})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Fits are compared bit for bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

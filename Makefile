@@ -7,7 +7,8 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo models experiments results test bench noise-check gpu-check lint clean matrix constraints sdist wheels
+.PHONY: demo models experiments results test test-all native-test bench noise-check gpu-check lint clean matrix \
+    constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -46,12 +47,19 @@ results: $(VENV)/built
 	done
 	$(BIN)/ald-ext report docs/results --out docs/results.md
 
-## C++ tests, then Python tests.
-test: $(VENV)/built
+## The C++ tests and most Python tests, side by side; test-all has those that start processes or take long, too.
+test: native-test
+	$(PYTEST) -m "not processes and not exhaustive"
+
+## All tests, as in CI.
+test-all: test
+	$(PYTEST) -m "processes or exhaustive"
+
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+native-test: $(VENV)/built
 	$(BIN)/cmake -S . -B build/native -G Ninja
 	$(BIN)/cmake --build build/native
-	$(BIN)/ctest --test-dir build/native --output-on-failure
-	$(BIN)/python -m pytest
+	$(BIN)/ctest --test-dir build/native --output-on-failure --parallel 2
 
 ## Measure every variant on this machine, about a quarter of an hour, and write the page benchmarks/results/README.md.
 bench: $(VENV)/built
@@ -91,7 +99,7 @@ constraints: $(VENV)/release
 	printf '%s\n' $(PINNED) | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate \
 	    --custom-compile-command 'make constraints' --all-extras --group build --group release \
 	    --output-file constraints.txt pyproject.toml -
-	$(MAKE) test
+	$(MAKE) test-all
 
 ## Build the source distribution, and try it: unpacked elsewhere, installed in isolation, imported. Leaves it in dist.
 sdist: $(VENV)/release

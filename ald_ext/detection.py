@@ -170,9 +170,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     * everything else: vectors (n, d) of real numbers or integers; what has more dimensions is flattened. They are
       standardized by mean and standard deviation of the training data, and an MLP models them.
 
-    A fit is a function of data, settings and seed (and of the machine, as all floating-point work is), and leaves
-    torch's random state as it was. Scores of a model that draws (vae, dlgm, abp) have fixed draws, which depend on the
-    place of a datum in X.
+    A fit is a function of data, settings and seed (and of the machine and the number of threads, as all floating-point
+    work is; see Note [Number of threads] in ald_ext.threads), and leaves torch's random state as it was. Scores of a
+    model that draws (vae, dlgm, abp) have fixed draws, which depend on the place of a datum in X.
 
     Args:
         model: a name of :data:`ald_ext.models.MODELS`: "lae", "clae", "ae", "sparse-ae", "vae", "abp" or "dlgm".
@@ -343,6 +343,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             warm_up=min(TrainingConfig.warm_up, steps // 4),
             seed=int(self.seed),
             device=str(self.device),
+            threads=torch.get_num_threads(),  # not the fastest, so that fits of one seed are equal bit for bit
             evaluate_every=int(self.epochs),
             ensemble_size=ENSEMBLE_SIZE if self.average else 0,
             ensemble_every=max(1, steps // (2 * ENSEMBLE_SIZE)),

@@ -63,20 +63,19 @@ def measure_graphs(
 
 
 def measured_rows(captured: Mapping[str, CapturedStep], device: torch.device, budget_s: float) -> list[dict[str, Any]]:
-    if not captured:
-        return []
     runs = {name: step.graph.replay for name, step in captured.items()}
-    samples = measure_alternating(runs, device, budget_s)
-    return [
+    samples, failures = measure_alternating(runs, device, budget_s)
+    measured = [
         {
             **COMMON,
             "variant": name,
-            **step.nodes,
-            "seconds": asdict(Quantiles.of(samples[name].seconds)),
-            "rounds": len(samples[name].seconds),
+            **captured[name].nodes,
+            "seconds": asdict(Quantiles.of(sample.seconds)),
+            "rounds": len(sample.seconds),
         }
-        for name, step in captured.items()
+        for name, sample in samples.items()
     ]
+    return measured + [{**COMMON, "variant": name, "error": type(error).__name__} for name, error in failures.items()]
 
 
 def checked_capture(make: Callable[[list[Tensor]], Optimizer], device: torch.device) -> CapturedStep:

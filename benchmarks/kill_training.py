@@ -63,6 +63,7 @@ def settings(model: str, digits: Path) -> dict[str, Any]:
         "checkpoint_every": INTERVAL,
         "ensemble_size": 3,
         "ensemble_every": 4,
+        "threads": 1,
         "network": {"width": 4, "latent_dim": 4, "dequantization": "uniform", **options},
     }
 

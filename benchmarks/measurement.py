@@ -72,29 +72,44 @@ def calls_of_a_sample(run: Run, device: torch.device) -> int:
     return max(1, math.ceil(SAMPLE_SECONDS / fastest))
 
 
-def measure_alternating(runs: Mapping[str, Run], device: torch.device, budget_s: float) -> dict[str, Samples]:
+def measure_alternating(
+    runs: Mapping[str, Run], device: torch.device, budget_s: float
+) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Rounds of one sample a variant, until there are MIN_ROUNDS and ``budget_s`` seconds are over.
 
     Whatever else the machine does then meets all variants alike, and two samples of one round can be compared. The
-    order rotates, so that no variant always follows the same one's caches and heat.
+    order rotates, so that no variant always follows the same one's caches and heat. A variant that raises is left out
+    from then on, and its samples too; its error is returned.
     """
-    names = list(runs)
-    samples = {name: Samples(calls_of_a_sample(run, device), []) for name, run in runs.items()}
+    samples: dict[str, Samples] = {}
+    failures: dict[str, Exception] = {}
+    for name, run in runs.items():
+        try:
+            samples[name] = Samples(calls_of_a_sample(run, device), [])
+        except Exception as error:
+            failures[name] = error.with_traceback(None)  # whose frames would keep large tensors
     deadline = time.monotonic() + budget_s
     rounds = 0
-    while rounds < MIN_ROUNDS or time.monotonic() < deadline:
+    while samples and (rounds < MIN_ROUNDS or time.monotonic() < deadline):
+        names = list(samples)
         first = rounds % len(names)
         for name in names[first:] + names[:first]:
-            # One call is not timed: it brings the caches and the allocator into this variant's own state.
-            runs[name]()
-            samples[name].seconds.append(seconds_per_call(runs[name], samples[name].calls, device))
+            try:
+                # One call is not timed: it brings the caches and the allocator into this variant's own state.
+                runs[name]()
+                samples[name].seconds.append(seconds_per_call(runs[name], samples[name].calls, device))
+            except Exception as error:
+                failures[name] = error.with_traceback(None)
+                del samples[name]
         rounds += 1
-    return samples
+    return samples, failures
 
 
 def copy_bandwidth(device: torch.device, budget_s: float) -> Quantiles:
     """GB/s of copy_ between two large buffers, counting the bytes read and the bytes written."""
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    samples = measure_alternating({"copy_": lambda: target.copy_(source)}, device, budget_s)["copy_"]
-    return Quantiles.of([2 * COPY_BYTES / seconds / 1e9 for seconds in samples.seconds])
+    samples, failures = measure_alternating({"copy_": lambda: target.copy_(source)}, device, budget_s)
+    for error in failures.values():
+        raise error
+    return Quantiles.of([2 * COPY_BYTES / seconds / 1e9 for seconds in samples["copy_"].seconds])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ from ald_ext._extension import cpu_module, cuda_module
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: What is measured and what measures; changes elsewhere do not make a commit "dirty".
 MEASURED_PATHS = ("ald_ext", "csrc", "benchmarks", "setup.py", "CMakeLists.txt", ":(exclude)benchmarks/results")
+
+
+def describe_run(device: torch.device, origin: str) -> dict[str, Any]:
+    """Of what runs now: a commit made meanwhile does not count. ``origin`` tells where the figures come from."""
+    return {
+        "origin": origin,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "machine": describe_machine(device),
+        "versions": describe_versions(device),
+    }
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -35,8 +47,19 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "gpu_compute_capability": f"{properties.major}.{properties.minor}",
             "gpu_multiprocessors": properties.multi_processor_count,
             "gpu_memory_bytes": properties.total_memory,
+            "gpu_driver": gpu_driver(),
         }
     return machine
+
+
+def gpu_driver() -> str:
+    """The version of NVIDIA's driver; "unknown" where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        lines = []
+    return lines[0] if lines else "unknown"
 
 
 def cpu_model() -> str:

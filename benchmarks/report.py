@@ -36,7 +36,10 @@ def family_section(results: Results, family: str, heading: str) -> str:
 def machine_of(results: Results) -> str:
     machine = results["machine"]
     cpu = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['instruction_set']}"
-    return f"{machine['gpu']} ({cpu})" if "gpu" in machine else cpu
+    if "gpu" not in machine:
+        return cpu
+    driver = f", driver {machine['gpu_driver']}" if "gpu_driver" in machine else ""
+    return f"{machine['gpu']}{driver} ({cpu})"
 
 
 def versions_of(results: Results) -> str:
@@ -49,11 +52,17 @@ def commit_of(results: Results) -> str:
     return results["commit"][:12] + "-dirty" * results["commit"].endswith("-dirty")
 
 
+def origin_of(results: Results) -> str:
+    """Who measured the figures, if the file says it: a sentence that follows others."""
+    return f" From {results['origin']}." if "origin" in results else ""
+
+
 def provenance(results: Results) -> str:
     """Where the figures come from, and how to read them."""
     copy = results["copy_bandwidth_gb_per_s"]
     lines = [
-        f"{machine_of(results)}. {versions_of(results)}, commit {commit_of(results)}, {results['date']}.",
+        f"{machine_of(results)}. {versions_of(results)}, commit {commit_of(results)}, {results['date']}."
+        f"{origin_of(results)}",
         f"`copy_` of a large buffer: {copy['median']:.1f} GB/s, bytes read and written.",
         "All variants of one size run in alternation. Median (20th to 80th percentile) of the rounds. GB/s counts the "
         "bytes that the computation must read and write, in the column `bytes`, whatever a variant moves; where the "

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from acceptance import acceptance_table
 from names import COPY, NO_NOISE, NOISE_ALONE, OURS
-from report import commit_of, families, left_out, machine_of, versions_of, write_table
+from report import commit_of, families, left_out, machine_of, origin_of, versions_of, write_table
 from tables import Results, find_row, markdown_table, number
 from training_table import training_section
 
@@ -103,7 +103,7 @@ def machines(all_results: Mapping[str, Results]) -> str:
     """Where the figures come from, a line for each device."""
     return "\n".join(
         f"- [{device}.json]({device}.json) ([its tables]({device}.md)), {results['date'][:10]}: {machine_of(results)}. "
-        f"{versions_of(results)}, commit {commit_of(results)}. `copy_` of a large buffer: "
+        f"{versions_of(results)}, commit {commit_of(results)}.{origin_of(results)} `copy_` of a large buffer: "
         f"{number(results['copy_bandwidth_gb_per_s']['median'])} GB/s, bytes read and written."
         for device, results in all_results.items()
     )

@@ -11,9 +11,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cases import all_cases
 from cuda_graph import measure_graphs
 from measurement import Quantiles, Samples, copy_bandwidth, measure_alternating
 from names import OURS, RATIOS, kind_of
-from provenance import describe_machine, describe_versions, git_commit
+from provenance import describe_run
 from results_page import write_page
 from torch._dynamo.exc import TorchDynamoException
 from variants import Case, Run
@@ -33,8 +33,12 @@ from ald_ext.files import write_atomically
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
 BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5
 
-#: A variant that raises these is left out: this machine cannot compile it, or lacks the memory. Others fail the run.
-TOLERATED = (TorchDynamoException, torch.OutOfMemoryError)
+#: A variant that raises these is left out: this machine cannot compile it, or lacks the memory or the time. Others fail
+#: the run, at its end.
+TOLERATED = (TorchDynamoException, torch.OutOfMemoryError, TimeoutError)
+#: What the results say of a case for which no time was left, and the exit status then, which is that of timeout(1).
+NO_TIME_LEFT = TimeoutError.__name__
+OUT_OF_TIME = 124
 
 
 def main() -> None:
@@ -42,12 +46,25 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     deadline = time.monotonic() + arguments.time_limit
-    results, problems = measure_all(torch.device(arguments.device), arguments.quick, deadline)
-    path = arguments.out / f"{arguments.device}.json"
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+    save = partial(save_results, arguments.out / f"{arguments.device}.json")
+    provenance = describe_run(torch.device(arguments.device), arguments.origin)
+    results, problems = measure_all(torch.device(arguments.device), arguments.quick, deadline, provenance, save)
     write_page(arguments.out)
+    finish(results, problems)
+
+
+def save_results(path: Path, results: dict[str, Any]) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+
+
+def finish(results: dict[str, Any], problems: Sequence[str]) -> None:
+    """Exits with 1 and what went wrong, if anything did; with OUT_OF_TIME if cases were left out for lack of time."""
     if problems:
         sys.exit("\n".join(["the results are written, but:", *problems]))
+    late = [item for item in results["left_out"] if item["error"] == NO_TIME_LEFT]
+    if late:
+        progress(f"the results are written; {len(late)} cases were left out, as no time was left")
+        sys.exit(OUT_OF_TIME)
 
 
 def parse_arguments(description: str | None) -> argparse.Namespace:
@@ -60,6 +77,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--time-limit", type=float, default=math.inf, metavar="SECONDS", help="start no case after so many seconds"
     )
+    parser.add_argument("--origin", default="make bench", help="what the results say of where they come from")
     arguments = parser.parse_args()
     if arguments.threads is not None and arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected 1 or more")
@@ -76,55 +94,61 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     return arguments
 
 
-def measure_all(device: torch.device, quick: bool, deadline: float) -> tuple[dict[str, Any], list[str]]:
-    """Everything that the JSON file holds, and what went wrong."""
-    # What is described is what runs: a commit made meanwhile does not count.
-    provenance = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "machine": describe_machine(device),
-        "versions": describe_versions(device),
-    }
+def measure_all(
+    device: torch.device,
+    quick: bool,
+    deadline: float,
+    provenance: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> tuple[dict[str, Any], list[str]]:
+    """Everything that the JSON file holds, and what went wrong. ``save`` is given what there is, case after case."""
     budget_s = QUICK_BUDGET_S if quick else BUDGET_S[device.type]
     bandwidth = copy_bandwidth(device, budget_s)
     progress(f"copy_: {bandwidth.median:.1f} GB/s")
-    measured, problems = measure_cases(all_cases(device, quick), device, budget_s, deadline)
-    results = {
+    results: dict[str, Any] = {
         "device": device.type,
         "quick": quick,
         **provenance,
         "copy_bandwidth_gb_per_s": asdict(bandwidth),
-        **measured,
+        "rows": [],
+        "ratios": [],
+        "left_out": [],
     }
+    problems = measure_cases(all_cases(device, quick), device, budget_s, deadline, results, save)
     if device.type == "cuda":
         # Last: a capture that fails may leave the device unusable.
         results["cuda_graph_rows"], wrong = measure_graphs(device, budget_s, progress)
         problems += [f"CUDA graph: {name}: replays differ from steps" for name in wrong]
+        save(results)
     return results, problems
 
 
 def measure_cases(
-    cases: Sequence[Case], device: torch.device, budget_s: float, deadline: float
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Rows, ratios and what was left out; and what of that was not to be."""
-    rows: list[dict[str, Any]] = []
-    ratios: list[dict[str, Any]] = []
-    left_out: list[dict[str, Any]] = []
+    cases: Sequence[Case],
+    device: torch.device,
+    budget_s: float,
+    deadline: float,
+    results: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> list[str]:
+    """Adds rows, ratios and what was left out, and saves them case after case. Returns what was not to be left out."""
     problems: list[str] = []
     begin = time.monotonic()
     for case in cases:
         samples, failures = measure_case_in_time(case, device, budget_s, deadline)
-        rows += [describe_row(case, name, sample) for name, sample in samples.items()]
-        ratios += describe_ratios(case, samples)
+        results["rows"] += [describe_row(case, name, sample) for name, sample in samples.items()]
+        results["ratios"] += describe_ratios(case, samples)
         for name, error in failures.items():
             # The message names paths of this machine: it goes to the screen alone.
-            left_out.append({"family": case.family, "size": case.size, "variant": name, "error": type(error).__name__})
+            where = {"family": case.family, "size": case.size, "variant": name}
+            results["left_out"].append({**where, "error": type(error).__name__})
             message = f"{case.family}, {case.size}: {name}: {type(error).__name__}: {error}"
             progress(f"left out: {message}")
             if not isinstance(error, TOLERATED):
                 problems.append(message)
         progress(f"{time.monotonic() - begin:4.0f} s  {case.family}, {case.size}: {summary(case, samples)}")
-    return {"rows": rows, "ratios": ratios, "left_out": left_out}, problems
+        save(results)
+    return problems
 
 
 def measure_case_in_time(
@@ -144,7 +168,7 @@ def progress(line: str) -> None:
 
 
 def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dict[str, Samples], dict[str, Exception]]:
-    """Samples by variant, and the errors of the variants that could not be prepared or compute something else."""
+    """Samples by variant, and the errors of those that could not be prepared, compute something else, or fail later."""
     inputs = case.new_inputs()
     runs: dict[str, Run] = {}
     failures: dict[str, Exception] = {}
@@ -153,7 +177,8 @@ def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dic
             runs[variant.name] = case.prepare(variant, inputs)
         except Exception as error:
             failures[variant.name] = error.with_traceback(None)  # whose frames would keep large tensors
-    return measure_alternating(runs, device, budget_s) if runs else {}, failures
+    samples, late_failures = measure_alternating(runs, device, budget_s)
+    return samples, {**failures, **late_failures}
 
 
 def describe_row(case: Case, name: str, samples: Samples) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from names import COMPILED, FOREACH_STEP, IN_PLACE_STEP, MLP_CASE, OUR_STEP, OUR_VAE_STEP, PLAIN_STEP
+from provenance import describe_run
 from results_page import stale, write_page
 from test_results_page import ratio_of, results_of, verdicts
 from training import measure_training
@@ -89,7 +90,7 @@ def test_noise_has_the_right_scale() -> None:
 
 
 def test_quick_run(tmp_path: Path) -> None:
-    results, problems = measure_training(CPU, quick=True)
+    results, problems = measure_training(CPU, quick=True, provenance=describe_run(CPU, "a test"))
     assert problems == []
     assert results["left_out"] == []
     assert {row["size"] for row in results["rows"]} == set(PLAIN_MODELS)

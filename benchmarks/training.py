@@ -6,21 +6,20 @@ python benchmarks/training.py --out benchmarks/results, with the options of run.
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import torch
 from measurement import Quantiles, Samples, measure_alternating
 from names import COMPILED, FOREACH_STEP, IN_PLACE_STEP, OUR_STEP, OUR_VAE_STEP, PLAIN_LOOP, PLAIN_STEP
-from provenance import describe_machine, describe_versions, git_commit
+from provenance import describe_run
 from results_page import TRAINING, write_page
-from run import TOLERATED, parse_arguments, progress
+from run import TOLERATED, finish, parse_arguments, progress, save_results
+from torch import Tensor
 from training_cases import (
     COMPARED_MODELS,
     PreparedStep,
@@ -29,8 +28,6 @@ from training_cases import (
     prepared_steps,
     training_cases,
 )
-
-from ald_ext.files import write_atomically
 
 #: Seconds a model of a case is measured for at least, and with --quick.
 BUDGET_S, QUICK_BUDGET_S = 8.0, 0.05
@@ -63,27 +60,23 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     deadline = time.monotonic() + arguments.time_limit
-    results, problems = measure_training(torch.device(arguments.device), arguments.quick, deadline)
-    path = arguments.out / f"{TRAINING[arguments.device]}.json"
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+    save = partial(save_results, arguments.out / f"{TRAINING[arguments.device]}.json")
+    device = torch.device(arguments.device)
+    provenance = describe_run(device, arguments.origin)
+    results, problems = measure_training(device, arguments.quick, provenance, deadline, save)
     write_page(arguments.out)
-    if problems:
-        sys.exit("\n".join(["the results are written, but:", *problems]))
+    finish(results, problems)
 
 
-def measure_training(device: torch.device, quick: bool, deadline: float = math.inf) -> tuple[dict[str, Any], list[str]]:
-    """Everything that the JSON file holds, and what went wrong."""
-    provenance = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "machine": describe_machine(device),
-        "versions": describe_versions(device),
-    }
+def measure_training(
+    device: torch.device,
+    quick: bool,
+    provenance: dict[str, Any],
+    deadline: float = math.inf,
+    save: Callable[[dict[str, Any]], None] = lambda results: None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Everything that the JSON file holds, and what went wrong. ``save`` is given what there is, case after case."""
     cases, measured, begin = training_cases(quick), Measured(), time.monotonic()
-    with torch.random.fork_rng():
-        for case in cases:
-            measure_case_in_time(case, device, QUICK_BUDGET_S if quick else BUDGET_S, deadline, measured)
-            progress(f"{time.monotonic() - begin:4.0f} s  {case.family}: {', '.join(case.models)}")
     results = {
         "device": device.type,
         "quick": quick,
@@ -93,6 +86,11 @@ def measure_training(device: torch.device, quick: bool, deadline: float = math.i
         "ratios": measured.ratios,
         "left_out": measured.left_out,
     }
+    with torch.random.fork_rng():
+        for case in cases:
+            measure_case_in_time(case, device, QUICK_BUDGET_S if quick else BUDGET_S, deadline, measured)
+            save(results)
+            progress(f"{time.monotonic() - begin:4.0f} s  {case.family}: {', '.join(case.models)}")
     return results, measured.problems
 
 
@@ -109,7 +107,7 @@ def measure_case_in_time(
 
 
 def measure_case(case: TrainingCase, device: torch.device, budget_s: float, measured: Measured) -> None:
-    """Adds rows and ratios, and the variants that could not be prepared."""
+    """Adds rows and ratios, and the variants that could not be prepared, or failed or diverged later."""
     torch._dynamo.reset()
     steps: dict[tuple[str, str], PreparedStep] = {}
     for (model, variant), prepare in prepared_steps(case, device).items():
@@ -118,20 +116,33 @@ def measure_case(case: TrainingCase, device: torch.device, budget_s: float, meas
         except Exception as error:
             measured.leave_out(case, model, variant, error.with_traceback(None))
     runs = {f"{variant}, {model}": step.run for (model, variant), step in steps.items()}
-    by_name = measure_alternating(runs, device, budget_s)
-    samples = {(model, variant): by_name[f"{variant}, {model}"] for model, variant in steps}
+    by_name, failures = measure_alternating(runs, device, budget_s)
+    samples: dict[tuple[str, str], Samples] = {}
     for (model, variant), step in steps.items():
-        measured.rows.append(describe_row(case, model, variant, step, samples[model, variant]))
+        name = f"{variant}, {model}"
+        try:
+            if name in failures:
+                raise failures[name]
+            check_finite(step.run())
+        except Exception as error:
+            measured.leave_out(case, model, variant, error.with_traceback(None))
+            continue
+        samples[model, variant] = by_name[name]
+        measured.rows.append(describe_row(case, model, variant, step, by_name[name]))
     measured.ratios += describe_ratios(case, samples)
 
 
 def started(step: PreparedStep) -> PreparedStep:
     """After two steps, in which compilers run and states come to be. ValueError if the loss is no number."""
-    for _ in range(2):
-        loss = float(step.run())
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss}")
+    step.run()
+    check_finite(step.run())
     return step
+
+
+def check_finite(loss: Tensor) -> None:
+    """ValueError if the loss is no number: the networks then compute something else than in training."""
+    if not math.isfinite(float(loss)):
+        raise ValueError(f"the loss is {float(loss)}")
 
 
 def describe_settings(case: TrainingCase, device: torch.device) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from report import commit_of, left_out, machine_of, ratios_table, versions_of
+from report import commit_of, left_out, machine_of, origin_of, ratios_table, versions_of
 from tables import Results, Row, markdown_table, number, spread, unique
 
 READING = """A step is zero_grad, loss, gradients, update; ours is that of `ald-ext train`, with its schedule and its
@@ -24,7 +24,7 @@ def training_section(training: Mapping[str, Results]) -> str:
 def file_section(name: str, results: Results) -> str:
     parts = [
         f"[{name}.json]({name}.json), {results['date'][:10]}: {machine_of(results)}. {versions_of(results)}, commit "
-        f"{commit_of(results)}.",
+        f"{commit_of(results)}.{origin_of(results)}",
         *(["A quick run: the figures are rough."] if results["quick"] else []),
         *left_out(results),
         *(family_tables(results, family) for family in unique(row["family"] for row in results["rows"])),

@@ -1,7 +1,9 @@
-"""What all tests share: the devices to run on, fixed random numbers, threads set back."""
+"""What all tests share: the devices to run on, fixed random numbers, and what a test sets for its whole process."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,23 +20,40 @@ settings.load_profile("fixed")
 def missing_cuda() -> str:
     """Why the CUDA tests cannot run here; empty where they can."""
     if not torch.cuda.is_available():
-        return "needs a GPU: torch.cuda.is_available() is False"
+        return "they need a GPU, and torch.cuda.is_available() is False"
     return "" if cuda_module is not None else f"the CUDA module did not load: {cuda_failure}"
 
 
-@pytest.fixture(scope="session", params=["cpu", "cuda"])
+def pytest_configure(config: pytest.Config) -> None:
+    """Divides the cores among the processes that test side by side, and those that tests start."""
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thousands of skips would tell what one line of the summary does."""
+    if missing_cuda():
+        of_cuda = [item for item in items if "cuda" in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in set(of_cuda)]
+        config.hook.pytest_deselected(items=of_cuda)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if reason := missing_cuda():
+        terminalreporter.write_line(f"The CUDA tests were left out: {reason}.")
+
+
+@pytest.fixture(scope="session", params=["cpu"] if missing_cuda() else ["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device whose kernels can run here."""
-    if request.param == "cuda" and (reason := missing_cuda()):
-        pytest.skip(reason)
     return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")
 def cuda() -> torch.device:
-    """For comparisons of CUDA with the CPU."""
-    if reason := missing_cuda():
-        pytest.skip(reason)
+    """For comparisons of CUDA with the CPU; its tests are left out where there is none."""
     return torch.device("cuda")
 
 
@@ -49,3 +68,14 @@ def restore_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """As in a terminal, for a test and the processes that it starts: nohup and scripts' background jobs ignore some."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL)
+    previous = [signal.signal(number, handler) for number, handler in zip(numbers, handlers, strict=True)]
+    yield
+    for number, handler in zip(numbers, previous, strict=True):
+        signal.signal(number, handler)

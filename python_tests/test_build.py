@@ -141,12 +141,14 @@ def fingerprints(capability: str) -> list[str]:
     return hashes
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(capability: str) -> None:
     """All equal one, so all pairs are equal."""
     assert fingerprints(capability) == [fingerprints(CAPABILITIES[0])[0]] * 3
 
 
+@pytest.mark.processes
 def test_unknown_capability_is_a_clear_error() -> None:
     finished = run_python("import ald_ext", ALD_EXT_CPU_CAPABILITY="sse9")
     assert finished.returncode != 0
@@ -199,6 +201,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.processes
 def test_without_the_cuda_module_the_cpu_works_and_cuda_names_the_cause() -> None:
     finished = run_python(WITHOUT_CUDA_MODULE)
     assert finished.returncode == 0, finished.stderr

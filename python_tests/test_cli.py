@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import run
+from patience import PATIENCE
 
 
+@pytest.mark.processes
 def test_the_installed_command_starts():
     command = Path(sys.executable).parent / "ald-ext"
-    result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert "train" in result.stdout
 

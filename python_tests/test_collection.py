@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ald_ext import SGLD
+from ald_ext import PSGLD, SGLD, threads
+from ald_ext.samplers import HMC, AmortizedLangevin, GaussianPotential, LangevinDynamics, UnderdampedLangevin
 from ald_ext.samplers.collection import Collector, Sampler, SampleStorage, collect
 from ald_ext.samplers.streaming import StreamingMoments
 
@@ -170,3 +171,78 @@ def test_what_cannot_be_resumed_says_so() -> None:
     state = Collector(Langevin(), into=SampleStorage(), thinning=2).state_dict()
     with pytest.raises(ValueError, match=r"got .* = \(0, 2, 1\), expected \(0, 3, 1\)"):
         Collector(Langevin(), into=SampleStorage(), thinning=3).load_state_dict(state)
+
+
+# ---- the number of threads ----
+
+
+def amortized(potential: GaussianPotential) -> AmortizedLangevin:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    optimizer = PSGLD(network.parameters(), 0.01, num_data=5, seed=1)
+    return AmortizedLangevin(network, potential, torch.randn(5, 3), optimizer, batch_size=2, seed=1)
+
+
+SAMPLERS = {
+    "langevin": lambda potential: LangevinDynamics(potential, None, torch.zeros(5, 3, 2), step_size=0.1, seed=1),
+    "underdamped": lambda potential: UnderdampedLangevin(potential, None, torch.zeros(5, 3, 2), step_size=0.1, seed=1),
+    "hmc": lambda potential: HMC(
+        potential, None, torch.zeros(5, 3, 2), step_size=0.1, num_leapfrog_steps=3, adapt_steps=9, seed=1
+    ),
+    "amortized": amortized,
+    "optimizer": lambda _: Langevin(),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_that_are_timed_are_taken_back(name: str, monkeypatch: pytest.MonkeyPatch, restore_threads: None) -> None:
+    torch.set_num_threads(1)
+    potential = GaussianPotential(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 2.0]]))
+    expected = collect(SAMPLERS[name](potential), 20)
+    timed: list[None] = []
+    choose = threads.FastestThreads.choose
+
+    def note_and_choose(*arguments: Any) -> None:
+        timed.append(None)
+        choose(*arguments)
+
+    monkeypatch.setattr(threads, "TRIAL_SECONDS", 1e-9)
+    monkeypatch.setattr(threads.FastestThreads, "due", property(lambda self: True))
+    monkeypatch.setattr(threads.FastestThreads, "choose", note_and_choose)
+    state = torch.get_rng_state()
+    assert torch.equal(collect(SAMPLERS[name](potential), 20), expected)
+    assert len(timed) == 20
+    assert name == "amortized" or torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sampler_that_cannot_be_resumed_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads.FastestThreads, "due", property(lambda self: True))
+    assert collect(Counter(1, 1), 3).flatten().tolist() == [1, 2, 3]
+
+
+def test_a_resumed_run_goes_on_with_its_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, restore_threads: None
+) -> None:
+    torch.set_num_threads(3)
+    monkeypatch.setattr(threads, "INITIAL_NUMBER", 3)
+    for name in threads.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    numbers: list[int] = []
+
+    class Noting(Langevin):
+        def step(self) -> Tensor:
+            numbers.append(torch.get_num_threads())
+            return super().step()
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            numbers.append(torch.get_num_threads())
+            super().load_state_dict(state)
+
+    first, second = Collector(Noting(), into=SampleStorage()), Collector(Noting(), into=SampleStorage())
+    first.run(1)
+    first.threads.number = 2
+    first.run(1)
+    second.load_state_dict(first.state_dict())
+    second.run(1)
+    assert numbers == [3, 2, 2, 2]
+    assert torch.get_num_threads() == 3

@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="the detector needs the extra train", exc_type=ImportError)
 
+from patience import PATIENCE
 from sklearn.base import clone, is_outlier_detector
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -442,6 +443,7 @@ def test_an_interrupted_fit_is_no_failed_fit(monkeypatch, number, expected):
 # The import
 
 
+@pytest.mark.processes
 def test_the_package_imports_without_the_extra():
     """Where all is blocked that only the extra "train" brings, the detector tells why it cannot be had."""
     code = """
@@ -461,5 +463,7 @@ try:
 except AttributeError as error:
     assert "module 'ald_ext' has no attribute 'nonsense'" in str(error), error
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert finished.returncode == 0, finished.stderr

@@ -11,7 +11,10 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
-pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not here: an installed package is tested")
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not here: an installed package is tested"),
+]
 
 
 def run_example(name: str, *arguments: str | Path) -> Any:

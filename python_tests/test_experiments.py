@@ -191,6 +191,7 @@ def test_progress_reaches_its_end(name: str, network: NetworkSettings | None) ->
     assert done == experiment.units(settings)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "scaling"])
 def test_results_are_given_by_the_seeds(name: str, tmp_path: Path) -> None:
     """The same values again, whatever torch's generator; a second seed adds others to the first's."""
@@ -206,6 +207,7 @@ def test_results_are_given_by_the_seeds(name: str, tmp_path: Path) -> None:
         assert row["standard_error"] == pytest.approx(abs(first - second) / 2)
 
 
+@pytest.mark.processes
 def test_seeds_side_by_side(tmp_path: Path) -> None:
     """In processes: the same values as one after the other, and pictures from the tensors that came back."""
     experiment = tiny("eight-gaussians")
@@ -214,6 +216,7 @@ def test_seeds_side_by_side(tmp_path: Path) -> None:
     assert values_of(side_by_side) == values_of(run_experiment(experiment, tmp_path, num_seeds=3))
 
 
+@pytest.mark.processes
 def test_error_of_a_seed_in_a_process(tmp_path: Path) -> None:
     """It is the seed's own, and nothing is written."""
     with pytest.raises(ValueError, match="batch_size: got 50, expected 1 to 40"):

@@ -24,6 +24,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("arviz_stats")
 
 from command_line import run as command
+from patience import PATIENCE
 
 from ald_ext.experiments import (
     IMAGE_EXPERIMENTS,
@@ -247,6 +248,7 @@ def test_goes_on_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
     assert sum(trained) == 3 * NUM_TRAIN
 
 
+@pytest.mark.processes
 def test_jobs_side_by_side_are_as_one_after_the_other(images: Path, tmp_path: Path) -> None:
     experiment = IMAGE_EXPERIMENTS["denoising"]
     settings = tiny(experiment, images, models=("ae", "lae"))
@@ -257,6 +259,8 @@ def test_jobs_side_by_side_are_as_one_after_the_other(images: Path, tmp_path: Pa
     assert means(results[0]) == means(results[1])
 
 
+@pytest.mark.processes
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_command_that_gets_sigint_ends_soon_and_goes_on_later(images: Path, tmp_path: Path, workers: int) -> None:
     """In the middle of its runs, of which more wait; the checkpoints are of the steps that were made."""
@@ -265,18 +269,23 @@ def test_a_command_that_gets_sigint_ends_soon_and_goes_on_later(images: Path, tm
     (tmp_path / "command.py").write_text(program)
     arguments = ["experiment", "denoising", "--datasets", f"halves={images}", "--width", "2", "--device", "cpu"]
     arguments += ["--epochs", "100000", "--workers", str(workers), "--out", str(out)]
-    process = subprocess.Popen([sys.executable, tmp_path / "command.py", *arguments], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("runs/halves/*/checkpoint.pt"))) < workers:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    command = [sys.executable, tmp_path / "command.py", *arguments]
+
+    def checkpoints() -> list[Path]:
+        return list(out.glob("runs/halves/*/checkpoint.pt"))
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and time.monotonic() < deadline and len(checkpoints()) < workers:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=PATIENCE)[1]
+        finally:
+            process.kill()
     assert process.returncode not in (0, -signal.SIGINT), errors
-    checkpoints = list(out.glob("runs/halves/*/checkpoint.pt"))
-    assert len(checkpoints) == workers
-    for checkpoint in checkpoints:
+    assert len(checkpoints()) == workers
+    for checkpoint in checkpoints():
         assert 0 < load_checkpoint(checkpoint)["epoch"] < 100_000
     assert not (out / "results.json").exists()
 

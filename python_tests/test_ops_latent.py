@@ -215,6 +215,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.processes
 def test_instruction_sets_give_the_same_bits() -> None:
     digests = set()
     for capability in cpu_module.build_info()["cpu_capabilities_usable"]:

@@ -175,6 +175,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True)
 
 
+@pytest.mark.processes
 def test_compiled_normal(device: torch.device) -> None:
     def function(x: Tensor, step: int) -> Tensor:
         return 2 * x + ops.normal(x.numel(), seed=3, step=step, device=x.device).view_as(x)
@@ -185,6 +186,7 @@ def test_compiled_normal(device: torch.device) -> None:
         assert torch.equal(run(x, step), function(x, step))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("dtype", "clock"),
     [(torch.float32, "numbers"), (torch.float32, "tensors"), (torch.bfloat16, "numbers"), (torch.float16, "tensors")],
@@ -219,6 +221,7 @@ def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clo
         assert torch.equal(got, expected)
 
 
+@pytest.mark.processes
 def test_compiled_latent_steps(device: torch.device) -> None:
     def function(z: Tensor, momentum: Tensor, data: Tensor, step: int) -> Tensor:
         before = z.sum()
@@ -237,6 +240,7 @@ def test_compiled_latent_steps(device: torch.device) -> None:
         torch.testing.assert_close(got, expected, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.processes
 def test_compiled_likelihood(device: torch.device) -> None:
     def function(x: Tensor, scale: Tensor) -> Tensor:
         return ops.marginal_gaussian_log_prob(x, scale * x.tanh(), (2.0, 0.5)).mean()
@@ -252,6 +256,7 @@ def test_compiled_likelihood(device: torch.device) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.processes
 def test_compiled_dequantization(device: torch.device) -> None:
     def function(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         y = ops.langevin_dequantize(x, 3 * h, bits=5)
@@ -269,6 +274,7 @@ def test_compiled_dequantization(device: torch.device) -> None:
     assert torch.equal(results[0][1], x)
 
 
+@pytest.mark.processes
 def test_compiled_with_dynamic_shapes(device: torch.device) -> None:
     def function(x: Tensor, mean: Tensor) -> Tensor:
         return ops.marginal_gaussian_log_prob(x, mean)

@@ -59,7 +59,14 @@ COMPILATIONS = [
     Compilation("inductor", False, LRS[0]),
     Compilation("inductor", True, LRS[1]),
 ]
-EVERY_COMPILATION = pytest.mark.parametrize("compilation", COMPILATIONS, ids=str)
+
+
+def compilations(chosen: list[Compilation]) -> pytest.MarkDecorator:
+    """Parametrizes; inductor starts compilers."""
+    marks = {True: pytest.mark.processes, False: ()}
+    params = [pytest.param(each, id=str(each), marks=marks[each.backend == "inductor"]) for each in chosen]
+    return pytest.mark.parametrize("compilation", params)
+
 
 #: The larger graphs of a whole training step, one for each backend and kind of clock.
 FEW_COMPILATIONS = [COMPILATIONS[0], COMPILATIONS[4], *COMPILATIONS[6:]]
@@ -142,7 +149,7 @@ def pair(kind: str, device: torch.device, compilation: Compilation, **options: A
 
 
 @EVERY_KIND
-@EVERY_COMPILATION
+@compilations(COMPILATIONS)
 def test_a_compiled_optimizer(device: torch.device, kind: str, compilation: Compilation) -> None:
     """The same gradients, then the same bits; a new value in an lr tensor compiles nothing."""
     eager, training = pair(kind, device, compilation)
@@ -269,7 +276,7 @@ def test_a_bad_lr_tensor_in_a_compiled_step(kind: str) -> None:
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("compilation", FEW_COMPILATIONS, ids=str)
+@compilations(FEW_COMPILATIONS)
 def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
 ) -> None:
@@ -291,7 +298,7 @@ def test_a_compiled_training_step_has_the_noise_of_an_eager_one(
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("compilation", FEW_COMPILATIONS[1::2], ids=str)
+@compilations(FEW_COMPILATIONS[1::2])
 def test_a_compiled_training_step_trains(
     device: torch.device, traced_backward: None, kind: str, compilation: Compilation
 ) -> None:

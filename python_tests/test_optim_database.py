@@ -358,7 +358,7 @@ OUR_WORDS = {"Tensor lr must be 1-element": "lr: got a tensor of 2 elements, exp
 @EVERY_OPTIMIZER
 def test_torchs_own_error_inputs(torchs_database: ModuleType, name: str) -> None:
     errors = torchs_database.get_error_inputs_for_all_optims("cpu", torch.float32)
-    assert len(errors) >= 7
+    assert errors
     for error in errors:
         entry = error.optimizer_error_input
         params = [torch.zeros(2)] if entry.params is None else entry.params

@@ -392,23 +392,26 @@ def test_a_second_scheduler_on_a_group_held_at_zero() -> None:
 
 INFINITY, NAN = math.inf, math.nan
 
-BAD: list[tuple[Make, str, Any, str]] = [
-    *[(polynomial, "offset", value, "expected a finite number > 0") for value in (0, -1.0, INFINITY, NAN)],
-    *[(polynomial, "exponent", value, "expected 0.5 < exponent <= 1") for value in (0.5, 0.0, -1, 1.01, INFINITY, NAN)],
-    *[(cyclical, "num_steps", value, "expected an integer >= 1") for value in (0, -3, 10.0, "10", None)],
-    *[(cyclical, "num_cycles", value, "expected an integer >= 1") for value in (0, -3, 2.0, None)],
-    (cyclical, "num_cycles", 13, "expected at most num_steps = 12"),
-    *[(cyclical, "exploration", value, "expected 0 <= exploration <= 0.75") for value in (-0.1, 0.76, 1, 2, NAN)],
+BAD: list[tuple[str, str, Any, str]] = [
+    *[("polynomial", "offset", value, "expected a finite number > 0") for value in (0, -1.0, INFINITY, NAN)],
+    *[
+        ("polynomial", "exponent", value, "expected 0.5 < exponent <= 1")
+        for value in (0.5, 0.0, -1, 1.01, INFINITY, NAN)
+    ],
+    *[("cyclical", "num_steps", value, "expected an integer >= 1") for value in (0, -3, 10.0, "10", None)],
+    *[("cyclical", "num_cycles", value, "expected an integer >= 1") for value in (0, -3, 2.0, None)],
+    ("cyclical", "num_cycles", 13, "expected at most num_steps = 12"),
+    *[("cyclical", "exploration", value, "expected 0 <= exploration <= 0.75") for value in (-0.1, 0.76, 1, 2, NAN)],
 ]
 
 
-@pytest.mark.parametrize(("make", "argument", "value", "expected"), BAD, ids=str)
-def test_bad_arguments(make: Make, argument: str, value: Any, expected: str) -> None:
+@pytest.mark.parametrize(("schedule", "argument", "value", "expected"), BAD)
+def test_bad_arguments(schedule: str, argument: str, value: Any, expected: str) -> None:
     optimizer = optimizer_of(0.3)
-    name = {polynomial: "PolynomialDecay", cyclical: "CyclicalCosine"}[make]
+    name = {"polynomial": "PolynomialDecay", "cyclical": "CyclicalCosine"}[schedule]
     message = rf"ald_ext\.optim\.{name}: {argument}: got {re.escape(repr(value))}, {re.escape(expected)}"
     with pytest.raises(ValueError, match=message):
-        make(optimizer, **{argument: value})
+        BOTH[schedule](optimizer, **{argument: value})
     assert "initial_lr" not in optimizer.param_groups[0], "refused before anything was written"
 
 

@@ -144,10 +144,16 @@ GAUSSIAN_RUNS = {
     "frozen_psgld": (make_frozen_psgld, 3000, 100),
 }
 
+#: With the longest runs at other temperatures than 1 left to all tests.
+GAUSSIAN_CASES = [
+    pytest.param(name, temperature, marks=pytest.mark.exhaustive if name == "frozen_psgld" and temperature != 1 else ())
+    for name in GAUSSIAN_RUNS
+    for temperature in TEMPERATURES
+]
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+
 @pytest.mark.parametrize("dimension", [2, 50])
-@pytest.mark.parametrize("name", GAUSSIAN_RUNS)
+@pytest.mark.parametrize(("name", "temperature"), GAUSSIAN_CASES)
 def test_gaussians(name: str, dimension: int, temperature: float) -> None:
     """Mean and every entry of the covariance; coarse steps but for PSGLD, so nothing is right by being small."""
     make, burn_in, every = GAUSSIAN_RUNS[name]

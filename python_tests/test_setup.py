@@ -14,10 +14,14 @@ from types import SimpleNamespace
 import pytest
 import setuptools
 import torch
+from patience import PATIENCE
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
 
-pytestmark = pytest.mark.skipif(not SETUP.is_file(), reason="setup.py is not here: an installed package is tested")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not SETUP.is_file(), reason="setup.py is not here: an installed package is tested"),
+]
 
 
 def build(folder: Path, fake_torch: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +39,7 @@ def build(folder: Path, fake_torch: str | None = None, **environment: str) -> su
         "--build-temp",
         str(folder / "build"),
     ]
-    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=PATIENCE)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:

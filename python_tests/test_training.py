@@ -20,6 +20,7 @@ from kill_training import differences, without_clock
 from torch import nn
 
 import ald_ext
+from ald_ext import threads
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
 from ald_ext.training import ImageData, TrainingConfig, TrainingDivergedError, data, fit, loop, train
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
@@ -61,6 +62,7 @@ def config(network: dict | None = None, **options) -> TrainingConfig:
         "warm_up": 0,
         "schedule": "constant",
         "evaluate_every": 1,
+        "threads": 1,
         **options,
     }
     network = {"latent_dim": 4, "width": 4, **(network or {})}
@@ -300,6 +302,92 @@ def test_seconds_are_those_of_training(tmp_path, monkeypatch):
         begun = time.perf_counter()
         run = fit(config(checkpoint_every=every), few_images())
         assert 0 < run.seconds < time.perf_counter() - begun - 1.4, name
+
+
+# ---- the number of threads ----
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("name", RUNS)
+def test_steps_that_are_timed_are_taken_back(tmp_path, monkeypatch, name):
+    """Before every step some are timed, and nothing comes of it."""
+    settings = config(**RUNS[name], epochs=2, ensemble_size=5, ensemble_every=2)
+    train(settings, tmp_path / "a", progress=False)
+    choose, timed = threads.FastestThreads.choose, []
+
+    def note_and_choose(*arguments, **options):
+        timed.append(None)
+        choose(*arguments, **options)
+
+    monkeypatch.setattr(threads, "TRIAL_SECONDS", 1e-9)
+    monkeypatch.setattr(threads.FastestThreads, "due", property(lambda self: True))
+    monkeypatch.setattr(threads.FastestThreads, "choose", note_and_choose)
+    train(settings, tmp_path / "b", progress=False)
+    assert len(timed) == 2 * STEPS_AN_EPOCH
+    assert differences(checkpoint_of(tmp_path / "a"), checkpoint_of(tmp_path / "b")) == []
+
+
+@pytest.fixture
+def two_threads(monkeypatch, restore_threads):
+    """Are torch's, which nobody chose; and nothing is timed."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr(threads, "INITIAL_NUMBER", 2)
+    for name in threads.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads.FastestThreads, "due", False)
+
+
+def change_threads(running) -> None:
+    """As a choice does, before the fifth step."""
+    if running.run.step == 4:
+        running.threads.number = 1
+        torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("no_pictures", "two_threads")
+def test_a_run_resumes_with_the_number_of_threads_it_had(tmp_path):
+    settings = config(threads=None)
+    with each_step_calls(change_threads):
+        metrics = train(settings, tmp_path / "whole", progress=False)
+        assert torch.get_num_threads() == 2
+        train_until(6, settings, tmp_path / "parts")
+    whole = checkpoint_of(tmp_path / "whole")
+    assert whole["threads_by_step"] == metrics["threads_by_step"] == [[0, 2], [4, 1]]
+    assert metrics["threads"] == 1
+    assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["step"] == 4  # of the change, not of the epoch's end
+    assert first_step_of_resumed(settings, tmp_path / "parts") == 5
+    assert differences(whole, checkpoint_of(tmp_path / "parts")) == []
+
+
+@pytest.mark.usefixtures("no_pictures", "two_threads")
+def test_another_number_of_threads_may_be_asked_for_when_a_run_is_resumed(tmp_path):
+    train(config(epochs=1), tmp_path, progress=False)
+    metrics = train(config(epochs=2, threads=2), tmp_path, resume=True, progress=False)
+    assert metrics["threads_by_step"] == [[0, 1], [3, 2]]
+    metrics = train(config(epochs=3, threads=None), tmp_path, resume=True, progress=False)
+    assert metrics["threads_by_step"] == [[0, 1], [3, 2]]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_first_values_do_not_depend_on_the_number_of_threads():
+    options = {"network": {"initial_spread": 1.0}}
+    states = []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        states.append(loop.start_run(config(**options), few_images()).model.state_dict())
+        assert torch.get_num_threads() == number
+    assert differences(states[0], states[1]) == differences(states[0], states[2]) == []
+
+
+@pytest.mark.usefixtures("no_pictures", "restore_threads")
+def test_a_checkpoint_of_before_threads_were_chosen_is_resumed(tmp_path):
+    train(config(epochs=1), tmp_path, progress=False)
+    path = tmp_path / "checkpoint.pt"
+    state = load_checkpoint(path)
+    del state["threads_by_step"], state["config"]["threads"]
+    loop.save_checkpoint(path, state)
+    metrics = train(config(epochs=2), tmp_path, resume=True, progress=False)
+    assert metrics["threads_by_step"] == [[3, 1]]
 
 
 # ---- what may not matter ----
@@ -873,6 +961,7 @@ def test_missing_checkpoint_and_data_give_clear_errors_and_no_folder(tmp_path):
         ({"model": "gan"}, f"model: got 'gan', expected one of {', '.join(MODELS)}"),
         ({"epochs": 0}, "epochs: got 0, expected None or >= 1"),
         ({"batch_size": -1}, "batch_size: got -1"),
+        ({"threads": 0}, "threads: got 0, expected None or >= 1"),
         ({"lr": -1.0}, "lr: got -1.0, expected a finite number > 0"),
         ({"lr": math.nan}, "lr: got nan, expected a finite number > 0"),
         ({"seed": -1}, "seed: got -1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import kill_training
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from kill_training import differences, kill_and_compare, without_clock
+from patience import PATIENCE
 
 from ald_ext import files
 from ald_ext.training import ImageData, TrainingConfig, TrainingInterrupted, fit, load_dataset, loop, train
@@ -24,6 +27,8 @@ from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.interruption import Interruption
 
 STEPS_AN_EPOCH = 3  # 50 images, 20 a minibatch
+
+pytestmark = pytest.mark.usefixtures("heeded_signals")
 
 
 def random_images(count: int) -> np.ndarray:
@@ -50,6 +55,7 @@ def config(**options) -> TrainingConfig:
             "batch_size": 20,
             "schedule": "constant",
             "evaluate_every": 1,
+            "threads": 1,
             "network": {"latent_dim": 4, "width": 4, "dequantization": "uniform"},
             **options,
         }
@@ -60,14 +66,6 @@ def checkpoint_of(folder: Path) -> dict:
     return without_clock(load_checkpoint(folder / "checkpoint.pt"))
 
 
-@pytest.fixture(autouse=True)
-def heeded_signals():
-    """As in a terminal: tests that run in the background are started with SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
 def lines_but_progress(errors: str) -> list[str]:
     """What a command printed, but for the progress bar."""
     return [line for line in errors.splitlines() if line and "images/s" not in line]
@@ -76,6 +74,7 @@ def lines_but_progress(errors: str) -> list[str]:
 # ---- SIGKILL ----
 
 
+@pytest.mark.processes
 def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
     """See benchmarks/kill_training.py, which does so to twenty runs."""
     digits = tmp_path / "digits.npz"
@@ -102,17 +101,41 @@ def test_differences_are_found_at_their_place():
 # ---- SIGINT and SIGTERM ----
 
 
+def last_step(progress: Path) -> int:
+    """That a child has reported; 0 before its first."""
+    lines = progress.read_text().split() if progress.exists() else []
+    return int(lines[-1]) if lines else 0
+
+
+def wait_for_steps(process: subprocess.Popen[str], progress: Path, count: int) -> None:
+    """Until the child has made so many more, or has ended."""
+    last, deadline = last_step(progress) + count, time.monotonic() + PATIENCE
+    while process.poll() is None and last_step(progress) < last and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def long_run(folder: Path, images_file: Path, *prefix: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """`ald-ext train` with --out `folder`/out, after a few of its many steps; and the file where it reports them."""
+    progress, settings = folder / "progress", folder / "settings.json"
+    config(epochs=100_000, checkpoint_every=1_000_000, dataset=str(images_file)).save(settings)
+    child = [sys.executable, kill_training.__file__, "child", progress]
+    command = [*prefix, *child, "train", "--config", settings, "--out", folder / "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for_steps(process, progress, 7)
+            yield process, progress
+        finally:
+            process.kill()
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_the_command(tmp_path, images_file, number):
-    out, progress, settings = tmp_path / "out", tmp_path / "progress", tmp_path / "settings.json"
-    begun = config(epochs=3000, checkpoint_every=100_000, dataset=str(images_file))
-    begun.save(settings)
-    command = [sys.executable, kill_training.__file__, "child", progress, "train", "--config", settings, "--out", out]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (progress.exists() and len(progress.read_text().split()) >= 7):
-            time.sleep(0.01)
+    out = tmp_path / "out"
+    with long_run(tmp_path, images_file) as (process, progress):
         process.send_signal(number)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, errors
     checkpoint = load_checkpoint(out / "checkpoint.pt")
     step = checkpoint["step"]
@@ -121,7 +144,7 @@ def test_a_signal_saves_and_ends_the_command(tmp_path, images_file, number):
     )
     assert lines_but_progress(errors) == [stopped]
     assert output == ""
-    assert step == int(progress.read_text().split()[-1])  # nothing is lost
+    assert step == last_step(progress)  # nothing is lost
     assert {path.name for path in out.iterdir()} == {"config.json", "checkpoint.pt"}
     epochs = step // STEPS_AN_EPOCH + 2
     finished = dataclasses.replace(TrainingConfig.from_dict(checkpoint["config"]), epochs=epochs)
@@ -130,6 +153,20 @@ def test_a_signal_saves_and_ends_the_command(tmp_path, images_file, number):
     state = without_clock(whole.state())
     # But for the evaluations: all epochs have one; and torch's generator, which is ours again.
     assert differences(state, checkpoint_of(out)) == ["/random_state/cpu"]
+
+
+@pytest.mark.processes
+def test_a_run_in_the_background_outlives_its_terminal(tmp_path, images_file):
+    """`nohup ald-ext train &`: SIGHUP and SIGINT, which it was started to ignore, do nothing; SIGTERM saves."""
+    ignoring = 'trap \'\' HUP INT; exec "$0" "$@"'
+    with long_run(tmp_path, images_file, "sh", "-c", ignoring) as (process, progress):
+        for number in (signal.SIGHUP, signal.SIGINT):
+            process.send_signal(number)
+            wait_for_steps(process, progress, 3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert load_checkpoint(tmp_path / "out" / "checkpoint.pt")["step"] == last_step(progress) >= 7 + 3 + 3
 
 
 def interrupt_at(monkeypatch, step: int, number: signal.Signals, calls: int = 1) -> None:
@@ -251,6 +288,7 @@ def limit_files(size: int):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.processes
 def test_a_disk_that_takes_no_checkpoint(tmp_path, images_file):
     out = tmp_path / "out"
     train(config(epochs=1, dataset=str(images_file)), out, progress=False)
@@ -258,7 +296,7 @@ def test_a_disk_that_takes_no_checkpoint(tmp_path, images_file):
     names = {path.name for path in out.iterdir()}
     command = [Path(sys.executable).parent / "ald-ext", "train", "--out", out, "--resume", "--epochs", "3"]
     limit = limit_files(len(good) // 2)
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=PATIENCE)
     assert result.returncode == 1
     assert lines_but_progress(result.stderr) == [
         "ald-ext: [Errno 27] could not write (File too large); an earlier file there is as it was: "

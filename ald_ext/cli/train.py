@@ -80,6 +80,9 @@ def train_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU; if not given, as many as are fastest, or OMP_NUM_THREADS.")
+    ] = None,
     bf16: Annotated[bool | None, typer.Option("--bf16", help="Networks compute in bfloat16.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Epochs between evaluations.")] = None,
     pictures_every: Annotated[int | None, typer.Option(help="Epochs between pictures; else at the end.")] = None,
@@ -111,6 +114,7 @@ def train_command(
         "dequantization": dequantization,
         "seed": seed,
         "device": choose_device(device),
+        "threads": threads,
         "bf16": bf16,
         "evaluate_every": evaluate_every,
         "pictures_every": pictures_every,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..files import write_atomically
+from ..threads import number_of_threads
 from ..version import __version__
 from .workers import Progress, run_all
 
@@ -108,7 +109,7 @@ def run_experiment(
         "quick": quick,
         "settings": asdict(settings),
         "differences": [asdict(difference) for difference in experiment.differences[preset]],
-        "versions": versions(num_workers),
+        "versions": versions(num_workers, one_thread=not experiment.measures_time),
         "seconds": round(time.perf_counter() - begin, 1),
         "rows": make_rows(outcomes, experiment.paper),
     }
@@ -124,7 +125,9 @@ def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_wo
     total = experiment.units(settings) * num_seeds
     with tqdm(total=total, desc=experiment.name, unit="step", mininterval=0.5) as bar:
         jobs = [(experiment.run_seed, settings, seed) for seed in range(num_seeds)]
-        return [as_tensors(outcome) for outcome in run_all(run_seed_without_tensors, jobs, num_workers, bar)]
+        # Of one thread in this process, too: a seed gives the same, and tensors are small.
+        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
+            return [as_tensors(outcome) for outcome in run_all(run_seed_without_tensors, jobs, num_workers, bar)]
 
 
 def run_seed(run: Callable[[Any, int, Progress], Outcome], settings: Any, seed: int, progress: Progress) -> Outcome:
@@ -170,14 +173,14 @@ def finite(value: Any) -> Any:
     return value if value is not None and math.isfinite(value) else None
 
 
-def versions(num_workers: int) -> dict[str, str]:
+def versions(num_workers: int, one_thread: bool = False) -> dict[str, str]:
     """Workers are processes of one thread."""
     return {
         "ald_ext": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": str(torch.get_num_threads() if num_workers == 1 else 1),
+        "threads": str(1 if one_thread or num_workers > 1 else torch.get_num_threads()),
         "workers": str(num_workers),
     }
 

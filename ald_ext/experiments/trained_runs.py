@@ -18,7 +18,16 @@ from ..training.loop import CHECKPOINT, METRICS
 from .workers import Progress
 
 #: Settings that do not change what a finished run is.
-IRRELEVANT = ("device", "data_root", "download", "checkpoint_every", "tensorboard", "pictures_every", "capture")
+IRRELEVANT = (
+    "device",
+    "data_root",
+    "download",
+    "checkpoint_every",
+    "tensorboard",
+    "pictures_every",
+    "capture",
+    "threads",
+)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ Note [How a sampler is checked]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..threads import number_of_threads
 from .collection import Sampler
 from .potential import GaussianPotential
 
@@ -596,22 +596,12 @@ def check_numbers(
         raise ValueError(f"ald_ext.samplers.{name}: covariance: got a matrix that is not positive definite")
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The tensors are small: on a busy machine, threads would take a hundred times as long, waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def run_check(
     start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
 ) -> CheckReport:
     device = target.mean.device
-    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # The tensors are small: on a busy machine, threads would take a hundred times as long, waiting for each other.
+    with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings["seed"])
         verdict, runs, chains = run_until_judged(start_chains, target, max_steps)
         hints: list[str] = []

@@ -7,6 +7,7 @@ Note [Shapes of samples]
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
@@ -14,6 +15,8 @@ from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..threads import FastestThreads, number_of_threads
 
 
 @runtime_checkable
@@ -38,6 +41,9 @@ class Sink(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+
+#: Seconds of steps before the number of threads is first chosen: most runs are over by then.
+SECONDS_BEFORE_CHOICE = 1.0
 
 AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
 
@@ -175,6 +181,9 @@ class Collector:
     It counts steps over all calls of :meth:`run`, so that run(5) twice is run(10), and so is a run that another
     process continues from :meth:`state_dict`, bit for bit if the sampler's own state is.
 
+    On the CPU a sampler that can be resumed runs, after a second, with the number of threads that it is fastest with:
+    see Note [Number of threads] in ald_ext.threads.
+
     Args:
         sampler: see :class:`Sampler`.
         burn_in: steps before the first that can be kept.
@@ -202,6 +211,7 @@ class Collector:
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
+        self.threads = FastestThreads(first_after=SECONDS_BEFORE_CHOICE)
 
     def run(self, num_samples: int) -> None:
         """Draws ``num_samples`` more, after what is left of the burn-in."""
@@ -212,22 +222,32 @@ class Collector:
         # A run ends right after a draw, or, interrupted and resumed, somewhere between two.
         since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
         num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
-        for _ in show_progress(range(num_steps), self.progress):
-            self._step()
+        with self.threads.in_use():
+            for _ in show_progress(range(num_steps), self.progress):
+                self._step()
 
     def _step(self) -> None:
-        state = self.sampler.step()
+        state = self.threads.step(self.sampler.step)
         self.num_steps += 1
         after_burn_in = self.num_steps - self.burn_in
         if after_burn_in > 0 and after_burn_in % self.thinning == 0:
             for sink in self.sinks:
                 sink.append(state)
+        if self.threads.due and self._resumable and state.device.type == "cpu":
+            self._choose_threads()
+
+    def _choose_threads(self) -> None:
+        sampler: Any = self.sampler
+        kept = copy.deepcopy(sampler.state_dict())
+        with torch.random.fork_rng(devices=[]):
+            self.threads.choose(sampler.step, lambda: sampler.load_state_dict(copy.deepcopy(kept)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Sampler, sinks and counter. TypeError if the sampler cannot be resumed."""
+        """Sampler, sinks, counter and number of threads. TypeError if the sampler cannot be resumed."""
         self._check_resumable()
         return {
             "num_steps": self.num_steps,
+            "threads": self.threads.number,
             "burn_in": self.burn_in,
             "thinning": self.thinning,
             "sampler": self.sampler.state_dict(),  # type: ignore[attr-defined]
@@ -244,13 +264,19 @@ class Collector:
                 "ald_ext.samplers.Collector: state: got (burn_in, thinning, number of sinks) = "
                 f"{saved}, expected {expected}"
             )
-        self.num_steps = state["num_steps"]
-        self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
+        self.num_steps, self.threads.number = state["num_steps"], state.get("threads")
+        # What a sampler computes anew from its state has bits of the number, too.
+        with number_of_threads(self.threads.number or torch.get_num_threads()):
+            self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
         for sink, sink_state in zip(self.sinks, state["sinks"], strict=True):
             sink.load_state_dict(sink_state)
 
+    @property
+    def _resumable(self) -> bool:
+        return hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")
+
     def _check_resumable(self) -> None:
-        if not (hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")):
+        if not self._resumable:
             raise TypeError(
                 f"ald_ext.samplers.Collector: sampler: got {type(self.sampler).__name__}, "
                 "expected one with state_dict and load_state_dict, to be resumed"

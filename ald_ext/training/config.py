@@ -32,6 +32,7 @@ RESUMABLE = {
     "checkpoint_every",
     "tensorboard",
     "capture",
+    "threads",
 }
 
 
@@ -63,6 +64,8 @@ class TrainingConfig:
         device: a torch device.
         bf16: networks compute in bfloat16 by autocast; parameters, likelihood and optimizer stay in float32.
         capture: CUDA only: a step is one captured graph; None: where the model allows it.
+        threads: of the CPU; None: as many as are fastest, unless the user chose: see Note [Number of threads]
+            in ald_ext.threads.
         evaluate_every: epochs from one evaluation on the test images to the next.
         pictures_every: epochs from one set of pictures to the next; None: only at the end.
         checkpoint_every: steps from one checkpoint to the next; None: one an epoch. The last step always has one.
@@ -98,6 +101,7 @@ class TrainingConfig:
     device: str = "cpu"
     bf16: bool = False
     capture: bool | None = None
+    threads: int | None = None
     evaluate_every: int = 5
     pictures_every: int | None = None
     checkpoint_every: int | None = None
@@ -111,7 +115,7 @@ class TrainingConfig:
         self._require("model", self.model in MODELS, f"one of {', '.join(MODELS)}")
         for name in ("batch_size", "evaluate_every", "ensemble_every"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
-        for name in ("epochs", "pictures_every", "checkpoint_every"):
+        for name in ("epochs", "threads", "pictures_every", "checkpoint_every"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "None or >= 1")
         self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a finite number > 0")
         self._require("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import platform
@@ -22,6 +23,7 @@ from ..files import remove_leftovers, write_atomically
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.latent_variable_model import as_config_of
 from ..models.saving import first_line, model_contents
+from ..threads import FastestThreads, number_of_threads
 from .batches import Batches
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -89,6 +91,8 @@ class Run:
     seconds: float = 0.0
     totals: Totals = field(default_factory=Totals)
     history: list[dict[str, float]] = field(default_factory=list)
+    #: Steps that were done when a number of threads came into use, and the number. See Note [Number of threads].
+    threads_by_step: list[list[int]] = field(default_factory=list)
     #: Of training, at the end of each epoch. Not in the history, which is the same whenever a run is repeated.
     seconds_after_epoch: list[float] = field(default_factory=list)
 
@@ -96,20 +100,34 @@ class Run:
         """Everything that the next step depends on, and what was measured so far."""
         return {
             **model_contents(self.model),
+            **self.learned(),
             "config": self.config.to_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.step,
             "num_data": len(self.data.train_images),
-            "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random_state": random_state(self.config.device),
             "totals": dataclasses.asdict(self.totals),
             "history": self.history,
             "ensemble": {"samples": []} if self.ensemble is None else self.ensemble.state_dict(),
             "seconds": self.seconds,
             "seconds_after_epoch": self.seconds_after_epoch,
+            "threads_by_step": self.threads_by_step,
         }
+
+    def learned(self) -> dict[str, Any]:
+        """What a step changes."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random_state": random_state(self.config.device),
+        }
+
+    def restore_learned(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`learned`. RuntimeError for a model of other networks."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        set_random_state(state["random_state"], self.config.device)
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`. ValueError for the state of another run."""
@@ -120,10 +138,9 @@ class Run:
         if epochs < begun:
             raise ValueError(f"resume: epochs: got {epochs}, expected >= {begun}, those of the checkpoint")
         try:
-            self.model.load_state_dict(state["model"])
+            self.restore_learned(state)
         except RuntimeError as error:
             raise ValueError(f"resume: the checkpoint is of other networks ({first_line(error)})") from error
-        load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
@@ -131,7 +148,7 @@ class Run:
         self.totals, self.history = Totals(**state["totals"]), state["history"]
         self.seconds = state["seconds"]
         self.seconds_after_epoch = state.get("seconds_after_epoch", [])  # checkpoints of earlier versions have none
-        set_random_state(state["random_state"], self.config.device)
+        self.threads_by_step = state.get("threads_by_step", [])
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
@@ -155,7 +172,8 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     config = dataclasses.replace(config, network=network, epochs=config.num_epochs, dataset=dataset)
     batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
     model = (make_model or model_class)(network).to(config.device)
-    model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
+    with number_of_threads(1):  # so that these bits do not depend on it
+        model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
     return Run(
@@ -209,6 +227,9 @@ class Loop:
         self.run, self.out = run, out
         self.show_progress = progress is True
         self.report_images = progress if callable(progress) else None
+        self.threads = FastestThreads(run.config.threads)
+        if run.threads_by_step:
+            self.threads.number = run.threads_by_step[-1][1]
         # A checkpoint between two epochs is of after the scalars of its step, one inside an epoch of before.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
         wanted = run.config.tensorboard and out is not None
@@ -250,7 +271,8 @@ class Loop:
 
     def _make_step(self, x: Tensor, index: Tensor) -> None:
         run, every = self.run, self.run.config.checkpoint_every
-        loss = run.training_step(run.step + 1, x, index)
+        self._choose_threads(x, index)
+        loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index))
         run.scheduler.step()
         run.step += 1
         run.batch += 1
@@ -263,6 +285,23 @@ class Loop:
         if every is not None and run.step % every == 0:
             self._take_time()
             self._save()
+
+    def _choose_threads(self, x: Tensor, index: Tensor) -> None:
+        """Where it is time to; the checkpoint has the number with which the steps after it are made."""
+        run = self.run
+        if self.threads.due and torch.device(run.config.device).type == "cpu":
+            kept = copy.deepcopy(run.learned())
+            self.threads.choose(
+                lambda: run.training_step(run.step + 1, x, index),
+                lambda: run.restore_learned(copy.deepcopy(kept)),
+                first=not run.threads_by_step,
+            )
+        number = torch.get_num_threads()
+        if not run.threads_by_step or run.threads_by_step[-1][1] != number:
+            run.threads_by_step.append([run.step, number])
+            if run.step:
+                self._take_time()
+                self._save()
 
     def _finish_epoch(self) -> None:
         run = self.run
@@ -377,7 +416,7 @@ def train(
         for name in FILES:
             remove_leftovers(out / name)
         run.config.save(out / CONFIG)
-        with contextlib.closing(Loop(run, out, progress)) as loop:
+        with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             loop.train()
             metrics = measure(run)
             write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
@@ -405,7 +444,9 @@ def fit(
     """
     with torch.random.fork_rng(cuda_devices()):
         run = start_run(config, data, make_model)
-        Loop(run, None, progress).train()
+        loop = Loop(run, None, progress)
+        with loop.threads.in_use():
+            loop.train()
     return run
 
 
@@ -437,6 +478,7 @@ def measure(run: Run) -> dict[str, Any]:
         "captured": run.training_step.captured,
         "why_not_captured": run.eager_because,
         "threads": torch.get_num_threads(),
+        "threads_by_step": run.threads_by_step,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "history": run.history,
         "seconds_after_epoch": run.seconds_after_epoch,

@@ -119,9 +119,12 @@ class Matrix:
     def store(self, key: str, result: Result) -> None:
         with self.lock:
             self.results[key] = result
-            self.results_path.parent.mkdir(parents=True, exist_ok=True)
-            self.results_path.write_text(json.dumps(dict(sorted(self.results.items(), key=order)), indent=1) + "\n")
-            self.results_path.with_suffix(".md").write_text(page(self.results))
+            self.write()
+
+    def write(self) -> None:
+        self.results_path.parent.mkdir(parents=True, exist_ok=True)
+        self.results_path.write_text(json.dumps(dict(sorted(self.results.items(), key=order)), indent=1) + "\n")
+        self.results_path.with_suffix(".md").write_text(page(self.results))
 
     def is_done(self, cell: Cell) -> bool:
         result = self.results.get(cell.key, {})
@@ -410,6 +413,7 @@ def run_matrix(options: argparse.Namespace) -> bool:
                 for torch in torches
             ]
             outcomes += matrix.do_python(cells, options.jobs)
+    matrix.write()
     failed = outcomes.count(False)
     say(f"{len(outcomes) - failed} passed, {failed} failed")
     return failed == 0 and bool(here)

@@ -68,12 +68,12 @@ ABI_TESTS = [
     "test_ops_errors",
     "test_ops_latent",
     "test_ops_likelihood",
-    "test_ops_registration",
     "test_ops_sghmc",
     "test_ops_steps",
     "test_optim_errors",
-    "test_optim_trajectories",
 ]
+#: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
+COMPILED = "compiled"
 #: Marks of tests that take long or measure the machine and not the versions.
 DESELECTED = "not exhaustive and not processes"
 #: What a cell's result depends on.
@@ -183,6 +183,7 @@ class Matrix:
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
             command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts=", "-m", DESELECTED]
+            command += [] if cell.compiles else ["-k", f"not {COMPILED}"]
             command += ["-p", "no:cacheprovider", "--durations=15", f"--junitxml={report}"]
             command += [f"python_tests/{file}.py" for file in files if (tests / f"python_tests/{file}.py").is_file()]
             run(f"tests of what was built against {torch}", command, log / f"tests-{torch}.log", cwd=tests)
@@ -337,7 +338,8 @@ def page(results: dict[str, Result]) -> str:
     parts = [INTRODUCTION, table, ""]
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
-        f"Tests of a cell: {names(TESTS)}; {names(COMPILE_TESTS)} too with Python {', '.join(compiled) or '(none)'}. "
+        f"Tests of a cell: {names(TESTS)}; {names(COMPILE_TESTS)} and the tests of compiled ops too with Python "
+        f"{', '.join(compiled) or '(none)'}. "
         f"Of modules built against another torch: {names(ABI_TESTS)}. Marked tests that take long are left out "
         f"(`-m '{DESELECTED}'`).",
         "",

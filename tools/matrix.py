@@ -180,7 +180,7 @@ class Matrix:
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
             command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts=", "-m", DESELECTED]
-            command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
+            command += ["-p", "no:cacheprovider", "--durations=15", f"--junitxml={report}"]
             command += [f"python_tests/{file}.py" for file in files if (tests / f"python_tests/{file}.py").is_file()]
             run(f"tests of what was built against {torch}", command, log / f"tests-{torch}.log", cwd=tests)
             counts = ElementTree.parse(report).getroot().find("testsuite").attrib  # type: ignore[union-attr]

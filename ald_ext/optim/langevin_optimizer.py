@@ -312,7 +312,9 @@ class LangevinOptimizer(Optimizer, ABC):
         groups = self._groups_with_first_index()
         for group, first_index in groups:
             self._check_group(group, first_index)
-        self._plan = None
+        compiling = torch.compiler.is_compiling()
+        if not compiling:  # torch 2.11's compiler cannot set attributes of an optimizer; plans are checked before use
+            self._plan = None
         parts: list[GroupPlan | None] = []
         for group, first_index in groups:
             lists = self._gather(group, first_index)
@@ -320,9 +322,10 @@ class LangevinOptimizer(Optimizer, ABC):
                 group["step"] += 1
             for tensors in lists:
                 self._update(group, tensors)
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 parts.append(self._plan_group(group, lists, is_first=not parts))
-        self._plan = make_plan(parts)
+        if not compiling:
+            self._plan = make_plan(parts)
 
     def _plan_group(self, group: Group, lists: list[StepLists], is_first: bool) -> GroupPlan | None:
         options = self._options(group)

@@ -47,11 +47,12 @@ results: $(VENV)/built
 	done
 	$(BIN)/ald-ext report docs/results --out docs/results.md
 
-## The C++ tests and most Python tests, side by side; test-all has those that start processes or take long, too.
+## The C++ tests and some 8,000 Python tests, side by side on all cores: all but a few dozen that start processes or take
+## long.
 test: native-test
 	$(PYTEST) -m "not processes and not exhaustive"
 
-## All tests, as in CI.
+## All tests: those few dozen too, as in CI.
 test-all: test
 	$(PYTEST) -m "processes or exhaustive"
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,8 +42,9 @@ Result = TypeVar("Result")
 INITIAL_NUMBER = torch.get_num_threads()
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-#: Steps of each number are timed until they took so long together; one at least, after one that is not timed.
-TRIAL_SECONDS = 0.05
+#: Steps of each number are timed until they took so long together, after one that is left out, unless it takes so long
+#: that what only a first step does matters little.
+TRIAL_SECONDS, LONG_STEP_SECONDS = 0.05, 0.25
 #: So much slower than the best, a number ends the search: each halving at most doubles the time.
 HOPELESS = 4.0
 #: How much faster another number is to be: at first, and later, when noise would change results for nothing.
@@ -163,13 +165,10 @@ class FastestThreads:
 
     def _time(self, step: Callable[[], object], undo: Callable[[], object]) -> float:
         """Seconds a step."""
-        step()  # threads and kernels of a new number come to be
-        undo()
-        total, count = 0.0, 0
-        while total < TRIAL_SECONDS:
+        times: list[float] = []
+        while sum(times[1:]) < TRIAL_SECONDS and sum(times) < LONG_STEP_SECONDS:
             begun = self.clock()
             step()
-            total += self.clock() - begun
-            count += 1
+            times.append(self.clock() - begun)
             undo()
-        return total / count
+        return statistics.mean(times[1:] or times)

@@ -74,8 +74,8 @@ ABI_TESTS = [
 ]
 #: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
 COMPILED = "compiled"
-#: Marks of tests that take long or measure the machine and not the versions.
-DESELECTED = "not exhaustive and not processes"
+#: By marks: tests that take long, and outside the cells of the compile tests those that start processes.
+DESELECTED = {True: "not exhaustive", False: "not exhaustive and not processes"}
 #: What a cell's result depends on.
 SOURCES = ("ald_ext", "csrc", "python_tests", "tools", "setup.py", "CMakeLists.txt", "pyproject.toml", "MANIFEST.in")
 
@@ -133,7 +133,9 @@ class Matrix:
             and result["torch"] == cell.torch
             and "failure" not in result
             and (result["cuda"] is not None or not cell.cuda)
-            and all(result["runs"].get(name, {}).get("files") == tests for name, tests in cell.tests().items())
+            and all(
+                set(tests) <= set(result["runs"].get(name, {}).get("files", [])) for name, tests in cell.tests().items()
+            )
         )
 
     def folder(self, cell: Cell) -> Path:
@@ -182,7 +184,8 @@ class Matrix:
             cuda = ["--cuda"] if result["cuda"] and torch == cell.torch else []
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
-            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts=", "-m", DESELECTED]
+            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts="]
+            command += ["-m", DESELECTED[cell.compiles and torch == cell.torch]]
             command += [] if cell.compiles else ["-k", f"not {COMPILED}"]
             command += ["-p", "no:cacheprovider", "--durations=15", f"--junitxml={report}"]
             command += [f"python_tests/{file}.py" for file in files if (tests / f"python_tests/{file}.py").is_file()]
@@ -339,9 +342,8 @@ def page(results: dict[str, Result]) -> str:
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
         f"Tests of a cell: {names(TESTS)}; {names(COMPILE_TESTS)} and the tests of compiled ops too with Python "
-        f"{', '.join(compiled) or '(none)'}. "
-        f"Of modules built against another torch: {names(ABI_TESTS)}. Marked tests that take long are left out "
-        f"(`-m '{DESELECTED}'`).",
+        f"{', '.join(compiled) or '(none)'}. Of modules built against another torch: {names(ABI_TESTS)}. Tests marked as exhaustive are left out, "
+        f"outside the cells of {names(COMPILE_TESTS)} those that start processes too.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit "
         f"{', '.join(commits)}. Two cells ran side by side, so that seconds are no benchmark.",

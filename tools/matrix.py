@@ -341,9 +341,9 @@ def page(results: dict[str, Result]) -> str:
     parts = [INTRODUCTION, table, ""]
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
-        f"Tests of a cell: {names(TESTS)}; {names(COMPILE_TESTS)} and the tests of compiled ops too with Python "
-        f"{', '.join(compiled) or '(none)'}. Of modules built against another torch: {names(ABI_TESTS)}. Tests marked as exhaustive are left out, "
-        f"outside the cells of {names(COMPILE_TESTS)} those that start processes too.",
+        f"Tests of a cell: {names(TESTS)}. Of modules built against another torch: {names(ABI_TESTS)}. With Python "
+        f"{', '.join(compiled) or '(none)'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that start "
+        "processes. Tests marked as exhaustive are left out.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit "
         f"{', '.join(commits)}. Two cells ran side by side, so that seconds are no benchmark.",

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 OLDEST_TORCH = (2, 11)
-BUILD_REQUIREMENTS = ("setuptools>=77", "numpy", "pybind11>=2.13", "cmake>=3.24", "ninja")
+BUILD_REQUIREMENTS = ("--group", f"{ROOT / 'pyproject.toml'}:build")
 
 
 class StepFailedError(Exception):
@@ -85,7 +85,7 @@ def torch_releases(python: str) -> list[str]:
 
 
 def make_environment(folder: Path, python: str, *requirements: str, log: Path) -> Path:
-    """A fresh virtual environment with these packages; its Python."""
+    """A fresh virtual environment with these packages (as uv's command line names them); its Python."""
     shutil.rmtree(folder, ignore_errors=True)
     run("making the environment", [find_uv(), "venv", "--python", python, folder], log)
     install(folder / "bin" / "python", *requirements, log=log)

@@ -47,12 +47,11 @@ results: $(VENV)/built
 	done
 	$(BIN)/ald-ext report docs/results --out docs/results.md
 
-## The C++ tests and some 8,000 Python tests, side by side on all cores: all but a few dozen that start processes or take
-## long.
+## The C++ tests and about 7,000 Python tests, on all cores: all but those that start processes or take long.
 test: native-test
 	$(PYTEST) -m "not processes and not exhaustive"
 
-## All tests: those few dozen too, as in CI.
+## All tests, about 8,000, as in CI.
 test-all: test
 	$(PYTEST) -m "processes or exhaustive"
 

@@ -114,13 +114,19 @@ def test_psgld_that_adapts_is_biased() -> None:
     ("faults", "ratio", "hint"),
     [
         ({"noise": 2**0.5}, 2.0, "noise too large by √2, drift too small by 2"),
-        ({"noise": 0.5**0.5}, 0.5, "noise too small by √2, drift too large by 2"),
-        ({"drift": 2.0}, 0.5, "noise too small by √2, drift too large by 2"),
+        pytest.param(
+            {"noise": 0.5**0.5}, 0.5, "noise too small by √2, drift too large by 2", marks=pytest.mark.exhaustive
+        ),
+        pytest.param({"drift": 2.0}, 0.5, "noise too small by √2, drift too large by 2", marks=pytest.mark.exhaustive),
         ({"drift": 0.5}, 2.0, "noise too large by √2, drift too small by 2"),
         ({"noise": NUM_DATA}, NUM_DATA**2, "noise too large by num_data"),
-        ({"noise": 1 / NUM_DATA}, NUM_DATA**-2, "noise too small by num_data"),
+        pytest.param(
+            {"noise": 1 / NUM_DATA}, NUM_DATA**-2, "noise too small by num_data", marks=pytest.mark.exhaustive
+        ),
         ({"noise": NUM_DATA**0.5}, NUM_DATA, "noise too large by √num_data"),
-        ({"noise": NUM_DATA**-0.5}, 1 / NUM_DATA, "noise too small by √num_data"),
+        pytest.param(
+            {"noise": NUM_DATA**-0.5}, 1 / NUM_DATA, "noise too small by √num_data", marks=pytest.mark.exhaustive
+        ),
         ({"noise": 0.0}, 0.0, "there is no noise"),
     ],
 )

@@ -167,6 +167,7 @@ def test_experiment(name: str, tmp_path: Path) -> None:
     assert_picture(out / f"{name}.png")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", TINY_NETWORK)
 def test_experiment_with_all_layers(name: str, tmp_path: Path) -> None:
     """As the preset "paper" has it: the same rows and the same picture."""
@@ -629,6 +630,7 @@ def test_neural_potential() -> None:
     torch.testing.assert_close(constant, constant[0].expand(30))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "sampler", "changes"),
     [

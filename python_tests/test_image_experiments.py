@@ -130,7 +130,10 @@ def means(results: dict[str, Any]) -> dict[str, float]:
     return {row["name"]: row["mean"] for row in results["rows"]}
 
 
-@pytest.mark.parametrize("name", IMAGE_EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.exhaustive if name != "denoising" else ()) for name in IMAGE_EXPERIMENTS],
+)
 def test_rows_and_pictures(images: Path, tmp_path: Path, name: str) -> None:
     """One row a data set, model and metric with one value a seed, in a file that is JSON; every picture is there."""
     out = tmp_path / "out"

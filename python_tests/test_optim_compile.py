@@ -63,8 +63,8 @@ COMPILATIONS = [
 
 def compilations(chosen: list[Compilation]) -> pytest.MarkDecorator:
     """Parametrizes; inductor starts compilers."""
-    marks = {True: pytest.mark.processes, False: ()}
-    params = [pytest.param(each, id=str(each), marks=marks[each.backend == "inductor"]) for each in chosen]
+    marks = {"aot_eager": (), "inductor": pytest.mark.processes}
+    params = [pytest.param(each, id=str(each), marks=marks[each.backend]) for each in chosen]
     return pytest.mark.parametrize("compilation", params)
 
 

@@ -31,8 +31,17 @@ OTHER_OPTIONS: list[dict[str, Any]] = [
 #: Which group is changed, of how many.
 Place = tuple[int, int]
 PLACES: dict[str, Place] = {"alone": (0, 1), "first": (0, 2), "second": (1, 2), "in the middle": (1, 3)}
-EVERY_PLACE = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-LATER = pytest.mark.parametrize("place", [(1, 2), (1, 3), (2, 3)], ids=["2 of 2", "2 of 3", "3 of 3"])
+LATER_PLACES: dict[str, Place] = {"2 of 2": (1, 2), "2 of 3": (1, 3), "3 of 3": (2, 3)}
+
+
+def places(chosen: dict[str, Place], *quick: str) -> pytest.MarkDecorator:
+    """Parametrizes; all but some are left to the exhaustive tests."""
+    marks = {name: () if name in quick else pytest.mark.exhaustive for name in chosen}
+    return pytest.mark.parametrize("place", [pytest.param(chosen[name], id=name, marks=marks[name]) for name in chosen])
+
+
+EVERY_PLACE = places(PLACES, "alone", "in the middle")
+LATER = places(LATER_PLACES, "2 of 3")
 
 
 class Run:

@@ -187,7 +187,9 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 @EVERY_KIND
 @EVERY_IMPLEMENTATION
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)], ids=["float32", "bfloat16"]
+)
 def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
     """100 steps in one go, or 50, a file, a new model and optimizer in another random state, and 50 more."""
     own = {"freeze_after": 70} if kind == "psgld" else {}

@@ -94,7 +94,7 @@ def blocks(n: int, covariance: Tensor) -> Tensor:
     return torch.kron(torch.eye(n, dtype=DOUBLE), covariance.contiguous())
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.5, marks=pytest.mark.exhaustive), 2.0])
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("kernel", EXACT)
 def test_full_batch_dynamics_sample_the_posterior(kernel: str, features: str, temperature: float) -> None:
@@ -107,7 +107,7 @@ def test_full_batch_dynamics_sample_the_posterior(kernel: str, features: str, te
     assert_moments(chain_moments(sampler, mean, 100, 60), blocks(3, temperature * covariance))
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.5, marks=pytest.mark.exhaustive), 2.0])
 @pytest.mark.parametrize(("features", "batch_size"), [("whitened", 3), ("fourier", 3), ("whitened", 1)])
 @pytest.mark.parametrize("kernel", ["mala", "hmc"])
 def test_minibatch_dynamics_sample_the_posterior(

@@ -382,6 +382,9 @@ def main() -> None:
 
 
 def run_matrix(options: argparse.Namespace) -> bool:
+    share = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    for limit in ("OMP_NUM_THREADS", "MAX_JOBS"):  # cells side by side share the cores
+        os.environ.setdefault(limit, share)
     pythons, wanted = find_pythons(), options.python.split() or list(PYTHONS)
     if unknown := [python for python in wanted if python not in PYTHONS]:
         sys.exit(f"--python has {' '.join(unknown)}, expected some of {' '.join(PYTHONS)}")

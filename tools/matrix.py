@@ -345,7 +345,7 @@ def page(results: dict[str, Result]) -> str:
         f"{', '.join(compiled) or '(none)'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that start "
         "processes. Tests marked as exhaustive are left out.",
         "",
-        f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit "
+        f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, commit "
         f"{', '.join(commits)}. Two cells ran side by side, so that seconds are no benchmark.",
     ]
     return "\n".join(parts) + "\n"

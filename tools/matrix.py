@@ -304,13 +304,11 @@ def run_text(result: Result, torch: str) -> str:
 
 def row(result: Result) -> list[str]:
     if "unavailable" in result:
-        return [result["python"], result["torch"], f"not to be had: {result['unavailable']}", *[""] * 7]
+        return [result["python"], result["torch"], f"not to be had: {result['unavailable']}", *[""] * 4]
     runs = result.get("runs", {})
     state = "**failed**" if "failure" in result else "passed"
-    seconds = [f"{value:.0f}" for value in result.get("seconds", {}).values()] or ["", ""]
     found = result.get("versions", {})
     foreign = [f"{torch}: {run['passed']}" for torch, run in runs.items() if torch != result["torch"]]
-    tests = f"{sum(run['seconds'] for run in runs.values()):.0f}" if runs else ""
     return [
         found.get("python", result["python"]),
         found.get("torch", result["torch"]),
@@ -319,15 +317,12 @@ def row(result: Result) -> list[str]:
         ", ".join(foreign),
         result.get("cuda") or "",
         found.get("numpy", ""),
-        *seconds,
-        tests,
     ]
 
 
 def page(results: dict[str, Result]) -> str:
     """Markdown."""
     header = ["Python", "torch", "", "tests", "built against another torch: tests", "CUDA", "numpy"]
-    header += ["environment, s", "build, s", "tests, s"]
     ordered = [result for _, result in sorted(results.items(), key=order)]
     lines = [header, ["---"] * len(header), *map(row, ordered)]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -347,7 +342,7 @@ def page(results: dict[str, Result]) -> str:
         "processes. Tests marked as exhaustive are left out.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, commit "
-        f"{', '.join(commits)}. Two cells ran side by side, so that seconds are no benchmark.",
+        f"{', '.join(commits)}.",
     ]
     return "\n".join(parts) + "\n"
 

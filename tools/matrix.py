@@ -292,8 +292,8 @@ Made by `make matrix`; nothing here is written by hand. Each row is a virtual en
 unpacked source distribution was built and tested. The modules use torch's stable ABI, so that one build serves other
 versions of torch too: the fifth column ran, in the same environment, modules that were built against the oldest and the
 newest. Numbers are of tests that passed. No GPU was there: tests of CUDA kernels are skipped. "CUDA" tells with which
-nvcc the CUDA module was compiled and linked, and that it loads; that is tried with the oldest and the newest torch, with
-the newest Python.
+nvcc the CUDA module was compiled and linked, and that it loads; that is tried with the oldest and the newest torch, each
+with one Python.
 """
 
 

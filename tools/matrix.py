@@ -292,7 +292,8 @@ Made by `make matrix`; nothing here is written by hand. Each row is a virtual en
 unpacked source distribution was built and tested. The modules use torch's stable ABI, so that one build serves other
 versions of torch too: the fifth column ran, in the same environment, modules that were built against the oldest and the
 newest. Numbers are of tests that passed. No GPU was there: tests of CUDA kernels are skipped. "CUDA" tells with which
-nvcc the CUDA module was compiled and linked, and that it loads; that is tried with the oldest and the newest torch.
+nvcc the CUDA module was compiled and linked, and that it loads; that is tried with the oldest and the newest torch, each
+with one Python.
 """
 
 
@@ -404,12 +405,13 @@ def run_matrix(options: argparse.Namespace) -> bool:
                     matrix.store(key, {"python": python, "torch": torch, "unavailable": reason})
         if python in pythons and torches:
             ends = (torches[0], torches[-1])
+            newest = {torch: max((p for p in here if torch in releases[p]), key=PYTHONS.index) for torch in torches}
             cells = [
                 Cell(
                     python,
                     torch,
-                    compiles=python == max((p for p in here if torch in releases[p]), key=PYTHONS.index),
-                    cuda=torch in ends and nvcc_version() is not None,
+                    compiles=newest[torch] == python,
+                    cuda=newest[torch] == python and torch in ends and nvcc_version() is not None,
                     foreign=tuple(dict.fromkeys(end for end in ends if end != torch)),
                 )
                 for torch in torches

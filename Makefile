@@ -2,13 +2,14 @@
 # constraints.txt, which were tested together; with LATEST=1 the newest, in an environment of their own.
 PYTHON ?= python3
 VENV := $(if $(LATEST),.venv-latest,.venv)
+OTHER_VENV := $(if $(LATEST),.venv,.venv-latest)
 BIN := $(VENV)/bin
 CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: demo models experiments results test test-all native-test bench noise-check gpu-check lint clean matrix \
-    constraints sdist wheels
+.PHONY: always demo models experiments results test test-all native-test bench noise-check gpu-check lint clean \
+    matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -113,14 +114,16 @@ clean:
 	rm -rf .venv .venv-latest build dist runs ald_ext/*.so
 
 # Build requirements come first and isolation is off, so that torch is installed once.
-$(VENV)/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/installed: pyproject.toml constraints.txt $(if $(LATEST),always)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade $(CONSTRAINT) 'pip>=25.1'
 	$(BIN)/pip install --upgrade $(CONSTRAINT) --group build
 	touch $@
 
 $(VENV)/built: $(VENV)/installed $(NATIVE)
-	$(BIN)/pip install $(CONSTRAINT) --no-build-isolation --verbose --editable '.[train,diagnostics,data,test,lint]'
+	rm -f $(OTHER_VENV)/built  # the modules lie in the checkout, which both share
+	$(BIN)/pip install $(CONSTRAINT) $(if $(LATEST),--upgrade) --no-build-isolation --verbose \
+	    --editable '.[train,diagnostics,data,test,lint]'
 	touch $@
 
 $(VENV)/release: $(VENV)/installed

@@ -3,25 +3,26 @@
 Note [Number of threads]
     OpenMP's threads wait for each other at the end of every loop that they share. Where another process has one of the
     cores, all of them wait for the thread that shares it, and one thread alone may be several times as fast; on a quiet
-    machine all cores are. So training and :class:`ald_ext.samplers.Collector` time some steps with torch's number of
-    threads, a half of it, a quarter and so on down to 1, and take the fastest: at first, when steps take much longer
-    than they did, and from time to time where fewer threads than torch's are in use, as the machine may have become
-    quiet. That takes at most a hundredth of the time, and a tenth while steps are slow.
+    machine all cores are. So training, and :class:`ald_ext.samplers.Collector` where it is asked to, time some steps
+    with torch's number of threads, a half of it, a quarter and so on down to 1, and take the fastest: at first, when
+    steps take much longer than they did, and from time to time where fewer threads than torch's are in use, as the
+    machine may have become quiet. That takes at most a hundredth of the time, and a tenth while steps are slow.
 
     Convolutions give other last bits with other numbers of threads (their gradients are summed by thread); this
     package's own kernels do not. So that results depend on nothing but the numbers in use, steps that are timed are
     taken back, and the numbers are part of what is saved: a checkpoint lists each with the step at which it began, and
     is written anew at a change. A run that is resumed goes on with its number, bit for bit as it would have gone on,
     until another one is clearly faster. Two runs of the same settings are the same if their lists are, which they are
-    for certain where the number is fixed. A potential that counts its calls, outside of what the sampler saves, counts
-    those that are taken back.
+    for certain where the number is fixed. A model or a potential that counts its calls, outside of what is saved,
+    counts those that are taken back.
 
     The threads' waiting is left as it is. If they slept instead (OMP_WAIT_POLICY=PASSIVE), two would take almost twice
     as long on a quiet machine, and on a busy one they would still be three times slower than one; and libgomp reads
     that setting when torch is imported, for the whole process.
 
     Nothing is chosen where the user did: by an option, by OMP_NUM_THREADS or MKL_NUM_THREADS, or by
-    torch.set_num_threads, if that was called after this package was imported. Torch's number is never exceeded.
+    torch.set_num_threads, if that was called after this package was imported and before the run. Torch's number is
+    never exceeded, and is set again at the end of the run.
 """
 
 from __future__ import annotations
@@ -76,17 +77,14 @@ class FastestThreads:
 
     Args:
         fixed: the number, which is then not chosen.
-        first_after: seconds of work before the first choice.
         clock: in seconds.
 
     Attributes:
         number: in use, or last in use; it may be set to go on with that one. None: none yet.
     """
 
-    def __init__(
-        self, fixed: int | None = None, *, first_after: float = 0.0, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.fixed, self.first_after, self.clock = fixed, first_after, clock
+    def __init__(self, fixed: int | None = None, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.fixed, self.clock = fixed, clock
         self.number: int | None = None
         self.candidates: list[int] = []
         self.cost: float | None = None  # seconds of the last choice
@@ -134,7 +132,7 @@ class FastestThreads:
         if len(self.candidates) <= 1:
             return False
         if self.cost is None:
-            return self.worked >= self.first_after
+            return True
         if self.slow:
             return self.worked >= WAIT_IF_SLOW * self.cost
         return self.number != self.candidates[0] and self.worked >= WAIT * self.cost
@@ -147,26 +145,29 @@ class FastestThreads:
             undo: takes a step back.
             first: nothing was done yet whose bits another number would have changed.
         """
+        assert self.number is not None
         begun = self.clock()
         seconds: dict[int, float] = {}
-        for number in self.candidates:
-            torch.set_num_threads(number)
-            seconds[number] = self._time(step, undo)
-            if seconds[number] > HOPELESS * min(seconds.values()):
-                break
-        fastest = min(seconds, key=seconds.__getitem__)
-        assert self.number is not None
-        if seconds[fastest] * (FIRST_GAIN if first else GAIN) < seconds.get(self.number, math.inf):
-            self.number = fastest
-        torch.set_num_threads(self.number)
-        undo()  # anew: what it computes may have bits of the number, too
+        try:
+            for number in self.candidates:
+                torch.set_num_threads(number)
+                seconds[number] = self._time(step, undo)
+                if seconds[number] > HOPELESS * min(seconds.values()):
+                    break
+            fastest = min(seconds, key=seconds.__getitem__)
+            if seconds[fastest] * (FIRST_GAIN if first else GAIN) < seconds.get(self.number, math.inf):
+                self.number = fastest
+        finally:  # after Ctrl-C, too
+            torch.set_num_threads(self.number)
+            undo()  # anew: what it computes may have bits of the number, too
         self.cost = self.clock() - begun
         self._begin_watching()
 
     def _time(self, step: Callable[[], object], undo: Callable[[], object]) -> float:
         """Seconds a step."""
         times: list[float] = []
-        while sum(times[1:]) < TRIAL_SECONDS and sum(times) < LONG_STEP_SECONDS:
+        first = self.clock()
+        while sum(times[1:]) < TRIAL_SECONDS and self.clock() - first < LONG_STEP_SECONDS:
             begun = self.clock()
             step()
             times.append(self.clock() - begun)

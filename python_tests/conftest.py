@@ -33,10 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Thousands of skips would tell what one line of the summary does."""
+    """``-k cuda`` finds the tests of CUDA. Without it, thousands of skips would tell what one line at the end does."""
+    of_cuda = [item for item in items if "cuda" in getattr(item, "fixturenames", ())]
+    for item in of_cuda:
+        item.extra_keyword_matches.add("cuda")
     if missing_cuda():
-        of_cuda = [item for item in items if "cuda" in getattr(item, "fixturenames", ())]
-        items[:] = [item for item in items if item not in set(of_cuda)]
+        items[:] = [item for item in items if "cuda" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=of_cuda)
 
 

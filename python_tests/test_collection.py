@@ -176,10 +176,10 @@ def test_what_cannot_be_resumed_says_so() -> None:
 # ---- the number of threads ----
 
 
-def amortized(potential: GaussianPotential) -> AmortizedLangevin:
+def amortized(potential: GaussianPotential, lr: float | Tensor = 0.01) -> AmortizedLangevin:
     torch.manual_seed(0)
     network = torch.nn.Linear(3, 2)
-    optimizer = PSGLD(network.parameters(), 0.01, num_data=5, seed=1)
+    optimizer = PSGLD(network.parameters(), lr, num_data=5, seed=1)
     return AmortizedLangevin(network, potential, torch.randn(5, 3), optimizer, batch_size=2, seed=1)
 
 
@@ -209,15 +209,30 @@ def test_steps_that_are_timed_are_taken_back(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(threads, "TRIAL_SECONDS", 1e-9)
     monkeypatch.setattr(threads.FastestThreads, "due", property(lambda self: True))
     monkeypatch.setattr(threads.FastestThreads, "choose", note_and_choose)
-    state = torch.get_rng_state()
-    assert torch.equal(collect(SAMPLERS[name](potential), 20), expected)
-    assert len(timed) == 20
+    state, storage = torch.get_rng_state(), SampleStorage()
+    Collector(SAMPLERS[name](potential), into=storage, fastest_threads=True).run(20)
+    assert torch.equal(storage.samples, expected)
+    assert len(timed) == 19  # the first state tells the device
     assert name == "amortized" or torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_sampler_that_cannot_be_resumed_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_caller_holds_of_a_sampler_is_as_without_timing(
+    monkeypatch: pytest.MonkeyPatch, restore_threads: None
+) -> None:
+    """The tensor lr that a schedule sets, and the minibatch of the last step."""
+    torch.set_num_threads(1)
+    lr, potential = torch.tensor(0.01), GaussianPotential(torch.zeros(2), torch.eye(2))
+    plain, timed = amortized(potential), amortized(potential, lr)
     monkeypatch.setattr(threads.FastestThreads, "due", property(lambda self: True))
-    assert collect(Counter(1, 1), 3).flatten().tolist() == [1, 2, 3]
+    Collector(plain, into=SampleStorage()).run(3)
+    Collector(timed, into=SampleStorage(), fastest_threads=True).run(3)
+    assert torch.equal(timed.batch, plain.batch)
+    assert timed.optimizer.param_groups[0]["lr"] is lr
+
+
+def test_the_fastest_threads_of_a_sampler_that_cannot_be_resumed() -> None:
+    with pytest.raises(TypeError, match=r"got Counter, expected one with state_dict and load_state_dict"):
+        Collector(Counter(1, 1), into=SampleStorage(), fastest_threads=True)
 
 
 def test_a_resumed_run_goes_on_with_its_number_of_threads(

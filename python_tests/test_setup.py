@@ -94,6 +94,11 @@ cuda = SimpleNamespace(is_available=lambda: {visible}, device_count=lambda: 1, g
             "6.0 7.0 8.0+PTX",
             "TORCH_CUDA_ARCH_LIST has 6.0, 7.0, which {nvcc} does not compile for; it knows 7.5",
         ),
+        (
+            False,
+            " ",
+            "the default list has 9.0, which {nvcc} does not compile for; it knows 7.5, 8.0, 10.0, 12.1. Name",
+        ),
         (True, "", "the visible GPUs have 6.1, which {nvcc} does not compile for; it knows 7.5, 8.0, 10.0, 12.1. Name"),
     ],
 )

@@ -52,9 +52,9 @@ def run_steps(choice: FastestThreads, machine: Machine, seconds: float) -> None:
         worked += machine.now - before
 
 
-def begin(seconds: dict[int, float], **options) -> tuple[FastestThreads, Machine]:
+def begin(seconds: dict[int, float]) -> tuple[FastestThreads, Machine]:
     machine = Machine(seconds)
-    return FastestThreads(clock=machine.clock, **options), machine
+    return FastestThreads(clock=machine.clock), machine
 
 
 QUIET, BUSY = {4: 0.01, 2: 0.015, 1: 0.03}, {4: 0.5, 2: 0.06, 1: 0.03}
@@ -176,15 +176,30 @@ def test_noise_does_not_change_a_number_that_is_in_use():
         assert choice.number == 2
 
 
-def test_no_choice_before_its_time():
-    choice, machine = begin(QUIET, first_after=1.0)
+def test_a_trial_that_is_interrupted_is_taken_back():
+    choice, machine = begin(QUIET)
+
+    def interrupted() -> None:
+        if machine.step() == 3:
+            raise KeyboardInterrupt
+
     with choice.in_use():
-        for _ in range(99):
-            choice.step(machine.step)
-            assert not choice.due
-        assert choice.step(machine.step) == 100
-        choice.step(machine.step)
-        assert choice.due
+        with pytest.raises(KeyboardInterrupt):
+            choice.choose(interrupted, machine.undo)
+        assert machine.undone == machine.steps == 3
+        assert choice.number == torch.get_num_threads() == 4
+
+
+def test_a_trial_ends_where_taking_back_takes_long():
+    """As of a sampler with a large state and quick steps."""
+    choice, machine = begin(dict.fromkeys((4, 2, 1), 1e-6))
+
+    def slow_undo() -> None:
+        machine.now += 1.0
+
+    with choice.in_use():
+        choice.choose(machine.step, slow_undo)
+    assert machine.steps == 3
 
 
 # ---- who chose ----

@@ -110,7 +110,8 @@ def unpack(sdist: Path, folder: Path) -> Path:
     """Unpacks it into an empty folder; the folder of setup.py."""
     shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        # Python before 3.10.12 and 3.11.4 knows no filters.
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(path.parent for path in folder.glob("*/setup.py"))
 
 

@@ -101,7 +101,11 @@ class AmortizedLangevin:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+        own = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, lr in zip(self.optimizer.param_groups, own, strict=True):
+            if isinstance(lr, Tensor):  # the caller may hold it, to set it step by step
+                group["lr"] = lr.fill_(float(group["lr"]))
         self.minibatches.load_state_dict(state["minibatches"])
 
 

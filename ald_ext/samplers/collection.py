@@ -42,9 +42,6 @@ class Sink(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-#: Seconds of steps before the number of threads is first chosen: most runs are over by then.
-SECONDS_BEFORE_CHOICE = 1.0
-
 AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
 
 
@@ -181,18 +178,19 @@ class Collector:
     It counts steps over all calls of :meth:`run`, so that run(5) twice is run(10), and so is a run that another
     process continues from :meth:`state_dict`, bit for bit if the sampler's own state is.
 
-    On the CPU a sampler that can be resumed runs, after a second, with the number of threads that it is fastest with:
-    see Note [Number of threads] in ald_ext.threads.
-
     Args:
         sampler: see :class:`Sampler`.
         burn_in: steps before the first that can be kept.
         thinning: steps a draw.
         into: one sink or several.
         progress: a bar, by tqdm.
+        fastest_threads: on the CPU, a sampler that can be resumed runs with the number of threads that is fastest at
+            the moment, and so a network's last bits may differ from run to run: see Note [Number of threads] in
+            ald_ext.threads. Its state is copied, and loaded again after steps that are timed.
 
     Raises:
         ValueError: a bad number. ImportError: progress without tqdm.
+        TypeError: ``fastest_threads`` for a sampler that cannot be resumed.
     """
 
     def __init__(
@@ -203,6 +201,7 @@ class Collector:
         burn_in: int = 0,
         thinning: int = 1,
         progress: bool = False,
+        fastest_threads: bool = False,
     ) -> None:
         if burn_in < 0:
             raise ValueError(f"ald_ext.samplers.Collector: burn_in: got {burn_in}, expected an integer >= 0")
@@ -211,7 +210,11 @@ class Collector:
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
-        self.threads = FastestThreads(first_after=SECONDS_BEFORE_CHOICE)
+        self.threads = FastestThreads()
+        self.fastest_threads = fastest_threads
+        self._on_cpu = False  # until a state shows it
+        if fastest_threads:
+            self._check_resumable()
 
     def run(self, num_samples: int) -> None:
         """Draws ``num_samples`` more, after what is left of the burn-in."""
@@ -227,14 +230,15 @@ class Collector:
                 self._step()
 
     def _step(self) -> None:
+        if self.fastest_threads and self._on_cpu and self.threads.due:
+            self._choose_threads()
         state = self.threads.step(self.sampler.step)
+        self._on_cpu = state.device.type == "cpu"
         self.num_steps += 1
         after_burn_in = self.num_steps - self.burn_in
         if after_burn_in > 0 and after_burn_in % self.thinning == 0:
             for sink in self.sinks:
                 sink.append(state)
-        if self.threads.due and self._resumable and state.device.type == "cpu":
-            self._choose_threads()
 
     def _choose_threads(self) -> None:
         sampler: Any = self.sampler
@@ -266,17 +270,14 @@ class Collector:
             )
         self.num_steps, self.threads.number = state["num_steps"], state.get("threads")
         # What a sampler computes anew from its state has bits of the number, too.
-        with number_of_threads(self.threads.number or torch.get_num_threads()):
+        most = torch.get_num_threads()
+        with number_of_threads(min(self.threads.number or most, most)):
             self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
         for sink, sink_state in zip(self.sinks, state["sinks"], strict=True):
             sink.load_state_dict(sink_state)
 
-    @property
-    def _resumable(self) -> bool:
-        return hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")
-
     def _check_resumable(self) -> None:
-        if not self._resumable:
+        if not (hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")):
             raise TypeError(
                 f"ald_ext.samplers.Collector: sampler: got {type(self.sampler).__name__}, "
                 "expected one with state_dict and load_state_dict, to be resumed"

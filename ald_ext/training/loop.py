@@ -228,7 +228,7 @@ class Loop:
         self.show_progress = progress is True
         self.report_images = progress if callable(progress) else None
         self.threads = FastestThreads(run.config.threads)
-        if run.threads_by_step:
+        if run.threads_by_step and torch.device(run.config.device).type == "cpu":
             self.threads.number = run.threads_by_step[-1][1]
         # A checkpoint between two epochs is of after the scalars of its step, one inside an epoch of before.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
@@ -382,9 +382,10 @@ def train(
         out: folder of the results.
         data: instead of those that ``config.dataset`` names.
         make_model: the model of a ModelConfig, for networks of your own; ``config.model`` names its class.
-        resume: go on from the checkpoint in ``out``, bit for bit as if the run had never stopped. The settings must be
-            the checkpoint's but for epochs, device, and what does not change the result. (The schedule "cosine" ends
-            with the last epoch, so with another number of epochs it is another schedule.)
+        resume: go on from the checkpoint in ``out``, bit for bit as if the run had never stopped, if the numbers of
+            threads are the same (Note [Number of threads] in ald_ext.threads). The settings must be the checkpoint's
+            but for epochs, device, and what does not change the result. (The schedule "cosine" ends with the last
+            epoch, so with another number of epochs it is another schedule.)
         overwrite: begin again where ``out`` holds a checkpoint.
         progress: show a progress bar; or a function that is called with the number of images of every step, and first
             with that of those that were done before.

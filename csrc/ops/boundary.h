@@ -17,8 +17,11 @@ namespace ald_ext::ops {
 
 using BoxedKernel = void (*)(StableIValue*, std::uint64_t, std::uint64_t);
 
-// Torch's wrappers name the header and line of this build where one of torch's own functions fails.
+// Torch's wrappers name the header and line of this build where one of torch's own functions fails; those of torch 2.13
+// and newer after what that function said.
 inline std::string without_build_path(const std::string& message) {
+    const std::size_t origin = message.find(" (originally from ");
+    if (origin != std::string::npos) return message.substr(0, origin);
     const std::size_t path = message.find(" API call failed at ");
     return path == std::string::npos ? message : message.substr(0, path) + " API call failed";
 }

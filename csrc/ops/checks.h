@@ -44,8 +44,9 @@ std::string text_of(Number number) {
     if constexpr (std::is_integral_v<Number>) {
         return std::to_string(number);
     } else {
-        char text[32];
+        char text[32] = {};
         std::snprintf(text, sizeof text, "%g", number);
+        std::replace(text, text + sizeof text, ',', '.');  // of some locales of C
         return text;
     }
 }

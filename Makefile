@@ -58,7 +58,7 @@ test-all: test
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 native-test: $(VENV)/built
-	$(BIN)/cmake -S . -B build/native -G Ninja
+	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure --parallel 2
 

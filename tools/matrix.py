@@ -319,17 +319,19 @@ def page(results: dict[str, Result]) -> str:
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     tried = [result for result in ordered if "unavailable" not in result]
     failures = [f"- Python {r['python']}, torch {r['torch']}: {r['failure']}" for r in tried if "failure" in r]
-    compiled = sorted(
-        {r["python"] for r in tried for run in r.get("runs", {}).values() if set(COMPILE_TESTS) & set(run["files"])}
-    )
+    compiled = [
+        f"Python {r['python']} with torch {r['torch']}"
+        for r in tried
+        if any(set(COMPILE_TESTS) & set(run["files"]) for run in r.get("runs", {}).values())
+    ]
     machines = sorted({r["machine"] for r in tried})
     compilers = sorted({r["versions"]["compiler"] for r in tried if "versions" in r})
     dates, commits = sorted({r["date"] for r in tried}), sorted({r["commit"] for r in tried})
     parts = [INTRODUCTION, table, ""]
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
-        f"Tests of a cell: {names(TESTS)}. Of modules built against another torch: {names(ABI_TESTS)}. With Python "
-        f"{', '.join(compiled) or '(none)'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that start "
+        f"Tests of a cell: {names(TESTS)}. Of modules built against another torch: {names(ABI_TESTS)}. Of "
+        f"{', of '.join(compiled) or 'no cell'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that start "
         "processes. Tests marked as exhaustive are left out.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, commit "
@@ -401,7 +403,7 @@ def run_matrix(options: argparse.Namespace) -> bool:
                 Cell(
                     python,
                     torch,
-                    compiles=newest[torch] == python,
+                    compiles=newest[torch] == python and torch in ends,
                     cuda=newest[torch] == python and torch in ends and nvcc_version() is not None,
                     foreign=tuple(dict.fromkeys(end for end in ends if end != torch)),
                 )

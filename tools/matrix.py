@@ -331,8 +331,8 @@ def page(results: dict[str, Result]) -> str:
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
         f"Tests of a cell: {names(TESTS)}. Of modules built against another torch: {names(ABI_TESTS)}. Of "
-        f"{', of '.join(compiled) or 'no cell'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that start "
-        "processes. Tests marked as exhaustive are left out.",
+        f"{', of '.join(compiled) or 'no cell'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that "
+        "start processes. Tests marked as exhaustive are left out.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, commit "
         f"{', '.join(commits)}.",

@@ -18,10 +18,11 @@ try:
     from sklearn.base import BaseEstimator, OutlierMixin
     from sklearn.utils.validation import check_is_fitted
 
-    from .training import ImageData, TrainingConfig, TrainingInterrupted, fit
+    from .data import ImageData
+    from .data.image_data import resize
+    from .training import TrainingConfig, TrainingInterrupted, fit
     from .training.config import DEFAULT_LR
     from .training.evaluation import values_of_data
-    from .training.image_data import resize
 except ImportError as error:
     raise ImportError(
         f"ald_ext.AnomalyDetector: {error}; it needs the extra train: pip install 'ald_ext[train]'"

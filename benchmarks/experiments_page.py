@@ -14,7 +14,7 @@ from typing import Any
 from tables import markdown_table
 from written_page import write_or_check
 
-from ald_ext.experiments import EXPERIMENTS
+from ald_ext.paper import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "experiments"

@@ -28,8 +28,8 @@ from typing import Any
 import numpy
 import torch
 
+from ald_ext.data import load_dataset
 from ald_ext.files import write_atomically
-from ald_ext.training import load_dataset
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.loop import CHECKPOINT, Loop
 

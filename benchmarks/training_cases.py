@@ -15,9 +15,9 @@ from training_baselines import PLAIN_MODELS, PlainModel
 from training_updates import ParameterGroup, PlainPSGLD, StepOptions, step_of_variant
 from variants import Run
 
+from ald_ext.data.image_data import ImageData
 from ald_ext.models import MODELS, LatentVariableModel, ModelConfig
 from ald_ext.training import TrainingConfig
-from ald_ext.training.image_data import ImageData
 from ald_ext.training.loop import start_run
 
 #: Measured in one alternation, as their steps are compared.

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 import ald_ext
-from ald_ext.training import ImageData, load_dataset
+from ald_ext.data import ImageData, load_dataset
 
 COLUMNS = 12
 

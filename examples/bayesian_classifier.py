@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ald_ext import PSGLD
-from ald_ext.training import load_dataset
+from ald_ext.data import load_dataset
 
 NUM_DATA, BATCH_SIZE, THINNING = 500, 50, 50
 PRIOR_PRECISION = 3.0  # every parameter has the prior N(0, 1/3)

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
+from ald_ext.data import load_dataset
 from ald_ext.models import load_model
 from ald_ext.models.lae import LAEConfig
-from ald_ext.training import TrainingConfig, load_dataset, train
+from ald_ext.training import TrainingConfig, train
 from ald_ext.training.pictures import save_grid
 
 COLOURS = ("red", "orange", "gold", "limegreen", "deepskyblue", "royalblue", "violet", "white")

@@ -14,15 +14,16 @@ PACKAGE = Path(importlib.util.find_spec("ald_ext").origin).parent
 #: From the top of the design's list down. ops and reference are the one exception to its order: reference stands alone
 #: (it is the specification), and ops falls back to it.
 LAYERS = [
-    {"_extension", "files", "reference", "threads", "version"},
+    {"_extension", "files", "progress", "reference", "threads", "version"},
     {"ops"},
     {"optim"},
     {"distributions", "dequantization"},
     {"samplers"},
     {"models"},
-    {"metrics"},
+    {"data", "metrics"},
     {"training"},
-    {"detection", "experiments", "report"},
+    {"detection"},
+    {"paper"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -44,25 +44,25 @@ from environments import (
 TEST_REQUIREMENTS = ("pytest", "hypothesis", "expecttest")
 TESTS = [
     "test_build",
-    "test_noise",
-    "test_ops_dequantization",
-    "test_ops_errors",
-    "test_ops_fallback",
-    "test_ops_latent",
-    "test_ops_likelihood",
-    "test_ops_registration",
-    "test_ops_rounding",
-    "test_ops_sghmc",
-    "test_ops_steps",
-    "test_optim_errors",
-    "test_optim_interface",
-    "test_optim_schedulers",
-    "test_optim_sghmc",
-    "test_optim_state",
-    "test_optim_trajectories",
+    "ops/test_noise",
+    "ops/test_dequantization",
+    "ops/test_errors",
+    "ops/test_fallback",
+    "ops/test_latent",
+    "ops/test_likelihood",
+    "ops/test_registration",
+    "ops/test_rounding",
+    "ops/test_sghmc",
+    "ops/test_steps",
+    "optim/test_errors",
+    "optim/test_interface",
+    "optim/test_schedulers",
+    "optim/test_sghmc",
+    "optim/test_state",
+    "optim/test_trajectories",
 ]
-COMPILE_TESTS = ["test_optim_compile"]
-ABI_TESTS = ["test_ops_errors", "test_ops_likelihood", "test_ops_steps"]
+COMPILE_TESTS = ["optim/test_compile"]
+ABI_TESTS = ["ops/test_errors", "ops/test_likelihood", "ops/test_steps"]
 #: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
 COMPILED = "compiled"
 #: By marks: tests that take long, and outside the cells of the compile tests those that start processes.

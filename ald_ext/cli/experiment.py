@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..experiments import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, run_experiment, run_image_experiment
+from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, run_experiment, run_image_experiment
 from .devices import choose_device
 from .options import parse_options
 

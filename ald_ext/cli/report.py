@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..report import check_report, write_report
+from ..paper.report import check_report, write_report
 
 
 def report_command(

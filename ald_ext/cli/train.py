@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.datasets import DATASETS
 from ..models import MODELS
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.config import DEFAULT_EPOCHS
-from ..training.data import DATASETS
 from ..training.loop import CHECKPOINT
 from .devices import choose_device
 from .options import parse_options

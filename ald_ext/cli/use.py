@@ -11,9 +11,10 @@ import torch
 import typer
 from torch import Tensor
 
+from ..data import ImageData, load_dataset
 from ..files import write_atomically
 from ..models import LatentVariableModel, ParameterEnsemble
-from ..training import ImageData, TrainingConfig, load_dataset
+from ..training import TrainingConfig
 from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ..training.evaluation import evaluating, values_of_data
 from ..training.loop import CHECKPOINT

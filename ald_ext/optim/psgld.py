@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import ops, reference
-from .langevin_optimizer import Group, LangevinOptimizer, check_not_negative
+from .base import Group, LangevinOptimizer, check_not_negative
 
 
 class PSGLD(LangevinOptimizer):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import ops, reference
-from .langevin_optimizer import Group, LangevinOptimizer
+from .base import Group, LangevinOptimizer
 
 
 class SGHMC(LangevinOptimizer):

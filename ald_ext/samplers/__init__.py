@@ -18,6 +18,7 @@ from .diagnostics import (
 )
 from .export import save_netcdf, to_inference_data
 from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
+from .from_encoder import sampler_from_encoder
 from .hamiltonian import HMC
 from .langevin import LangevinDynamics
 from .last_layer import LastLayerALD, LastLayerSGALD
@@ -31,7 +32,6 @@ from .potential import (
     prior_potential,
 )
 from .streaming import StreamingMoments
-from .test_time import sampler_from_encoder
 from .underdamped import UnderdampedLangevin
 from .variational import GaussianEncoder, fit_variational, negative_elbo
 

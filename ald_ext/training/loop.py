@@ -19,20 +19,20 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from ..data.batches import Batches
+from ..data.datasets import ImageData, load_dataset
 from ..files import remove_leftovers, write_atomically
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.latent_variable_model import as_config_of
 from ..models.saving import first_line, model_contents
+from ..progress import progress_interval
 from ..threads import FastestThreads, number_of_threads
-from .batches import Batches
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
-from .data import ImageData, load_dataset
 from .evaluation import averaged_reconstruction_error, evaluating, reconstruction_error, values_of_data
 from .interruption import Interruption, TrainingInterrupted
 from .optimizers import make_optimizer, make_scheduler
 from .pictures import curves, grid, pair_up, save_picture
-from .progress import progress_interval
 from .step import TrainingStep, why_not_captured
 from .tensorboard import TensorBoardLog
 

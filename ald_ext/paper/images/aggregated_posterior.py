@@ -1,0 +1,73 @@
+"""The potential under the prior that explains the posterior samples of the training data best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models import LatentVariableModel
+from ...training.evaluation import values_of_data
+
+#: Components of the mixture, its iterations, and what is added to its variances, as a share of the data's.
+COMPONENTS, ITERATIONS, RIDGE = 20, 15, 0.03
+
+
+@dataclass(frozen=True)
+class Codes:
+    """
+    Attributes:
+        z: (n, d_z), inferred latent variables.
+        squares: (n,), ‖x - mean(z)‖².
+    """
+
+    z: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, model: LatentVariableModel, data: Tensor) -> Codes:
+        """Of data (n, *shape)."""
+
+        def both(x: Tensor) -> Tensor:
+            z = model.encode(x)
+            return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
+
+        values = values_of_data(model, data, both).double().numpy()
+        return cls(values[:, :-1], values[:, -1])
+
+
+def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data: Tensor) -> Tensor:
+    """U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x), (n,) float64; higher is more anomalous.
+
+    q, a mixture of Gaussians, is fitted to the z of the training data: of priors p(z) the aggregated posterior
+    (1/n) Σ_i p(z | x_i), of which these are samples, has the largest likelihood (Tomczak & Welling 2018). σ is such
+    that both terms vary equally over the training data: residuals of neighbouring pixels are alike, so that a
+    likelihood that takes them for independent would leave the prior no say.
+
+    Args:
+        model: whose encoder and decoder are used, and not its prior.
+        training_data: (m, *shape), normal ones; no labels are needed.
+        data: (n, *shape).
+    """
+    seen, codes = Codes.of(model, training_data), Codes.of(model, data)
+    prior = fitted_mixture(seen.z)
+    half_precision = np.std(prior.score_samples(seen.z)) / np.std(seen.squares)
+    return torch.from_numpy(codes.squares * half_precision - prior.score_samples(codes.z))
+
+
+def fitted_mixture(z: np.ndarray) -> Any:
+    """A mixture of Gaussians with full covariances, as scikit-learn's."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    components = min(COMPONENTS, len(z))
+    ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # of a latent space that has collapsed
+    mixture = GaussianMixture(components, reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
+    with warnings.catch_warnings():  # it need not have converged
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(z)

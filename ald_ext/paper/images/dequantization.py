@@ -1,0 +1,131 @@
+"""What dequantization does to a pixel's values and to samples (paper: Figures 8 and 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...data import ImageData
+from ...dequantization import BINS, LangevinDequantizer, UniformDequantizer
+from ...models import LatentVariableModel
+from ...models.config import DEQUANTIZATIONS
+from ...training import TrainingConfig
+from ...training.evaluation import values_of_data
+from ..experiment import Difference, new_figure
+from .generated_images import sample_quality, save_sheet
+from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
+from .image_figures import datasets_of
+from .image_generation import COMMON_DIFFERENCES, QUICK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Bins of the histograms: eight for each value of a pixel.
+HISTOGRAM_BINS = 8 * BINS
+#: Values of a pixel that the figure shows: enough to tell one from the next.
+SHOWN_VALUES = 32
+#: Images of which the histograms are.
+HISTOGRAM_IMAGES = 10_000
+
+
+def parts(data: ImageData) -> tuple[str, ...]:
+    """The ways to dequantize."""
+    return DEQUANTIZATIONS
+
+
+def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+    """The job's dequantization; that of Langevin has no use for a bounded mean, as a sigmoid bounds it anyway."""
+    output = "linear" if job.part == "langevin" else config.network.decoder_output
+    return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))
+
+
+def evaluate(subject: Subject) -> JobOutcome:
+    """RE, the Fréchet distance of samples, and the histogram of a pixel."""
+    quality, generated = sample_quality(subject)
+    values = {"re": subject.trained.metrics["test_re"]} | quality
+    images = subject.data.train_images[:HISTOGRAM_IMAGES]
+    position = chosen_pixel(images)
+    pixels = unit_values(subject.trained.model, images).flatten(1)[:, position].double()
+    counts = torch.histc(pixels, HISTOGRAM_BINS, 0, 1)
+    curves = {"counts": counts.tolist(), "position": [float(position)]}
+    return JobOutcome(values | {"empty_bins": empty_bins(counts)}, (save_sheet(subject, generated),), curves)
+
+
+def chosen_pixel(images: Tensor) -> int:
+    """The top left pixel, as in the paper; where it is constant, the one that has the most different values."""
+    flat = images.flatten(1)
+    if len(flat[:, 0].unique()) > 1:
+        return 0
+    return max(range(flat.shape[1]), key=lambda position: len(flat[:, position].unique()))
+
+
+def unit_values(model: LatentVariableModel, images: Tensor) -> Tensor:
+    """Dequantized images with the range (0, 1) of the bins, (n, C, H, W): a pixel's value k is in (k, k + 1) / 256.
+
+    Without dequantization it is at k / 256.
+    """
+    dequantizer = model.likelihood.dequantizer
+    observed = values_of_data(model, images, model.observe)
+    if isinstance(dequantizer, LangevinDequantizer):
+        return observed.sigmoid()
+    if isinstance(dequantizer, UniformDequantizer):
+        return (observed + 1) / 2
+    return images / BINS
+
+
+def empty_bins(counts: Tensor) -> float:
+    """The share of empty bins among those between the pixel's smallest and largest value."""
+    filled = counts.nonzero().flatten()
+    return 1 - len(filled) / int(filled[-1] - filled[0] + 1)
+
+
+def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Metrics by the way of dequantization, as re_uniform."""
+    return {f"{metric}_{part}": value for part, values in parts.items() for metric, value in values.items()}
+
+
+def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
+    """The histograms of the first seed, over the whole range and over a few values."""
+    datasets = datasets_of(outcomes)
+    figure, axes = new_figure(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
+    for index, dataset in enumerate(datasets):
+        for column, part in enumerate(DEQUANTIZATIONS):
+            jobs = [job for job in outcomes if (job.dataset, job.part) == (dataset, part)]
+            counts = outcomes[jobs[0]].curves["counts"]
+            for panel, (first, last) in zip(axes[2 * index : 2 * index + 2, column], ranges(counts), strict=True):
+                places = [(place + 0.5) / HISTOGRAM_BINS for place in range(first, last)]
+                panel.bar(places, counts[first:last], width=1 / HISTOGRAM_BINS)
+            axes[2 * index, column].set_title(f"{dataset}: {part}", fontsize=9)
+    figure.suptitle("a pixel's values, dequantized, in [0, 1]; below, a part of the same", fontsize=9)
+    return figure
+
+
+def ranges(counts: Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """All bins, and those of the values that have the most images in them, without the ends of the range."""
+    width = SHOWN_VALUES * HISTOGRAM_BINS // BINS
+    starts = range(width, HISTOGRAM_BINS - 2 * width, width)
+    start = max(starts, key=lambda first: sum(counts[first : first + width]))
+    return (0, HISTOGRAM_BINS), (start, start + width)
+
+
+EXPERIMENT = ImageExperiment(
+    name="dequantization",
+    title="A pixel's values before and after dequantization, samples and RE (Figures 8 and 9)",
+    settings=ImageSettings(datasets=("mnist",), models=("lae",)),
+    quick=QUICK,
+    parts=parts,
+    configure=configure,
+    evaluate=evaluate,
+    summarize=summarize,
+    draw=draw,
+    paper={},
+    differences=(
+        *COMMON_DIFFERENCES,
+        Difference("pixel", "top left, of SVHN", "top left; of MNIST, where it is 0, another", "one that varies"),
+    ),
+    needs_statistics=True,
+)

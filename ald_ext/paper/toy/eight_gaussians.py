@@ -1,0 +1,208 @@
+"""Unconditional amortized sampling of a mixture of eight Gaussians (paper: Figure 5, Eqs. 15 and 16)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...samplers import LastLayerSGALD, Potential, RandomFourierFeatures, WhitenedFeatures, prior_potential
+from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from .inference import (
+    DTYPE,
+    NETWORK_DIFFERENCES,
+    NetworkSettings,
+    draw_samples,
+    last_layer_differences,
+    network_sampler,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUM_MODES = 8
+
+
+@dataclass(frozen=True)
+class EightGaussiansSettings:
+    """
+    Attributes:
+        radius, deviation: of the ring of modes, and of each of them. The paper prints neither.
+        num_inputs: k, fixed inputs u ~ N(0, I), each a chain.
+        input_dim: d_u.
+        batch_size: m, chains moved at a step.
+        num_samples: of all chains together.
+        burn_in: epochs before them.
+        epochs_a_sample: between two samples of a chain.
+        num_features, length_scale: of the random Fourier features.
+        step_size: of MALA, in the space of z.
+        transitions: of MALA a minibatch.
+        network: instead of the last layer, all layers.
+    """
+
+    radius: float = 2.0
+    deviation: float = 0.3
+    num_inputs: int = 1000
+    input_dim: int = 8
+    batch_size: int = 100
+    num_samples: int = 10_000
+    burn_in: int = 10
+    epochs_a_sample: int = 5
+    num_features: int = 2048
+    length_scale: float = 1.0
+    step_size: float = 0.08
+    transitions: int = 20
+    network: NetworkSettings | None = None
+
+
+def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
+    u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
+    sampler = make_sampler(settings, ring_potential(settings), u, seed)
+    epoch = settings.num_inputs // settings.batch_size
+    samples = draw_samples(
+        sampler,
+        settings.num_samples // settings.num_inputs,
+        progress,
+        burn_in=settings.burn_in * epoch,
+        thinning=settings.epochs_a_sample * epoch,
+    )
+    if samples.dim() == 4:
+        samples = samples.squeeze(2)
+    return Outcome(shares_and_spread(samples, settings), {"samples": samples.flatten(0, 1)})
+
+
+def centers(settings: EightGaussiansSettings) -> Tensor:
+    """(8, 2)."""
+    angle = torch.arange(NUM_MODES, dtype=DTYPE) * (2 * math.pi / NUM_MODES)
+    return settings.radius * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def ring_potential(settings: EightGaussiansSettings) -> Potential:
+    """U(z) = -log Σ_j exp(-‖z - c_j‖²/(2σ²))."""
+    middle = centers(settings)
+
+    def energy(z: Tensor) -> Tensor:
+        return -torch.logsumexp(-(z[:, None] - middle).square().sum(2) / (2 * settings.deviation**2), 1)
+
+    return prior_potential(energy=energy)
+
+
+def make_sampler(settings: EightGaussiansSettings, potential: Potential, u: Tensor, seed: int) -> Any:
+    if settings.network is not None:
+        return network_sampler(settings.network, potential, u, 2, seed, settings.batch_size)
+    features = RandomFourierFeatures(
+        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
+    )
+    return LastLayerSGALD(
+        WhitenedFeatures(features, u),
+        potential,
+        u,
+        2,
+        batch_size=settings.batch_size,
+        transitions=settings.transitions,
+        step_size=settings.step_size,
+        initial_scale=0.1,
+        seed=seed,
+    )
+
+
+def shares_and_spread(samples: Tensor, settings: EightGaussiansSettings) -> dict[str, float]:
+    """Shares of the modes, samples (draws, k, 2) counting for the nearest centre, and the spread around it.
+
+    mode_changes: the share of chains that are in another mode at the next sample; 7/8 if samples were independent.
+    """
+    middle = centers(settings)
+    mode = torch.cdist(samples, middle).argmin(-1)
+    shares = torch.bincount(mode.flatten(), minlength=NUM_MODES) / mode.numel()
+    offset = samples - middle[mode]
+    return {
+        "mode_share_min": shares.min().item(),
+        "mode_share_max": shares.max().item(),
+        "within_mode_variance_ratio": (offset.square().mean() / exact_spread(settings)).item(),
+        "mode_changes": (mode[1:] != mode[:-1]).double().mean().item(),
+    }
+
+
+def exact_spread(settings: EightGaussiansSettings) -> Tensor:
+    """The mean of offset² in :func:`shares_and_spread` under the exact density, by quadrature."""
+    middle = centers(settings)
+    limit = settings.radius + 6 * settings.deviation
+    line = torch.linspace(-limit, limit, 600, dtype=DTYPE)
+    grid = torch.cartesian_prod(line, line)
+    weight = torch.softmax(-ring_potential(settings)(None, grid), 0)
+    offset = grid - middle[torch.cdist(grid, middle).argmin(1)]
+    return (weight * offset.square().mean(1)).sum()
+
+
+def draw(settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figure:
+    """The density, the samples of the first seed, and the shares of the modes in all seeds."""
+    samples = outcomes[0].picture["samples"]
+    limit = settings.radius + 4 * settings.deviation
+    line = torch.linspace(-limit, limit, 200, dtype=DTYPE)
+    density = (-ring_potential(settings)(None, torch.cartesian_prod(line, line))).exp().view(200, 200)
+    figure, axes = new_figure(1, 3, (11, 3.6))
+    extent = (-limit, limit, -limit, limit)
+    axes[0, 0].imshow(density.T.numpy(), origin="lower", extent=extent)
+    axes[0, 0].set_title("exact density", fontsize=9)
+    axes[0, 1].plot(*samples.numpy().T, ".", markersize=1, alpha=0.5)
+    axes[0, 1].set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+    axes[0, 1].set_title("ALD's samples", fontsize=9)
+    for outcome in outcomes:
+        mode = torch.cdist(outcome.picture["samples"], centers(settings)).argmin(1)
+        shares = torch.bincount(mode, minlength=NUM_MODES) / len(mode)
+        axes[0, 2].plot(shares.numpy(), "o-", markersize=3, linewidth=0.5)
+    axes[0, 2].axhline(1 / NUM_MODES, color="k", linewidth=0.8)
+    axes[0, 2].set_ylim(bottom=0)
+    axes[0, 2].set_title("share of each mode, one line a seed", fontsize=9)
+    return figure
+
+
+def units(settings: EightGaussiansSettings) -> int:
+    epochs = settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs)
+    return epochs * (settings.num_inputs // settings.batch_size)
+
+
+def quick(settings: EightGaussiansSettings) -> EightGaussiansSettings:
+    return replace(settings, num_inputs=200, num_samples=2000, num_features=512, batch_size=50)
+
+
+TARGET_DIFFERENCE = Difference(
+    "the target", "not printed", "radius 2, standard deviation 0.3", "as it looks in Figure 5, with barriers of 2.6"
+)
+
+EXPERIMENT = Experiment(
+    name="eight-gaussians",
+    title="A mixture of eight Gaussians sampled without data, by fixed inputs (Figure 5)",
+    presets={
+        "default": EightGaussiansSettings(),
+        "paper": EightGaussiansSettings(
+            batch_size=1000, burn_in=1000, epochs_a_sample=100, network=NetworkSettings(lr=0.003)
+        ),
+    },
+    quick=quick,
+    units=units,
+    run_seed=run_seed,
+    draw=draw,
+    paper={},
+    differences={
+        "default": (
+            TARGET_DIFFERENCE,
+            *last_layer_differences(
+                "2,048 random Fourier features of the inputs",
+                "1,000 inputs have full rank in them",
+                "20 of each chain of the minibatch, 5 times",
+            ),
+        ),
+        "paper": (
+            TARGET_DIFFERENCE,
+            *NETWORK_DIFFERENCES,
+            Difference(
+                "step size, number of inputs", "not printed", "0.003, as in F.1; 1,000 of 8 dimensions", "a guess"
+            ),
+        ),
+    },
+)

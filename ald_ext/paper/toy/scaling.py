@@ -1,0 +1,139 @@
+"""What a new posterior sample costs as the number of data grows: LD, ALD and SGALD (paper: Section 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...optim import PSGLD
+from ...samplers import AmortizedLangevin, LangevinDynamics, LinearGaussianPotential, tanh_network
+from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from .inference import HIDDEN_LAYERS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = ("ld", "ald", "sgald")
+
+
+@dataclass(frozen=True)
+class ScalingSettings:
+    """
+    Attributes:
+        num_data: every n.
+        batch_size: m of SGALD.
+        width: of the inference network.
+        repetitions: timed steps of each sampler and n, in alternation; the median counts.
+        least_seconds: steps are repeated until one timing takes so long.
+    """
+
+    num_data: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
+    batch_size: int = 100
+    width: int = 32
+    repetitions: int = 5
+    least_seconds: float = 0.02
+
+
+def run_seed(settings: ScalingSettings, seed: int, progress: Progress) -> Outcome:
+    values: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
+    for num_data in settings.num_data:
+        steps = make_steps(settings, num_data, seed)
+        timings: dict[str, list[float]] = {name: [] for name in NAMES}
+        for _ in range(settings.repetitions):
+            for name in NAMES:
+                timings[name].append(seconds_per_step(steps[name], settings.least_seconds))
+                progress(1)
+        for name in NAMES:
+            seconds[name].append(median(timings[name]))
+            values[f"{name}_microseconds_per_step_{num_data}"] = 1e6 * seconds[name][-1]
+    for name in NAMES:
+        values[f"{name}_growth"] = seconds[name][-1] / seconds[name][0]
+    return Outcome(values, {"seconds": seconds})
+
+
+def make_steps(settings: ScalingSettings, num_data: int, seed: int) -> dict[str, Callable[[], object]]:
+    """One step of each sampler; of ALD and SGALD a step is an update of φ, which gives every datum a new sample."""
+    unit = torch.eye(1)
+    potential = LinearGaussianPotential(torch.zeros(1), unit, 0.01 * unit)
+    x = torch.randn(num_data, 1)
+    ld = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=1e-3, seed=seed)
+    return {
+        "ld": ld.step,
+        "ald": amortized_sampler(settings, potential, x, seed, None).step,
+        "sgald": amortized_sampler(settings, potential, x, seed, settings.batch_size).step,
+    }
+
+
+def amortized_sampler(
+    settings: ScalingSettings, potential: LinearGaussianPotential, x: Tensor, seed: int, batch_size: int | None
+) -> AmortizedLangevin:
+    network = tanh_network([1, *[settings.width] * HIDDEN_LAYERS, 1], seed=seed)
+    optimizer = PSGLD(network.parameters(), lr=1e-4, num_data=len(x), seed=seed)
+    return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, outputs="batch", seed=seed)
+
+
+def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
+    """Of as many steps as take ``least_seconds``."""
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < least_seconds or not count:
+        step()
+        count += 1
+    return (time.perf_counter() - begin) / count
+
+
+def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
+    """Time of a step against n, all seeds."""
+    figure, axes = new_figure(1, 1, (6, 4.5))
+    axis = axes[0, 0]
+    for name, marker in zip(NAMES, "sov", strict=True):
+        for i, outcome in enumerate(outcomes):
+            label = name.upper() if i == 0 else None
+            axis.loglog(
+                settings.num_data,
+                outcome.picture["seconds"][name],
+                marker + "-",
+                color=f"C{NAMES.index(name)}",
+                label=label,
+            )
+    axis.set_xlabel("number of data n")
+    axis.set_ylabel("seconds for a new sample of every datum")
+    axis.legend()
+    return figure
+
+
+def units(settings: ScalingSettings) -> int:
+    return len(settings.num_data) * len(NAMES) * settings.repetitions
+
+
+def quick(settings: ScalingSettings) -> ScalingSettings:
+    return replace(settings, num_data=(100, 1_000, 10_000), repetitions=3)
+
+
+EXPERIMENT = Experiment(
+    name="scaling",
+    title="Cost of a new posterior sample of every datum as n grows (Section 3)",
+    presets={"default": ScalingSettings()},
+    quick=quick,
+    units=units,
+    run_seed=run_seed,
+    draw=draw,
+    paper={},
+    differences={
+        "default": (
+            Difference(
+                "the inference network",
+                "128 units a layer",
+                "32 units a layer",
+                "the activations of a million data fit in the memory of a small machine",
+            ),
+        )
+    },
+    measures_time=True,
+)

@@ -1,0 +1,193 @@
+"""The conjugate univariate Gaussian with minibatches (paper: Figure 3, Appendix F.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...samplers import (
+    LangevinDynamics,
+    LastLayerSGALD,
+    LinearGaussianPotential,
+    RandomFourierFeatures,
+    WhitenedFeatures,
+)
+from ...samplers.diagnostics import effective_sample_size
+from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from .inference import (
+    DTYPE,
+    NETWORK_DIFFERENCES,
+    NetworkSettings,
+    draw_samples,
+    last_layer_differences,
+    network_sampler,
+    without_chains,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
+
+
+@dataclass(frozen=True)
+class UnivariateSettings:
+    """
+    Attributes:
+        num_data: n.
+        batch_size: m.
+        num_samples: of each sampler; SGALD makes one minibatch a sample.
+        burn_in: samples before them.
+        num_features, length_scale: of the random Fourier features.
+        step_size: of MALA, in the space of z.
+        transitions: of MALA a minibatch.
+        ld_step_size: η of plain Langevin dynamics, all data at every step.
+        network: instead of the last layer, all layers.
+    """
+
+    num_data: int = 100
+    batch_size: int = 10
+    num_samples: int = 20_000
+    burn_in: int = 500
+    num_features: int = 512
+    length_scale: float = 0.003
+    step_size: float = 0.01
+    transitions: int = 5
+    ld_step_size: float = 0.001
+    network: NetworkSettings | None = None
+
+
+def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Outcome:
+    potential = make_potential()
+    x = draw_data(settings.num_data)
+    mean, covariance = potential.posterior(x)
+    z = torch.zeros_like(x)
+    samplers = {
+        "sgald": sgald_sampler(settings, potential, x, seed),
+        "ld": LangevinDynamics(potential, x, z, step_size=settings.ld_step_size, seed=seed),
+    }
+    values: dict[str, float] = {}
+    picture = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
+    for name, sampler in samplers.items():
+        samples = without_chains(draw_samples(sampler, settings.burn_in + settings.num_samples, progress))
+        kept = samples[settings.burn_in :]
+        values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
+        picture[name] = samples
+    return Outcome(values, picture)
+
+
+def make_potential() -> LinearGaussianPotential:
+    prior, likelihood = (torch.tensor([[value]], dtype=DTYPE) for value in (PRIOR_VARIANCE, LIKELIHOOD_VARIANCE))
+    return LinearGaussianPotential(torch.zeros(1, dtype=DTYPE), prior, likelihood)
+
+
+def draw_data(num_data: int) -> Tensor:
+    """x = z + noise, from torch's default generator."""
+    z, noise = torch.randn(2, num_data, 1, dtype=DTYPE)
+    return z * PRIOR_VARIANCE**0.5 + noise * LIKELIHOOD_VARIANCE**0.5
+
+
+def sgald_sampler(settings: UnivariateSettings, potential: LinearGaussianPotential, x: Tensor, seed: int) -> Any:
+    if settings.network is not None:
+        return network_sampler(settings.network, potential, x, 1, seed, settings.batch_size)
+    features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
+    return LastLayerSGALD(
+        WhitenedFeatures(features, x),
+        potential,
+        x,
+        1,
+        batch_size=settings.batch_size,
+        transitions=settings.transitions,
+        step_size=settings.step_size,
+        seed=seed,
+    )
+
+
+def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
+    """Of samples (draws, n, 1): sample over true variance (median and extremes over the data), MSE of the mean, ESS."""
+    ratios = samples.var(0).flatten() / covariance
+    return {
+        "variance_ratio_median": ratios.median().item(),
+        "variance_ratio_min": ratios.min().item(),
+        "variance_ratio_max": ratios.max().item(),
+        "mean_mse": (samples.mean(0) - mean).square().mean().item(),
+        "ess": effective_sample_size(samples, "mean").mean().item(),
+    }
+
+
+def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
+    """Traces of three data from the first step on, and all data's variance ratios."""
+    picture = outcomes[0].picture
+    order = picture["x"].flatten().argsort()
+    data = [int(order[int(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9)]
+    names = [("ld", "LD"), ("sgald", "SGALD")]
+    figure, axes = new_figure(2, 3, (11, 6))
+    for row, (name, label) in enumerate(names):
+        trace = picture[name][: 5 * settings.burn_in, :, 0]
+        draw_traces(axes[row, 0], trace[:, data], picture["mean"][data, 0], picture["deviation"].item())
+        axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
+        kept = picture[name][settings.burn_in :, :, 0]
+        axes[row, 1].hist((kept.var(0) / picture["deviation"].item() ** 2).numpy(), bins=20)
+        axes[row, 1].axvline(1, color="k", linewidth=0.8)
+        axes[row, 1].set_title(f"{label}: sample variance / true variance", fontsize=9)
+        errors = kept.mean(0) - picture["mean"][:, 0]
+        axes[row, 2].plot(picture["mean"][:, 0].numpy(), errors.numpy(), ".")
+        axes[row, 2].axhline(0, color="k", linewidth=0.8)
+        axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
+    return figure
+
+
+def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
+    axis.plot(traces.numpy(), linewidth=0.5)
+    for mean in means.tolist():
+        axis.axhline(mean, color="k", linewidth=0.8)
+        for sign in (-1, 1):
+            axis.axhline(mean + sign * deviation, color="k", linewidth=0.6, linestyle="--")
+    axis.set_xlabel("MCMC steps", fontsize=8)
+
+
+def units(settings: UnivariateSettings) -> int:
+    return 2 * (settings.num_samples + settings.burn_in)
+
+
+def quick(settings: UnivariateSettings) -> UnivariateSettings:
+    return replace(settings, num_samples=1500, burn_in=200)
+
+
+LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")
+
+EXPERIMENT = Experiment(
+    name="univariate-gaussian",
+    title="Conjugate univariate Gaussian: SGALD and LD over 100 data (Figure 3)",
+    presets={
+        "default": UnivariateSettings(),
+        "paper": UnivariateSettings(network=NetworkSettings(lr=0.001)),
+        "all-layers": UnivariateSettings(num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4)),
+    },
+    quick=quick,
+    units=units,
+    run_seed=run_seed,
+    draw=draw,
+    paper={},
+    differences={
+        "default": (
+            LD_DIFFERENCE,
+            *last_layer_differences(
+                "512 random Fourier features of length scale 0.003",
+                "the Gram matrix of tanh features of one-dimensional data has no full rank",
+                "5 of each datum of the minibatch",
+            ),
+        ),
+        "paper": (LD_DIFFERENCE, *NETWORK_DIFFERENCES),
+        "all-layers": (
+            LD_DIFFERENCE,
+            *NETWORK_DIFFERENCES,
+            Difference("step size", "0.001", "0.0001", "the variance is nearer the true one"),
+            Difference("samples", "20,000", "40,000 after 5,000 of burn-in", "smaller steps mix more slowly"),
+        ),
+    },
+)

@@ -1,0 +1,309 @@
+"""Seeds, noise keys and everything that a run must keep: state_dict, resume, copies, parameter groups."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from optim.test_interface import EVERY_KIND, OPTIMIZERS
+from torch import Tensor, nn
+
+from ald_ext import PSGLD, SGLD, ops
+
+EVERY_IMPLEMENTATION = pytest.mark.parametrize(
+    "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
+)
+
+
+def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Always the same; its initialization leaves the default generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device, dtype)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    x = torch.linspace(-2, 2, 48).reshape(8, 6).sin().to(next(model.parameters()))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - x[:, :3] ** 2).square().mean().backward()
+        optimizer.step()
+
+
+def values(model: nn.Module) -> list[Tensor]:
+    return [param.detach().cpu().clone() for param in model.parameters()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def trajectory(kind: str, device: torch.device, steps: int = 5, **options: Any) -> list[Tensor]:
+    model = network(device)
+    train(model, OPTIMIZERS[kind](model.parameters(), 0.01, num_data=50, **options), steps)
+    return values(model)
+
+
+# --- Seeds ---
+
+
+@EVERY_KIND
+@EVERY_IMPLEMENTATION
+def test_the_same_seed_gives_the_same_bits(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
+    first = trajectory(kind, device, seed=3, **flags)
+    assert same(first, trajectory(kind, device, seed=3, **flags))
+    assert not same(first, trajectory(kind, device, seed=4, **flags))
+
+
+@EVERY_KIND
+def test_manual_seed_governs(device: torch.device, kind: str) -> None:
+    finals = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        finals.append(trajectory(kind, device))
+    assert same(finals[0], finals[1])
+    assert not same(finals[0], finals[2])
+
+
+@EVERY_KIND
+def test_two_optimizers_draw_two_seeds(kind: str) -> None:
+    param = torch.zeros(1)
+    seeds = {OPTIMIZERS[kind]([param], 0.1, num_data=1).param_groups[0]["seed"] for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**56, "seeds use the whole range"
+
+
+@EVERY_KIND
+def test_a_given_seed_draws_nothing(kind: str) -> None:
+    before = torch.get_rng_state()
+    optimizer = OPTIMIZERS[kind]([torch.zeros(1)], 0.1, num_data=1, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert optimizer.param_groups[0]["seed"] == 7
+
+
+@EVERY_KIND
+def test_steps_draw_nothing(device: torch.device, kind: str) -> None:
+    model = network(device)
+    optimizer = OPTIMIZERS[kind](model.parameters(), 0.1, num_data=1)
+    before = torch.get_rng_state()
+    train(model, optimizer, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@EVERY_KIND
+def test_the_seed_needs_no_default_device(kind: str) -> None:
+    """A model is built on meta or CUDA under torch.device; the seed still comes from the default (CPU) generator."""
+    param = torch.zeros(1)
+    torch.manual_seed(8)
+    expected = OPTIMIZERS[kind]([param], 0.1, num_data=1).param_groups[0]["seed"]
+    torch.manual_seed(8)
+    with torch.device("meta"):
+        optimizer = OPTIMIZERS[kind]([param], 0.1, num_data=1)
+    assert optimizer.param_groups[0]["seed"] == expected
+
+
+# --- Which element gets which noise ---
+
+
+def noise_of(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> list[Tensor]:
+    """What a step with zero gradients adds, over its scale: SGLD with lr = 0.5 and num_data = 1."""
+    before = [param.clone() for param in params]
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    return [(param - old).cpu() for param, old in zip(params, before, strict=True)]
+
+
+def test_parameters_have_noise_of_their_own(device: torch.device) -> None:
+    params = [torch.zeros(1000, device=device) for _ in range(3)]
+    optimizer = SGLD([{"params": params[:2]}, {"params": params[2:]}], 0.5, num_data=1, seed=9)
+    for step in (1, 2):
+        for param in params:
+            param.zero_()
+        for k, noise in enumerate(noise_of(optimizer, params)):
+            assert torch.equal(noise, ops.normal(1000, seed=9, step=step, parameter=k))
+
+
+def test_a_new_group_keeps_the_noise_of_the_others(device: torch.device) -> None:
+    param, added = torch.zeros(100, device=device), torch.zeros(50, device=device)
+    optimizer = SGLD([param], 0.5, num_data=1, seed=9)
+    noise_of(optimizer, [param])
+    optimizer.add_param_group({"params": [added]})
+    param.zero_()
+    first, second = noise_of(optimizer, [param, added])
+    assert torch.equal(first, ops.normal(100, seed=9, step=2, parameter=0))
+    # Its own counter, and an index that no other parameter has.
+    assert torch.equal(second, ops.normal(50, seed=9, step=1, parameter=1))
+
+
+def test_a_group_may_have_a_seed_of_its_own(device: torch.device) -> None:
+    params = [torch.zeros(100, device=device) for _ in range(2)]
+    optimizer = SGLD([{"params": [params[0]]}, {"params": [params[1]], "seed": 4}], 0.5, num_data=1, seed=9)
+    noises = noise_of(optimizer, params)
+    assert torch.equal(noises[0], ops.normal(100, seed=9, step=1, parameter=0))
+    assert torch.equal(noises[1], ops.normal(100, seed=4, step=1, parameter=1))
+
+
+@EVERY_IMPLEMENTATION
+def test_parameters_without_gradient(device: torch.device, flags: dict[str, bool]) -> None:
+    """They stay, get no state, and change nothing for those behind them."""
+    params = [torch.zeros(20, device=device) for _ in range(3)]
+    with_all, without = (PSGLD(params, 0.1, num_data=1, seed=2, **flags) for _ in range(2))
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with_all.step()
+    expected = [param.clone() for param in params]
+    for param in params:
+        param.zero_()
+    params[1].grad = None
+    without.step()
+    assert torch.equal(params[0], expected[0])
+    assert (params[1] == 0).all()
+    assert torch.equal(params[2], expected[2])
+    assert params[1] not in without.state
+    assert without.param_groups[0]["step"] == 1
+
+
+def test_nothing_has_a_gradient(device: torch.device) -> None:
+    param = torch.zeros(3, device=device)
+    PSGLD([param], 0.1, num_data=1).step()
+    assert (param == 0).all()
+
+
+# --- Checkpoints ---
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@EVERY_KIND
+@EVERY_IMPLEMENTATION
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)], ids=["float32", "bfloat16"]
+)
+def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
+    """100 steps in one go, or 50, a file, a new model and optimizer in another random state, and 50 more."""
+    own = {"freeze_after": 70} if kind == "psgld" else {}
+
+    def start(seed: int | None) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        model = network(device, dtype)
+        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.003}]
+        return model, OPTIMIZERS[kind](groups, 0.01, num_data=50, seed=seed, **own, **flags)
+
+    model, optimizer = start(seed=None)
+    train(model, optimizer, 50)
+    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    train(model, optimizer, 50)
+
+    torch.manual_seed(4711)
+    resumed, resumed_optimizer = start(seed=12)
+    resumed.load_state_dict(saved["model"])
+    resumed_optimizer.load_state_dict(saved["optimizer"])
+    train(resumed, resumed_optimizer, 50)
+    assert same(values(resumed), values(model))
+    assert [group["step"] for group in resumed_optimizer.param_groups] == [100, 100]
+    for a, b in zip(resumed.parameters(), model.parameters(), strict=True):
+        for name, value in optimizer.state[b].items():
+            assert value.dtype == torch.float32
+            assert torch.equal(resumed_optimizer.state[a][name], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["psgld", "sghmc"])
+def test_states_of_16_bit_parameters_keep_their_digits(device: torch.device, kind: str, dtype: torch.dtype) -> None:
+    """torch's load_state_dict would cast them to the parameter's dtype. A copy, as it makes of the others."""
+    model, other = network(device, dtype), network(device, dtype)
+    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
+    train(model, optimizer, 3)
+    saved = optimizer.state_dict()
+    resumed.load_state_dict(saved)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        (state,), (loaded,) = optimizer.state[a].values(), resumed.state[b].values()
+        assert state.dtype == loaded.dtype == torch.float32
+        assert torch.equal(state, loaded)
+        assert not torch.equal(state, state.to(dtype).float()), "its digits go beyond the parameter's"
+        assert state.data_ptr() != loaded.data_ptr()
+
+
+@EVERY_KIND
+def test_a_step_counter_of_an_older_checkpoint_is_an_integer(device: torch.device, kind: str) -> None:
+    model, other = network(device), network(device)
+    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
+    train(model, optimizer, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["step"] = 3
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(state)
+    train(model, optimizer, 2)
+    train(other, resumed, 2)
+    assert same(values(model), values(other))
+    assert resumed.state_dict()["param_groups"][0]["step"] == torch.tensor(5)
+
+
+def test_state_dict_holds_what_the_noise_needs(device: torch.device) -> None:
+    model = network(device)
+    optimizer = PSGLD(model.parameters(), 0.01, num_data=50, seed=2**62 + 1)
+    train(model, optimizer, 3)
+    state = through_a_file(optimizer.state_dict())
+    (group,) = state["param_groups"]
+    assert (group["seed"], group["step"]) == (2**62 + 1, 3)
+    assert group["step"].dtype == torch.int64, "exact beyond 2^24"
+    assert [list(entry) for entry in state["state"].values()] == [["square_avg"]] * 4
+
+
+def test_large_step_counters_stay_exact(device: torch.device) -> None:
+    param = torch.zeros(10, device=device)
+    optimizer = SGLD([param], 0.5, num_data=1, seed=9)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["step"] = 2**39
+    optimizer.load_state_dict(through_a_file(state))
+    assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=2**39 + 1))
+
+
+def test_a_frozen_preconditioner_stays_frozen(device: torch.device) -> None:
+    model, other = network(device), network(device)
+    optimizer = PSGLD(model.parameters(), 0.01, num_data=50)
+    train(model, optimizer, 3)
+    optimizer.freeze_preconditioner()
+    resumed = PSGLD(other.parameters(), 0.01, num_data=50)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    before = [resumed.state[param]["square_avg"].clone() for param in other.parameters()]
+    train(other, resumed, 3)
+    assert same([resumed.state[param]["square_avg"] for param in other.parameters()], before)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_continue_alike_and_apart(device: torch.device, kind: str, how: str) -> None:
+    model = network(device)
+    optimizer = OPTIMIZERS[kind](model.parameters(), 0.01, num_data=50)
+    train(model, optimizer, 3)
+    pair = (model, optimizer)
+    twin, twin_optimizer = copy.deepcopy(pair) if how == "deepcopy" else pickle.loads(pickle.dumps(pair))
+    before = values(model)
+    train(twin, twin_optimizer, 3)
+    assert same(values(model), before), "the copy has tensors of its own"
+    train(model, optimizer, 3)
+    assert same(values(model), values(twin))
+
+
+@EVERY_KIND
+def test_states_of_older_versions_get_the_defaults(kind: str) -> None:
+    """Unpickling fills in options that a group lacks."""
+    optimizer = OPTIMIZERS[kind]([torch.zeros(3)], 0.1, num_data=5, seed=1)
+    state = optimizer.__getstate__()
+    for option in ("capturable", "fused", "foreach"):
+        del state["param_groups"][0][option]
+    fresh = OPTIMIZERS[kind].__new__(OPTIMIZERS[kind])
+    fresh.__setstate__(state)
+    assert fresh.param_groups[0]["capturable"] is False
+    assert fresh.param_groups[0]["fused"] is None

@@ -196,7 +196,7 @@ def test_a_static_cpp_runtime(tmp_path):
     assert "libgcc" not in needed
 
     tests = Path(__file__).resolve().parent
-    refusals = [str(tests / name) for name in ("test_ops_errors.py", "test_optim_errors.py")]
+    refusals = [str(tests / name) for name in ("ops/test_errors.py", "optim/test_errors.py")]
     run = subprocess.run(
         [sys.executable, "-c", TESTS_OF, str(module), "-q", "-p", "no:cacheprovider", *refusals],
         capture_output=True,

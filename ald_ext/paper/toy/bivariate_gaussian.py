@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ...samplers import LangevinDynamics, LastLayerSGALD, LinearGaussianPotential, WhitenedFeatures
 from ...samplers.diagnostics import effective_sample_size
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
@@ -26,7 +29,7 @@ from .inference import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Σ_x; the paper prints it asymmetric, with 0.7 for one of the two 0.6.
+#: Σ_x. The paper prints it asymmetric, with 0.7 for one of the two 0.6.
 LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
 
 
@@ -62,12 +65,12 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
         samplers["ald_single"] = ald_sampler(replace(settings, transitions=1), potential, x, seed)
     samplers["ld"] = ld
     values: dict[str, float] = {}
-    picture = {"mean": mean, "covariance": covariance}
+    drawn = {"mean": mean, "covariance": covariance}
     for name, sampler in samplers.items():
         samples = without_chains(draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in))
         values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
-        picture[name] = samples
-    return Outcome(values, picture)
+        drawn[name] = samples
+    return Outcome(values, drawn)
 
 
 def make_potential() -> LinearGaussianPotential:
@@ -76,7 +79,7 @@ def make_potential() -> LinearGaussianPotential:
 
 
 def draw_data(num_data: int) -> Tensor:
-    """x = z + noise, from torch's default generator."""
+    """Draw x = z + noise, (n, 2), from torch's default generator."""
     factor = torch.linalg.cholesky(torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE))
     return torch.randn(num_data, 2, dtype=DTYPE) + torch.randn(num_data, 2, dtype=DTYPE) @ factor.T
 
@@ -91,12 +94,12 @@ def ald_sampler(settings: BivariateSettings, potential: LinearGaussianPotential,
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
-    """Of samples (draws, n, d) against the exact posterior.
+    """Compare samples (draws, n, d) with the exact posterior.
 
-    mean_mse: ‖sample mean - mean‖², averaged over the data. ess: averaged over data and coordinates. mcse: Σ_d
-    variance_d/ESS_d averaged over the data, the square of a Monte Carlo standard error: Note [The paper's MCSE].
-    standard_error: its usual meaning, √(variance/ESS), averaged. covariance_error: the largest relative error of an
-    entry of any datum's covariance.
+    mean_mse is ‖sample mean - mean‖², averaged over the data; ess is averaged over data and coordinates; mcse is Σ_d
+    variance_d/ESS_d averaged over the data, the square of a Monte Carlo standard error: see Note [The paper's MCSE];
+    standard_error is √(variance/ESS), averaged; covariance_error is the largest relative error of an entry of any
+    datum's covariance.
 
     Note [The paper's MCSE]
         Table 1 has MSE .00145, ESS 570, MCSE .00136 for LD. A standard error of .00136 would take a variance of .352
@@ -117,19 +120,18 @@ def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, flo
 
 
 def draw(settings: BivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Contours of the posteriors, with the first seed's samples over them."""
-    picture = outcomes[0].picture
-    names = [name for name in ("ald", "ld") if name in picture]
-    figure, axes = new_figure(len(names), settings.num_data, (3.2 * settings.num_data, 3.2 * len(names)))
-    for row, name in enumerate(names):
+    """Draw contours of the posteriors, with the first seed's samples over them."""
+    drawn = outcomes[0].drawn
+    picture, axes = new_picture(2, settings.num_data, (3.2 * settings.num_data, 6.4))
+    for row, name in enumerate(("ald", "ld")):
         for datum, axis in enumerate(axes[row]):
-            samples = picture[name][::5, datum].numpy()
+            samples = drawn[name][::5, datum].numpy()
             axis.plot(*samples.T, ".", markersize=1, alpha=0.4)
-            draw_contours(axis, picture["mean"][datum], picture["covariance"])
+            draw_contours(axis, drawn["mean"][datum], drawn["covariance"])
             axis.set_title(f"{name.upper()}, datum {datum + 1}", fontsize=9)
             axis.set_aspect("equal")
-    figure.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
-    return figure
+    picture.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
+    return picture
 
 
 def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
@@ -146,10 +148,6 @@ def units(settings: BivariateSettings) -> int:
     return (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2)
 
 
-def quick(settings: BivariateSettings) -> BivariateSettings:
-    return replace(settings, num_samples=1000, burn_in=100)
-
-
 PROBLEM_DIFFERENCES = (
     Difference("Σ_x", "not symmetric", "[[.7, .6], [.6, .8]]", "a covariance is symmetric"),
     Difference("step size of LD", "not printed", "0.05", "it gives about the paper's ESS"),
@@ -162,7 +160,7 @@ EXPERIMENT = Experiment(
         "default": BivariateSettings(),
         "paper": BivariateSettings(network=NetworkSettings(lr=0.003)),
     },
-    quick=quick,
+    quick={"num_samples": 1000, "burn_in": 100},
     units=units,
     run_seed=run_seed,
     draw=draw,

@@ -1,4 +1,4 @@
-"""What the experiments infer with: the paper's network, all layers of which move, and their samplers' progress."""
+"""What several toy experiments sample with: the paper's network, all of it or its last layer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from ...optim import PSGLD
 from ...samplers import AmortizedLangevin, Potential, tanh_network
 from ...samplers.collection import Sampler, collect
-from ..experiment import Difference, Progress
+from ..results import Difference
+from ..workers import Progress
 
 #: Width and number of the hidden layers (paper: F.1, F.2: "four fully-connected layers of 128 units").
 WIDTH, HIDDEN_LAYERS = 128, 4
 
-#: Of data, latent variables and networks.
+#: The type of data, latent variables and networks.
 DTYPE = torch.float64
 
 
@@ -47,7 +48,7 @@ def network_sampler(
     seed: int,
     batch_size: int | None = None,
 ) -> AmortizedLangevin:
-    """ALD of all layers (paper: Algorithm 1; with minibatches, Eq. 7)."""
+    """Return amortized Langevin dynamics of all layers (paper: Algorithm 1; with minibatches, Eq. 7)."""
     network = tanh_network([x.shape[1], *[WIDTH] * HIDDEN_LAYERS, latent_dim], seed=seed, dtype=x.dtype)
     optimizer = PSGLD(
         network.parameters(),
@@ -63,14 +64,14 @@ def network_sampler(
 
 
 def frozen_tanh_layers(input_dim: int, seed: int, dtype: torch.dtype = DTYPE) -> torch.nn.Module:
-    """All layers of the paper's network but the last."""
+    """Return all layers of the paper's network but the last."""
     return torch.nn.Sequential(
         tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=dtype), torch.nn.Tanh()
     )
 
 
 class Reported:
-    """A sampler whose every step is progress."""
+    """A sampler that reports every step as progress."""
 
     def __init__(self, sampler: Sampler, progress: Progress) -> None:
         self.sampler, self.progress = sampler, progress
@@ -84,18 +85,18 @@ class Reported:
 def draw_samples(
     sampler: Sampler, num_samples: int, progress: Progress, *, burn_in: int = 0, thinning: int = 1
 ) -> Tensor:
-    """(num_samples, n, ...), each after ``thinning`` steps."""
+    """Draw samples (num_samples, n, ...), one every ``thinning`` steps after ``burn_in`` steps."""
     samples: Tensor = collect(Reported(sampler, progress), num_samples, burn_in=burn_in, thinning=thinning)
     return samples
 
 
 def without_chains(samples: Tensor) -> Tensor:
-    """(draws, n, chains, d) → (draws · chains, n, d)."""
+    """Return samples (draws, n, chains, d) as (draws · chains, n, d)."""
     return samples.movedim(2, 1).flatten(0, 1) if samples.dim() == 4 else samples
 
 
 def last_layer_differences(features: str, reason_for_features: str, transitions: str) -> Sequence[Difference]:
-    """How sampling the last layer differs from the paper's dynamics of the whole network."""
+    """Return how sampling the last layer differs from the paper's dynamics of the whole network."""
     return (
         Difference(
             "what moves",
@@ -113,7 +114,7 @@ def last_layer_differences(features: str, reason_for_features: str, transitions:
     )
 
 
-#: Of the presets in which all layers move.
+#: Differences of the presets in which all layers move.
 NETWORK_DIFFERENCES = (
     Difference("pSGLD's decay of V and eps", "not printed", "0.99 and 1e-5", "the method's usual ones"),
     Difference(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,10 @@ from ...samplers import (
     negative_elbo,
     tanh_network,
 )
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     HIDDEN_LAYERS,
@@ -37,7 +40,7 @@ from .inference import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Standard deviations of the likelihood's random weights and biases, and of the observations.
+#: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
 WEIGHT_SCALE, BIAS_SCALE, OBSERVATION_SCALE = 0.2, 0.1, 0.25
 
 #: The grid covers [-LIMIT, LIMIT]²: the prior has 1e-4 of its mass outside.
@@ -112,7 +115,7 @@ def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome
 
 
 def random_decoder() -> nn.Sequential:
-    """Four hidden ReLU layers, with weights and biases from torch's default generator."""
+    """Return four hidden ReLU layers, with weights and biases from torch's default generator."""
     sizes = [2, *[WIDTH] * HIDDEN_LAYERS, 2]
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
@@ -129,21 +132,21 @@ def draw_data(decoder: nn.Module, num_data: int) -> Tensor:
 
 
 def grid_points(settings: NeuralSettings) -> Tensor:
-    """(bins² · points_a_bin², 2): the middles of the grid's cells."""
+    """Return the middles of the grid's cells, (bins² · points_a_bin², 2)."""
     count = settings.bins * settings.points_a_bin
     line = ((torch.arange(count, dtype=DTYPE) + 0.5) / count * 2 - 1) * LIMIT
     return torch.cartesian_prod(line, line)
 
 
 def masses_of(log_density: Tensor, settings: NeuralSettings) -> Tensor:
-    """Log densities on the grid → probabilities of the bins, (bins, bins)."""
+    """Return the probabilities of the bins, (bins, bins), from log densities on the grid."""
     bins, points = settings.bins, settings.points_a_bin
     cell = (2 * LIMIT / (bins * points)) ** 2
     return (log_density.exp() * cell).view(bins, points, bins, points).sum((1, 3))
 
 
 def grid_truth(potential: NeuralPotential, x: Tensor, settings: NeuralSettings) -> Tensor:
-    """The posteriors' probabilities of the bins, (n, bins, bins), normalized on the grid."""
+    """Return the posteriors' probabilities of the bins, (n, bins, bins), normalized on the grid."""
     grid = grid_points(settings)
     potentials = [potential(datum, grid) for datum in x[:, None]]
     truth = torch.stack([masses_of(value.min() - value, settings) for value in potentials])
@@ -175,7 +178,7 @@ def fit_encoder(
 
 @torch.no_grad()
 def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings) -> Tensor:
-    """q(z | x)'s probabilities of the bins, (n, bins, bins), from its density."""
+    """Return the probabilities of the bins under q(z | x), (n, bins, bins), from its density."""
     grid = grid_points(settings)
     posterior = encoder(x)
     covariances = (
@@ -209,7 +212,7 @@ def draw_ald_samples(
 
 
 def histograms(samples: Tensor, bins: int) -> Tensor:
-    """(draws, n, 2) → shares of the bins, (n, bins, bins); samples outside the grid are in no bin."""
+    """Return the shares of the bins, (n, bins, bins), of samples (draws, n, 2); some may be outside the grid."""
     cells = ((samples + LIMIT) / (2 * LIMIT) * bins).floor().long()
     inside = ((cells >= 0) & (cells < bins)).all(-1)
     shares = [
@@ -220,26 +223,26 @@ def histograms(samples: Tensor, bins: int) -> Tensor:
 
 
 def resampled(truth: Tensor, num_samples: int) -> Tensor:
-    """Shares of the bins in independent draws, from torch's default generator."""
+    """Return the shares of the bins in independent draws, from torch's default generator."""
     counts = [torch.bincount(mass.flatten().multinomial(num_samples, True), minlength=mass.numel()) for mass in truth]
     return torch.stack(counts).to(truth).view_as(truth) / num_samples
 
 
 def total_variation(mass: Tensor, truth: Tensor) -> float:
-    """½ Σ|p - q| over the bins, and what of p is outside them; averaged over the data."""
+    """Return ½ Σ|p - q| over the bins and what of p is outside them, averaged over the data."""
     outside = 1 - mass.sum((1, 2))
     return (((mass - truth).abs().sum((1, 2)) + outside.clamp_min(0)) / 2).mean().item()
 
 
 def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """As Figure 10: truth, AVI diagonal and full, ALD's histogram and samples, one row a datum.
+    """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
 
-    Of the seed whose posteriors are the least Gaussian, by the total variation of full AVI.
+    The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
     """
     seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
-    masses, samples = outcomes[seed].picture["masses"], outcomes[seed].picture["samples"]
+    masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
     columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
-    figure, axes = new_figure(settings.num_data, 5, (12, 2.5 * settings.num_data))
+    picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
     extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
     for datum in range(settings.num_data):
         for axis, (name, title) in zip(axes[datum], columns, strict=False):
@@ -250,17 +253,13 @@ def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
         axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
         axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
         axis.set_title("ALD, samples", fontsize=9)
-    figure.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
-    return figure
+    picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
+    return picture
 
 
 def units(settings: NeuralSettings) -> int:
     chains = settings.chains if settings.network is None else 1
     return 2 * settings.avi_steps * settings.avi_restarts + settings.num_samples // chains + settings.burn_in
-
-
-def quick(settings: NeuralSettings) -> NeuralSettings:
-    return replace(settings, num_samples=2000, avi_steps=300, avi_lr=1e-2, avi_samples=8, avi_restarts=1, transitions=5)
 
 
 PROBLEM_DIFFERENCES = (
@@ -280,11 +279,17 @@ EXPERIMENT = Experiment(
         "default": NeuralSettings(),
         "paper": NeuralSettings(burn_in=1000, network=NetworkSettings(lr=0.003)),
     },
-    quick=quick,
+    quick={
+        "num_samples": 2000,
+        "avi_steps": 300,
+        "avi_lr": 1e-2,
+        "avi_samples": 8,
+        "avi_restarts": 1,
+        "transitions": 5,
+    },
     units=units,
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             *PROBLEM_DIFFERENCES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from ...optim import PSGLD
 from ...samplers import AmortizedLangevin, LangevinDynamics, LinearGaussianPotential, tanh_network
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import HIDDEN_LAYERS
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ def run_seed(settings: ScalingSettings, seed: int, progress: Progress) -> Outcom
 
 
 def make_steps(settings: ScalingSettings, num_data: int, seed: int) -> dict[str, Callable[[], object]]:
-    """One step of each sampler; of ALD and SGALD a step is an update of φ, which gives every datum a new sample."""
+    """Return a step of each sampler; one of ALD and SGALD updates φ, which gives every datum a new sample."""
     unit = torch.eye(1)
     potential = LinearGaussianPotential(torch.zeros(1), unit, 0.01 * unit)
     x = torch.randn(num_data, 1)
@@ -80,7 +83,7 @@ def amortized_sampler(
 
 
 def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
-    """Of as many steps as take ``least_seconds``."""
+    """Return the mean time of as many steps as take ``least_seconds``."""
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < least_seconds or not count:
         step()
@@ -89,15 +92,15 @@ def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
 
 
 def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Time of a step against n, all seeds."""
-    figure, axes = new_figure(1, 1, (6, 4.5))
+    """Draw the time of a step against n, for all seeds."""
+    picture, axes = new_picture(1, 1, (6, 4.5))
     axis = axes[0, 0]
     for name, marker in zip(NAMES, "sov", strict=True):
         for i, outcome in enumerate(outcomes):
             label = name.upper() if i == 0 else None
             axis.loglog(
                 settings.num_data,
-                outcome.picture["seconds"][name],
+                outcome.drawn["seconds"][name],
                 marker + "-",
                 color=f"C{NAMES.index(name)}",
                 label=label,
@@ -105,26 +108,21 @@ def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
     axis.set_xlabel("number of data n")
     axis.set_ylabel("seconds for a new sample of every datum")
     axis.legend()
-    return figure
+    return picture
 
 
 def units(settings: ScalingSettings) -> int:
     return len(settings.num_data) * len(NAMES) * settings.repetitions
 
 
-def quick(settings: ScalingSettings) -> ScalingSettings:
-    return replace(settings, num_data=(100, 1_000, 10_000), repetitions=3)
-
-
 EXPERIMENT = Experiment(
     name="scaling",
     title="Cost of a new posterior sample of every datum as n grows (Section 3)",
     presets={"default": ScalingSettings()},
-    quick=quick,
+    quick={"num_data": (100, 1_000, 10_000), "repetitions": 3},
     units=units,
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             Difference(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,10 @@ from ...samplers import (
     WhitenedFeatures,
 )
 from ...samplers.diagnostics import effective_sample_size
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
@@ -71,13 +74,13 @@ def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Out
         "ld": LangevinDynamics(potential, x, z, step_size=settings.ld_step_size, seed=seed),
     }
     values: dict[str, float] = {}
-    picture = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
+    drawn = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
     for name, sampler in samplers.items():
         samples = without_chains(draw_samples(sampler, settings.burn_in + settings.num_samples, progress))
         kept = samples[settings.burn_in :]
         values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
-        picture[name] = samples
-    return Outcome(values, picture)
+        drawn[name] = samples
+    return Outcome(values, drawn)
 
 
 def make_potential() -> LinearGaussianPotential:
@@ -86,7 +89,7 @@ def make_potential() -> LinearGaussianPotential:
 
 
 def draw_data(num_data: int) -> Tensor:
-    """x = z + noise, from torch's default generator."""
+    """Draw x = z + noise, (n, 1), from torch's default generator."""
     z, noise = torch.randn(2, num_data, 1, dtype=DTYPE)
     return z * PRIOR_VARIANCE**0.5 + noise * LIKELIHOOD_VARIANCE**0.5
 
@@ -108,7 +111,7 @@ def sgald_sampler(settings: UnivariateSettings, potential: LinearGaussianPotenti
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
-    """Of samples (draws, n, 1): sample over true variance (median and extremes over the data), MSE of the mean, ESS."""
+    """Compare samples (draws, n, 1) with the exact posterior: sample over true variance, MSE of the mean, and ESS."""
     ratios = samples.var(0).flatten() / covariance
     return {
         "variance_ratio_median": ratios.median().item(),
@@ -120,25 +123,25 @@ def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, flo
 
 
 def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Traces of three data from the first step on, and all data's variance ratios."""
-    picture = outcomes[0].picture
-    order = picture["x"].flatten().argsort()
-    data = [int(order[int(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9)]
+    """Draw traces of three data from the first step on, all data's variance ratios, and errors of their means."""
+    drawn = outcomes[0].drawn
+    order = drawn["x"].flatten().argsort()
+    chosen = [int(order[int(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9)]
     names = [("ld", "LD"), ("sgald", "SGALD")]
-    figure, axes = new_figure(2, 3, (11, 6))
+    picture, axes = new_picture(2, 3, (11, 6))
     for row, (name, label) in enumerate(names):
-        trace = picture[name][: 5 * settings.burn_in, :, 0]
-        draw_traces(axes[row, 0], trace[:, data], picture["mean"][data, 0], picture["deviation"].item())
+        trace = drawn[name][: 5 * settings.burn_in, :, 0]
+        draw_traces(axes[row, 0], trace[:, chosen], drawn["mean"][chosen, 0], drawn["deviation"].item())
         axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
-        kept = picture[name][settings.burn_in :, :, 0]
-        axes[row, 1].hist((kept.var(0) / picture["deviation"].item() ** 2).numpy(), bins=20)
+        kept = drawn[name][settings.burn_in :, :, 0]
+        axes[row, 1].hist((kept.var(0) / drawn["deviation"].item() ** 2).numpy(), bins=20)
         axes[row, 1].axvline(1, color="k", linewidth=0.8)
         axes[row, 1].set_title(f"{label}: sample variance / true variance", fontsize=9)
-        errors = kept.mean(0) - picture["mean"][:, 0]
-        axes[row, 2].plot(picture["mean"][:, 0].numpy(), errors.numpy(), ".")
+        errors = kept.mean(0) - drawn["mean"][:, 0]
+        axes[row, 2].plot(drawn["mean"][:, 0].numpy(), errors.numpy(), ".")
         axes[row, 2].axhline(0, color="k", linewidth=0.8)
         axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
-    return figure
+    return picture
 
 
 def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
@@ -154,10 +157,6 @@ def units(settings: UnivariateSettings) -> int:
     return 2 * (settings.num_samples + settings.burn_in)
 
 
-def quick(settings: UnivariateSettings) -> UnivariateSettings:
-    return replace(settings, num_samples=1500, burn_in=200)
-
-
 LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")
 
 EXPERIMENT = Experiment(
@@ -168,11 +167,10 @@ EXPERIMENT = Experiment(
         "paper": UnivariateSettings(network=NetworkSettings(lr=0.001)),
         "all-layers": UnivariateSettings(num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4)),
     },
-    quick=quick,
+    quick={"num_samples": 1500, "burn_in": 200},
     units=units,
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             LD_DIFFERENCE,

@@ -248,7 +248,7 @@ def shared(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name, value in settings[0].items():
         values = [each.get(name) for each in settings]
         if all(isinstance(each, dict) for each in values):
-            common[name] = shared(values)
+            common[name] = shared([each[name] for each in settings])
         elif all(each == value for each in values):
             common[name] = value
     return common

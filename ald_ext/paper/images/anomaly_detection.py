@@ -202,6 +202,7 @@ EXPERIMENT = ImageExperiment(
     evaluate=evaluate,
     summarize=summarize,
     draw=draw,
+    network=f"MLPs of {HIDDEN_UNITS} hidden units with {LATENT_DIM} latent variables",
     paper=paper_rows(),
     differences=(
         Difference("networks", "the convolutional ones of Table 2, d_z = 32", "an MLP, d_z = 16", "AUPRC, every model"),

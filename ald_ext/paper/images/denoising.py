@@ -35,7 +35,7 @@ PAPER_MSE = {
 
 
 def add_noise(images: Tensor) -> Tensor:
-    """Return the brightness of uint8 images (n, C, H, W) plus N(0, 0.1²), not clipped; all models get the same noise."""
+    """Return the brightness of uint8 images (n, C, H, W) plus N(0, 0.1²), not clipped, the same for every model."""
     brightness = to_brightness(images)
     return brightness + NOISE * torch.randn(brightness.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
 

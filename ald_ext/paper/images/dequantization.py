@@ -40,7 +40,7 @@ def parts(data: ImageData) -> tuple[str, ...]:
 
 
 def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Set the job's dequantization; with Langevin's, a sigmoid bounds the pixels, so the decoder's mean is not bounded."""
+    """Set the job's dequantization; with Langevin's a sigmoid bounds the pixels, not the decoder's output."""
     output = "linear" if job.part == "langevin" else config.network.decoder_output
     return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))
 

@@ -123,6 +123,7 @@ class ImageExperiment:
         trained_images: how many images a run of a model passes over, if not 480,000.
         needs_statistics: whether Fréchet distances are measured.
         measures_time: whether jobs never run side by side, because time is what is measured.
+        network: what the networks are, for experiments whose networks the settings do not tell.
     """
 
     name: str
@@ -141,3 +142,4 @@ class ImageExperiment:
     trained_images: Mapping[str, int] = field(default_factory=lambda: FEWER_TRAINED_IMAGES)
     needs_statistics: bool = False
     measures_time: bool = False
+    network: str = ""

@@ -13,7 +13,7 @@ METRICS = {
     "growth": (LOWER, "the time of a step with the most data over that with the fewest"),
     "seconds_to_re": (
         LOWER,
-        "seconds of training until the model has the RE that the other one ends with; `share`: over the other's seconds",
+        "seconds of training to the RE that the other model ends with; `share` is over the other's seconds",
     ),
     "mse_averaged": (LOWER, "the same error of the mean reconstruction over samples of the parameters"),
     "re_averaged": (LOWER, "RE of the mean reconstruction over samples of the parameters"),

@@ -16,8 +16,10 @@ from .plot import multiples_of
 from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"
-TITLES = {TRAINED_MODELS: "Models that `ald-ext train` trained"} | {
-    name: escape(experiment.title) for name, experiment in {**EXPERIMENTS, **IMAGE_EXPERIMENTS}.items()
+TITLES = {
+    TRAINED_MODELS: "Models that `ald-ext train` trained",
+    **{name: escape(experiment.title) for name, experiment in EXPERIMENTS.items()},
+    **{name: escape(experiment.title) for name, experiment in IMAGE_EXPERIMENTS.items()},
 }
 
 
@@ -39,11 +41,14 @@ def grouped(all_results: Sequence[Results]) -> list[list[Results]]:
 
 
 def labels_of(groups: Sequence[Sequence[Results]]) -> list[str]:
-    """Return headings: the experiment, its preset unless that is the default, and a number where that is not enough."""
+    """Return headings: the experiment and its preset; its data sets and a number where that is not enough."""
     labels: list[str] = []
-    for first, *_ in groups:
+    names = [(first.experiment, first.preset, first.quick) for first, *_ in groups]
+    for (first, *_), name in zip(groups, names, strict=True):
         label = first.experiment + (f", preset {first.preset}" if first.preset not in ("", "default") else "")
         label += ", quick" if first.quick else ""
+        if first.jobs and names.count(name) > 1:
+            label += f", {' and '.join(unique(first.jobs, 'dataset'))}"
         repetition = sum(other == label or other.startswith(f"{label} (") for other in labels)
         labels.append(f"{label} ({repetition + 1})" if repetition else label)
     return labels
@@ -103,23 +108,23 @@ def tables(group: Sequence[Results]) -> list[str]:
 
 def conditions(results: Results, links: Links) -> str:
     """Return under which conditions the figures were measured, in a line."""
+    versions, jobs = results.versions, results.jobs
     facts = [count(results.num_seeds, "seed")]
-    if results.jobs:
+    if jobs:
         settings = {**results.settings.get("network", {}), **results.settings}
-        facts += [f"{name} {settings[name]}" for name in ("width", "latent_dim") if name in settings]
-        facts += [f"{span(job.epochs for job in results.jobs)} epochs"]
-        facts += [f"{span(job.train_images for job in results.jobs)} training images"]
-        facts += [f"{span(job.threads for job in results.jobs)} threads of {', '.join(unique(results.jobs, 'device'))}"]
-        facts += [f"{sum(job.seconds for job in results.jobs):,.0f} s of training in all"]
+        sizes = ", ".join(f"{name} {settings[name]}" for name in ("width", "latent_dim") if name in settings)
+        experiment = IMAGE_EXPERIMENTS.get(results.experiment)
+        facts.append((experiment and experiment.network) or sizes)
+        facts.append(f"{span(job.epochs for job in jobs)} epochs of {span(job.train_images for job in jobs)} images")
+        facts.append(f"{sum(job.seconds for job in jobs):,.0f} s of training in all")
+        facts.append(f"{', '.join(unique(jobs, 'device'))}, threads: {span(job.threads for job in jobs)}")
     else:
-        versions = results.versions
-        facts += [
-            f"{results.seconds:,.0f} s with {versions.get('workers', '?')} workers of {versions.get('threads', '?')} threads"
-        ]
-    facts.append(f"torch {results.versions.get('torch', 'unknown')}")
+        facts.append(f"{results.seconds:,.0f} s")
+        facts.append(f"workers: {versions.get('workers', 'unknown')}, threads: {versions.get('threads', 'unknown')}")
+    facts.append(f"torch {versions.get('torch', 'unknown')}")
     what = "Conditions" if results.preset in ("", "default") else f"Conditions of {column_name(results)}"
-    file = links.file(results.folder / FILE, FILE)
-    return f"{what}: {escape(', '.join(facts))}" + (f" ({file})." if results.experiment != TRAINED_MODELS else ".")
+    file = f" ({links.file(results.folder / FILE, FILE)})" if results.experiment != TRAINED_MODELS else ""
+    return f"{what}: {escape(', '.join(facts))}{file}."
 
 
 def count(value: int, what: str) -> str:
@@ -216,19 +221,17 @@ def read_notes(path: Path) -> str:
 
 
 def fitted_notes(text: str, source: Path, folder: str, links: Links) -> str:
-    """Return notes with their headings below those of the section, and with the page's links to pictures beside them."""
+    """Return notes with headings below those of the section, and with the page's links to pictures beside them."""
 
     def relink(match: re.Match[str]) -> str:
         path = (source / match[2]).resolve()
         inside = path.is_relative_to(source.resolve()) and path.is_file()
         return match[1] + (links.picture(path, f"{folder}/{match[2]}") if inside else match[2])
 
-    # Fenced code stays as it is; a fence that is not closed ends with the notes.
-    parts = re.split(r"(^```.*?(?:^```|\Z))", text, flags=re.MULTILINE | re.DOTALL)
+    # Every second part is fenced code, which stays as it is; a fence that is not closed ends with the notes.
+    text += "\n```" * (len(re.findall("^```", text, flags=re.M)) % 2)
+    parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
     for index in range(0, len(parts), 2):
-        lowered = re.sub(
-            r"^#{1,4}(?= )", lambda match: "#" * min(6, len(match[0]) + 3), parts[index], flags=re.MULTILINE
-        )
+        lowered = re.sub(r"^#+(?= )", lambda match: ("###" + match[0])[:6], parts[index], flags=re.M)
         parts[index] = re.sub(r"(!\[[^\]]*\]\()([^)\s]+)", relink, lowered)
-    fitted = "".join(parts)
-    return fitted + ("\n```" if fitted.count("\n```") % 2 != fitted.startswith("```") else "")
+    return "".join(parts)

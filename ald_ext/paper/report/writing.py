@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ...files import write_atomically
@@ -17,7 +18,7 @@ TRIED = "# What was tried"
 READING = """\
 *How to read the tables.* "Ours" is the mean over the seeds, ± its standard error where there are several. ↓ marks
 figures of which less is better, ↑ those of which more is better, → 1 those that are best at 1; the best of a column is
-bold. The tables are written by `ald-ext report` from the files that the runs left; only the notes are written by hand."""
+bold. `ald-ext report` writes the tables from the files that the runs left; only the notes are written by hand."""
 
 
 def build_pages(
@@ -77,8 +78,7 @@ def write_report(
     texts = pages | ({html: html_page(pages[out], links.tree)} if html else {})
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = text.encode()
-        write_atomically(path, lambda file, content=content: file.write_bytes(content))
+        write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
     return labels
 
 

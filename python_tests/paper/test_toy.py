@@ -1,6 +1,7 @@
-"""The experiments of the paper: every one on tiny settings, its metrics on inputs whose answers are known, the command.
+"""The toy experiments: each on tiny settings, its metrics on inputs whose answers are known, and the command.
 
-Whether ours agree with the paper is for results.json of a full run; here it is that the numbers mean what they say.
+Whether our figures agree with the paper's is told by results.json of a full run; these tests tell that the figures mean
+what they say.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,25 +17,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("arviz_stats")
 
+from command_line import run as command
+
 from ald_ext.paper import (
     EXPERIMENTS,
     Experiment,
+    Results,
     bivariate_gaussian,
     eight_gaussians,
+    find_results,
     neural_likelihood,
     run_experiment,
     univariate_gaussian,
 )
-from ald_ext.paper.experiment import Outcome, make_rows
+from ald_ext.paper.toy import experiment as toy_experiment
 from ald_ext.paper.toy.eight_gaussians import EightGaussiansSettings
 from ald_ext.paper.toy.inference import NetworkSettings, draw_samples, network_sampler, without_chains
 from ald_ext.paper.toy.neural_likelihood import LIMIT, NeuralPotential, NeuralSettings
-from ald_ext.paper.workers import run_all
 from ald_ext.samplers import GaussianEncoder, LinearGaussianPotential, effective_sample_size
 
 DOUBLE = torch.float64
@@ -44,26 +48,12 @@ NETWORK = NetworkSettings(lr=1e-4)
 TINY: dict[str, dict[str, Any]] = {
     "bivariate-gaussian": {"num_samples": 60, "burn_in": 5, "transitions": 2},
     "univariate-gaussian": {"num_data": 20, "num_samples": 60, "burn_in": 20, "num_features": 128},
-    "neural-likelihood": {
-        "num_samples": 80,
-        "burn_in": 3,
-        "chains": 8,
-        "transitions": 2,
-        "avi_steps": 15,
-        "points_a_bin": 2,
-    },
-    "eight-gaussians": {
-        "num_inputs": 40,
-        "batch_size": 20,
-        "num_samples": 200,
-        "burn_in": 2,
-        "epochs_a_sample": 1,
-        "num_features": 256,
-        "transitions": 2,
-    },
+    "neural-likelihood": dict(num_samples=80, burn_in=3, chains=8, transitions=2, avi_steps=15, points_a_bin=2),
+    "eight-gaussians": dict(
+        num_inputs=40, batch_size=20, num_samples=200, burn_in=2, epochs_a_sample=1, num_features=256, transitions=2
+    ),
     "scaling": {"num_data": (20, 40), "batch_size": 10, "width": 4, "repetitions": 1, "least_seconds": 0.0},
 }
-
 #: Fewer steps where all layers move, which are slower.
 TINY_NETWORK = {
     "bivariate-gaussian": {"num_samples": 20},
@@ -71,27 +61,21 @@ TINY_NETWORK = {
     "neural-likelihood": {"num_samples": 20, "avi_steps": 5},
     "eight-gaussians": {"num_samples": 80},
 }
-
-#: The names that the design fixes.
+#: Names of rows that scripts rely on.
 ROWS = {
-    "bivariate-gaussian": {f"{name}_{key}" for name in ("ald", "ld") for key in ("mean_mse", "ess", "mcse")}
-    | {"ald_covariance_error", "ld_covariance_error"},
+    "bivariate-gaussian": {
+        f"{name}_{key}" for name in ("ald", "ld") for key in ("mean_mse", "ess", "mcse", "covariance_error")
+    },
     "univariate-gaussian": {
-        "sgald_variance_ratio_median",
-        "sgald_variance_ratio_min",
-        "sgald_variance_ratio_max",
+        *(f"sgald_variance_ratio_{key}" for key in ("median", "min", "max")),
         "sgald_mean_mse",
     },
-    "neural-likelihood": {"ald_total_variation", "avi_diagonal_total_variation", "avi_full_total_variation"},
+    "neural-likelihood": {f"{name}_total_variation" for name in ("ald", "avi_diagonal", "avi_full")},
     "eight-gaussians": {"mode_share_min", "mode_share_max"},
     "scaling": {"ld_microseconds_per_step_20", "ald_microseconds_per_step_40", "sgald_growth"},
 }
-
 #: Table 1.
-PAPER = {
-    "ald_mean_mse": 0.00233,
-    "ald_ess": 634.27,
-    "ald_mcse": 0.00151,
+PAPER = {"ald_mean_mse": 0.00233, "ald_ess": 634.27, "ald_mcse": 0.00151} | {
     "ld_mean_mse": 0.00145,
     "ld_ess": 570.24,
     "ld_mcse": 0.00136,
@@ -110,15 +94,8 @@ def tiny(name: str, **changes: Any) -> Experiment[Any]:
     return replace(EXPERIMENTS[name], presets={"default": settings})
 
 
-def read_json(path: Path) -> Any:
-    def fail(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(path.read_text(), parse_constant=fail)
-
-
-def values_of(results: dict[str, Any]) -> dict[str, list[float]]:
-    return {row["name"]: row["values"] for row in results["rows"]}
+def values_of(results: Results) -> dict[str, list[float | None]]:
+    return {row.name: row.values for row in results.rows}
 
 
 def assert_picture(path: Path) -> None:
@@ -132,38 +109,27 @@ def assert_picture(path: Path) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(name: str, tmp_path: Path) -> None:
+    """The file is JSON of the results that are returned."""
     out = tmp_path / "new" / "folder"
     experiment = tiny(name)
     returned = run_experiment(experiment, out, num_seeds=1)
     assert sorted(path.name for path in out.iterdir()) == sorted(["results.json", f"{name}.png"])
-    results = read_json(out / "results.json")
-    assert results == json.loads(json.dumps(returned))
-    assert set(results) == {
-        "experiment",
-        "preset",
-        "quick",
-        "settings",
-        "differences",
-        "versions",
-        "seconds",
-        "rows",
-    }
-    assert (results["experiment"], results["preset"], results["quick"]) == (name, "default", False)
-    assert results["settings"] == json.loads(json.dumps(dataclasses.asdict(experiment.presets["default"])))
-    assert {"ald_ext", "torch", "python"} <= results["versions"].keys()
-    for difference in results["differences"]:
-        assert set(difference) == {"setting", "paper", "ours", "reason"}
-        assert all(difference.values())
-    assert results["differences"]
-    names = [row["name"] for row in results["rows"]]
+    plain = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert plain["settings"] == json.loads(json.dumps(dataclasses.asdict(experiment.presets["default"])))
+    (results,) = find_results([out])
+    assert replace(results, settings=returned.settings) == replace(returned, folder=out.resolve())
+    assert (results.experiment, results.preset, results.quick) == (name, "default", False)
+    assert {"ald_ext", "torch", "python"} <= results.versions.keys()
+    assert results.differences
+    assert all(all(dataclasses.astuple(difference)) for difference in results.differences)
+    names = [row.name for row in results.rows]
     assert len(names) == len(set(names))
     assert set(names) >= ROWS[name]
-    for row in results["rows"]:
-        assert set(row) == {"name", "paper", "mean", "standard_error", "values"}
-        assert row["values"] == [row["mean"]]
-        assert row["standard_error"] is None
-        assert math.isfinite(row["mean"])
-        assert row["paper"] == (PAPER.get(row["name"]) if name == "bivariate-gaussian" else None)
+    for row in results.rows:
+        assert row.values == [row.mean]
+        assert row.standard_error is None
+        assert math.isfinite(row.mean)
+        assert row.paper == (PAPER.get(row.name) if name == "bivariate-gaussian" else None)
     assert_picture(out / f"{name}.png")
 
 
@@ -182,14 +148,9 @@ def test_progress_reaches_its_end(name: str, network: NetworkSettings | None) ->
     """Units of work are as many as announced."""
     experiment = tiny(name, **(TINY_NETWORK[name] if network else {}), network=network)
     settings = experiment.presets["default"]
-    done = 0
-
-    def progress(units: int) -> None:
-        nonlocal done
-        done += units
-
-    experiment.run_seed(settings, 0, progress)
-    assert done == experiment.units(settings)
+    done: list[int] = []
+    experiment.run_seed(settings, 0, done.append)
+    assert sum(done) == experiment.units(settings)
 
 
 @pytest.mark.exhaustive
@@ -202,10 +163,10 @@ def test_results_are_given_by_the_seeds(name: str, tmp_path: Path) -> None:
     one = values_of(run_experiment(tiny(name), tmp_path, num_seeds=1))
     assert {key: values[:1] for key, values in values_of(two).items()} == one
     assert [values for values in values_of(two).values() if values[0] != values[1]]
-    for row in two["rows"]:
-        first, second = row["values"]
-        assert row["mean"] == pytest.approx((first + second) / 2)
-        assert row["standard_error"] == pytest.approx(abs(first - second) / 2)
+    for row in two.rows:
+        first, second = row.values
+        assert row.mean == pytest.approx((first + second) / 2)
+        assert row.standard_error == pytest.approx(abs(first - second) / 2)
 
 
 @pytest.mark.processes
@@ -227,87 +188,48 @@ def test_error_of_a_seed_in_a_process(tmp_path: Path) -> None:
 
 def test_timings_do_not_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    module = "ald_ext.paper.experiment"
-    monkeypatch.setattr(f"{module}.run_all", lambda *args: seen.append(args[2]) or run_all(*args))
+    real = toy_experiment.run_all
+    monkeypatch.setattr(toy_experiment, "run_all", lambda *args: seen.append(args[2]) or real(*args))
     run_experiment(tiny("scaling"), tmp_path, num_seeds=2, num_workers=2)
     assert seen == [1]
 
 
 def test_presets() -> None:
-    """The paper's settings where it prints them; all layers move there."""
+    """The paper's settings where it prints them (F.1, F.2); all layers move there."""
     for name, experiment in EXPERIMENTS.items():
         assert name == experiment.name
-        assert "default" in experiment.presets
         assert set(experiment.differences) == set(experiment.presets)
         assert all(experiment.differences.values())
         assert set(experiment.paper) <= ROWS[name]
         settings = experiment.presets["default"]
-        assert experiment.units(experiment.quick(settings)) < experiment.units(settings)
+        assert experiment.units(replace(settings, **experiment.quick)) < experiment.units(settings)
         if name != "scaling":
             assert settings.network is None
             assert experiment.presets["paper"].network is not None
     assert set(EXPERIMENTS) == set(ROWS)
     assert dict(EXPERIMENTS["bivariate-gaussian"].paper) == PAPER
-
-
-@pytest.mark.parametrize(("name", "lr"), [("bivariate-gaussian", 0.003), ("univariate-gaussian", 0.001)])
-def test_preset_of_the_paper(name: str, lr: float) -> None:
-    """What F.1 and F.2 print."""
-    settings = EXPERIMENTS[name].presets["paper"]
-    assert settings.network.lr == lr
-    assert settings.network.freeze_after is None
-    expected = {"bivariate-gaussian": {"num_data": 3}, "univariate-gaussian": {"num_data": 100, "batch_size": 10}}
-    for key, value in expected[name].items():
-        assert getattr(settings, key) == value
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"preset": "printed"}, "experiment scaling: preset: got 'printed', expected one of default"),
-        ({"num_seeds": 0}, "experiment scaling: seeds: got 0, expected >= 1"),
-    ],
-)
-def test_arguments_are_checked(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """Before anything is written."""
-    with pytest.raises(ValueError, match=message):
-        run_experiment(tiny("scaling"), tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
+    bivariate, univariate = (EXPERIMENTS[f"{name}-gaussian"].presets["paper"] for name in ("bivariate", "univariate"))
+    assert (bivariate.network.lr, bivariate.network.freeze_after, bivariate.num_data) == (0.003, None, 3)
+    assert (univariate.network.lr, univariate.network.freeze_after) == (0.001, None)
+    assert (univariate.num_data, univariate.batch_size) == (100, 10)
 
 
 # The command
 
 
-def run_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[object, str]:
-    """Exit code (or message) and output of ald-ext experiment."""
-    pytest.importorskip("typer")
-    from ald_ext.cli import main
-
-    original, code = sys.argv, None
-    sys.argv = ["ald-ext", "experiment", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv = original
-    return code or 0, capsys.readouterr().out
-
-
-def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The cheapest, with its title and its rows as a table."""
-    code, output = run_command(capsys, "eight-gaussians", "--out", tmp_path, "--quick", "--seeds", "1")
-    assert code == 0
-    results = read_json(tmp_path / "results.json")
-    assert results["quick"] is True
-    settings = EXPERIMENTS["eight-gaussians"].presets["default"]
-    assert results["settings"] == dataclasses.asdict(EXPERIMENTS["eight-gaussians"].quick(settings))
-    assert_picture(tmp_path / "eight-gaussians.png")
-    lines = output.splitlines()
-    assert lines[0] == EXPERIMENTS["eight-gaussians"].title
+def test_command(tmp_path: Path) -> None:
+    """The cheapest experiment, with its title and its rows as a table."""
+    result = command("experiment", "eight-gaussians", "--out", tmp_path, "--quick", "--seeds", "1")
+    assert result.returncode == 0, result.stderr
+    (results,) = find_results([tmp_path])
+    assert results.quick
+    experiment = EXPERIMENTS["eight-gaussians"]
+    assert results.settings == dataclasses.asdict(replace(experiment.presets["default"], **experiment.quick))
+    lines = result.stdout.splitlines()
+    assert lines[0] == experiment.title
     assert lines[1].split() == ["paper", "ours", "±", "se"]
-    for line, row in zip(lines[2:-1], results["rows"], strict=True):
-        assert line.split() == [row["name"], f"{row['mean']:.4g}"]
+    for line, row in zip(lines[2:-1], results.rows, strict=True):
+        assert line.split() == [row.name, f"{row.mean:.4g}"]
     assert str(tmp_path) in lines[-1]
     shares = values_of(results)
     assert 0.02 < shares["mode_share_min"][0] <= 1 / 8 <= shares["mode_share_max"][0] < 0.3
@@ -316,19 +238,28 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trivariate-gaussian"], "ald-ext: experiment: got 'trivariate-gaussian', expected one of bivariate-gaussian"),
-        (["scaling", "--preset", "paper"], "ald-ext: experiment scaling: preset: got 'paper', expected one of default"),
-        (["scaling", "--seeds", "0"], "ald-ext: experiment scaling: seeds: got 0, expected >= 1"),
+        (["trivariate-gaussian"], "experiment: got 'trivariate-gaussian', expected one of bivariate-gaussian"),
+        (["scaling", "--preset", "paper"], "experiment scaling: preset: got 'paper', expected one of default"),
+        (["scaling", "--seeds", "0"], "experiment scaling: seeds: got 0, expected >= 1"),
+        (["eight-gaussians", "--width", "3"], "got width, which only experiments on images take"),
+        (["denoising", "--preset", "paper"], "preset: got 'paper', expected none"),
+        (["denoising", "--datasets", "mnist"], "data_root"),
     ],
 )
-def test_errors_of_the_command(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, _ = run_command(capsys, *arguments, "--out", tmp_path / "out")
-    assert isinstance(code, str)
-    assert code.startswith(message)
-    assert "\n" not in code
-    assert not (tmp_path / "out").exists()
+def test_errors_of_the_command(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = command("experiment", *arguments, "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_list_of_names() -> None:
+    """Toy experiments have their presets beside them."""
+    toy, images, both = (command("experiment", "--list", *some).stdout for some in (["--toy"], ["--images"], []))
+    assert "univariate-gaussian default paper all-layers\n" in toy
+    assert "denoising\n" in images
+    assert both == toy + images
+    assert "got none, expected a folder" in command("experiment", "scaling").stderr
 
 
 # Metrics
@@ -493,11 +424,8 @@ def test_shares_and_spread_of_other_samples() -> None:
 def test_ring_potential_is_the_mixture() -> None:
     settings = EightGaussiansSettings()
     z = torch.randn(50, 2, dtype=DOUBLE)
-    components = torch.distributions.Independent(
-        torch.distributions.Normal(eight_gaussians.centers(settings), settings.deviation), 1
-    )
-    weights = torch.distributions.Categorical(torch.ones(8, dtype=DOUBLE))
-    log_prob = torch.distributions.MixtureSameFamily(weights, components).log_prob(z)
+    components = Independent(Normal(eight_gaussians.centers(settings), settings.deviation), 1)
+    log_prob = MixtureSameFamily(Categorical(torch.ones(8, dtype=DOUBLE)), components).log_prob(z)
     constant = eight_gaussians.ring_potential(settings)(None, z) + log_prob
     torch.testing.assert_close(constant, constant[0].expand(50))
 
@@ -624,8 +552,8 @@ def test_neural_potential() -> None:
     """U = ‖z‖²/2 + ‖x - f(z)‖²/(2σ²): minus the logarithms of the two densities, but for constants."""
     decoder = neural_likelihood.random_decoder()
     x, z = torch.randn(2, 30, 2, dtype=DOUBLE)
-    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
-    likelihood = torch.distributions.Normal(decoder(z), 0.25).log_prob(x).sum(1)
+    prior = Normal(0.0, 1.0).log_prob(z).sum(1)
+    likelihood = Normal(decoder(z), 0.25).log_prob(x).sum(1)
     constant = NeuralPotential(decoder)(x, z) + prior + likelihood
     torch.testing.assert_close(constant, constant[0].expand(30))
 
@@ -642,19 +570,10 @@ def test_default_samplers_are_right(name: str, sampler: str, changes: dict[str, 
     """The steps, kernels and features of the default: means and variances, by the standard errors that samples from
     the exact posterior with the same effective sample size would have."""
     settings = replace(EXPERIMENTS[name].presets["default"], **changes)
-    picture = EXPERIMENTS[name].run_seed(settings, 0, lambda _: None).picture
-    samples = picture[sampler][-settings.num_samples :]
-    deviations = samples - picture["mean"]
-    variance = picture["covariance"].diagonal() if "covariance" in picture else picture["deviation"].square().flatten()
+    drawn = EXPERIMENTS[name].run_seed(settings, 0, lambda _: None).drawn
+    samples = drawn[sampler][-settings.num_samples :]
+    deviations = samples - drawn["mean"]
+    variance = drawn["covariance"].diagonal() if "covariance" in drawn else drawn["deviation"].square().flatten()
     sizes, sizes_of_squares = (effective_sample_size(each, "mean") for each in (deviations, deviations.square()))
     assert_within(deviations.mean(0), 0.0, (variance / sizes).sqrt())
     assert_within(deviations.square().mean(0), variance.expand_as(sizes), variance * (2 / sizes_of_squares).sqrt())
-
-
-def test_what_diverged_is_null() -> None:
-    """JSON has neither NaN nor infinity."""
-    outcomes = [Outcome({"row": value}) for value in (1.0, float("nan"), float("inf"))]
-    (row,) = make_rows(outcomes, {})
-    assert row["values"] == [1.0, None, None]
-    assert row["mean"] is None
-    assert row["standard_error"] is None

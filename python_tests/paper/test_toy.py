@@ -48,10 +48,10 @@ NETWORK = NetworkSettings(lr=1e-4)
 TINY: dict[str, dict[str, Any]] = {
     "bivariate-gaussian": {"num_samples": 60, "burn_in": 5, "transitions": 2},
     "univariate-gaussian": {"num_data": 20, "num_samples": 60, "burn_in": 20, "num_features": 128},
-    "neural-likelihood": dict(num_samples=80, burn_in=3, chains=8, transitions=2, avi_steps=15, points_a_bin=2),
-    "eight-gaussians": dict(
-        num_inputs=40, batch_size=20, num_samples=200, burn_in=2, epochs_a_sample=1, num_features=256, transitions=2
-    ),
+    "neural-likelihood": {"num_samples": 80, "burn_in": 3, "chains": 8, "transitions": 2}
+    | {"avi_steps": 15, "points_a_bin": 2},
+    "eight-gaussians": {"num_inputs": 40, "batch_size": 20, "num_samples": 200, "burn_in": 2, "transitions": 2}
+    | {"epochs_a_sample": 1, "num_features": 256},
     "scaling": {"num_data": (20, 40), "batch_size": 10, "width": 4, "repetitions": 1, "least_seconds": 0.0},
 }
 #: Fewer steps where all layers move, which are slower.

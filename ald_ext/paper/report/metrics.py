@@ -67,10 +67,10 @@ def direction(name: str) -> str:
 
 
 def best_value(name: str, values: Sequence[float | None]) -> float | None:
-    """Return the best of several values of a figure; None for a single one, or where no direction is known."""
+    """Return the best of several values of a figure; None if all are equal, or where no direction is known."""
     finite = [value for value in values if value is not None]
     pick = {LOWER: min, HIGHER: max}.get(direction(name))
-    return pick(finite) if pick and len(finite) > 1 else None
+    return pick(finite) if pick and len(set(finite)) > 1 else None
 
 
 def legend(names: Iterable[str]) -> str:

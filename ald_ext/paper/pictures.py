@@ -9,6 +9,8 @@ from ..files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:  # matplotlib is imported where something is drawn
+    Figure = Any
 
 
 def new_picture(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:

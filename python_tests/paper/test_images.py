@@ -43,7 +43,7 @@ from ald_ext.paper import (
     training_speed,
 )
 from ald_ext.paper.images import aggregated_posterior, runner, settings, trained_runs
-from ald_ext.paper.images.experiment import JobOutcome, Place, Subject, cached_extractor
+from ald_ext.paper.images.experiment import JobOutcome, Subject, cached_extractor
 from ald_ext.paper.images.generated_images import GeneratedImages
 from ald_ext.paper.results import Job
 from ald_ext.training import TrainingConfig
@@ -151,7 +151,7 @@ def config_of(name: str, model: str, pixels: Tensor, **changes: Any) -> Training
 
 def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
     trained = trained_runs.TrainedRun(model, None, {"test_re": 0.0})
-    return Subject(Job("some", "lae", 0, part), data, trained, ImageSettings(), Place(out, out))
+    return Subject(Job("some", "lae", 0, part), data, trained, ImageSettings(), out, out)
 
 
 @pytest.mark.parametrize(

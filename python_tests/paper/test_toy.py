@@ -38,7 +38,7 @@ from ald_ext.paper import (
 )
 from ald_ext.paper.toy import experiment as toy_experiment
 from ald_ext.paper.toy.eight_gaussians import EightGaussiansSettings
-from ald_ext.paper.toy.inference import NetworkSettings, draw_samples, network_sampler, without_chains
+from ald_ext.paper.toy.inference import NetworkSettings, draw_samples, make_sampler, without_chains
 from ald_ext.paper.toy.neural_likelihood import LIMIT, NeuralPotential, NeuralSettings
 from ald_ext.samplers import GaussianEncoder, LinearGaussianPotential, effective_sample_size
 
@@ -292,7 +292,8 @@ def test_samples_and_progress() -> None:
 
 def test_whole_network_has_the_step_of_the_paper() -> None:
     """V on summed gradients, num_data 1: the only reading under which the printed step sizes make sense."""
-    sampler = network_sampler(NETWORK, bivariate_gaussian.make_potential(), torch.randn(6, 2, dtype=DOUBLE), 2, 0, 3)
+    x = torch.randn(6, 2, dtype=DOUBLE)
+    sampler = make_sampler(NETWORK, nn.Identity(), bivariate_gaussian.make_potential(), x, 2, seed=0, batch_size=3)
     (group,) = sampler.optimizer.param_groups
     assert (sampler.reduction, group["num_data"], group["lr"], sampler.batch_size) == ("sum", 1, NETWORK.lr, 3)
     sizes = [layer.out_features for layer in sampler.network if isinstance(layer, nn.Linear)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -13,15 +12,12 @@ from ...data import ImageData
 from ...models import CLAE, LatentVariableModel
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference, Job
 from .aggregated_posterior import aggregated_potential
 from .charts import datasets_of, models_of
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .settings import ImageSettings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: The networks, σ of the likelihood of standardized pixels (wider for the VAE's posterior), and the training.
 HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0
@@ -173,16 +169,9 @@ def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
     for (panel,), dataset in zip(axes, datasets, strict=True):
         classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))
         for index, model in enumerate(models):
-            heights = [
-                np.mean(
-                    [
-                        outcome.values["auprc_normal"]
-                        for job, outcome in outcomes.items()
-                        if (job.dataset, job.model, job.part) == (dataset, model, part)
-                    ]
-                )
-                for part in classes
-            ]
+            jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
+            values = [[outcomes[job].values["auprc_normal"] for job in jobs if job.part == part] for part in classes]
+            heights = [np.mean(of_class) for of_class in values]
             places = np.arange(len(classes)) + (index - (len(models) - 1) / 2) * 0.8 / len(models)
             panel.bar(places, heights, width=0.8 / len(models), label=f"{model}, mean {np.mean(heights):.3f}")
         panel.set_xticks(range(len(classes)), classes)

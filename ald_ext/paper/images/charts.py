@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Job
 from .experiment import JobOutcome
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def metrics_of(outcomes: Mapping[Job, JobOutcome]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,14 +10,12 @@ from torch import Tensor
 from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
 from ...training.pictures import save_grid
+from ..pictures import Figure
 from ..results import Difference, Job, Picture
 from .charts import bars_by_model
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES, paper_rows
 from .settings import ImageSettings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Standard deviation of the noise on pixels in [0, 1]; its square is the error of an image that is left as it is.
 NOISE = 0.1
@@ -51,7 +48,7 @@ def evaluate(subject: Subject) -> JobOutcome:
         averaged = ensemble.mean(model, lambda member: values_of_data(member, noisy, member.reconstruct))
         values["denoising_mse_averaged"] = mean_squared_error(averaged, clean)
     file = f"{subject.job.name}.png"
-    save_grid(subject.place.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
+    save_grid(subject.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
     caption = f"{subject.job.name}: test images, with noise, and restored"
     return JobOutcome(values, pictures=(Picture(file, caption),))
 

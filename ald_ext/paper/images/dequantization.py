@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,16 +14,13 @@ from ...models import LatentVariableModel
 from ...models.config import DEQUANTIZATIONS
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference, Job
 from .charts import datasets_of
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .generated_images import sample_quality, save_sheet
 from .image_generation import COMMON_DIFFERENCES, QUICK
 from .settings import ImageSettings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS

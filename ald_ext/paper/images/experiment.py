@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...data import ImageData
 from ...metrics import FeatureExtractor, GaussianStatistics, cached_statistics, make_extractor
 from ...training import TrainingConfig
+from ..pictures import Figure
 from ..results import Difference, Job, Picture
 from .settings import FEWER_TRAINED_IMAGES, ImageSettings
 from .trained_runs import TrainedRun
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -37,33 +35,28 @@ class JobOutcome:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an experiment keeps things.
+class Subject:
+    """What is evaluated.
 
     Attributes:
-        out: its folder, for results.json and pictures.
+        job, data, trained: the job, its data, and the trained model.
+        settings: of the experiment.
+        out: the experiment's folder, for pictures.
         runs: the folder of training runs, outcomes of jobs and statistics of real images, which experiments may share.
     """
-
-    out: Path
-    runs: Path
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: the job, its data, and the trained model."""
 
     job: Job
     data: ImageData
     trained: TrainedRun
     settings: ImageSettings
-    place: Place
+    out: Path
+    runs: Path
 
     def extractor(self) -> FeatureExtractor:
         return extractor_of(self.settings)
 
     def real_statistics(self) -> GaussianStatistics:
-        return real_statistics(self.data, self.settings, self.place)
+        return real_statistics(self.data, self.settings, self.runs)
 
 
 @lru_cache(maxsize=1)
@@ -76,30 +69,10 @@ def extractor_of(settings: ImageSettings) -> FeatureExtractor:
     return cached_extractor(settings.extractor, settings.extractor_weights, settings.device)
 
 
-def real_statistics(data: ImageData, settings: ImageSettings, place: Place) -> GaussianStatistics:
+def real_statistics(data: ImageData, settings: ImageSettings, runs: Path) -> GaussianStatistics:
     """Return the statistics of the first training images' features, which are measured once and kept."""
     images = data.train_images[: settings.frechet_images]
-    return cached_statistics(extractor_of(settings), images, place.runs / "statistics", progress=True)
-
-
-def one_part(data: ImageData) -> tuple[str, ...]:
-    return ("",)
-
-
-def all_data(data: ImageData, job: Job) -> ImageData:
-    return data
-
-
-def common_training(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    return config
-
-
-def values_as_rows(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    return parts[""]
-
-
-def nothing_to_compare(outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
-    return {}
+    return cached_statistics(extractor_of(settings), images, runs / "statistics", progress=True)
 
 
 @dataclass(frozen=True)
@@ -115,10 +88,10 @@ class ImageExperiment:
         draw: draws the picture of all outcomes.
         differences: from the paper.
         paper: the paper's figures by row.
-        parts: the parts of a data set's and a model's jobs; by default one without a name.
-        prepare: makes the data of a job.
+        parts: the parts of a data set's and a model's jobs; None: one without a name.
+        prepare: makes the data of a job; None: all data of its data set.
         configure: changes the training that all experiments have in common, given the number of training images.
-        summarize: makes rows of the metrics of one model and seed, by part; by default they are the rows.
+        summarize: makes rows of the metrics of one model and seed, by part; None: they are the rows.
         compare: makes further rows, which compare models: their names, and one value a seed.
         trained_images: how many images a run of a model passes over, if not 480,000.
         needs_statistics: whether Fréchet distances are measured.
@@ -134,11 +107,11 @@ class ImageExperiment:
     draw: Callable[[Mapping[Job, JobOutcome]], Figure]
     differences: Sequence[Difference]
     paper: Mapping[str, float] = field(default_factory=dict)
-    parts: Callable[[ImageData], Sequence[str]] = one_part
-    prepare: Callable[[ImageData, Job], ImageData] = all_data
-    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] = common_training
-    summarize: Callable[[dict[str, dict[str, float]]], dict[str, float]] = values_as_rows
-    compare: Callable[[Mapping[Job, JobOutcome]], dict[str, list[float]]] = nothing_to_compare
+    parts: Callable[[ImageData], Sequence[str]] | None = None
+    prepare: Callable[[ImageData, Job], ImageData] | None = None
+    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] | None = None
+    summarize: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None
+    compare: Callable[[Mapping[Job, JobOutcome]], dict[str, list[float]]] | None = None
     trained_images: Mapping[str, int] = field(default_factory=lambda: FEWER_TRAINED_IMAGES)
     needs_statistics: bool = False
     measures_time: bool = False

@@ -88,6 +88,6 @@ def save_sheet(subject: Subject, generated: GeneratedImages | None) -> Picture:
         shown.append(model.to_brightness(generated.images[chosen]))
         caption = CAPTION
     file = f"{subject.job.name}.png"
-    save_grid(subject.place.out / file, torch.cat(shown), COLUMNS)
+    save_grid(subject.out / file, torch.cat(shown), COLUMNS)
     count = 0 if generated is None else len(generated.images)
     return Picture(file, caption.format(name=subject.job.name, columns=COLUMNS, count=count))

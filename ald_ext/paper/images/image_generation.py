@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...models.lae import LAEConfig
 from ...training import TrainingConfig
 from ...training.evaluation import averaged_reconstruction_error
+from ..pictures import Figure
 from ..results import Difference, Job
 from .charts import bars_by_model
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .generated_images import sample_quality, save_sheet
 from .settings import FEWER_TRAINED_IMAGES, PRIOR_SETTINGS, ImageSettings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Table 2: RE.
 PAPER_RE = {

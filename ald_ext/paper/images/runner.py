@@ -21,7 +21,7 @@ from ...training import TrainingConfig
 from ..pictures import save_picture
 from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
 from ..workers import Progress, run_all
-from .experiment import ImageExperiment, JobOutcome, Place, Subject, real_statistics
+from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
 from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load, training_config
 from .trained_runs import TrainedRun, checksum, fingerprint, train_once
 
@@ -64,11 +64,11 @@ def run_image_experiment(
     if settings is None:
         settings = replace(experiment.settings, **experiment.quick) if quick else experiment.settings
     check_settings(f"experiment {experiment.name}", settings, experiment.settings.models, num_seeds)
-    place = Place(out, runs or out / "runs")
+    runs = runs or out / "runs"
     out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    jobs = make_jobs(experiment, settings, num_seeds, place)
-    outcomes = run_jobs(experiment, settings, jobs, place, 1 if experiment.measures_time else num_workers)
+    jobs = make_jobs(experiment, settings, num_seeds, runs)
+    outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
     file = f"{experiment.name}.png"
     plain = {name: value for name, value in asdict(settings).items() if name not in OF_THE_MACHINE}
     results = Results(
@@ -91,22 +91,26 @@ def run_image_experiment(
     return results
 
 
-def make_jobs(experiment: ImageExperiment, settings: ImageSettings, num_seeds: int, place: Place) -> list[Job]:
+def make_jobs(experiment: ImageExperiment, settings: ImageSettings, num_seeds: int, runs: Path) -> list[Job]:
     """Return all jobs in the order of the rows; loads the data, and measures the statistics of real images."""
     jobs = []
     for name in settings.sources:
         data = load(name, settings)
         if experiment.needs_statistics:
-            real_statistics(data, settings, place)
-        parts, seeds = experiment.parts(data), range(num_seeds)
+            real_statistics(data, settings, runs)
+        parts, seeds = experiment.parts(data) if experiment.parts else ("",), range(num_seeds)
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     return jobs
 
 
 def run_jobs(
-    experiment: ImageExperiment, settings: ImageSettings, jobs: Sequence[Job], place: Place, num_workers: int
+    experiment: ImageExperiment,
+    settings: ImageSettings,
+    jobs: Sequence[Job],
+    folders: tuple[Path, Path],
+    num_workers: int,
 ) -> dict[Job, JobOutcome]:
-    """Return the outcomes of the jobs, in their order."""
+    """Return the outcomes of the jobs, in their order; the folders are those of the experiment and of training runs."""
     from tqdm import tqdm
 
     from ...progress import progress_interval
@@ -121,30 +125,31 @@ def run_jobs(
         order = sorted(jobs, key=lambda job: -images[job] / FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES))
     options = {"desc": experiment.name, "unit": " images", "unit_scale": True, "mininterval": progress_interval()}
     with tqdm(total=sum(images.values()), **options) as bar:
-        arguments = [(experiment, settings, job, place) for job in order]
+        arguments = [(experiment, settings, job, *folders) for job in order]
         by_job = dict(zip(order, run_all(run_job, arguments, min(num_workers, len(jobs)), bar), strict=True))
     return {job: by_job[job] for job in jobs}
 
 
 def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
-    data = experiment.prepare(load(job.dataset, settings), job)
+    data = load(job.dataset, settings)
+    data = experiment.prepare(data, job) if experiment.prepare else data
     return data, training_config(settings, job, data.train_images, experiment.trained_images, experiment.configure)
 
 
-def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Place], progress: Progress) -> JobOutcome:
+def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], progress: Progress) -> JobOutcome:
     """Train and evaluate, unless the outcome is there already with all its pictures."""
-    experiment, settings, job, place = argument
+    experiment, settings, job, out, runs = argument
     data, config = data_and_config(experiment, settings, job)
     key = job_key(settings, job, config, data)
-    path = place.runs / "outcomes" / experiment.name / f"{job.name}-{key}.json"
+    path = runs / "outcomes" / experiment.name / f"{job.name}-{key}.json"
     outcome = read_outcome(path)
     # Runs of other settings give their pictures the same names.
-    if outcome is not None and all(found(picture, place.out) == picture for picture in outcome.pictures):
+    if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
         progress(config.num_epochs * len(data.train_images))
         return outcome
-    trained = train_once(config, data, place.runs, progress)
-    outcome = experiment.evaluate(Subject(job, data, trained, settings, place))
-    pictures = tuple(found(picture, place.out) for picture in outcome.pictures)
+    trained = train_once(config, data, runs, progress)
+    outcome = experiment.evaluate(Subject(job, data, trained, settings, out, runs))
+    pictures = tuple(found(picture, out) for picture in outcome.pictures)
     outcome = replace(outcome, pictures=pictures, run=facts_of_run(trained, config))
     text = json.dumps(asdict(outcome)) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +191,8 @@ def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> 
         parts.setdefault((job.dataset, job.model, job.seed), {})[job.part] = outcome.values
     values: dict[str, list[float]] = {}
     for (dataset, model, _), of_parts in parts.items():
-        for metric, value in experiment.summarize(of_parts).items():
+        rows = experiment.summarize(of_parts) if experiment.summarize else of_parts[""]
+        for metric, value in rows.items():
             values.setdefault(f"{dataset}/{model}/{metric}", []).append(value)
-    values |= experiment.compare(outcomes)
+    values |= experiment.compare(outcomes) if experiment.compare else {}
     return [make_row(name, numbers, experiment.paper) for name, numbers in values.items()]

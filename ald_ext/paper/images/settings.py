@@ -36,18 +36,8 @@ KIND_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "colour": {"lae": MOMENTUM_SETTINGS | PRIOR_SETTINGS, "clae": MOMENTUM_SETTINGS | PRIOR_SETTINGS},
 }
 #: Settings that belong to a job or have an argument of their own, and so are not among ``options``.
-NOT_OPTIONS = {
-    "model",
-    "dataset",
-    "data_root",
-    "download",
-    "epochs",
-    "seed",
-    "device",
-    "network",
-    "num_data",
-    "shape",
-    "width",
+NOT_OPTIONS = {"model", "dataset", "data_root", "download", "epochs", "seed", "device"} | {
+    *("network", "num_data", "shape", "width"),
 }
 
 
@@ -142,7 +132,7 @@ def training_config(
     job: Job,
     images: Tensor,
     trained_images: Mapping[str, int],
-    configure: Callable[[TrainingConfig, Job, int], TrainingConfig],
+    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] | None,
 ) -> TrainingConfig:
     """Return how a job's model is trained.
 
@@ -151,7 +141,7 @@ def training_config(
         job: the data set, model and seed.
         images: those to train on, (n, C, H, W).
         trained_images: that a run of a model passes over in all, if not 480,000.
-        configure: the experiment's own changes; ``settings.options`` come after them.
+        configure: the experiment's own changes, or None; ``settings.options`` come after them.
     """
     epochs = settings.epochs
     if epochs is None:
@@ -175,7 +165,8 @@ def training_config(
         network=config_from_dict(MODELS[job.model].config_class, network),
     )
     config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
-    return with_options(configure(config, job, len(images)), dict(settings.options))
+    config = configure(config, job, len(images)) if configure else config
+    return with_options(config, dict(settings.options))
 
 
 def with_options(config: TrainingConfig, options: Mapping[str, Any]) -> TrainingConfig:

@@ -19,15 +19,8 @@ from ...training.loop import CHECKPOINT, METRICS
 from ..workers import Progress
 
 #: Settings that do not change the result of a finished run.
-IRRELEVANT = {
-    "device",
-    "data_root",
-    "download",
-    "checkpoint_every",
-    "tensorboard",
-    "pictures_every",
-    "capture",
-    "threads",
+IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
+    *("checkpoint_every", "tensorboard", "pictures_every"),
 }
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...training import TrainingConfig
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference, Job
 from .charts import datasets_of, models_of
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES
 from .settings import ImageSettings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: The number of points at which curves are averaged over the seeds.
 POINTS = 200

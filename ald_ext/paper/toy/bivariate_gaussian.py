@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import LangevinDynamics, LastLayerSGALD, LinearGaussianPotential, WhitenedFeatures
+from ...samplers import LangevinDynamics, LinearGaussianPotential
 from ...samplers.diagnostics import effective_sample_size
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
@@ -22,12 +22,9 @@ from .inference import (
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Σ_x. The paper prints it asymmetric, with 0.7 for one of the two 0.6.
 LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
@@ -59,11 +56,13 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
     potential = make_potential()
     x = draw_data(settings.num_data)
     mean, covariance = potential.posterior(x)
-    ld = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
-    samplers: dict[str, Any] = {"ald": ald_sampler(settings, potential, x, seed)}
-    if settings.network is None:
-        samplers["ald_single"] = ald_sampler(replace(settings, transitions=1), potential, x, seed)
-    samplers["ld"] = ld
+
+    def ald(transitions: int) -> Any:
+        options: dict[str, Any] = {"step_size": settings.step_size, "transitions": transitions}
+        return make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
+
+    samplers = {"ald": ald(settings.transitions), **({} if settings.network else {"ald_single": ald(1)})}
+    samplers["ld"] = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
     values: dict[str, float] = {}
     drawn = {"mean": mean, "covariance": covariance}
     for name, sampler in samplers.items():
@@ -82,15 +81,6 @@ def draw_data(num_data: int) -> Tensor:
     """Draw x = z + noise, (n, 2), from torch's default generator."""
     factor = torch.linalg.cholesky(torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE))
     return torch.randn(num_data, 2, dtype=DTYPE) + torch.randn(num_data, 2, dtype=DTYPE) @ factor.T
-
-
-def ald_sampler(settings: BivariateSettings, potential: LinearGaussianPotential, x: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, x, 2, seed)
-    features = WhitenedFeatures(frozen_tanh_layers(2, seed), x)
-    return LastLayerSGALD(
-        features, potential, x, 2, step_size=settings.step_size, transitions=settings.transitions, seed=seed
-    )
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
@@ -144,10 +134,6 @@ def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
     axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3))
 
 
-def units(settings: BivariateSettings) -> int:
-    return (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2)
-
-
 PROBLEM_DIFFERENCES = (
     Difference("Σ_x", "not symmetric", "[[.7, .6], [.6, .8]]", "a covariance is symmetric"),
     Difference("step size of LD", "not printed", "0.05", "it gives about the paper's ESS"),
@@ -161,7 +147,7 @@ EXPERIMENT = Experiment(
         "paper": BivariateSettings(network=NetworkSettings(lr=0.003)),
     },
     quick={"num_samples": 1000, "burn_in": 100},
-    units=units,
+    units=lambda settings: (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2),
     run_seed=run_seed,
     draw=draw,
     paper={

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import LastLayerSGALD, Potential, RandomFourierFeatures, WhitenedFeatures, prior_potential
-from ..pictures import new_picture
+from ...samplers import Potential, RandomFourierFeatures, prior_potential
+from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
@@ -21,11 +20,8 @@ from .inference import (
     NetworkSettings,
     draw_samples,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NUM_MODES = 8
 
@@ -64,7 +60,12 @@ class EightGaussiansSettings:
 
 def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
     u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
-    sampler = make_sampler(settings, ring_potential(settings), u, seed)
+    features = RandomFourierFeatures(
+        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
+    )
+    options = {"transitions": settings.transitions, "step_size": settings.step_size, "initial_scale": 0.1}
+    potential = ring_potential(settings)
+    sampler = make_sampler(settings.network, features, potential, u, 2, seed, settings.batch_size, **options)
     epoch = settings.num_inputs // settings.batch_size
     samples = draw_samples(
         sampler,
@@ -92,25 +93,6 @@ def ring_potential(settings: EightGaussiansSettings) -> Potential:
         return -torch.logsumexp(-(z[:, None] - middle).square().sum(2) / (2 * settings.deviation**2), 1)
 
     return prior_potential(energy=energy)
-
-
-def make_sampler(settings: EightGaussiansSettings, potential: Potential, u: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, u, 2, seed, settings.batch_size)
-    features = RandomFourierFeatures(
-        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
-    )
-    return LastLayerSGALD(
-        WhitenedFeatures(features, u),
-        potential,
-        u,
-        2,
-        batch_size=settings.batch_size,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        initial_scale=0.1,
-        seed=seed,
-    )
 
 
 def shares_and_spread(samples: Tensor, settings: EightGaussiansSettings) -> dict[str, float]:

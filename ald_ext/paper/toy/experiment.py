@@ -6,18 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ...threads import number_of_threads
-from ..pictures import save_picture
+from ..pictures import Figure, save_picture
 from ..results import Difference, Picture, Results, make_row, versions, write_results
 from ..workers import Progress, run_all
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Settings = TypeVar("Settings")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...optim import PSGLD
-from ...samplers import AmortizedLangevin, Potential, tanh_network
+from ...samplers import AmortizedLangevin, LastLayerSGALD, Potential, WhitenedFeatures, tanh_network
 from ...samplers.collection import Sampler, collect
 from ..results import Difference
 from ..workers import Progress
@@ -40,34 +41,41 @@ class NetworkSettings:
     weight_decay: float = 0.0
 
 
-def network_sampler(
-    settings: NetworkSettings,
+def make_sampler(
+    settings: NetworkSettings | None,
+    features: torch.nn.Module,
     potential: Potential,
     x: Tensor,
     latent_dim: int,
     seed: int,
     batch_size: int | None = None,
-) -> AmortizedLangevin:
-    """Return amortized Langevin dynamics of all layers (paper: Algorithm 1; with minibatches, Eq. 7)."""
+    **options: Any,
+) -> Any:
+    """Return SGALD of the last layer, or with settings of a network ALD of all its layers.
+
+    Args:
+        settings: of the network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the last
+            layer on the whitened features moves.
+        features: of the last layer.
+        potential: U(x, z).
+        x: data, (n, d_x).
+        latent_dim: d_z.
+        seed: of the weights and the noise.
+        batch_size: m; None: n.
+        options: of ``LastLayerSGALD``.
+    """
+    if settings is None:
+        whitened = WhitenedFeatures(features, x)
+        return LastLayerSGALD(whitened, potential, x, latent_dim, batch_size=batch_size, seed=seed, **options)
     network = tanh_network([x.shape[1], *[WIDTH] * HIDDEN_LAYERS, latent_dim], seed=seed, dtype=x.dtype)
-    optimizer = PSGLD(
-        network.parameters(),
-        lr=settings.lr,
-        num_data=1,
-        eps=settings.eps,
-        alpha=settings.alpha,
-        freeze_after=settings.freeze_after,
-        weight_decay=settings.weight_decay,
-        seed=seed,
-    )
+    optimizer = PSGLD(network.parameters(), num_data=1, seed=seed, **asdict(settings))
     return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, reduction="sum", seed=seed)
 
 
-def frozen_tanh_layers(input_dim: int, seed: int, dtype: torch.dtype = DTYPE) -> torch.nn.Module:
+def frozen_tanh_layers(input_dim: int, seed: int) -> torch.nn.Module:
     """Return all layers of the paper's network but the last."""
-    return torch.nn.Sequential(
-        tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=dtype), torch.nn.Tanh()
-    )
+    layers = tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=DTYPE)
+    return torch.nn.Sequential(layers, torch.nn.Tanh())
 
 
 class Reported:

@@ -5,22 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from ...samplers import (
-    HMC,
-    GaussianEncoder,
-    LastLayerSGALD,
-    WhitenedFeatures,
-    fit_variational,
-    negative_elbo,
-    tanh_network,
-)
-from ..pictures import new_picture
+from ...samplers import HMC, GaussianEncoder, fit_variational, negative_elbo, tanh_network
+from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
@@ -33,12 +24,9 @@ from .inference import (
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
 WEIGHT_SCALE, BIAS_SCALE, OBSERVATION_SCALE = 0.2, 0.1, 0.25
@@ -191,24 +179,22 @@ def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings
 def draw_ald_samples(
     settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
 ) -> Tensor:
-    sampler: Any
-    if settings.network is not None:
-        sampler = network_sampler(settings.network, potential, x, 2, seed)
-        return draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in)
-    sampler = LastLayerSGALD(
-        WhitenedFeatures(frozen_tanh_layers(2, seed), x),
+    chains = settings.chains if settings.network is None else 1
+    sampler = make_sampler(
+        settings.network,
+        frozen_tanh_layers(2, seed),
         potential,
         x,
         2,
+        seed,
         kernel=HMC,
-        chains=settings.chains,
+        chains=chains,
         transitions=settings.transitions,
         step_size=settings.step_size,
         jitter=settings.jitter,
         num_leapfrog_steps=1,
-        seed=seed,
     )
-    return draw_samples(sampler, settings.num_samples // settings.chains, progress, burn_in=settings.burn_in)
+    return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
 
 
 def histograms(samples: Tensor, bins: int) -> Tensor:

@@ -6,21 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...optim import PSGLD
 from ...samplers import AmortizedLangevin, LangevinDynamics, LinearGaussianPotential, tanh_network
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
 from .inference import HIDDEN_LAYERS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAMES = ("ld", "ald", "sgald")
 
@@ -111,16 +107,12 @@ def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
     return picture
 
 
-def units(settings: ScalingSettings) -> int:
-    return len(settings.num_data) * len(NAMES) * settings.repetitions
-
-
 EXPERIMENT = Experiment(
     name="scaling",
     title="Cost of a new posterior sample of every datum as n grows (Section 3)",
     presets={"default": ScalingSettings()},
     quick={"num_data": (100, 1_000, 10_000), "repetitions": 3},
-    units=units,
+    units=lambda settings: len(settings.num_data) * len(NAMES) * settings.repetitions,
     run_seed=run_seed,
     draw=draw,
     differences={

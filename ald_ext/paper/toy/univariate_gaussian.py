@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import (
-    LangevinDynamics,
-    LastLayerSGALD,
-    LinearGaussianPotential,
-    RandomFourierFeatures,
-    WhitenedFeatures,
-)
+from ...samplers import LangevinDynamics, LinearGaussianPotential, RandomFourierFeatures
 from ...samplers.diagnostics import effective_sample_size
-from ..pictures import new_picture
+from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
@@ -27,12 +21,9 @@ from .inference import (
     NetworkSettings,
     draw_samples,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
 
@@ -68,10 +59,11 @@ def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Out
     potential = make_potential()
     x = draw_data(settings.num_data)
     mean, covariance = potential.posterior(x)
-    z = torch.zeros_like(x)
+    features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
+    options = {"step_size": settings.step_size, "transitions": settings.transitions}
     samplers = {
-        "sgald": sgald_sampler(settings, potential, x, seed),
-        "ld": LangevinDynamics(potential, x, z, step_size=settings.ld_step_size, seed=seed),
+        "sgald": make_sampler(settings.network, features, potential, x, 1, seed, settings.batch_size, **options),
+        "ld": LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed),
     }
     values: dict[str, float] = {}
     drawn = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
@@ -92,22 +84,6 @@ def draw_data(num_data: int) -> Tensor:
     """Draw x = z + noise, (n, 1), from torch's default generator."""
     z, noise = torch.randn(2, num_data, 1, dtype=DTYPE)
     return z * PRIOR_VARIANCE**0.5 + noise * LIKELIHOOD_VARIANCE**0.5
-
-
-def sgald_sampler(settings: UnivariateSettings, potential: LinearGaussianPotential, x: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, x, 1, seed, settings.batch_size)
-    features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
-    return LastLayerSGALD(
-        WhitenedFeatures(features, x),
-        potential,
-        x,
-        1,
-        batch_size=settings.batch_size,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        seed=seed,
-    )
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
@@ -153,10 +129,6 @@ def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> N
     axis.set_xlabel("MCMC steps", fontsize=8)
 
 
-def units(settings: UnivariateSettings) -> int:
-    return 2 * (settings.num_samples + settings.burn_in)
-
-
 LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")
 
 EXPERIMENT = Experiment(
@@ -168,7 +140,7 @@ EXPERIMENT = Experiment(
         "all-layers": UnivariateSettings(num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4)),
     },
     quick={"num_samples": 1500, "burn_in": 200},
-    units=units,
+    units=lambda settings: 2 * (settings.num_samples + settings.burn_in),
     run_seed=run_seed,
     draw=draw,
     differences={

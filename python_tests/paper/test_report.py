@@ -308,7 +308,7 @@ def test_no_results_and_no_folder_are_errors(tmp_path: Path, toy: Path) -> None:
 
 
 def test_notes_and_trials(toy: Path) -> None:
-    """Headings of notes move down, links to pictures are the page's, code stays; trials may have a page of their own."""
+    """Headings of notes move down, links to pictures are the page's; trials may have a page of their own."""
     (toy / "more.png").write_bytes(PNG)
     notes = "# What came out\n![more](more.png) #5\n\n###### Deep\n\n```\n# code\n```\n\n```\n# open"
     (toy / "notes.md").write_text(notes)

@@ -107,12 +107,20 @@ def assert_picture(path: Path) -> None:
     assert pixels[..., :3].std() > 0.01
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment(name: str, tmp_path: Path) -> None:
-    """The file is JSON of the results that are returned."""
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [(name, None) for name in EXPERIMENTS]
+    + [pytest.param(name, NETWORK, marks=pytest.mark.exhaustive) for name in TINY_NETWORK],
+)
+def test_experiment(name: str, network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is JSON of the results that are returned, and progress reaches its end; also where all layers move."""
+    bars: list[Any] = []
+    real = toy_experiment.run_all
+    monkeypatch.setattr(toy_experiment, "run_all", lambda *args: bars.append(args[3]) or real(*args))
     out = tmp_path / "new" / "folder"
-    experiment = tiny(name)
+    experiment = tiny(name, **(TINY_NETWORK[name] | {"network": network} if network else {}))
     returned = run_experiment(experiment, out, num_seeds=1)
+    assert [bar.n for bar in bars] == [experiment.units(experiment.presets["default"])]
     assert sorted(path.name for path in out.iterdir()) == sorted(["results.json", f"{name}.png"])
     plain = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
     assert plain["settings"] == json.loads(json.dumps(dataclasses.asdict(experiment.presets["default"])))
@@ -126,31 +134,10 @@ def test_experiment(name: str, tmp_path: Path) -> None:
     assert len(names) == len(set(names))
     assert set(names) >= ROWS[name]
     for row in results.rows:
-        assert row.values == [row.mean]
-        assert row.standard_error is None
+        assert (row.values, row.standard_error) == ([row.mean], None)
         assert math.isfinite(row.mean)
         assert row.paper == (PAPER.get(row.name) if name == "bivariate-gaussian" else None)
     assert_picture(out / f"{name}.png")
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("name", TINY_NETWORK)
-def test_experiment_with_all_layers(name: str, tmp_path: Path) -> None:
-    """As the preset "paper" has it: the same rows and the same picture."""
-    results = run_experiment(tiny(name, **TINY_NETWORK[name], network=NETWORK), tmp_path, num_seeds=1)
-    assert set(values_of(results)) >= ROWS[name]
-    assert_picture(tmp_path / f"{name}.png")
-
-
-@pytest.mark.parametrize("network", [None, NETWORK])
-@pytest.mark.parametrize("name", TINY_NETWORK)
-def test_progress_reaches_its_end(name: str, network: NetworkSettings | None) -> None:
-    """Units of work are as many as announced."""
-    experiment = tiny(name, **(TINY_NETWORK[name] if network else {}), network=network)
-    settings = experiment.presets["default"]
-    done: list[int] = []
-    experiment.run_seed(settings, 0, done.append)
-    assert sum(done) == experiment.units(settings)
 
 
 @pytest.mark.exhaustive
@@ -305,53 +292,40 @@ def assert_within(values: Tensor, expected: Tensor | float, standard_error: Tens
     assert deviation < 5, f"{float(deviation):.1f} standard errors"
 
 
-def replicated(metrics: list[dict[str, float]], key: str) -> tuple[Tensor, Tensor]:
-    """Mean over independent repetitions, and its standard error."""
-    values = torch.tensor([one[key] for one in metrics], dtype=DOUBLE)
-    return values.mean(), values.std() / math.sqrt(len(values))
-
-
 def test_accuracy_of_exact_bivariate_draws() -> None:
     """MSE tr(Σ)/T, MCSE the same, ESS about T; a shift and a scale show where they should."""
     potential = bivariate_gaussian.make_potential()
     mean, covariance = potential.posterior(torch.randn(3, 2, dtype=DOUBLE))
-    torch.testing.assert_close(
-        covariance, torch.tensor([[0.3333, 0.2222], [0.2222, 0.3704]], dtype=DOUBLE), rtol=0, atol=5e-5
-    )
+    expected = torch.tensor([[0.3333, 0.2222], [0.2222, 0.3704]], dtype=DOUBLE)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=5e-5)
     draws, factor = 1000, torch.linalg.cholesky(covariance)
     metrics = []
     for _ in range(40):
         samples = mean + torch.randn(draws, 3, 2, dtype=DOUBLE) @ factor.T
         metrics.append(bivariate_gaussian.accuracy(samples, mean, covariance))
-    errors = [one["covariance_error"] for one in metrics]
-    exact = covariance.trace() / draws
-    average, standard_error = replicated(metrics, "mean_mse")
-    assert_within(average, exact, standard_error)
+    averages = {key: torch.tensor([one[key] for one in metrics], dtype=DOUBLE) for key in metrics[0]}
+    exact = float(covariance.trace()) / draws
+    assert_within(averages["mean_mse"].mean(), exact, averages["mean_mse"].std() / math.sqrt(40))
     # An estimate of the ESS has an error of its own, of some percent, and not of mean zero.
-    for key, expected in (
-        ("ess", draws),
-        ("mcse", exact),
-        ("standard_error", (covariance.diagonal() / draws).sqrt().mean()),
-    ):
-        assert float(replicated(metrics, key)[0]) == pytest.approx(float(expected), rel=0.05)
+    deviation = float((covariance.diagonal() / draws).sqrt().mean())
+    for key, value in (("ess", draws), ("mcse", exact), ("standard_error", deviation)):
+        assert float(averages[key].mean()) == pytest.approx(value, rel=0.05)
     variances = torch.outer(covariance.diagonal(), covariance.diagonal()) + covariance.square()
-    relative = (variances / draws).sqrt() / covariance
-    assert 0 < min(errors) < max(errors) < 5 * float(relative.max())
+    largest = float(((variances / draws).sqrt() / covariance).max())
+    assert 0 < averages["covariance_error"].min() < averages["covariance_error"].max() < 5 * largest
 
-    samples = mean + torch.randn(draws, 3, 2, dtype=DOUBLE) @ factor.T
-    shifted = bivariate_gaussian.accuracy(samples - samples.mean(0) + mean + 0.3, mean, covariance)
-    assert shifted["mean_mse"] == pytest.approx(2 * 0.3**2)
     centered = samples - samples.mean(0)
-    sampled = torch.einsum("tni,tnj->nij", centered, centered)[0] / (draws - 1)
+    shifted = bivariate_gaussian.accuracy(centered + mean + 0.3, mean, covariance)
+    assert shifted["mean_mse"] == pytest.approx(2 * 0.3**2)
+    # One datum's samples, whitened by their own covariance, have any covariance that they are given.
+    sampled = centered[:, 0].T @ centered[:, 0] / (draws - 1)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(sampled), centered[:, :1].mT, upper=False).mT
-    right, scaled = (
-        bivariate_gaussian.accuracy(mean[:1] + scale * white @ factor.T, mean[:1], covariance) for scale in (1, 2)
-    )
-    assert right["covariance_error"] < 1e-10
-    assert scaled["covariance_error"] == pytest.approx(3)
-    assert scaled["mean_mse"] < 1e-20
-    mixed = mean[:2] + white.expand(-1, 2, 2) * torch.tensor([[1.0], [2.0]]) @ factor.T
-    assert bivariate_gaussian.accuracy(mixed, mean[:2], covariance)["covariance_error"] == pytest.approx(3)
+    for scales, error in (([1.0], 0.0), ([2.0], 3.0), ([1.0, 2.0], 3.0)):
+        count = len(scales)
+        samples = mean[:count] + white.expand(-1, count, 2) * torch.tensor(scales)[:, None] @ factor.T
+        scaled = bivariate_gaussian.accuracy(samples, mean[:count], covariance)
+        assert scaled["covariance_error"] == pytest.approx(error, abs=1e-10)
+        assert scaled["mean_mse"] < 1e-20
 
 
 def test_accuracy_of_exact_univariate_draws() -> None:

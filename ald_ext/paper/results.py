@@ -168,6 +168,9 @@ def find_results(folders: Sequence[Path]) -> list[Results]:
     left out. Trained models that lie side by side are one experiment, :data:`TRAINED_MODELS`, with rows
     DATASET/MODEL/re and re_averaged.
 
+    Args:
+        folders: are searched with all folders below them.
+
     Raises:
         ValueError: a folder is not there, a file is damaged or of another form, or there are no results.
     """

@@ -51,7 +51,7 @@ def plot_multiples(multiples: Sequence[Multiple], file: Path) -> None:
     # Room for the numbers at the ends of the bars, and some width where all values are near 1.
     least, greatest = min(0.8, *values) / 1.3, max(1.25, *values) * 1.3
     panel.set_xlim(least, greatest)
-    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if least <= tick <= greatest]
+    ticks = [tick for tick in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20) if least <= tick <= greatest]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_xticks([], minor=True)
     panel.set_yticks(places, [multiple.name.replace("$", r"\$") for multiple in multiples], fontsize=8)

@@ -16,17 +16,19 @@ from .plot import multiples_of
 from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"
+#: By name, in the order of a page's sections; experiments that are not known come after them.
 TITLES = {
-    TRAINED_MODELS: "Models that `ald-ext train` trained",
     **{name: escape(experiment.title) for name, experiment in EXPERIMENTS.items()},
     **{name: escape(experiment.title) for name, experiment in IMAGE_EXPERIMENTS.items()},
+    TRAINED_MODELS: "Models that `ald-ext train` trained",
 }
 
 
 def grouped(all_results: Sequence[Results]) -> list[list[Results]]:
-    """Put the presets of a toy experiment that lie in folders of its default settings beside these."""
+    """Return the sections' results; presets of a toy experiment below the folder of its default settings join it."""
     groups: list[list[Results]] = []
-    for results in all_results:
+    names = list(TITLES)
+    for results in sorted(all_results, key=lambda each: (*names, each.experiment).index(each.experiment)):
         first = groups[-1][0] if groups else None
         if (
             first is not None

@@ -85,6 +85,9 @@ def write_report(
 def check_report(folders: Sequence[Path], out: Path, *, tried: Path | None = None) -> list[str]:
     """Compare the pages with the results below the folders, and return the labels of the sections; write nothing.
 
+    Args:
+        folders, out, tried: as :func:`write_report` has them.
+
     Raises:
         ValueError: a page is not there or differs, or as :func:`write_report`.
     """

@@ -31,8 +31,8 @@ class Row:
     Attributes:
         name: what was measured; on images DATASET/MODEL/METRIC.
         paper: the paper's figure; None where it prints none.
-        mean: over the seeds; None if one of the values is not finite.
-        standard_error: of the mean; None for one seed or if one of the values is not finite.
+        mean: the mean over the seeds; None if one of the values is not finite.
+        standard_error: the mean's standard error; None for one seed or if one of the values is not finite.
         values: one a seed; None where it is not finite.
     """
 
@@ -69,7 +69,7 @@ class Job:
     Attributes:
         dataset: its name in rows.
         model: a name of ``ald_ext.models.MODELS``.
-        seed: of the run.
+        seed: the run's seed.
         part: what else tells it from the others, such as the digit that is normal.
     """
 
@@ -105,13 +105,13 @@ class Results:
     Attributes:
         experiment: its name on the command line.
         quick: whether it was a smoke test.
-        settings: as they were, in plain values.
-        differences: from the paper.
-        versions: of the software, and how many workers and threads there were.
-        seconds: of the last call of the command.
+        settings: the settings, in plain values.
+        differences: settings that are not the paper's.
+        versions: versions of the software, and how many workers and threads there were.
+        seconds: how long the last call of the command took.
         rows: the figures.
         pictures: the experiment's own, then those of its jobs.
-        preset: of the settings; "" where the experiment has no presets.
+        preset: the name of the settings; "" where the experiment has no presets.
         jobs: the training runs; None for experiments without images.
         folder: where the file is; not in the file itself.
     """

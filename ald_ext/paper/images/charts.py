@@ -36,7 +36,7 @@ def bars_by_model(outcomes: Mapping[Job, JobOutcome], paper: Mapping[str, Mappin
     """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
 
     Args:
-        outcomes: of the jobs.
+        outcomes: what the jobs gave.
         paper: the paper's figures of the first metric, drawn as lines.
     """
     datasets, metrics = datasets_of(outcomes), metrics_of(outcomes)

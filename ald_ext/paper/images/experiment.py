@@ -40,7 +40,7 @@ class Subject:
 
     Attributes:
         job, data, trained: the job, its data, and the trained model.
-        settings: of the experiment.
+        settings: the experiment's settings.
         out: the experiment's folder, for pictures.
         runs: the folder of training runs, outcomes of jobs and statistics of real images, which experiments may share.
     """

@@ -49,13 +49,13 @@ class ImageSettings:
         datasets: names that :func:`ald_ext.data.load_dataset` knows, or NAME=PATH of a .npz file or a folder.
         models: names of ``ald_ext.models.MODELS``.
         width: channels of the hidden layers; the paper has 64.
-        latent_dim: d_z.
-        epochs: of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the LAE of
+        latent_dim: the latent dimension d_z.
+        epochs: the epochs of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the LAE of
             image-generation 960,000), at most 80.
         device: a torch device.
-        data_root: folder of torchvision's files.
+        data_root: the folder of torchvision's files.
         download: fetch what is missing there.
-        extractor: of the features whose Fréchet distance is measured, a name of ``ald_ext.metrics.EXTRACTORS``.
+        extractor: what makes the features whose Fréchet distance is measured, a name of ``ald_ext.metrics.EXTRACTORS``.
         extractor_weights: a file, where the extractor takes one.
         frechet_samples: images drawn from each model.
         frechet_images: the largest number of real training images to compare them with.
@@ -137,7 +137,7 @@ def training_config(
     """Return how a job's model is trained.
 
     Args:
-        settings: of the experiment.
+        settings: the experiment's settings.
         job: the data set, model and seed.
         images: those to train on, (n, C, H, W).
         trained_images: that a run of a model passes over in all, if not 480,000.

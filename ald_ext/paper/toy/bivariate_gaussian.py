@@ -32,15 +32,16 @@ LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
 
 @dataclass(frozen=True)
 class BivariateSettings:
-    """
+    """Settings of the conjugate bivariate Gaussian.
+
     Attributes:
-        num_data: n.
-        num_samples: kept of each sampler.
-        burn_in: samples before them.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a sample.
-        ld_step_size: η of plain Langevin dynamics, one step a sample.
-        network: instead of the last layer, all layers.
+        num_data: the number of data n.
+        num_samples: the samples kept of each sampler.
+        burn_in: the samples before those.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one sample.
+        ld_step_size: η of plain Langevin dynamics, which takes one step a sample.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 3

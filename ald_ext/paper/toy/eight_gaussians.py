@@ -28,19 +28,20 @@ NUM_MODES = 8
 
 @dataclass(frozen=True)
 class EightGaussiansSettings:
-    """
+    """Settings of the mixture of eight Gaussians.
+
     Attributes:
-        radius, deviation: of the ring of modes, and of each of them. The paper prints neither.
-        num_inputs: k, fixed inputs u ~ N(0, I), each a chain.
+        radius, deviation: the radius of the ring of modes and their standard deviation; the paper prints neither.
+        num_inputs: the number k of fixed inputs u ~ N(0, I), each of which is a chain.
         input_dim: d_u.
-        batch_size: m, chains moved at a step.
-        num_samples: of all chains together.
-        burn_in: epochs before them.
-        epochs_a_sample: between two samples of a chain.
-        num_features, length_scale: of the random Fourier features.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a minibatch.
-        network: instead of the last layer, all layers.
+        batch_size: the number m of chains that move at a step.
+        num_samples: the samples of all chains together.
+        burn_in: the epochs before those.
+        epochs_a_sample: the epochs between two samples of a chain.
+        num_features, length_scale: the number and the length scale of the random Fourier features.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one minibatch.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     radius: float = 2.0

@@ -29,9 +29,9 @@ class NetworkSettings:
     Attributes:
         lr: the paper's η.
         eps: λ.
-        alpha: decay of V.
-        freeze_after: steps after which V is frozen; None: never.
-        weight_decay: precision of a Gaussian prior on φ.
+        alpha: the decay of V.
+        freeze_after: the number of steps after which V is frozen; None: never.
+        weight_decay: the precision of a Gaussian prior on φ.
     """
 
     lr: float
@@ -54,15 +54,15 @@ def make_sampler(
     """Return SGALD of the last layer, or with settings of a network ALD of all its layers.
 
     Args:
-        settings: of the network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the last
+        settings: settings of a network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the last
             layer on the whitened features moves.
-        features: of the last layer.
+        features: the last layer's features.
         potential: U(x, z).
         x: data, (n, d_x).
         latent_dim: d_z.
-        seed: of the weights and the noise.
+        seed: the seed of weights and noise.
         batch_size: m; None: n.
-        options: of ``LastLayerSGALD``.
+        options: further arguments of ``LastLayerSGALD``.
     """
     if settings is None:
         whitened = WhitenedFeatures(features, x)

@@ -40,20 +40,21 @@ ELBO_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class NeuralSettings:
-    """
+    """Settings of the neural likelihood.
+
     Attributes:
-        num_data: n.
-        num_samples: of ALD, all chains together.
-        burn_in: steps before them.
-        chains: independent last layers.
-        step_size: mean ε of the leapfrog steps, whose η = ε²/2.
+        num_data: the number of data n.
+        num_samples: the samples of ALD, of all chains together.
+        burn_in: the steps before those.
+        chains: the number of independent last layers.
+        step_size: the mean ε of the leapfrog steps, whose η = ε²/2.
         jitter: ε is uniform on [1 - jitter, 1 + jitter]·step_size.
-        transitions: a sample.
-        bins: of the histograms, a side.
-        points_a_bin: of the grid, a side of a bin.
-        avi_steps, avi_lr, avi_samples: of the variational baselines.
-        avi_restarts: fits of each, of which the one with the best ELBO counts: a fit may end in a minor mode.
-        network: instead of the last layer, all layers (one chain).
+        transitions: the transitions for one sample.
+        bins: the bins of the histograms along each side.
+        points_a_bin: the grid's points along each side of a bin.
+        avi_steps, avi_lr, avi_samples: steps, learning rate and samples a step of the variational fits.
+        avi_restarts: the number of fits, of which the one with the best ELBO counts, as a fit may end in a minor mode.
+        network: settings of the network whose layers all move, as one chain; None: only the last layer moves.
     """
 
     num_data: int = 3

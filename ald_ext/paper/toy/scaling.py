@@ -23,13 +23,14 @@ NAMES = ("ld", "ald", "sgald")
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """
+    """Settings of the timings.
+
     Attributes:
-        num_data: every n.
-        batch_size: m of SGALD.
-        width: of the inference network.
-        repetitions: timed steps of each sampler and n, in alternation; the median counts.
-        least_seconds: steps are repeated until one timing takes so long.
+        num_data: the numbers n of data.
+        batch_size: the size m of SGALD's minibatches.
+        width: the units of each layer of the inference network.
+        repetitions: how often each sampler is timed at each n, in alternation; the median counts.
+        least_seconds: the time for which steps are repeated in one timing.
     """
 
     num_data: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)

@@ -30,17 +30,18 @@ PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
 
 @dataclass(frozen=True)
 class UnivariateSettings:
-    """
+    """Settings of the conjugate univariate Gaussian.
+
     Attributes:
-        num_data: n.
-        batch_size: m.
-        num_samples: of each sampler; SGALD makes one minibatch a sample.
-        burn_in: samples before them.
-        num_features, length_scale: of the random Fourier features.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a minibatch.
-        ld_step_size: η of plain Langevin dynamics, all data at every step.
-        network: instead of the last layer, all layers.
+        num_data: the number of data n.
+        batch_size: the minibatch's size m.
+        num_samples: the samples of each sampler; SGALD moves one minibatch a sample.
+        burn_in: the samples before those.
+        num_features, length_scale: the number and the length scale of the random Fourier features.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one minibatch.
+        ld_step_size: η of plain Langevin dynamics, which moves all data at every step.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 100

@@ -50,8 +50,8 @@ class ImageSettings:
         models: names of ``ald_ext.models.MODELS``.
         width: channels of the hidden layers; the paper has 64.
         latent_dim: the latent dimension d_z.
-        epochs: the epochs of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the LAE of
-            image-generation 960,000), at most 80.
+        epochs: the epochs of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the
+            LAE of image-generation 960,000), at most 80.
         device: a torch device.
         data_root: the folder of torchvision's files.
         download: fetch what is missing there.

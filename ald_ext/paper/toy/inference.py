@@ -54,8 +54,8 @@ def make_sampler(
     """Return SGALD of the last layer, or with settings of a network ALD of all its layers.
 
     Args:
-        settings: settings of a network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the last
-            layer on the whitened features moves.
+        settings: settings of a network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the
+            last layer on the whitened features moves.
         features: the last layer's features.
         potential: U(x, z).
         x: data, (n, d_x).

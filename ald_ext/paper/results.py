@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -82,6 +82,11 @@ class Job:
     def name(self) -> str:
         """The job's name in files and messages, such as "mnist-lae-seed0"."""
         return "-".join(word for word in (self.dataset, self.model, self.part, f"seed{self.seed}") if word)
+
+
+def distinct(jobs: Iterable[Job], name: str) -> list[Any]:
+    """Return the values of an attribute of jobs, each once, in the order of the jobs."""
+    return list(dict.fromkeys(getattr(job, name) for job in jobs))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,18 +49,14 @@ def run_all(
             while waiting:
                 waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION).not_done
                 bar.update(begin + done.value - bar.n)
-                raise_first_error(futures)
+                for future in futures:
+                    if future.done():
+                        future.result()  # raises its error
             return [future.result() for future in futures]
         except BaseException:  # an interruption too: running calls stop, waiting ones do not begin
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def raise_first_error(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        if future.done():
-            future.result()
 
 
 def start_worker(done: Any, stop: Any) -> None:

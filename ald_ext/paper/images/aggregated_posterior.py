@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,15 @@ from ...training.evaluation import values_of_data
 COMPONENTS, ITERATIONS, RIDGE = 20, 15, 0.03
 
 
-@dataclass(frozen=True)
-class Codes:
-    """Inferred latent variables z, (n, d_z), and the squares ‖x - mean(z)‖², (n,)."""
+def codes_of(model: LatentVariableModel, data: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return inferred latent variables z, (n, d_z), of data (n, *shape), and the squares ‖x - mean(z)‖², (n,)."""
 
-    z: np.ndarray
-    squares: np.ndarray
+    def both(x: Tensor) -> Tensor:
+        z = model.encode(x)
+        return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
 
-    @classmethod
-    def of(cls, model: LatentVariableModel, data: Tensor) -> Codes:
-        """Return the codes of data (n, *shape)."""
-
-        def both(x: Tensor) -> Tensor:
-            z = model.encode(x)
-            return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
-
-        values = values_of_data(model, data, both).double().numpy()
-        return cls(values[:, :-1], values[:, -1])
+    values = values_of_data(model, data, both).double().numpy()
+    return values[:, :-1], values[:, -1]
 
 
 def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data: Tensor) -> Tensor:
@@ -48,10 +39,10 @@ def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data
         training_data: normal data, (m, *shape), without labels.
         data: (n, *shape).
     """
-    seen, codes = Codes.of(model, training_data), Codes.of(model, data)
-    prior = fitted_mixture(seen.z)
-    half_precision = np.std(prior.score_samples(seen.z)) / np.std(seen.squares)
-    return torch.from_numpy(codes.squares * half_precision - prior.score_samples(codes.z))
+    (seen, seen_squares), (z, squares) = codes_of(model, training_data), codes_of(model, data)
+    prior = fitted_mixture(seen)
+    half_precision = np.std(prior.score_samples(seen)) / np.std(seen_squares)
+    return torch.from_numpy(squares * half_precision - prior.score_samples(z))
 
 
 def fitted_mixture(z: np.ndarray) -> Any:

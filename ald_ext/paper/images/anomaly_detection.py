@@ -13,9 +13,8 @@ from ...models import CLAE, LatentVariableModel
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
-from ..results import Difference, Job
+from ..results import Difference, Job, distinct
 from .aggregated_posterior import aggregated_potential
-from .charts import datasets_of, models_of
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .settings import ImageSettings
 
@@ -164,7 +163,7 @@ def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
     """Draw AUPRC with the normal class as positive: a group of bars a class, means over the seeds."""
-    datasets, models = datasets_of(outcomes), models_of(outcomes)
+    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
     picture, axes = new_picture(len(datasets), 1, (11, 3 * len(datasets)))
     for (panel,), dataset in zip(axes, datasets, strict=True):
         classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))

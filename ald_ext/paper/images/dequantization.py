@@ -15,8 +15,7 @@ from ...models.config import DEQUANTIZATIONS
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
-from ..results import Difference, Job
-from .charts import datasets_of
+from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .generated_images import sample_quality, save_sheet
 from .image_generation import COMMON_DIFFERENCES, QUICK
@@ -88,7 +87,7 @@ def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
     """Draw the histograms of the first seed, over the whole range and over a few values."""
-    datasets = datasets_of(outcomes)
+    datasets = distinct(outcomes, "dataset")
     picture, axes = new_picture(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
     for index, dataset in enumerate(datasets):
         for column, part in enumerate(DEQUANTIZATIONS):

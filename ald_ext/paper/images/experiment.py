@@ -52,12 +52,6 @@ class Subject:
     out: Path
     runs: Path
 
-    def extractor(self) -> FeatureExtractor:
-        return extractor_of(self.settings)
-
-    def real_statistics(self) -> GaussianStatistics:
-        return real_statistics(self.data, self.settings, self.runs)
-
 
 @lru_cache(maxsize=1)
 def cached_extractor(name: str, weights: str | None, device: str) -> FeatureExtractor:
@@ -70,7 +64,7 @@ def extractor_of(settings: ImageSettings) -> FeatureExtractor:
 
 
 def real_statistics(data: ImageData, settings: ImageSettings, runs: Path) -> GaussianStatistics:
-    """Return the statistics of the first training images' features, which are measured once and kept."""
+    """Return the statistics of the first training images' features, which are measured once and kept in ``runs``."""
     images = data.train_images[: settings.frechet_images]
     return cached_statistics(extractor_of(settings), images, runs / "statistics", progress=True)
 

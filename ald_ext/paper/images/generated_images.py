@@ -12,7 +12,7 @@ from ...models import LatentVariableModel
 from ...training.evaluation import EVALUATION_BATCH, evaluating, values_of_data
 from ...training.pictures import pair_up, save_grid
 from ..results import Picture
-from .experiment import Subject
+from .experiment import Subject, extractor_of, real_statistics
 
 #: Images in a row of the pictures; rows of pairs, of samples as they come, of the best, and of the worst.
 COLUMNS, PAIR_ROWS, SAMPLE_ROWS, EXTREME_ROWS = 10, 2, 4, 1
@@ -70,9 +70,10 @@ def sample_quality(subject: Subject) -> tuple[dict[str, float], GeneratedImages 
     """Return the Fréchet distance by its name, and the images; nothing for a model without a prior."""
     if not subject.trained.model.has_prior:
         return {}, None
-    extractor = subject.extractor()
+    extractor = extractor_of(subject.settings)
     generated = generate(subject.trained.model, extractor, subject.settings.frechet_samples)
-    return {extractor.metric: frechet_distance(subject.real_statistics(), generated.statistics())}, generated
+    real = real_statistics(subject.data, subject.settings, subject.runs)
+    return {extractor.metric: frechet_distance(real, generated.statistics())}, generated
 
 
 def save_sheet(subject: Subject, generated: GeneratedImages | None) -> Picture:
@@ -81,7 +82,7 @@ def save_sheet(subject: Subject, generated: GeneratedImages | None) -> Picture:
     shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
     caption = CAPTION_WITHOUT_PRIOR
     if generated is not None:
-        order = generated.by_typicality(subject.real_statistics())
+        order = generated.by_typicality(real_statistics(subject.data, subject.settings, subject.runs))
         extreme = COLUMNS * EXTREME_ROWS
         chosen = torch.cat([torch.arange(COLUMNS * SAMPLE_ROWS), order[:extreme], order[-extreme:]])
         chosen = chosen[chosen < len(generated.images)]

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from ...data import ImageData
 from ...files import write_atomically
@@ -23,7 +22,7 @@ from ..results import Job, Picture, Results, Row, TrainingRun, make_row, version
 from ..workers import Progress, run_all
 from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
 from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load, training_config
-from .trained_runs import TrainedRun, checksum, fingerprint, train_once
+from .trained_runs import checksum, fingerprint, train_once
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
@@ -150,7 +149,9 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
     trained = train_once(config, data, runs, progress)
     outcome = experiment.evaluate(Subject(job, data, trained, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)
-    outcome = replace(outcome, pictures=pictures, run=facts_of_run(trained, config))
+    names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
+    facts = {**{name: trained.metrics[name] for name in names}, "device": config.device}
+    outcome = replace(outcome, pictures=pictures, run=facts)
     text = json.dumps(asdict(outcome)) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text(text))
@@ -177,11 +178,6 @@ def read_outcome(path: Path) -> JobOutcome | None:
         return from_dict(JobOutcome, json.loads(path.read_text()), str(path))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def facts_of_run(trained: TrainedRun, config: TrainingConfig) -> dict[str, Any]:
-    names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
-    return {**{name: trained.metrics[name] for name in names}, "device": config.device}
 
 
 def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> list[Row]:

@@ -57,21 +57,16 @@ def train_once(config: TrainingConfig, data: ImageData, runs: Path, progress: Pr
     if (folder / METRICS).is_file():
         progress(config.num_epochs * len(data.train_images))
     else:
-        train_or_resume(config, data, folder, progress)
+        try:
+            train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
+        except TrainingInterrupted as interruption:
+            number = interruption.signal_number
+            message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
+            raise TrainingInterrupted(message, number) from interruption
     checkpoint = load_checkpoint(folder / CHECKPOINT, config.device)
     model, _ = model_of_checkpoint(checkpoint)
     metrics = json.loads((folder / METRICS).read_text())
     return TrainedRun(model.to(config.device), ensemble_of_checkpoint(checkpoint), metrics)
-
-
-def train_or_resume(config: TrainingConfig, data: ImageData, folder: Path, progress: Progress) -> None:
-    """Train, from the folder's checkpoint if there is one. TrainingInterrupted says how to resume."""
-    try:
-        train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
-    except TrainingInterrupted as interruption:
-        number = interruption.signal_number
-        message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
-        raise TrainingInterrupted(message, number) from interruption
 
 
 def fingerprint(values: dict[str, Any]) -> str:

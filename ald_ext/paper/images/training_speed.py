@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ...training import TrainingConfig
 from ..pictures import Figure, new_picture
-from ..results import Difference, Job
-from .charts import datasets_of, models_of
+from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES
 from .settings import ImageSettings
@@ -69,10 +69,10 @@ def seconds_to_reach(curves: Mapping[str, Sequence[float]], error: float) -> flo
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
     """Draw RE over epochs and over seconds: means of the seeds, with bands of a standard deviation."""
-    datasets = datasets_of(outcomes)
+    datasets = distinct(outcomes, "dataset")
     picture, axes = new_picture(len(datasets), 2, (9, 3.2 * len(datasets)))
     for row, dataset in zip(axes, datasets, strict=True):
-        for model in models_of(outcomes):
+        for model in distinct(outcomes, "model"):
             jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
             curves = [outcomes[job].curves for job in jobs]
             for panel, name in zip(row, ("epoch", "seconds"), strict=True):
@@ -83,14 +83,14 @@ def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
     return picture
 
 
-def draw_band(panel: object, curves: Sequence[Mapping[str, Sequence[float]]], name: str, label: str) -> None:
+def draw_band(panel: Any, curves: Sequence[Mapping[str, Sequence[float]]], name: str, label: str) -> None:
     """Draw the mean of several curves over the range that they share, and a band of a standard deviation."""
     begin, end = max(curve[name][0] for curve in curves), min(curve[name][-1] for curve in curves)
     places = np.linspace(begin, end, POINTS)
     values = np.array([np.interp(places, curve[name], curve["re"]) for curve in curves])
-    (line,) = panel.plot(places, values.mean(0), label=label)  # type: ignore[attr-defined]
+    (line,) = panel.plot(places, values.mean(0), label=label)
     low, high = values.mean(0) - values.std(0), values.mean(0) + values.std(0)
-    panel.fill_between(places, low, high, alpha=0.3, color=line.get_color())  # type: ignore[attr-defined]
+    panel.fill_between(places, low, high, alpha=0.3, color=line.get_color())
 
 
 EXPERIMENT = ImageExperiment(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import EXPERIMENTS, IMAGE_EXPERIMENTS
-from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, read_json
+from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, distinct, read_json
 from ..results import Picture as ResultPicture
 from .links import Links
 from .metrics import legend
@@ -50,7 +50,7 @@ def labels_of(groups: Sequence[Sequence[Results]]) -> list[str]:
         label = first.experiment + (f", preset {first.preset}" if first.preset not in ("", "default") else "")
         label += ", quick" if first.quick else ""
         if first.jobs and names.count(name) > 1:
-            label += f", {' and '.join(unique(first.jobs, 'dataset'))}"
+            label += f", {' and '.join(distinct(first.jobs, 'dataset'))}"
         repetition = sum(other == label or other.startswith(f"{label} (") for other in labels)
         labels.append(f"{label} ({repetition + 1})" if repetition else label)
     return labels
@@ -83,7 +83,10 @@ def section(group: Sequence[Results], label: str, links: Links) -> list[str]:
         blocks += [links.plot(multiples, f"{folder}.png"), "Our figures as multiples of the paper's"]
     if first.differences:
         blocks += ["### Differences from the paper", differences_table(group)]
-    blocks += ["### Settings", *(settings_block(results, len(group) > 1) for results in group)]
+    blocks.append("### Settings")
+    for results in group:
+        whose = f"{column_name(results).capitalize()}: " if len(group) > 1 else ""
+        blocks.append(f"{whose}{settings_line(results.settings)}.")
     return [*blocks, *([training_table(first.jobs)] if first.jobs else [])]
 
 
@@ -119,7 +122,7 @@ def conditions(results: Results, links: Links) -> str:
         facts.append((experiment and experiment.network) or sizes)
         facts.append(f"{span(job.epochs for job in jobs)} epochs of {span(job.train_images for job in jobs)} images")
         facts.append(f"{sum(job.seconds for job in jobs):,.0f} s of training in all")
-        facts.append(f"{', '.join(unique(jobs, 'device'))}, threads: {span(job.threads for job in jobs)}")
+        facts.append(f"{', '.join(distinct(jobs, 'device'))}, threads: {span(job.threads for job in jobs)}")
     else:
         facts.append(f"{results.seconds:,.0f} s")
         facts.append(f"workers: {versions.get('workers', 'unknown')}, threads: {versions.get('threads', 'unknown')}")
@@ -137,14 +140,6 @@ def span(values: Iterable[int]) -> str:
     """Return the number, or the least and the greatest one."""
     least, *_, greatest = sorted(set(values)) * 2
     return f"{least:,}" if least == greatest else f"{least:,} to {greatest:,}"
-
-
-def unique(jobs: Sequence[TrainingRun], name: str) -> list[Any]:
-    return list(dict.fromkeys(getattr(job, name) for job in jobs))
-
-
-def settings_block(results: Results, named: bool) -> str:
-    return (f"{column_name(results).capitalize()}: " if named else "") + settings_line(results.settings) + "."
 
 
 def settings_line(settings: dict[str, Any], prefix: str = "") -> str:

@@ -147,11 +147,6 @@ def draw(settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figur
     return picture
 
 
-def units(settings: EightGaussiansSettings) -> int:
-    epochs = settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs)
-    return epochs * (settings.num_inputs // settings.batch_size)
-
-
 TARGET_DIFFERENCE = Difference(
     "the target", "not printed", "radius 2, standard deviation 0.3", "as it looks in Figure 5, with barriers of 2.6"
 )
@@ -166,7 +161,10 @@ EXPERIMENT = Experiment(
         ),
     },
     quick={"num_inputs": 200, "num_samples": 2000, "num_features": 512, "batch_size": 50},
-    units=units,
+    units=lambda settings: (
+        (settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs))
+        * (settings.num_inputs // settings.batch_size)
+    ),
     run_seed=run_seed,
     draw=draw,
     differences={

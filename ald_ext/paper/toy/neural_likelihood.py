@@ -181,20 +181,9 @@ def draw_ald_samples(
     settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
 ) -> Tensor:
     chains = settings.chains if settings.network is None else 1
-    sampler = make_sampler(
-        settings.network,
-        frozen_tanh_layers(2, seed),
-        potential,
-        x,
-        2,
-        seed,
-        kernel=HMC,
-        chains=chains,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        jitter=settings.jitter,
-        num_leapfrog_steps=1,
-    )
+    options = {name: getattr(settings, name) for name in ("transitions", "step_size", "jitter")}
+    options |= {"kernel": HMC, "num_leapfrog_steps": 1, "chains": chains}
+    sampler = make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
     return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
 
 
@@ -244,11 +233,6 @@ def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
     return picture
 
 
-def units(settings: NeuralSettings) -> int:
-    chains = settings.chains if settings.network is None else 1
-    return 2 * settings.avi_steps * settings.avi_restarts + settings.num_samples // chains + settings.burn_in
-
-
 PROBLEM_DIFFERENCES = (
     Difference(
         "scale of the likelihood's weights and biases",
@@ -274,7 +258,11 @@ EXPERIMENT = Experiment(
         "avi_restarts": 1,
         "transitions": 5,
     },
-    units=units,
+    units=lambda settings: (
+        2 * settings.avi_steps * settings.avi_restarts
+        + settings.num_samples // (settings.chains if settings.network is None else 1)
+        + settings.burn_in
+    ),
     run_seed=run_seed,
     draw=draw,
     differences={

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from ...optim import PSGLD
 from ...samplers import AmortizedLangevin, LangevinDynamics, LinearGaussianPotential, tanh_network
@@ -63,20 +62,14 @@ def make_steps(settings: ScalingSettings, num_data: int, seed: int) -> dict[str,
     unit = torch.eye(1)
     potential = LinearGaussianPotential(torch.zeros(1), unit, 0.01 * unit)
     x = torch.randn(num_data, 1)
+
+    def amortized(batch_size: int | None) -> AmortizedLangevin:
+        network = tanh_network([1, *[settings.width] * HIDDEN_LAYERS, 1], seed=seed)
+        optimizer = PSGLD(network.parameters(), lr=1e-4, num_data=len(x), seed=seed)
+        return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, outputs="batch", seed=seed)
+
     ld = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=1e-3, seed=seed)
-    return {
-        "ld": ld.step,
-        "ald": amortized_sampler(settings, potential, x, seed, None).step,
-        "sgald": amortized_sampler(settings, potential, x, seed, settings.batch_size).step,
-    }
-
-
-def amortized_sampler(
-    settings: ScalingSettings, potential: LinearGaussianPotential, x: Tensor, seed: int, batch_size: int | None
-) -> AmortizedLangevin:
-    network = tanh_network([1, *[settings.width] * HIDDEN_LAYERS, 1], seed=seed)
-    optimizer = PSGLD(network.parameters(), lr=1e-4, num_data=len(x), seed=seed)
-    return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, outputs="batch", seed=seed)
+    return {"ld": ld.step, "ald": amortized(None).step, "sgald": amortized(settings.batch_size).step}
 
 
 def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
@@ -92,18 +85,11 @@ def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
     """Draw the time of a step against n, for all seeds."""
     picture, axes = new_picture(1, 1, (6, 4.5))
     axis = axes[0, 0]
-    for name, marker in zip(NAMES, "sov", strict=True):
-        for i, outcome in enumerate(outcomes):
-            label = name.upper() if i == 0 else None
-            axis.loglog(
-                settings.num_data,
-                outcome.drawn["seconds"][name],
-                marker + "-",
-                color=f"C{NAMES.index(name)}",
-                label=label,
-            )
-    axis.set_xlabel("number of data n")
-    axis.set_ylabel("seconds for a new sample of every datum")
+    for name, style in zip(NAMES, ("C0s-", "C1o-", "C2v-"), strict=True):
+        seconds = torch.tensor([outcome.drawn["seconds"][name] for outcome in outcomes]).T  # a line a seed
+        lines = axis.loglog(settings.num_data, seconds.numpy(), style)
+        lines[0].set_label(name.upper())
+    axis.set(xlabel="number of data n", ylabel="seconds for a new sample of every datum")
     axis.legend()
     return picture
 

@@ -380,13 +380,6 @@ def test_detection_of_a_score_that_knows(images: Path, tmp_path: Path, part: str
         assert (values[name] == pytest.approx(1)) == (expected == 1)
 
 
-def test_detection_needs_labels(tmp_path: Path) -> None:
-    path = tmp_path / "plain.npz"
-    np.savez(path, train_images=np.zeros((4, 32, 32), np.uint8))
-    with pytest.raises(ValueError, match="plain, which has no labels"):
-        run("anomaly-detection", path, tmp_path / "out", datasets=(str(path),))
-
-
 class Linear(LAE):
     """z = the first two pixels, and the mean of the others is their sum: both known."""
 
@@ -517,6 +510,9 @@ def test_names_of_data_sets() -> None:
 def test_errors(images: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         run("image-generation", images, tmp_path / "out", **changes)
+    np.savez(tmp_path / "plain.npz", train_images=np.zeros((4, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="plain, which has no labels"):
+        run("anomaly-detection", images, tmp_path / "out", datasets=(str(tmp_path / "plain.npz"),))
 
 
 def test_command(images: Path, tmp_path: Path) -> None:

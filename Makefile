@@ -8,7 +8,7 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: always demo models experiments results test test-all native-test bench noise-check gpu-check lint clean \
+.PHONY: always demo models experiments results pages test test-all native-test bench noise-check gpu-check lint clean \
     matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
@@ -16,37 +16,43 @@ demo: $(VENV)/built
 	$(BIN)/ald-ext train --model lae --dataset mnist5k --out runs/demo --overwrite
 	$(BIN)/ald-ext sample runs/demo --out runs/demo/more_samples.png --seed 1
 
-## Train every model with its default settings, a quarter of an hour on two cores; pictures and tables in docs/models.
+## Train every model with its default settings, a quarter of an hour on two cores; writes docs/results/models.md.
 models: $(VENV)/built
-	for model in lae clae ae sparse-ae vae abp dlgm; do \
-	    $(BIN)/ald-ext train --model $$model --out runs/models/$$model --overwrite && mkdir -p docs/models/$$model && \
-	    cp runs/models/$$model/*.json runs/models/$$model/*.png docs/models/$$model/ || exit 1; \
+	for model in $$($(BIN)/python -c 'from ald_ext.models import MODELS; print(*MODELS)'); do \
+	    out=docs/results/models/$$model && mkdir -p $$out && \
+	    $(BIN)/ald-ext train --model $$model --out runs/models/$$model --overwrite && \
+	    cp runs/models/$$model/*.json runs/models/$$model/*.png $$out/ || exit 1; \
 	done
-	$(BIN)/python benchmarks/models_page.py
-	$(BIN)/python benchmarks/readme_figures.py
+	$(MAKE) pages
+	$(BIN)/python -m tools.readme_tables
 
-## The paper's toy experiments, at our settings and at the paper's, about half an hour; writes docs/experiments.
+## The paper's toy experiments, with every preset, about half an hour; writes docs/results/toy.md.
 experiments: $(VENV)/built
-	for name in bivariate-gaussian univariate-gaussian neural-likelihood eight-gaussians scaling; do \
-	    $(BIN)/ald-ext experiment $$name --out docs/experiments/$$name || exit 1; \
+	$(BIN)/ald-ext experiment --list --toy | while read name presets; do \
+	    for preset in $$presets; do \
+	        out=docs/results/toy/$$name; [ $$preset = default ] || out=$$out/$$preset; \
+	        $(BIN)/ald-ext experiment $$name --preset $$preset --out $$out </dev/null || exit 1; \
+	    done; \
 	done
-	for name in bivariate-gaussian univariate-gaussian neural-likelihood eight-gaussians; do \
-	    $(BIN)/ald-ext experiment $$name --preset paper --out docs/experiments/$$name/paper || exit 1; \
-	done
-	$(BIN)/ald-ext experiment univariate-gaussian --preset all-layers --out docs/experiments/univariate-gaussian/all-layers
-	$(BIN)/python benchmarks/experiments_page.py
-	$(BIN)/python benchmarks/readme_figures.py
+	$(MAKE) pages
+	$(BIN)/python -m tools.readme_tables
 
-## The paper's experiments on images, hours on two cores, and their report docs/results.md. DATA_ROOT holds torchvision's
+## The paper's experiments on images, hours on two cores; writes docs/results/images.md. DATA_ROOT holds torchvision's
 ## files (DOWNLOAD=1 fetches what is missing), OPTIONS such as "--datasets mnist --width 64 --seeds 3" go to every command.
 DATA_ROOT ?= data
 RESULTS_OPTIONS = --data-root $(DATA_ROOT) $(if $(DOWNLOAD),--download) --runs runs/shared $(OPTIONS)
 results: $(VENV)/built
 	mkdir -p $(DATA_ROOT)
-	for name in image-generation denoising anomaly-detection training-speed dequantization; do \
-	    $(BIN)/ald-ext experiment $$name --out docs/results/$$name $(RESULTS_OPTIONS) || exit 1; \
+	for name in $$($(BIN)/ald-ext experiment --list --images); do \
+	    $(BIN)/ald-ext experiment $$name --out docs/results/images/$$name $(RESULTS_OPTIONS) || exit 1; \
 	done
-	$(BIN)/ald-ext report docs/results --out docs/results.md
+	$(MAKE) pages
+
+## Write the pages of docs/results from the files that the runs above left; with CHECK=--check compare them.
+pages: $(VENV)/built
+	$(BIN)/ald-ext report docs/results/toy --out docs/results/toy.md $(CHECK)
+	$(BIN)/ald-ext report docs/results/models --out docs/results/models.md $(CHECK)
+	$(BIN)/ald-ext report docs/results/images --out docs/results/images.md --tried docs/results/what_was_tried.md $(CHECK)
 
 ## The C++ tests and about 7,000 Python tests, on all cores: all but those that start processes or take long.
 test: native-test
@@ -83,9 +89,7 @@ lint: $(VENV)/built
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/readme_figures.py --check
 	$(BIN)/python benchmarks/results_page.py --check
-	$(BIN)/python benchmarks/experiments_page.py --check
-	$(BIN)/python benchmarks/models_page.py --check
-	$(BIN)/ald-ext report docs/results --out docs/results.md --check
+	$(MAKE) pages CHECK=--check
 	$(BIN)/python tools/matrix.py --check
 
 ## Build and test with every Python here (PYTHON_VERSIONS="3.11 3.12") and every torch (TORCH="2.11 newest"), an hour or

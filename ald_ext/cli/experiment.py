@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, run_experiment, run_image_experiment
+from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, Results, run_experiment, run_image_experiment
 from .devices import choose_device
 from .options import parse_options
 
@@ -18,8 +18,13 @@ IMAGES_ONLY = "Experiments on images: "
 
 
 def experiment_command(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results.json and the pictures.")] = None,
+    list_names: Annotated[
+        bool, typer.Option("--list", help="Print the names, one a line; those of toy experiments with their presets.")
+    ] = False,
+    toy: Annotated[bool, typer.Option("--toy", help="List the toy experiments alone.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="List the experiments on images alone.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Cut down to run in seconds: a smoke test.")] = False,
     seeds: Annotated[
         int | None, typer.Option(help="Number of seeds; if not given 5, or 2 if quick; on images 1.")
@@ -55,12 +60,19 @@ def experiment_command(
         typer.Option(help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
     ] = None,
 ) -> None:
-    """Run an experiment of the paper: results.json, with its numbers beside ours, and pictures in OUT.
+    """Run an experiment of the paper: results.json, with its figures beside ours, and pictures in OUT.
 
-    On images a command that was interrupted goes on where it was, and what is computed already is not computed again.
+    On images a command that was interrupted resumes, and nothing is computed twice.
     """
+    if list_names:
+        both = toy == images
+        lines = [" ".join([key, *experiment.presets]) for key, experiment in EXPERIMENTS.items()] if toy or both else []
+        typer.echo("\n".join([*lines, *(IMAGE_EXPERIMENTS if images or both else ())]))
+        return
     if name not in NAMES:
         raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(NAMES)}")
+    if out is None:
+        raise ValueError(f"experiment {name}: out: got none, expected a folder: --out DIR")
     changes = {
         "datasets": as_names(datasets),
         "models": as_names(models),
@@ -78,7 +90,19 @@ def experiment_command(
     if name in IMAGE_EXPERIMENTS:
         if preset is not None:
             raise ValueError(f"experiment {name}: preset: got {preset!r}, expected none: it has no presets")
-        results = run_on_images(name, out, changes, quick=quick, num_seeds=seeds or 1, workers=workers, runs=runs)
+        typer.echo(IMAGE_EXPERIMENTS[name].title)
+        changes["device"] = choose_device(device or "auto")
+        quick_changes = IMAGE_EXPERIMENTS[name].quick if quick else {}
+        settings = replace(IMAGE_EXPERIMENTS[name].settings, **{**quick_changes, **changes})
+        results = run_image_experiment(
+            IMAGE_EXPERIMENTS[name],
+            out,
+            settings=settings,
+            num_seeds=1 if seeds is None else seeds,
+            num_workers=workers if settings.device == "cpu" else 1,
+            runs=runs,
+            quick=quick,
+        )
     else:
         given = [*changes, *(["runs"] if runs else [])]
         if given:
@@ -88,54 +112,27 @@ def experiment_command(
         results = run_experiment(
             EXPERIMENTS[name], out, preset=preset or "default", quick=quick, num_seeds=num_seeds, num_workers=workers
         )
-    for line in table_of(results["rows"]):
+    for line in table_of(results):
         typer.echo(line)
-    typer.echo(f"{results['seconds']:.0f} s; results.json and {name}.png in {out}")
-
-
-def run_on_images(
-    name: str,
-    out: Path,
-    changes: dict[str, Any],
-    *,
-    quick: bool,
-    num_seeds: int,
-    workers: int,
-    runs: Path | None,
-) -> dict[str, Any]:
-    """The experiment with what was given on the command line in the place of its settings; --quick yields to that."""
-    experiment = IMAGE_EXPERIMENTS[name]
-    typer.echo(experiment.title)
-    changes["device"] = choose_device(changes.get("device", "auto"))
-    settings: ImageSettings = replace(experiment.settings, **({**experiment.quick, **changes} if quick else changes))
-    return run_image_experiment(
-        experiment,
-        out,
-        settings=settings,
-        num_seeds=num_seeds,
-        num_workers=workers if settings.device == "cpu" else 1,
-        runs=runs,
-        quick=quick,
-    )
+    typer.echo(f"{results.seconds:.0f} s; results.json and {name}.png in {out}")
 
 
 def as_pairs(options: list[str] | None) -> tuple[tuple[str, Any], ...]:
-    """KEY=VALUE as names and values."""
+    """Return KEY=VALUE as names and values."""
     values = parse_options(options or [])
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values.items())
 
 
 def as_names(text: str | None) -> tuple[str, ...] | None:
-    """ "mnist,celeba=faces.npz" to its parts."""
+    """Return the parts of "mnist,celeba=faces.npz"."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def table_of(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as aligned lines: name, paper, mean, standard error."""
-    width = max(len(row["name"]) for row in rows)
+def table_of(results: Results) -> list[str]:
+    """Return the rows as aligned lines: name, paper, mean, standard error."""
+    width = max(len(row.name) for row in results.rows)
     lines = [f"{'':{width}}  {'paper':>10}  {'ours':>10}  {'± se':>10}"]
-    for row in rows:
-        cells = [row["paper"], row["mean"], row["standard_error"]]
-        numbers = ["" if cell is None else f"{cell:.4g}" for cell in cells]
-        lines.append(f"{row['name']:{width}}  {numbers[0]:>10}  {numbers[1]:>10}  {numbers[2]:>10}")
+    for row in results.rows:
+        cells = ["" if cell is None else f"{cell:.4g}" for cell in (row.paper, row.mean, row.standard_error)]
+        lines.append(f"{row.name:{width}}  " + "  ".join(f"{cell:>10}" for cell in cells))
     return lines

@@ -1,4 +1,4 @@
-"""``ald-ext report``: the results of experiments as a page."""
+"""``ald-ext report``: results as a page."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from ..paper.report import check_report, write_report
 
 
 def report_command(
-    folders: Annotated[list[Path], typer.Argument(help="Folders in which every results.json is looked for.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of results of `ald-ext experiment` and of models of `ald-ext train`.")
+    ],
     out: Annotated[
         Path, typer.Option(help="The Markdown page to write; its plots go into <stem>_files beside it.")
-    ] = Path("docs/results.md"),
-    html: Annotated[
-        Path | None, typer.Option(help="The same page as one HTML file; beside OUT, with its name, if not given.")
+    ] = Path("results.md"),
+    html: Annotated[Path | None, typer.Option(help="Write the page as one self-contained HTML file, too.")] = None,
+    tried: Annotated[
+        Path | None, typer.Option(help="A Markdown page for the tables of what was tried; in OUT if not given.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Fail where the Markdown differs; write nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Fail where a Markdown page differs; write nothing.")] = False,
 ) -> None:
-    """Put the results of experiments beside the paper's, on one page with tables, plots and pictures."""
+    """Write a page of results with tables, plots and pictures, with the paper's figures beside ours."""
     if check:
-        page = check_report(folders, out)
-        typer.echo(f"{out} is of the results of {len(page.labels)} experiments")
+        labels = check_report(folders, out, tried=tried)
+        typer.echo(f"{out} shows the results of {len(labels)} experiments")
     else:
-        html = out.with_suffix(".html") if html is None else html
-        page = write_report(folders, out, html)
-        typer.echo(f"{len(page.labels)} experiments in {out} and {html}")
+        labels = write_report(folders, out, html=html, tried=tried)
+        typer.echo(f"{len(labels)} experiments in {' and '.join(str(path) for path in (out, html, tried) if path)}")

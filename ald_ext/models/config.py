@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from .. import ops
+from ..settings import from_dict
 
 DATA_KINDS = ("pixels", "real")
 DECODER_OUTPUTS = ("linear", "tanh")
@@ -100,33 +100,9 @@ class ModelConfig:
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:
-    """The inverse of ``dataclasses.asdict``, also after a round trip through JSON, which knows no tuples.
+    """Return the settings that ``dataclasses.asdict`` gave, also after a round trip through JSON.
 
     Raises:
-        ValueError: a setting that the model does not have, or a value of another type.
+        ValueError: a setting that the model does not have, a value of another type, or one out of its range.
     """
-    tupled: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    check_settings(f"ald_ext.models.{config_class.__name__}", config_class, tupled)
-    return config_class(**tupled)
-
-
-def check_settings(owner: str, config_class: type[Any], values: dict[str, Any]) -> None:
-    """ValueError for names that a dataclass of settings does not have, and for values of other types."""
-    kinds = get_type_hints(config_class)
-    unknown = sorted(set(values) - set(kinds))
-    if unknown:
-        raise ValueError(f"{owner}: got {', '.join(map(repr, unknown))}, expected some of {', '.join(sorted(kinds))}")
-    for name, value in values.items():
-        allowed = plain_types(kinds[name])
-        fits = type(value) in allowed or (type(value) is int and float in allowed) or isinstance(value, ModelConfig)
-        if not fits:
-            expected = " or ".join(sorted(kind.__name__ for kind in allowed))
-            raise ValueError(f"{owner}: {name}: got {value!r}, expected {expected}")
-
-
-def plain_types(hint: Any) -> set[type]:
-    """{str, tuple} for the type hint str | tuple[float, float], and so on."""
-    members = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-    return {get_origin(member) or member for member in members}
+    return from_dict(config_class, values, f"ald_ext.models.{config_class.__name__}")

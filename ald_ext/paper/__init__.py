@@ -1,30 +1,27 @@
-"""The experiments of the paper, one file each, side by side with its numbers."""
+"""The experiments of the paper, one file each, side by side with its figures."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .experiment import Experiment, run_experiment
-from .images.anomaly_detection import EXPERIMENT as ANOMALY_DETECTION
-from .images.denoising import EXPERIMENT as DENOISING
-from .images.dequantization import EXPERIMENT as DEQUANTIZATION
-from .images.image_experiment import ImageExperiment, ImageSettings, run_image_experiment
-from .images.image_generation import EXPERIMENT as IMAGE_GENERATION
-from .images.training_speed import EXPERIMENT as TRAINING_SPEED
-from .toy.bivariate_gaussian import EXPERIMENT as BIVARIATE_GAUSSIAN
-from .toy.eight_gaussians import EXPERIMENT as EIGHT_GAUSSIANS
-from .toy.neural_likelihood import EXPERIMENT as NEURAL_LIKELIHOOD
-from .toy.scaling import EXPERIMENT as SCALING
-from .toy.univariate_gaussian import EXPERIMENT as UNIVARIATE_GAUSSIAN
+from .images import anomaly_detection, denoising, dequantization, image_generation, training_speed
+from .images.experiment import ImageExperiment
+from .images.runner import run_image_experiment
+from .images.settings import ImageSettings
+from .results import Results, find_results
+from .toy import bivariate_gaussian, eight_gaussians, neural_likelihood, scaling, univariate_gaussian
+from .toy.experiment import Experiment, run_experiment
 
+#: The toy experiments by name.
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    experiment.name: experiment
-    for experiment in (BIVARIATE_GAUSSIAN, UNIVARIATE_GAUSSIAN, NEURAL_LIKELIHOOD, EIGHT_GAUSSIANS, SCALING)
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (bivariate_gaussian, univariate_gaussian, neural_likelihood, eight_gaussians, scaling)
 }
 
+#: The experiments on images by name.
 IMAGE_EXPERIMENTS: dict[str, ImageExperiment] = {
-    experiment.name: experiment
-    for experiment in (IMAGE_GENERATION, DENOISING, ANOMALY_DETECTION, TRAINING_SPEED, DEQUANTIZATION)
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (image_generation, denoising, anomaly_detection, training_speed, dequantization)
 }
 
 __all__ = [
@@ -33,6 +30,8 @@ __all__ = [
     "Experiment",
     "ImageExperiment",
     "ImageSettings",
+    "Results",
+    "find_results",
     "run_experiment",
     "run_image_experiment",
 ]

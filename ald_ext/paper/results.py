@@ -1,25 +1,39 @@
-"""The files results.json of experiments, found and read."""
+"""The one schema of results.json: what an experiment found, written and read here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..files import write_atomically
+from ..settings import from_dict
+from ..version import __version__
 
 FILE = "results.json"
-#: Folders of training runs and of kept outcomes, inside an experiment's.
+#: The name under which trained models stand in a report, as if they were an experiment.
+TRAINED_MODELS = "trained-models"
+#: Folders inside an experiment's that hold its training runs and the outcomes of its jobs, not results.
 NOT_RESULTS = {"runs", "jobs"}
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: its name, the paper's, the mean over the seeds, its standard error, and one value a seed.
+    """A figure of an experiment.
 
-    None where the paper has no figure, where there is one seed, or where a number is not finite.
+    Attributes:
+        name: what was measured; on images DATASET/MODEL/METRIC.
+        paper: the paper's figure; None where it prints none.
+        mean: the mean over the seeds; None if one of the values is not finite.
+        standard_error: the mean's standard error; None for one seed or if one of the values is not finite.
+        values: one a seed; None where it is not finite.
     """
 
     name: str
@@ -31,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the paper's, and why."""
+    """A setting that is not the paper's, and the reason for it."""
 
     setting: str
     paper: str
@@ -41,20 +55,44 @@ class Difference:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, by its path from results.json, and what it shows."""
+    """A PNG file beside results.json, what it shows, and the CRC-32 of its bytes, if known."""
 
     file: str
     caption: str
+    checksum: int | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run; ``part`` tells it from others of its data set, model and seed."""
+    """One training run and its evaluation.
+
+    Attributes:
+        dataset: its name in rows.
+        model: a name of ``ald_ext.models.MODELS``.
+        seed: the run's seed.
+        part: what else tells it from the others, such as the digit that is normal.
+    """
 
     dataset: str
     model: str
     seed: int
-    part: str
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """The job's name in files and messages, such as "mnist-lae-seed0"."""
+        return "-".join(word for word in (self.dataset, self.model, self.part, f"seed{self.seed}") if word)
+
+
+def distinct(jobs: Iterable[Job], name: str) -> list[Any]:
+    """Return the values of an attribute of jobs, each once, in the order of the jobs."""
+    return list(dict.fromkeys(getattr(job, name) for job in jobs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Job):
+    """A job with the facts of its training: ``seconds`` leave out the evaluations."""
+
     epochs: int
     train_images: int
     test_images: int
@@ -70,165 +108,164 @@ class Results:
     """What one results.json holds.
 
     Attributes:
-        folder: in which the file is.
-        origin: the file, from the name of the folder in which it was looked for.
         experiment: its name on the command line.
-        preset: of its settings; "" where it has no presets.
         quick: whether it was a smoke test.
-        settings: as they were.
-        differences: from the paper.
-        versions: of what it was computed with.
-        seconds: of the last call of the command.
+        settings: the settings, in plain values.
+        differences: settings that are not the paper's.
+        versions: versions of the software, and how many workers and threads there were.
+        seconds: how long the last call of the command took.
         rows: the figures.
-        pictures: the experiment's own, then others.
+        pictures: the experiment's own, then those of its jobs.
+        preset: the name of the settings; "" where the experiment has no presets.
         jobs: the training runs; None for experiments without images.
+        folder: where the file is; not in the file itself.
     """
 
-    folder: Path
-    origin: str
     experiment: str
-    preset: str
     quick: bool
     settings: dict[str, Any]
     differences: list[Difference]
     versions: dict[str, str]
     seconds: float
     rows: list[Row]
-    pictures: list[Picture]
-    jobs: list[Job] | None
+    pictures: list[Picture] = field(default_factory=list)
+    preset: str = ""
+    jobs: list[TrainingRun] | None = None
+    folder: Path = Path()
 
     @property
     def num_seeds(self) -> int:
         return max((len(row.values) for row in self.rows), default=0)
 
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """What lies beside results.json as tried.json: other settings, and what they gave. ValueError if damaged."""
-        path = self.folder / "tried.json"
-        if not path.is_file():
-            return []
-        trials = read_json(path)
-        if not (isinstance(trials, list) and all(isinstance(trial, dict) for trial in trials)):
-            raise ValueError(f"report: {path}: got {shortened(trials)}, expected a list of objects")
-        return trials
 
-    @property
-    def notes(self) -> str:
-        """What lies beside results.json as notes.md; "" if nothing does. ValueError where it is no text."""
-        path = self.folder / "notes.md"
-        try:
-            return path.read_text(encoding="utf-8") if path.is_file() else ""
-        except UnicodeDecodeError as error:
-            raise ValueError(f"report: {path}: {error}, expected text in UTF-8") from error
+def make_row(name: str, values: Sequence[float], paper: Mapping[str, float]) -> Row:
+    """Return the row of one value a seed, with the paper's figure of that name if there is one."""
+    finite = [value if math.isfinite(value) else None for value in values]
+    if None in finite:
+        return Row(name, paper.get(name), None, None, finite)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Row(name, paper.get(name), float(np.mean(values)), error, finite)
+
+
+def versions(num_workers: int, one_thread: bool = False) -> dict[str, str]:
+    """Return the versions of the software and the number of workers, which are processes of one thread each."""
+    return {
+        "ald_ext": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(1 if one_thread or num_workers > 1 else torch.get_num_threads()),
+        "workers": str(num_workers),
+    }
+
+
+def write_results(results: Results) -> None:
+    """Write results.json into the folder of the results."""
+    values = asdict(results)
+    del values["folder"]
+    write_atomically(results.folder / FILE, lambda file: file.write_text(json.dumps(values, indent=2) + "\n"))
 
 
 def find_results(folders: Sequence[Path]) -> list[Results]:
-    """Every results.json below the folders, in their order and then by path; each once, and none of training runs.
+    """Read every results.json below the folders, and every model that ``ald-ext train`` left there.
+
+    Experiments come first, in the order of the folders and then of their paths, each once; their own training runs are
+    left out. Trained models that lie side by side are one experiment, :data:`TRAINED_MODELS`, with rows
+    DATASET/MODEL/re and re_averaged.
+
+    Args:
+        folders: are searched with all folders below them.
 
     Raises:
-        ValueError: a folder is not there, a file is damaged or of another form, or there is none.
+        ValueError: a folder is not there, a file is damaged or of another form, or there are no results.
     """
-    found: dict[Path, Results] = {}
+    experiments: dict[Path, None] = {}
+    models: dict[Path, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"report: folders: got {str(folder)!r}, expected a folder")
         root = folder.resolve()
-        paths = [path for path in root.rglob(FILE) if NOT_RESULTS.isdisjoint(path.relative_to(root).parts)]
-        # Of a folder before those inside it, so that default settings stand before other presets.
-        for path in sorted(paths, key=lambda path: path.parent.parts):
-            if path not in found:
-                found[path] = read_results(path, (PurePosixPath(root.name) / path.relative_to(root)).as_posix())
-    if not found:
-        shown = ", ".join(map(str, folders))
-        raise ValueError(f"report: folders: got {shown or 'none'}, without any {FILE} of `ald-ext experiment`")
-    return list(found.values())
+        # A folder comes before those inside it, so that the default settings stand before other presets.
+        for place in sorted({root, *(path.parent for path in root.rglob("*.json"))}):
+            if not NOT_RESULTS.isdisjoint(place.relative_to(root).parts):
+                continue
+            if (place / FILE).is_file():
+                experiments[place] = None
+            elif (place / "metrics.json").is_file() and (place / "config.json").is_file():
+                together = models.setdefault(place.parent, [])
+                together += [place] if place not in together else []
+    if not experiments and not models:
+        shown = ", ".join(map(str, folders)) or "none"
+        expected = f"one with a {FILE} of `ald-ext experiment` or a metrics.json of `ald-ext train`"
+        raise ValueError(f"report: folders: got {shown}, expected {expected}")
+    return [*(read_results(place / FILE) for place in experiments), *map(read_trained_models, models.values())]
 
 
-def read_results(path: Path, origin: str) -> Results:
-    """One file. ValueError, which names it, where it is damaged or of another form."""
-    values = read_json(path)
-    where = f"report: {path}"
-    experiment = read_field(values, "experiment", "str", where)
-    own_picture = [{"file": f"{experiment}.png", "caption": ""}]
+def read_results(path: Path) -> Results:
+    """Read one results.json. ValueError, which names it, where it is damaged or of another form."""
+    results = from_dict(Results, read_json(path), f"report: {path}", ignore_unknown=True)
+    for picture in results.pictures:
+        file = PurePosixPath(picture.file)
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError(f"report: {path}: pictures: got {picture.file!r}, expected a file in the folder of {FILE}")
+    pictures = results.pictures or [Picture(f"{results.experiment}.png", "")]
+    return replace(results, pictures=pictures, folder=path.parent)
+
+
+def read_trained_models(folders: Sequence[Path]) -> Results:
+    """Return what ``ald-ext train`` left in folders side by side; a model is called by its folder if that differs."""
+    rows, jobs, pictures, configs = [], [], [], []
+    for folder in folders:
+        metrics, config = read_json(folder / "metrics.json"), read_json(folder / "config.json")
+        where = f"report: {folder / 'metrics.json'}"
+        if not (isinstance(metrics, dict) and isinstance(config, dict)):
+            raise ValueError(f"{where} and config.json: expected objects, as `ald-ext train` writes them")
+        model = str(metrics.get("model"))
+        values = {
+            **metrics,
+            "dataset": PurePosixPath(str(metrics.get("dataset"))).stem,
+            "model": model if folder.name == model else f"{folder.name} ({model})",
+            "seed": config.get("seed"),
+        }
+        job = from_dict(TrainingRun, values, where, ignore_unknown=True)
+        for name, metric in (("re", "test_re"), ("re_averaged", "test_re_ensemble")):
+            if metrics.get(metric) is not None:
+                rows.append(make_row(f"{job.dataset}/{job.model}/{name}", [metrics[metric]], {}))
+        jobs.append(job)
+        configs.append(config)
+        for name, shown in (("reconstructions", "held-out data, each row above its reconstructions"), ("samples",) * 2):
+            if (folder / f"{name}.png").is_file():
+                pictures.append(Picture(f"{folder.name}/{name}.png", f"{job.model}: {shown}"))
     return Results(
-        folder=path.parent,
-        origin=origin,
-        experiment=experiment,
-        preset=read_field({"preset": "", **values}, "preset", "str", where),
-        quick=read_field(values, "quick", "bool", where),
-        settings=read_field(values, "settings", "dict[str, Any]", where),
-        differences=read_records(Difference, values, "differences", where),
-        versions=read_field(values, "versions", "dict[str, str]", where),
-        seconds=read_field(values, "seconds", "float", where),
-        rows=read_records(Row, values, "rows", where),
-        pictures=[
-            inside(picture, where)
-            for picture in read_records(Picture, {"pictures": own_picture, **values}, "pictures", where)
-        ],
-        jobs=read_records(Job, values, "jobs", where) if "jobs" in values else None,
+        experiment=TRAINED_MODELS,
+        quick=False,
+        settings=shared(configs),
+        differences=[],
+        versions=metrics.get("versions", {}),
+        seconds=sum(job.seconds for job in jobs),
+        rows=rows,
+        pictures=pictures,
+        jobs=jobs,
+        folder=folders[0].parent,
     )
 
 
+def shared(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all have in common; of those that are objects, what these have in common."""
+    common = {}
+    for name, value in settings[0].items():
+        values = [each.get(name) for each in settings]
+        if all(isinstance(each, dict) for each in values):
+            common[name] = shared([each[name] for each in settings])
+        elif all(each == value for each in values):
+            common[name] = value
+    return common
+
+
 def read_json(path: Path) -> Any:
-    """What a file holds. ValueError, which names it, where it is damaged."""
+    """Return what a file holds. ValueError, which names it, where it is damaged."""
     try:
-        # What is not finite stands there as null; older Python writes NaN.
+        # What is not finite is written as null; older files have NaN.
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"report: {path}: damaged ({error}), expected JSON of `ald-ext experiment`") from error
-
-
-def inside(picture: Picture, where: str) -> Picture:
-    """The same picture. ValueError where it is not inside the folder of results.json."""
-    path = PurePosixPath(picture.file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{where}: pictures: got {picture.file!r}, expected a file in the folder of {FILE}")
-    return picture
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_number_or_null(value: Any) -> bool:
-    return value is None or is_number(value)
-
-
-#: Whether a value of JSON is of the type that a field is annotated with.
-CHECKS: dict[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str),
-    "int": lambda value: is_number(value) and isinstance(value, int),
-    "float": is_number,
-    "float | None": is_number_or_null,
-    "bool": lambda value: isinstance(value, bool),
-    "list": lambda value: isinstance(value, list),
-    "list[float | None]": lambda value: isinstance(value, list) and all(map(is_number_or_null, value)),
-    "dict[str, Any]": lambda value: isinstance(value, dict),
-    "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-}
-
-
-def read_field(values: Any, name: str, kind: str, where: str) -> Any:
-    """``values[name]``. ValueError where it is missing or not of the type named ``kind``."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: got {shortened(values)}, expected an object")
-    if name not in values:
-        raise ValueError(f"{where}: got no {name!r}, expected it, as `ald-ext experiment` writes it")
-    if not CHECKS[kind](values[name]):
-        raise ValueError(f"{where}: {name}: got {shortened(values[name])}, expected {kind}")
-    return values[name]
-
-
-def read_records(record: type[Record], values: Any, name: str, where: str) -> list[Record]:
-    """``values[name]`` as a list of a dataclass; what that does not know is left out."""
-    items = read_field(values, name, "list", where)
-    return [
-        record(**{field.name: read_field(item, field.name, str(field.type), place) for field in fields(record)})  # type: ignore[arg-type]
-        for item, place in ((item, f"{where}: {name}[{index}]") for index, item in enumerate(items))
-    ]
-
-
-def shortened(value: Any) -> str:
-    """For a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+        raise ValueError(f"report: {path}: damaged ({error}), expected JSON") from error

@@ -1,4 +1,4 @@
-"""Units of an experiment side by side, in processes of one thread each, under one progress bar."""
+"""Runs the seeds or jobs of an experiment side by side, in processes of one thread each, under one progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 #: Called after every unit of work, with the number of units done.
 Progress = Callable[[int], Any]
 
-#: In a worker: the number of units that all workers have done, and whether they are to stop.
+#: In a worker: the number of units that all workers have done, and the event that tells them to stop.
 _done: Any = None
 _stop: Any = None
 
@@ -23,17 +23,18 @@ _stop: Any = None
 def run_all(
     run: Callable[[Any, Progress], Result], arguments: Sequence[Any], num_workers: int, bar: Any
 ) -> list[Result]:
-    """``run(argument, progress)`` of every argument, in the order in which they are given.
+    """Return ``run(argument, progress)`` of every argument, in their order.
 
     Args:
-        run: a function of a module, so that processes may import it, and with results that can be pickled; torch lends
-            its file descriptors to tensors that cross, which end with the process, so there should be none.
+        run: a function of a module, so that processes can import it. Its results are pickled; they may not hold
+            tensors, to which torch lends file descriptors that end with their process.
         arguments: one a call.
-        num_workers: processes; 1: everything in this one.
-        bar: tqdm's, or what has its ``update`` and ``n``.
+        num_workers: the number of processes; with 1 everything runs in this one.
+        bar: the progress bar of tqdm, or something with its ``update`` and ``n``.
 
     Raises:
-        What a call raised, after those that run beside it have stopped. BrokenProcessPool: a process was killed.
+        Exception: whatever a call raised, after those that run beside it have stopped.
+        BrokenProcessPool: a process was killed.
     """
     if num_workers == 1:
         return [run(argument, bar.update) for argument in arguments]
@@ -48,18 +49,14 @@ def run_all(
             while waiting:
                 waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION).not_done
                 bar.update(begin + done.value - bar.n)
-                raise_first_error(futures)
+                for future in futures:
+                    if future.done():
+                        future.result()  # raises its error
             return [future.result() for future in futures]
-        except BaseException:  # an interruption, too: what runs is to stop where it is, what waits is not to begin
+        except BaseException:  # an interruption too: running calls stop, waiting ones do not begin
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def raise_first_error(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        if future.done():
-            future.result()
 
 
 def start_worker(done: Any, stop: Any) -> None:
@@ -69,10 +66,8 @@ def start_worker(done: Any, stop: Any) -> None:
 
 
 def count_done(units: int) -> None:
-    """Progress in a worker, which ends with the process that wants its work.
-
-    By a signal, on which training writes its checkpoint.
-    """
+    """Count a worker's progress; if it is told to stop or its parent has ended, raise SIGTERM, on which training
+    writes its checkpoint."""
     parent = multiprocessing.parent_process()
     with _done.get_lock():
         _done.value += units

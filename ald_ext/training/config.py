@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
-from ..models import MODELS, ModelConfig, config_from_dict, find_model_class
-from ..models.config import check_settings
+from ..models import MODELS, ModelConfig, config_from_dict
+from ..settings import from_dict
 
 SCHEDULES = ("constant", "cosine", "polynomial")
 
@@ -148,12 +148,11 @@ class TrainingConfig:
         Raises:
             ValueError: a name that is no setting, or a value out of its range.
         """
-        check_settings("TrainingConfig", cls, {**values, "network": ModelConfig()})
+        model = values.get("model", cls.model)
         network = values.get("network", {})
-        if not isinstance(network, dict):
-            raise ValueError(f"TrainingConfig: network: got {network!r}, expected an object of settings")
-        network = config_from_dict(find_model_class(values.get("model", cls.model)).config_class, network)
-        return cls(**{**values, "network": network})
+        if isinstance(model, str) and model in MODELS and isinstance(network, dict):  # otherwise it is refused below
+            network = config_from_dict(MODELS[model].config_class, network)
+        return from_dict(cls, {**values, "network": network}, "TrainingConfig")
 
     @classmethod
     def load(cls, path: Path) -> TrainingConfig:

@@ -685,7 +685,7 @@ def test_bad_options_of_a_model_are_refused(name, options, message):
     [
         ({"widht": 3}, "got 'widht', expected some of"),
         ({"width": "three"}, "width: got 'three', expected int"),
-        ({"tilt": "maybe"}, "tilt: got 'maybe', expected NoneType or bool"),
+        ({"tilt": "maybe"}, "tilt: got 'maybe', expected bool or None"),
         ({"width": True}, "width: got True, expected int"),
         ({"precision_prior": 3}, "precision_prior: got 3, expected str or tuple"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,61 +11,49 @@ from torch import Tensor
 from ...models import LatentVariableModel
 from ...training.evaluation import values_of_data
 
-#: Components of the mixture, its iterations, and what is added to its variances, as a share of the data's.
+#: Components of the mixture, its iterations, and what is added to its variances as a share of the data's variance.
 COMPONENTS, ITERATIONS, RIDGE = 20, 15, 0.03
 
 
-@dataclass(frozen=True)
-class Codes:
-    """
-    Attributes:
-        z: (n, d_z), inferred latent variables.
-        squares: (n,), ‖x - mean(z)‖².
-    """
+def codes_of(model: LatentVariableModel, data: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return inferred latent variables z, (n, d_z), of data (n, *shape), and the squares ‖x - mean(z)‖², (n,)."""
 
-    z: np.ndarray
-    squares: np.ndarray
+    def both(x: Tensor) -> Tensor:
+        z = model.encode(x)
+        return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
 
-    @classmethod
-    def of(cls, model: LatentVariableModel, data: Tensor) -> Codes:
-        """Of data (n, *shape)."""
-
-        def both(x: Tensor) -> Tensor:
-            z = model.encode(x)
-            return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
-
-        values = values_of_data(model, data, both).double().numpy()
-        return cls(values[:, :-1], values[:, -1])
+    values = values_of_data(model, data, both).double().numpy()
+    return values[:, :-1], values[:, -1]
 
 
 def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data: Tensor) -> Tensor:
-    """U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x), (n,) float64; higher is more anomalous.
+    """Return U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x), (n,) float64; higher is more anomalous.
 
-    q, a mixture of Gaussians, is fitted to the z of the training data: of priors p(z) the aggregated posterior
-    (1/n) Σ_i p(z | x_i), of which these are samples, has the largest likelihood (Tomczak & Welling 2018). σ is such
-    that both terms vary equally over the training data: residuals of neighbouring pixels are alike, so that a
-    likelihood that takes them for independent would leave the prior no say.
+    q is a mixture of Gaussians, fitted to the z of the training data. These are samples of the aggregated posterior
+    (1/n) Σ_i p(z | x_i), which of all priors has the largest likelihood (Tomczak & Welling 2018). σ makes both terms
+    vary equally over the training data: residuals of neighbouring pixels are alike, and a likelihood that takes them
+    for independent would leave the prior no influence.
 
     Args:
-        model: whose encoder and decoder are used, and not its prior.
-        training_data: (m, *shape), normal ones; no labels are needed.
+        model: its encoder and decoder are used, its prior is not.
+        training_data: normal data, (m, *shape), without labels.
         data: (n, *shape).
     """
-    seen, codes = Codes.of(model, training_data), Codes.of(model, data)
-    prior = fitted_mixture(seen.z)
-    half_precision = np.std(prior.score_samples(seen.z)) / np.std(seen.squares)
-    return torch.from_numpy(codes.squares * half_precision - prior.score_samples(codes.z))
+    (seen, seen_squares), (z, squares) = codes_of(model, training_data), codes_of(model, data)
+    prior = fitted_mixture(seen)
+    half_precision = np.std(prior.score_samples(seen)) / np.std(seen_squares)
+    return torch.from_numpy(squares * half_precision - prior.score_samples(z))
 
 
 def fitted_mixture(z: np.ndarray) -> Any:
-    """A mixture of Gaussians with full covariances, as scikit-learn's."""
+    """Return scikit-learn's mixture of Gaussians with full covariances, fitted to z (n, d_z)."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     components = min(COMPONENTS, len(z))
-    ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # of a latent space that has collapsed
+    ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # for a latent space that has collapsed
     mixture = GaussianMixture(components, reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
     with warnings.catch_warnings():  # it need not have converged
         warnings.simplefilter("ignore", ConvergenceWarning)

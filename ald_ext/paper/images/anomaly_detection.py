@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -13,18 +12,16 @@ from ...data import ImageData
 from ...models import CLAE, LatentVariableModel
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
-from ..experiment import Difference, new_figure
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, distinct
 from .aggregated_posterior import aggregated_potential
-from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
-from .image_figures import datasets_of, models_of
+from .experiment import ImageExperiment, JobOutcome, Subject
+from .settings import ImageSettings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: The networks, σ of the likelihood of standardized pixels (the VAE's posterior needs a wider one), and the training.
+#: The networks, σ of the likelihood of standardized pixels (wider for the VAE's posterior), and the training.
 HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0
 BATCH_SIZE, WARM_UP, EPOCHS = 100, 100, 30
-#: Samples of the parameters, of the second half of the training, that scores are averaged over.
+#: The number of samples of the parameters, from the second half of the training, that scores are averaged over.
 SAMPLES = 3
 
 #: Table 3, for the digits 0 to 9; that the normal class is the positive one is an inference from the figures.
@@ -37,7 +34,7 @@ PAPER_AUPRC = {
 
 
 def paper_rows() -> dict[str, float]:
-    """Table 3 by row: a digit's, and the mean."""
+    """Return Table 3 by row: each digit's figure, and their mean."""
     rows = {}
     for model, values in PAPER_AUPRC.items():
         rows[f"mnist/{model}/auprc_normal"] = float(np.mean(values))
@@ -46,14 +43,14 @@ def paper_rows() -> dict[str, float]:
 
 
 def parts(data: ImageData) -> tuple[str, ...]:
-    """The classes of the test images."""
+    """Return the classes of the test images."""
     if data.test_labels is None or data.train_labels is None:
         raise ValueError(f"experiment anomaly-detection: datasets: got {data.name}, which has no labels, expected some")
     return tuple(str(label) for label in data.test_labels.unique().tolist())
 
 
 def prepare(data: ImageData, job: Job) -> ImageData:
-    """Only the normal class to train on; all classes to test; every image with mean 0 and standard deviation 1."""
+    """Return standardized images: the normal class alone to train on, and all classes to test."""
     assert data.train_labels is not None
     normal = data.train_labels == int(job.part)
     return replace(
@@ -66,17 +63,17 @@ def prepare(data: ImageData, job: Job) -> ImageData:
 
 
 def standardized(images: Tensor) -> Tensor:
-    """(n, C, H, W) uint8 -> float32, each image by its own mean and standard deviation.
+    """Return images (n, C, H, W) uint8 as float32, each with mean 0 and standard deviation 1.
 
     A residual grows with the amount of ink: on pixels as they are, a 1 is an easy image for a model of 8s.
     """
     pixels = images.flatten(1).float()
-    spread = pixels.std(1, correction=0).clamp_min(1.0)  # of images of one colour
+    spread = pixels.std(1, correction=0).clamp_min(1.0)  # for images of one colour
     return ((pixels - pixels.mean(1)[:, None]) / spread[:, None]).view(images.shape)
 
 
 def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """An MLP with few latent variables, which draws normal images well and others badly; the same for every model."""
+    """Return the same MLP for every model, with few latent variables: it draws normal images well and others badly."""
     network = replace(
         config.network,
         data="real",
@@ -101,13 +98,13 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
 
 
 def printed_score(model: CLAE, x: Tensor) -> Tensor:
-    """Eq. 18 as it is printed, with the wrong sign of the energy: -log p(x | z) - E(z)."""
+    """Return the score of Eq. 18 as it is printed, with the wrong sign of the energy: -log p(x | z) - E(z)."""
     z = model.encode(x)
     return model.negative_log_likelihood(x, z) - model.energy(z)
 
 
 def evaluate(subject: Subject) -> JobOutcome:
-    """AUPRC with either class as the positive one, and AUROC, of every score of the model."""
+    """Measure AUPRC with either class as the positive one, and AUROC, of every score of the model."""
     assert subject.data.test_labels is not None
     images, normal = subject.data.test_images, subject.data.test_labels == int(subject.job.part)
     values: dict[str, float] = {}
@@ -117,11 +114,11 @@ def evaluate(subject: Subject) -> JobOutcome:
 
 
 def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
-    """By the suffix of its rows; that without one is the model's score in the table.
+    """Return the model's scores by the suffix of their rows; the one without a suffix is its score in the table.
 
-    That of LAE and CLAE is :func:`.aggregated_posterior.aggregated_potential`, averaged over samples of the
-    parameters; "_own_prior" is the potential under the model's own prior. The others, whose parameters are not sampled,
-    have RE (AE) and -ELBO (VAE), and "_aggregated": what the refitted prior alone would do for them.
+    For LAE and CLAE that is :func:`.aggregated_posterior.aggregated_potential`, averaged over samples of the
+    parameters; "_own_prior" is the potential under the model's own prior. For AE and VAE, whose parameters are not
+    sampled, it is RE or -ELBO; "_aggregated" is what the refitted prior alone does for them.
     """
     model, ensemble = subject.trained.model, subject.trained.ensemble
     training_images = subject.data.train_images
@@ -146,7 +143,7 @@ def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
 
 
 def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:
-    """AUPRC with normal images as positive and low scores as signs of them, with anomalies, and AUROC."""
+    """Return AUPRC with normal images, whose scores are low, or with anomalies as the positive class, and AUROC."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     anomalous = ~normal
@@ -158,35 +155,28 @@ def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:
 
 
 def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The means over the classes, then the classes' own, as auprc_normal_3."""
+    """Return the means over the classes, then each class's figures, such as auprc_normal_3."""
     names = list(next(iter(parts.values())))
     means = {name: float(np.mean([values[name] for values in parts.values()])) for name in names}
     return means | {f"{name}_{part}": values[name] for name in names for part, values in parts.items()}
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """AUPRC with the normal class as positive: a group of bars a class, mean over the seeds."""
-    datasets, models = datasets_of(outcomes), models_of(outcomes)
-    figure, axes = new_figure(len(datasets), 1, (11, 3 * len(datasets)))
+    """Draw AUPRC with the normal class as positive: a group of bars a class, means over the seeds."""
+    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+    picture, axes = new_picture(len(datasets), 1, (11, 3 * len(datasets)))
     for (panel,), dataset in zip(axes, datasets, strict=True):
         classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))
         for index, model in enumerate(models):
-            heights = [
-                np.mean(
-                    [
-                        outcome.values["auprc_normal"]
-                        for job, outcome in outcomes.items()
-                        if (job.dataset, job.model, job.part) == (dataset, model, part)
-                    ]
-                )
-                for part in classes
-            ]
+            jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
+            values = [[outcomes[job].values["auprc_normal"] for job in jobs if job.part == part] for part in classes]
+            heights = [np.mean(of_class) for of_class in values]
             places = np.arange(len(classes)) + (index - (len(models) - 1) / 2) * 0.8 / len(models)
             panel.bar(places, heights, width=0.8 / len(models), label=f"{model}, mean {np.mean(heights):.3f}")
         panel.set_xticks(range(len(classes)), classes)
         panel.set(xlabel="normal class", ylabel="AUPRC, normal positive", title=dataset)
         panel.legend(ncols=len(models), loc="lower center")
-    return figure
+    return picture
 
 
 EXPERIMENT = ImageExperiment(
@@ -200,6 +190,7 @@ EXPERIMENT = ImageExperiment(
     evaluate=evaluate,
     summarize=summarize,
     draw=draw,
+    network=f"MLPs of {HIDDEN_UNITS} hidden units with {LATENT_DIM} latent variables",
     paper=paper_rows(),
     differences=(
         Difference("networks", "the convolutional ones of Table 2, d_z = 32", "an MLP, d_z = 16", "AUPRC, every model"),

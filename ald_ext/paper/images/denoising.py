@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,20 +10,19 @@ from torch import Tensor
 from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
 from ...training.pictures import save_grid
-from ..experiment import Difference
-from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Picture, Subject
-from .image_figures import bars_by_model
+from ..pictures import Figure
+from ..results import Difference, Job, Picture
+from .charts import bars_by_model
+from .experiment import ImageExperiment, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES, paper_rows
+from .settings import ImageSettings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Standard deviation of the noise, of pixels in [0, 1]; its square is the error of an image that is left as it is.
+#: Standard deviation of the noise on pixels in [0, 1]; its square is the error of an image that is left as it is.
 NOISE = 0.1
 NOISE_SEED = 0
 SHOWN = 10
 
-#: Table 5, by inference from its garbled text.
+#: Table 5, as inferred from its garbled text.
 PAPER_MSE = {
     "mnist": {"vae": 0.01714, "lae": 0.02243, "clae": 0.007778},
     "svhn": {"vae": 0.01041, "lae": 0.01010, "clae": 0.003676},
@@ -34,13 +32,13 @@ PAPER_MSE = {
 
 
 def add_noise(images: Tensor) -> Tensor:
-    """Brightness of images (n, C, H, W) uint8 plus N(0, 0.1²), not clipped; the same noise for every model."""
+    """Return the brightness of uint8 images (n, C, H, W) plus N(0, 0.1²), not clipped, the same for every model."""
     brightness = to_brightness(images)
     return brightness + NOISE * torch.randn(brightness.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
 
 
 def evaluate(subject: Subject) -> JobOutcome:
-    """MSE of the reconstructions of noisy test images to the clean ones."""
+    """Measure the mean squared error of the reconstructions of noisy test images to the clean ones."""
     model, ensemble = subject.trained.model, subject.trained.ensemble
     clean = to_brightness(subject.data.test_images)
     noisy = add_noise(subject.data.test_images)
@@ -50,7 +48,7 @@ def evaluate(subject: Subject) -> JobOutcome:
         averaged = ensemble.mean(model, lambda member: values_of_data(member, noisy, member.reconstruct))
         values["denoising_mse_averaged"] = mean_squared_error(averaged, clean)
     file = f"{subject.job.name}.png"
-    save_grid(subject.place.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
+    save_grid(subject.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
     caption = f"{subject.job.name}: test images, with noise, and restored"
     return JobOutcome(values, pictures=(Picture(file, caption),))
 
@@ -60,12 +58,12 @@ def mean_squared_error(first: Tensor, second: Tensor) -> float:
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """The errors, one row of panels a data set, with that of the noisy images themselves."""
-    figure = bars_by_model(outcomes, PAPER_MSE)
-    for axes in figure.axes:
+    """Draw the errors, one row of panels a data set, with that of the noisy images themselves."""
+    picture = bars_by_model(outcomes, PAPER_MSE)
+    for axes in picture.axes:
         axes.axhline(NOISE**2, color="gray", linestyle="--", linewidth=0.8)
-    figure.suptitle("dashed: the noisy images themselves", fontsize=9)
-    return figure
+    picture.suptitle("dashed: the noisy images themselves", fontsize=9)
+    return picture
 
 
 EXPERIMENT = ImageExperiment(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,36 +14,34 @@ from ...models import LatentVariableModel
 from ...models.config import DEQUANTIZATIONS
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
-from ..experiment import Difference, new_figure
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, distinct
+from .experiment import ImageExperiment, JobOutcome, Subject
 from .generated_images import sample_quality, save_sheet
-from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
-from .image_figures import datasets_of
 from .image_generation import COMMON_DIFFERENCES, QUICK
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .settings import ImageSettings
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS
-#: Values of a pixel that the figure shows: enough to tell one from the next.
+#: Values of a pixel that the lower panels show: few enough to tell one from the next.
 SHOWN_VALUES = 32
-#: Images of which the histograms are.
+#: Images that the histograms count.
 HISTOGRAM_IMAGES = 10_000
 
 
 def parts(data: ImageData) -> tuple[str, ...]:
-    """The ways to dequantize."""
+    """Return the ways to dequantize."""
     return DEQUANTIZATIONS
 
 
 def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """The job's dequantization; that of Langevin has no use for a bounded mean, as a sigmoid bounds it anyway."""
+    """Set the job's dequantization; with Langevin's a sigmoid bounds the pixels, not the decoder's output."""
     output = "linear" if job.part == "langevin" else config.network.decoder_output
     return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))
 
 
 def evaluate(subject: Subject) -> JobOutcome:
-    """RE, the Fréchet distance of samples, and the histogram of a pixel."""
+    """Measure RE, the Fréchet distance of samples, and the histogram of a pixel."""
     quality, generated = sample_quality(subject)
     values = {"re": subject.trained.metrics["test_re"]} | quality
     images = subject.data.train_images[:HISTOGRAM_IMAGES]
@@ -56,7 +53,7 @@ def evaluate(subject: Subject) -> JobOutcome:
 
 
 def chosen_pixel(images: Tensor) -> int:
-    """The top left pixel, as in the paper; where it is constant, the one that has the most different values."""
+    """Return the top left pixel, as in the paper, or where it is constant the one with the most different values."""
     flat = images.flatten(1)
     if len(flat[:, 0].unique()) > 1:
         return 0
@@ -64,7 +61,7 @@ def chosen_pixel(images: Tensor) -> int:
 
 
 def unit_values(model: LatentVariableModel, images: Tensor) -> Tensor:
-    """Dequantized images with the range (0, 1) of the bins, (n, C, H, W): a pixel's value k is in (k, k + 1) / 256.
+    """Return dequantized images in (0, 1), (n, C, H, W): a pixel of value k is in (k, k + 1) / 256.
 
     Without dequantization it is at k / 256.
     """
@@ -78,20 +75,20 @@ def unit_values(model: LatentVariableModel, images: Tensor) -> Tensor:
 
 
 def empty_bins(counts: Tensor) -> float:
-    """The share of empty bins among those between the pixel's smallest and largest value."""
+    """Return the share of empty bins among those between the pixel's smallest and largest value."""
     filled = counts.nonzero().flatten()
     return 1 - len(filled) / int(filled[-1] - filled[0] + 1)
 
 
 def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Metrics by the way of dequantization, as re_uniform."""
+    """Return the metrics by the way of dequantization, such as re_uniform."""
     return {f"{metric}_{part}": value for part, values in parts.items() for metric, value in values.items()}
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """The histograms of the first seed, over the whole range and over a few values."""
-    datasets = datasets_of(outcomes)
-    figure, axes = new_figure(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
+    """Draw the histograms of the first seed, over the whole range and over a few values."""
+    datasets = distinct(outcomes, "dataset")
+    picture, axes = new_picture(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
     for index, dataset in enumerate(datasets):
         for column, part in enumerate(DEQUANTIZATIONS):
             jobs = [job for job in outcomes if (job.dataset, job.part) == (dataset, part)]
@@ -100,12 +97,12 @@ def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
                 places = [(place + 0.5) / HISTOGRAM_BINS for place in range(first, last)]
                 panel.bar(places, counts[first:last], width=1 / HISTOGRAM_BINS)
             axes[2 * index, column].set_title(f"{dataset}: {part}", fontsize=9)
-    figure.suptitle("a pixel's values, dequantized, in [0, 1]; below, a part of the same", fontsize=9)
-    return figure
+    picture.suptitle("a pixel's values, dequantized, in [0, 1]; below, a part of the same", fontsize=9)
+    return picture
 
 
 def ranges(counts: Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """All bins, and those of the values that have the most images in them, without the ends of the range."""
+    """Return the range of all bins, and that of the values that most images have, without the ends of the scale."""
     width = SHOWN_VALUES * HISTOGRAM_BINS // BINS
     starts = range(width, HISTOGRAM_BINS - 2 * width, width)
     start = max(starts, key=lambda first: sum(counts[first : first + width]))
@@ -122,7 +119,6 @@ EXPERIMENT = ImageExperiment(
     evaluate=evaluate,
     summarize=summarize,
     draw=draw,
-    paper={},
     differences=(
         *COMMON_DIFFERENCES,
         Difference("pixel", "top left, of SVHN", "top left; of MNIST, where it is 0, another", "one that varies"),

@@ -1,4 +1,4 @@
-"""What a trained model draws: images of its prior, their Fréchet distance to real ones, and which of them are shown."""
+"""What a trained model draws: images from its prior, their Fréchet distance to real ones, and which are shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ...metrics import FeatureExtractor, GaussianAccumulator, GaussianStatistics
 from ...models import LatentVariableModel
 from ...training.evaluation import EVALUATION_BATCH, evaluating, values_of_data
 from ...training.pictures import pair_up, save_grid
-from .image_experiment import Picture, Subject
+from ..results import Picture
+from .experiment import Subject, extractor_of, real_statistics
 
 #: Images in a row of the pictures; rows of pairs, of samples as they come, of the best, and of the worst.
 COLUMNS, PAIR_ROWS, SAMPLE_ROWS, EXTREME_ROWS = 10, 2, 4, 1
@@ -28,11 +29,7 @@ CAPTION_WITHOUT_PRIOR = "{name}: two rows of test images, each above its reconst
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """
-    Attributes:
-        images: (n, C, H, W) uint8, in the order in which they were drawn.
-        features: (n, d) of them.
-    """
+    """Images (n, C, H, W) uint8, in the order in which they were drawn, and their features (n, d)."""
 
     images: Tensor
     features: Tensor
@@ -43,10 +40,10 @@ class GeneratedImages:
         return accumulator.statistics()
 
     def by_typicality(self, real: GaussianStatistics) -> Tensor:
-        """The images' indices, the most typical first.
+        """Return the images' indices, the most typical first.
 
-        By (f - μ)ᵀ (C + c I)⁻¹ (f - μ), with mean μ and covariance C of real images' features; c, the mean variance,
-        keeps directions in which real images hardly vary from deciding everything.
+        Images are ordered by (f - μ)ᵀ (C + c I)⁻¹ (f - μ), with mean μ and covariance C of real images' features. c is
+        their mean variance, without which directions in which real images hardly vary would decide everything.
         """
         offset = self.features.double().cpu() - real.mean
         ridge = real.covariance.diagonal().mean() * torch.eye(len(real.mean), dtype=torch.float64)
@@ -54,7 +51,7 @@ class GeneratedImages:
 
 
 def generate(model: LatentVariableModel, extractor: FeatureExtractor, count: int) -> GeneratedImages:
-    """Draws of the prior, as images of the same kind as the data: of Bernoulli pixels a draw, too."""
+    """Draw from the prior images of the data's kind; Bernoulli pixels are drawn too."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(DRAWING_SEED)
     images, features = [], []
@@ -70,27 +67,28 @@ def generate(model: LatentVariableModel, extractor: FeatureExtractor, count: int
 
 
 def sample_quality(subject: Subject) -> tuple[dict[str, float], GeneratedImages | None]:
-    """The Fréchet distance under the extractor's name for it, and the images; nothing for a model without a prior."""
+    """Return the Fréchet distance by its name, and the images; nothing for a model without a prior."""
     if not subject.trained.model.has_prior:
         return {}, None
-    extractor = subject.extractor()
+    extractor = extractor_of(subject.settings)
     generated = generate(subject.trained.model, extractor, subject.settings.frechet_samples)
-    return {extractor.metric: frechet_distance(subject.real_statistics(), generated.statistics())}, generated
+    real = real_statistics(subject.data, subject.settings, subject.runs)
+    return {extractor.metric: frechet_distance(real, generated.statistics())}, generated
 
 
 def save_sheet(subject: Subject, generated: GeneratedImages | None) -> Picture:
-    """Reconstructions and samples of a model as one picture; see :data:`CAPTION`."""
+    """Save reconstructions and samples of a model as one picture; :data:`CAPTION` says what it shows."""
     model, images = subject.trained.model, subject.data.test_images[: COLUMNS * PAIR_ROWS]
     shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
     caption = CAPTION_WITHOUT_PRIOR
     if generated is not None:
-        order = generated.by_typicality(subject.real_statistics())
+        order = generated.by_typicality(real_statistics(subject.data, subject.settings, subject.runs))
         extreme = COLUMNS * EXTREME_ROWS
         chosen = torch.cat([torch.arange(COLUMNS * SAMPLE_ROWS), order[:extreme], order[-extreme:]])
         chosen = chosen[chosen < len(generated.images)]
         shown.append(model.to_brightness(generated.images[chosen]))
         caption = CAPTION
     file = f"{subject.job.name}.png"
-    save_grid(subject.place.out / file, torch.cat(shown), COLUMNS)
+    save_grid(subject.out / file, torch.cat(shown), COLUMNS)
     count = 0 if generated is None else len(generated.images)
     return Picture(file, caption.format(name=subject.job.name, columns=COLUMNS, count=count))

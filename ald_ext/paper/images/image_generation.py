@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...models.lae import LAEConfig
 from ...training import TrainingConfig
 from ...training.evaluation import averaged_reconstruction_error
-from ..experiment import Difference
+from ..pictures import Figure
+from ..results import Difference, Job
+from .charts import bars_by_model
+from .experiment import ImageExperiment, JobOutcome, Subject
 from .generated_images import sample_quality, save_sheet
-from .image_experiment import (
-    FEWER_TRAINED_IMAGES,
-    LIVELY_PRIOR,
-    ImageExperiment,
-    ImageSettings,
-    Job,
-    JobOutcome,
-    Subject,
-)
-from .image_figures import bars_by_model
+from .settings import FEWER_TRAINED_IMAGES, PRIOR_SETTINGS, ImageSettings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Table 2, "DATASET/MODEL": RE.
+#: Table 2: RE.
 PAPER_RE = {
     "bmnist": {"vae": 108.3, "abp": 185.9, "dlgm": 106.9, "lae": 108.4, "clae": 40.54},
     "mnist": {"vae": 0.01653, "abp": 0.01884, "dlgm": 0.01634, "lae": 0.01860, "clae": 0.00294},
@@ -42,19 +32,19 @@ PAPER_FID = {
 
 
 def paper_rows(table: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    """A table of the paper as the names of rows."""
+    """Return a table of the paper by the names of rows."""
     return {f"{dataset}/{model}/{metric}": value for dataset, row in table.items() for model, value in row.items()}
 
 
 def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """A prior of the LAE that keeps up with its latent variables: samples are drawn from it."""
+    """Let the LAE's prior, which samples are drawn from, follow its latent variables."""
     if isinstance(config.network, LAEConfig) and config.model == "lae":
-        return replace(config, network=replace(config.network, prior_eps=LIVELY_PRIOR["prior_eps"]))
+        return replace(config, network=replace(config.network, prior_eps=PRIOR_SETTINGS["prior_eps"]))
     return config
 
 
 def evaluate(subject: Subject) -> JobOutcome:
-    """RE of the test images, and the Fréchet distance of samples where there is a prior."""
+    """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
     trained = subject.trained
     values = {"re": trained.metrics["test_re"]}
     averaged = averaged_reconstruction_error(trained.model, trained.ensemble, subject.data.test_images)
@@ -65,16 +55,16 @@ def evaluate(subject: Subject) -> JobOutcome:
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """RE and Fréchet distance, one row of panels a data set."""
+    """Draw RE and Fréchet distance, one row of panels a data set."""
     return bars_by_model(outcomes, PAPER_RE)
 
 
-#: Images that the LAE passes over: with its cheap steps these take no more time than ABP has.
+#: Images that the LAE passes over; its steps are cheap, and these take no more time than ABP has.
 LAE_IMAGES = 960_000
 
 SETTINGS = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
 
-#: What is changed where samples are drawn, for a smoke test.
+#: Changes for a smoke test of experiments that draw samples.
 QUICK = {
     "datasets": ("mnist5k",),
     "epochs": 1,

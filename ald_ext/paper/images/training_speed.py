@@ -5,30 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from ...training import TrainingConfig
-from ..experiment import Difference, new_figure
-from .image_experiment import ImageExperiment, ImageSettings, Job, JobOutcome, Subject
-from .image_figures import datasets_of, models_of
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, distinct
+from .experiment import ImageExperiment, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES
+from .settings import ImageSettings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Points at which curves over seconds are averaged over the seeds.
+#: The number of points at which curves are averaged over the seeds.
 POINTS = 200
 
 
 def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Measures RE after every epoch."""
+    """Let RE be measured after every epoch."""
     return replace(config, evaluate_every=1)
 
 
 def evaluate(subject: Subject) -> JobOutcome:
-    """The learning curve; seconds are those of training, without those of measuring RE."""
+    """Return the learning curve; its seconds are those of training alone, without the evaluations."""
     metrics = subject.trained.metrics
     history = metrics["history"]
     curves = {
@@ -40,9 +38,9 @@ def evaluate(subject: Subject) -> JobOutcome:
 
 
 def compare(outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
-    """Seconds until the LAE has the RE that ABP and DLGM end with, and their share of the other's; one value a seed.
+    """Return the seconds in which the LAE reaches the RE that ABP and DLGM end with, and their share of the other's.
 
-    Between two epochs time is interpolated. Infinity where the LAE does not get there.
+    There is one value a seed, infinity where the LAE does not reach it. Time is interpolated between epochs.
     """
     rows: dict[str, list[float]] = {}
     for job, outcome in outcomes.items():
@@ -58,7 +56,7 @@ def compare(outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
 
 
 def seconds_to_reach(curves: Mapping[str, Sequence[float]], error: float) -> float:
-    """When a learning curve is first at ``error``, linear between two epochs; at the earliest after the first one."""
+    """Return when a learning curve first reaches ``error``, linear between epochs and never before the first one."""
     seconds, errors = curves["seconds"], curves["re"]
     for index, reached in enumerate(errors):
         if reached <= error:
@@ -70,11 +68,11 @@ def seconds_to_reach(curves: Mapping[str, Sequence[float]], error: float) -> flo
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """RE over epochs and over seconds: means of the seeds, with bands of a standard deviation."""
-    datasets = datasets_of(outcomes)
-    figure, axes = new_figure(len(datasets), 2, (9, 3.2 * len(datasets)))
+    """Draw RE over epochs and over seconds: means of the seeds, with bands of a standard deviation."""
+    datasets = distinct(outcomes, "dataset")
+    picture, axes = new_picture(len(datasets), 2, (9, 3.2 * len(datasets)))
     for row, dataset in zip(axes, datasets, strict=True):
-        for model in models_of(outcomes):
+        for model in distinct(outcomes, "model"):
             jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
             curves = [outcomes[job].curves for job in jobs]
             for panel, name in zip(row, ("epoch", "seconds"), strict=True):
@@ -82,17 +80,17 @@ def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
         for panel, name in zip(row, ("epochs", "seconds of training"), strict=True):
             panel.set(xlabel=name, ylabel="test RE", yscale="log", title=f"{dataset}, {len(jobs)} seeds")
             panel.legend()
-    return figure
+    return picture
 
 
-def draw_band(panel: object, curves: Sequence[Mapping[str, Sequence[float]]], name: str, label: str) -> None:
-    """The mean of several curves over the range that they share, and a band of a standard deviation."""
+def draw_band(panel: Any, curves: Sequence[Mapping[str, Sequence[float]]], name: str, label: str) -> None:
+    """Draw the mean of several curves over the range that they share, and a band of a standard deviation."""
     begin, end = max(curve[name][0] for curve in curves), min(curve[name][-1] for curve in curves)
     places = np.linspace(begin, end, POINTS)
     values = np.array([np.interp(places, curve[name], curve["re"]) for curve in curves])
-    (line,) = panel.plot(places, values.mean(0), label=label)  # type: ignore[attr-defined]
+    (line,) = panel.plot(places, values.mean(0), label=label)
     low, high = values.mean(0) - values.std(0), values.mean(0) + values.std(0)
-    panel.fill_between(places, low, high, alpha=0.3, color=line.get_color())  # type: ignore[attr-defined]
+    panel.fill_between(places, low, high, alpha=0.3, color=line.get_color())
 
 
 EXPERIMENT = ImageExperiment(
@@ -104,7 +102,6 @@ EXPERIMENT = ImageExperiment(
     evaluate=evaluate,
     compare=compare,
     draw=draw,
-    paper={},
     differences=(
         *COMMON_DIFFERENCES,
         Difference("data set", "SVHN", "MNIST by default", "--datasets svhn has the paper's"),

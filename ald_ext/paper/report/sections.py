@@ -1,235 +1,234 @@
-"""The parts of the page in Markdown: one section an experiment."""
+"""The sections of a page of results, one an experiment."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from ..results import FILE, Job, Results
-from .comparison import comparison_blocks
-from .formatting import code, count, escape, markdown_table, number, text_table
-from .plots import ratios_of
-from .shown_pictures import ShownPictures
-
-INTRODUCTION = """\
-# Results
-
-Made by `ald-ext report` of what `ald-ext experiment` wrote; only the notes are written by hand. "Ours" is the mean over
-the seeds, ± its standard error where there are several; the difference is ours less the paper's, and its percentage
-that of the paper's. The best of a column is bold where it is known whether less or more is better."""
+from .. import EXPERIMENTS, IMAGE_EXPERIMENTS
+from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, distinct, read_json
+from ..results import Picture as ResultPicture
+from .links import Links
+from .metrics import legend
+from .plot import multiples_of
+from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"
+#: By name, in the order of a page's sections; experiments that are not known come after them.
+TITLES = {
+    **{name: escape(experiment.title) for name, experiment in EXPERIMENTS.items()},
+    **{name: escape(experiment.title) for name, experiment in IMAGE_EXPERIMENTS.items()},
+    TRAINED_MODELS: "Models that `ald-ext train` trained",
+}
 
 
-def labels_of(all_results: Sequence[Results]) -> list[str]:
-    """Headings: the experiment, its preset unless that is the default, and a number where that is not enough."""
+def grouped(all_results: Sequence[Results]) -> list[list[Results]]:
+    """Return the sections' results; presets of a toy experiment below the folder of its default settings join it."""
+    groups: list[list[Results]] = []
+    names = list(TITLES)
+    for results in sorted(all_results, key=lambda each: (*names, each.experiment).index(each.experiment)):
+        first = groups[-1][0] if groups else None
+        if (
+            first is not None
+            and results.jobs is None
+            and (first.experiment, first.quick) == (results.experiment, results.quick)
+            and first.folder in results.folder.parents
+        ):
+            groups[-1].append(results)
+        else:
+            groups.append([results])
+    return groups
+
+
+def labels_of(groups: Sequence[Sequence[Results]]) -> list[str]:
+    """Return headings: the experiment and its preset; its data sets and a number where that is not enough."""
     labels: list[str] = []
-    for results in all_results:
-        label = results.experiment + (f", preset {results.preset}" if results.preset not in ("", "default") else "")
-        label += ", quick" if results.quick else ""
+    names = [(first.experiment, first.preset, first.quick) for first, *_ in groups]
+    for (first, *_), name in zip(groups, names, strict=True):
+        label = first.experiment + (f", preset {first.preset}" if first.preset not in ("", "default") else "")
+        label += ", quick" if first.quick else ""
+        if first.jobs and names.count(name) > 1:
+            label += f", {' and '.join(distinct(first.jobs, 'dataset'))}"
         repetition = sum(other == label or other.startswith(f"{label} (") for other in labels)
         labels.append(f"{label} ({repetition + 1})" if repetition else label)
     return labels
 
 
 def slug(label: str) -> str:
-    """For names of files: "scaling, preset paper" to "scaling-preset-paper"."""
+    """Return a label for the names of files: "scaling-preset-paper" for "scaling, preset paper"."""
     return re.sub(r"\W+", "-", label).strip("-")
 
 
-def section(results: Results, label: str, pictures: ShownPictures) -> str:
-    """Title, how it was run, tables, plot, pictures, differences, notes and trials of one experiment.
+def section(group: Sequence[Results], label: str, links: Links) -> list[str]:
+    """Return the title, tables, notes, pictures and conditions of one experiment, as blocks of Markdown."""
+    first, folder = group[0], slug(label)
+    own = ResultPicture(f"{first.experiment}.png", "")
+    title = TITLES.get(first.experiment) or escape(first.pictures[0].caption if first.pictures else "")
+    blocks = [f"## {escape(label)}", *([title] if title else []), *([QUICK] if first.quick else [])]
+    blocks += tables(group)
+    blocks += [conditions(results, links) for results in group]
+    if notes := read_notes(first.folder / "notes.md"):
+        blocks.append(fitted_notes(notes, first.folder, folder, links))
+    blocks.append("### Pictures")
+    for results in group:
+        for picture in results.pictures:
+            caption = column_name(results) if picture.file == own.file and len(group) > 1 else picture.caption
+            blocks += shown(
+                results.folder / picture.file, f"{results.preset}-{picture.file}".lstrip("-"), caption, folder, links
+            )
+    multiples = multiples_of(first)
+    if len(multiples) > 1:
+        blocks += [links.plot(multiples, f"{folder}.png"), "Our figures as multiples of the paper's"]
+    if first.differences:
+        blocks += ["### Differences from the paper", differences_table(group)]
+    blocks.append("### Settings")
+    for results in group:
+        whose = f"{column_name(results).capitalize()}: " if len(group) > 1 else ""
+        blocks.append(f"{whose}{settings_line(results.settings)}.")
+    return [*blocks, *([training_table(first.jobs)] if first.jobs else [])]
 
-    Args:
-        results: of the experiment.
-        label: its heading.
-        pictures: of the page; gets those of this section.
-    """
-    title = results.pictures[0].caption if results.pictures else ""
-    blocks = [f"## {escape(label)}", *([escape(title)] if title else []), *([QUICK] if results.quick else [])]
-    blocks += ["### How it was run", *how_it_was_run(results, pictures)]
-    blocks += ["### Figures", *(comparison_blocks(results) or ["None."])]
-    ratios = ratios_of(results)
-    if len(ratios) > 1:
-        blocks.append(pictures.plot(ratios, f"{slug(label)}.png", "Ours as multiples of the paper's figures"))
-    blocks += ["### Pictures", *picture_blocks(results, slug(label), pictures)]
-    if results.differences:
-        blocks += ["### Differences from the paper", differences_table(results)]
-    if results.notes:
-        blocks += ["### Notes", notes_block(results, slug(label), pictures)]
-    if results.trials:
-        blocks += ["### What was tried", trials_table(results.trials)]
-    return "\n\n".join(blocks)
+
+def column_name(results: Results) -> str:
+    return {"": "ours", "default": "ours", "paper": "the paper's settings"}.get(
+        results.preset, f"preset {results.preset}"
+    )
 
 
-def how_it_was_run(results: Results, pictures: ShownPictures) -> list[str]:
-    """Settings, training runs, versions, and the file."""
-    versions = results.versions
-    torch = f"torch {versions.get('torch', 'unknown')}"
-    seeds = count(results.num_seeds, "seed")
-    if results.jobs:
-        seconds = sum(job.seconds for job in results.jobs)
-        threads, devices = span([job.threads for job in results.jobs]), ", ".join(unique(results.jobs, "device"))
-        facts = f"{seeds}; {count(len(results.jobs), 'training run')} of {seconds:,.0f} seconds in all, each with "
-        facts += f"{threads} thread{'' if threads == '1' else 's'} on {devices}; {torch}."
+def tables(group: Sequence[Results]) -> list[str]:
+    """Return the tables of figures, and what these mean."""
+    by_dataset, others = dataset_tables(group[0])
+    blocks = []
+    for dataset, table in by_dataset.items():
+        blocks += [f"### {escape(dataset)}", *table.blocks()]
+    if others:
+        columns = [others, *({row.name: row for row in results.rows} for results in group[1:])]
+        blocks += ["### Other figures"] if by_dataset else []
+        blocks.append(list_table(columns, [column_name(results) for results in group]))
+    metrics = [row.name.rpartition("/")[2] for results in group for row in results.rows]
+    meanings = legend(metrics)
+    return [*blocks, *([meanings] if meanings else [])]
+
+
+def conditions(results: Results, links: Links) -> str:
+    """Return under which conditions the figures were measured, in a line."""
+    versions, jobs = results.versions, results.jobs
+    facts = [count(results.num_seeds, "seed")]
+    if jobs:
+        settings = {**results.settings.get("network", {}), **results.settings}
+        sizes = ", ".join(f"{name} {settings[name]}" for name in ("width", "latent_dim") if name in settings)
+        experiment = IMAGE_EXPERIMENTS.get(results.experiment)
+        facts.append((experiment and experiment.network) or sizes)
+        facts.append(f"{span(job.epochs for job in jobs)} epochs of {span(job.train_images for job in jobs)} images")
+        facts.append(f"{sum(job.seconds for job in jobs):,.0f} s of training in all")
+        facts.append(f"{', '.join(distinct(jobs, 'device'))}, threads: {span(job.threads for job in jobs)}")
     else:
-        workers, threads = versions.get("workers", "unknown"), versions.get("threads", "unknown")
-        facts = f"{seeds}; {results.seconds:,.0f} seconds; workers: {workers}, threads of each: {threads}; {torch}."
-    file = pictures.file_link(results.folder / FILE, results.origin)
-    blocks = [f"{escape(facts)} From {file}.", f"Settings: {settings_line(results.settings)}."]
-    return [*blocks, *([training_table(results.jobs)] if results.jobs else [])]
+        facts.append(f"{results.seconds:,.0f} s")
+        facts.append(f"workers: {versions.get('workers', 'unknown')}, threads: {versions.get('threads', 'unknown')}")
+    facts.append(f"torch {versions.get('torch', 'unknown')}")
+    what = "Conditions" if results.preset in ("", "default") else f"Conditions of {column_name(results)}"
+    file = f" ({links.file(results.folder / FILE, FILE)})" if results.experiment != TRAINED_MODELS else ""
+    return f"{what}: {escape(', '.join(facts))}{file}."
+
+
+def count(value: int, what: str) -> str:
+    return f"{value:,} {what}" + ("" if value == 1 else "s")
+
+
+def span(values: Iterable[int]) -> str:
+    """Return the number, or the least and the greatest one."""
+    least, *_, greatest = sorted(set(values)) * 2
+    return f"{least:,}" if least == greatest else f"{least:,} to {greatest:,}"
 
 
 def settings_line(settings: dict[str, Any], prefix: str = "") -> str:
-    """ "`width` 16, `network.lr` 0.003"."""
+    """Return "`width` 16; `network.lr` 0.003"; settings that are not given are left out."""
     parts = []
     for name, value in settings.items():
         if isinstance(value, dict):
             parts.append(settings_line(value, f"{prefix}{name}."))
-        else:
-            parts.append(f"{code(prefix + name)} {escape(show_setting(value))}")
+        elif value is not None and value != []:
+            shown_value = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{code(prefix + name)} {escape(shown_value)}")
     return "; ".join(part for part in parts if part)
 
 
-def show_setting(value: Any) -> str:
-    if value is None:
-        return "not given"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def unique(jobs: Sequence[Job], name: str) -> list[Any]:
-    """A field's values, in order of first appearance."""
-    return list(dict.fromkeys(getattr(job, name) for job in jobs))
-
-
-def span(values: Sequence[int]) -> str:
-    """The number, or the least and the greatest one."""
-    least, greatest = min(values), max(values)
-    return f"{least:,}" if least == greatest else f"{least:,} to {greatest:,}"
-
-
-def training_table(jobs: Sequence[Job]) -> str:
-    """A row a data set and model."""
-    header = ["", "runs", "epochs", "training images", "test images", "parameters", "seconds in all", "images a second"]
+def training_table(jobs: Sequence[TrainingRun]) -> str:
+    """Return a row a data set and model with its training runs."""
+    header = ["training runs", "", "epochs", "training images", "test images", "parameters", "seconds", "images/s"]
     body = []
-    for dataset in unique(jobs, "dataset"):
-        of_dataset = [job for job in jobs if job.dataset == dataset]
-        for model in unique(of_dataset, "model"):
-            runs = [job for job in of_dataset if job.model == model]
-            names = ("epochs", "train_images", "test_images", "parameters")
-            body.append(
-                [
-                    code(f"{dataset}/{model}"),
-                    str(len(runs)),
-                    *(span([getattr(run, name) for run in runs]) for name in names),
-                    f"{sum(run.seconds for run in runs):,.0f}",
-                    number(sum(run.images_per_second for run in runs) / len(runs)),
-                ]
-            )
+    for dataset, model in dict.fromkeys((job.dataset, job.model) for job in jobs):
+        runs = [job for job in jobs if (job.dataset, job.model) == (dataset, model)]
+        names = ("epochs", "train_images", "test_images", "parameters")
+        spans = [span(getattr(run, name) for run in runs) for name in names]
+        speed = number(sum(run.images_per_second for run in runs) / len(runs))
+        seconds = f"{sum(run.seconds for run in runs):,.0f}"
+        body.append([code(f"{dataset}/{model}"), str(len(runs)), *spans, seconds, speed])
     return markdown_table(header, body)
 
 
-def picture_blocks(results: Results, folder: str, pictures: ShownPictures) -> list[str]:
-    """The experiment's own, a plot, then those of its models, which are grids of pixels."""
-    blocks = []
-    for index, picture in enumerate(results.pictures):
-        path = results.folder / picture.file
-        if path.is_file():
-            blocks.append(pictures.show(path, folder, picture.file, picture.caption, pixels=index > 0))
-        else:
-            caption = f": {escape(picture.caption)}" if picture.caption else "."
-            blocks.append(f"The picture {code(picture.file)} is missing{caption}")
-    return blocks or ["None."]
+def shown(path: Path, name: str, caption: str, folder: str, links: Links) -> list[str]:
+    """Return a picture and its caption, or that it is missing."""
+    if not path.is_file():
+        return [f"The picture {code(path.name)} is missing{': ' + escape(caption) if caption else ''}."]
+    return [
+        f"![{escape(path.stem)}]({links.picture(path, f'{folder}/{name}')})",
+        *([escape(caption)] if caption else []),
+    ]
 
 
-def differences_table(results: Results) -> str:
-    return text_table(
-        ["setting", "paper", "ours", "reason"],
-        [
-            [escape(item.setting), escape(item.paper), escape(item.ours), escape(item.reason)]
-            for item in results.differences
-        ],
-    )
-
-
-def trials_table(trials: Sequence[dict[str, Any]]) -> str:
-    """A row a trial: its settings in one column, whatever else it tells in others."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial if name != "settings"))
+def differences_table(group: Sequence[Results]) -> str:
+    """Return the settings of all presets that are not the paper's."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for results in group:
+        for item in results.differences:
+            lines.setdefault((item.setting, item.paper, item.ours, item.reason), []).append(column_name(results))
+    header = ["setting", "paper", "ours", "reason"]
     body = [
-        [settings_line(trial.get("settings") or {}) or "as they are", *(show_cell(trial.get(name)) for name in names)]
+        [escape(cell) for cell in line] + ([", ".join(columns)] if len(group) > 1 else [])
+        for line, columns in lines.items()
+    ]
+    return markdown_table(header + (["where"] if len(group) > 1 else []), body, numbers=False)
+
+
+def trials_table(path: Path) -> str:
+    """Return a row a trial of tried.json: its settings in one column, and whatever else it tells in others."""
+    trials = read_json(path)
+    if not (isinstance(trials, list) and all(isinstance(trial, dict) for trial in trials)):
+        raise ValueError(f"report: {path}: expected a list of objects")
+    names = list(dict.fromkeys(name for trial in trials for name in trial if name != "settings"))
+
+    def cell(value: Any) -> str:
+        return "" if value is None else number(value) if isinstance(value, float) else escape(str(value))
+
+    body = [
+        [settings_line(trial.get("settings") or {}) or "as they are", *(cell(trial.get(name)) for name in names)]
         for trial in trials
     ]
-    return text_table(["settings", *names], body)
+    return markdown_table(["settings", *names], body, numbers=False)
 
 
-def show_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return number(value) if isinstance(value, float) else escape(str(value))
+def read_notes(path: Path) -> str:
+    """Return the text of a file that is written by hand; "" if there is none. ValueError where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8").strip("\n") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"report: {path}: {error}, expected text in UTF-8") from error
 
 
-def notes_block(results: Results, folder: str, pictures: ShownPictures) -> str:
-    """notes.md, with its headings below those of the page, and its pictures where the page finds them."""
+def fitted_notes(text: str, source: Path, folder: str, links: Links) -> str:
+    """Return notes with headings below those of the section, and with the page's links to pictures beside them."""
 
-    def find(target: str) -> str | None:
-        path = (results.folder / target).resolve()
-        inside = path.is_relative_to(results.folder.resolve())
-        return pictures.link(path, folder, target) if inside and path.is_file() else None
+    def relink(match: re.Match[str]) -> str:
+        path = (source / match[2]).resolve()
+        inside = path.is_relative_to(source.resolve()) and path.is_file()
+        return match[1] + (links.picture(path, f"{folder}/{match[2]}") if inside else match[2])
 
-    return fitted_notes(results.notes, find)
-
-
-FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
-HEADING = re.compile(r" {0,3}(#{1,6})(?=\s|$)(.*)")
-UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
-#: A line that text of a paragraph can be in; not one of a list, a quotation, a table or a heading.
-PARAGRAPH = re.compile(r" {0,3}(?![#>|]|[-+*]\s|\d+[.)]\s)\S.*")
-LIST_OR_TABLE = re.compile(r"([-+*]\s|1[.)]\s|\|).*")
-PICTURE = re.compile(r"(!\[[^\]]*\]\()([^)\s]+)(?=[)\s])")
-#: Levels by which headings of notes are moved, below "### Notes".
-LEVELS = 3
-
-
-def fitted_notes(text: str, find: Callable[[str], str | None]) -> str:
-    """Markdown as it stands, but for what would break the page.
-
-    Headings move down; a fence of code that is not closed is closed; pictures get the link that ``find`` has for them.
-    A list or a table that follows a line of text gets an empty line before it, without which the HTML would lack it.
-    """
-    lines: list[str] = []
-    fence = ""
-    for line in text.strip("\n").splitlines():
-        found = FENCE.fullmatch(line)
-        if fence:
-            lines.append(line)
-            fence = "" if found and found[1].startswith(fence) and not found[2].strip() else fence
-        elif found:
-            lines.append(line)
-            fence = found[1]
-        else:
-            previous = lines[-1] if lines else ""
-            lines[-1:] = fitted_line(previous, PICTURE.sub(lambda match: relinked(match, find), line))
-    return "\n".join([*lines, *([fence] if fence else [])]).strip("\n")
-
-
-def fitted_line(previous: str, line: str) -> list[str]:
-    """What stands in the place of the previous line, and this one."""
-    after_text = PARAGRAPH.fullmatch(previous) and not FENCE.fullmatch(previous)
-    heading, underline = HEADING.fullmatch(line), UNDERLINE.fullmatch(line)
-    if heading:
-        return [previous, lowered(len(heading[1]), heading[2])]
-    if underline and after_text:
-        return [lowered(1 if underline[1][0] == "=" else 2, f" {previous.strip()}")]
-    if LIST_OR_TABLE.fullmatch(line) and after_text:
-        return [previous, "", line]
-    # "#5" is no heading where there must be a space, but one for the HTML.
-    return [previous, re.sub(r"^( {0,3})#", r"\1\\#", line)]
-
-
-def lowered(level: int, text: str) -> str:
-    return "#" * min(6, level + LEVELS) + text
-
-
-def relinked(match: re.Match[str], find: Callable[[str], str | None]) -> str:
-    return match[1] + (find(match[2]) or match[2])
+    # Every second part is fenced code, which stays as it is; a fence that is not closed ends with the notes.
+    text += "\n```" * (len(re.findall("^```", text, flags=re.M)) % 2)
+    parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
+    for index in range(0, len(parts), 2):
+        lowered = re.sub(r"^#+(?= )", lambda match: ("###" + match[0])[:6], parts[index], flags=re.M)
+        parts[index] = re.sub(r"(!\[[^\]]*\]\()([^)\s]+)", relink, lowered)
+    return "".join(parts)

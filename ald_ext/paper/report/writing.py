@@ -1,91 +1,100 @@
-"""The page put together, and written or compared with what is there."""
+"""Writes a page of results, or compares it with what is there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...files import write_atomically
 from ..results import find_results
 from .html_page import html_page
-from .plots import draw_ratios
-from .sections import INTRODUCTION, labels_of, section
-from .shown_pictures import ShownPicture, ShownPictures
+from .links import Links
+from .sections import grouped, labels_of, read_notes, section, trials_table
+
+INTRODUCTION = "# Results"
+TRIED = "# What was tried"
+
+READING = """\
+*How to read the tables.* "Ours" is the mean over the seeds, ± its standard error where there are several. ↓ marks
+figures of which less is better, ↑ those of which more is better, → 1 those that are best at 1; the best of a column is
+bold. `ald-ext report` writes the tables from the files that the runs left; only the notes are written by hand."""
 
 
-@dataclass(frozen=True)
-class Page:
+def build_pages(
+    folders: Sequence[Path], out: Path, tried: Path | None = None
+) -> tuple[dict[Path, str], Links, list[str]]:
+    """Return the text of the page, and of that of the trials, by file; their links; and the labels of the sections.
+
+    Writes nothing. The same results give the same pages.
     """
-    Attributes:
-        text: in Markdown.
-        labels: of its sections, one an experiment.
-        pictures: by the links in the text.
-    """
-
-    text: str
-    labels: tuple[str, ...]
-    pictures: dict[str, ShownPicture]
-
-
-def build_page(folders: Sequence[Path], out: Path) -> Page:
-    """The page that is to be at ``out``; writes nothing. The same results give the same page.
-
-    Raises:
-        ValueError: no results, or a damaged file.
-    """
-    found = find_results(folders)
-    labels = labels_of(found)
-    pictures = ShownPictures(out)
-    sections = [section(results, label, pictures) for results, label in zip(found, labels, strict=True)]
-    return Page("\n\n".join([INTRODUCTION, *sections]) + "\n", tuple(labels), pictures.by_link)
+    groups = grouped(find_results(folders))
+    labels = labels_of(groups)
+    links = Links(out)
+    introductions = [text for folder in folders if (text := read_notes(folder / "introduction.md"))]
+    blocks = [*(introductions or [INTRODUCTION]), READING]
+    trials = [read_notes(folders[0] / "tried.md") or TRIED]
+    for group, label in zip(groups, labels, strict=True):
+        blocks += section(group, label, links)
+        place = group[0].folder
+        if (place / "tried.json").is_file():
+            notes = read_notes(place / "tried.md")
+            table = [*([notes] if notes else []), trials_table(place / "tried.json")]
+            if tried is None:
+                blocks += ["### What was tried", *table]
+            else:
+                page = Links(out).file(tried, "Other settings")
+                blocks.append(f"{page} and what came out of them are on a page of their own.")
+                trials += [f"## {label}", *table]
+    pages = {out: "\n\n".join(blocks) + "\n"}
+    return pages | ({tried: "\n\n".join(trials) + "\n"} if tried else {}), links, labels
 
 
-def write_report(folders: Sequence[Path], out: Path, html: Path | None = None) -> Page:
-    """Writes the results below ``folders`` as one page: Markdown, HTML, and a folder of plots and copied pictures.
+def write_report(
+    folders: Sequence[Path], out: Path, *, html: Path | None = None, tried: Path | None = None
+) -> list[str]:
+    """Write the results below the folders as one page, and return the labels of its sections.
+
+    Beside a results.json its section shows notes.md, which is written by hand, and tried.json, a list of objects with
+    other settings and what they gave. introduction.md in one of the folders begins the page.
 
     Args:
-        folders: in which every results.json is looked for.
+        folders: are searched for results of experiments and for trained models.
         out: the Markdown file. Pictures in its folder, or below it, are linked to where they lie; plots, and copies of
             other pictures, are written into <stem>_files beside it.
-        html: the HTML file, with everything inside it; beside ``out`` if not given.
+        html: an HTML file with the page and its pictures inside.
+        tried: a Markdown file for tried.json; None: in the sections of the page.
 
     Raises:
-        ValueError: no results, a damaged file, or the same file for both pages.
+        ValueError: no results, a damaged file, or the same file for two pages.
         OSError: a file cannot be read or written.
     """
-    html = out.with_suffix(".html") if html is None else html
-    if html.resolve() == out.resolve():
-        raise ValueError(f"report: html: got {str(html)!r}, which is the Markdown file, expected another")
-    page = build_page(folders, out)
-    for picture in page.pictures.values():
-        write_picture(picture)
-    for path, text in ((out, page.text), (html, html_page(page.text, page.pictures))):
-        write_bytes(path, text.encode())
-    return page
+    pages, links, labels = build_pages(folders, out, tried)
+    if len({path.resolve() for path in (out, html, tried) if path}) < 1 + (html is not None) + (tried is not None):
+        raise ValueError(f"report: out: got {str(out)!r}, expected another file than those of --html and --tried")
+    for path, write in links.writers.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+    texts = pages | ({html: html_page(pages[out], links.tree)} if html else {})
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    return labels
 
 
-def check_report(folders: Sequence[Path], out: Path) -> Page:
-    """The page at ``out``, compared with the results below ``folders``; writes nothing.
+def check_report(folders: Sequence[Path], out: Path, *, tried: Path | None = None) -> list[str]:
+    """Compare the pages with the results below the folders, and return the labels of the sections; write nothing.
+
+    Args:
+        folders, out, tried: as :func:`write_report` has them.
 
     Raises:
-        ValueError: the Markdown is not there or differs, or as :func:`write_report`.
+        ValueError: a page is not there or differs, or as :func:`write_report`.
     """
-    page = build_page(folders, out)
-    if not out.is_file() or out.read_bytes() != page.text.encode():
-        raise ValueError(f"report: {out}: got a page that is not of these results; run ald-ext report without --check")
-    return page
-
-
-def write_picture(picture: ShownPicture) -> None:
-    """Draws a plot, copies a picture that lies elsewhere, leaves one that is in its place."""
-    if picture.source is None:
-        picture.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(picture.file, lambda file: draw_ratios(picture.ratios, file))
-    elif picture.source != picture.file:
-        write_bytes(picture.file, picture.source.read_bytes())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write_bytes(content))
+    pages, _, labels = build_pages(folders, out, tried)
+    for path, text in pages.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            raise ValueError(
+                f"report: {path}: differs from the page of these results; run ald-ext report without --check"
+            )
+    return labels

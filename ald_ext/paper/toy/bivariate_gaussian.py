@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import LangevinDynamics, LastLayerSGALD, LinearGaussianPotential, WhitenedFeatures
+from ...samplers import LangevinDynamics, LinearGaussianPotential
 from ...samplers.diagnostics import effective_sample_size
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import Figure, new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
@@ -19,28 +22,26 @@ from .inference import (
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Σ_x; the paper prints it asymmetric, with 0.7 for one of the two 0.6.
+#: Σ_x. The paper prints it asymmetric, with 0.7 for one of the two 0.6.
 LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
 
 
 @dataclass(frozen=True)
 class BivariateSettings:
-    """
+    """Settings of the conjugate bivariate Gaussian.
+
     Attributes:
-        num_data: n.
-        num_samples: kept of each sampler.
-        burn_in: samples before them.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a sample.
-        ld_step_size: η of plain Langevin dynamics, one step a sample.
-        network: instead of the last layer, all layers.
+        num_data: the number of data n.
+        num_samples: the samples kept of each sampler.
+        burn_in: the samples before those.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one sample.
+        ld_step_size: η of plain Langevin dynamics, which takes one step a sample.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 3
@@ -56,18 +57,20 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
     potential = make_potential()
     x = draw_data(settings.num_data)
     mean, covariance = potential.posterior(x)
-    ld = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
-    samplers: dict[str, Any] = {"ald": ald_sampler(settings, potential, x, seed)}
-    if settings.network is None:
-        samplers["ald_single"] = ald_sampler(replace(settings, transitions=1), potential, x, seed)
-    samplers["ld"] = ld
+
+    def ald(transitions: int) -> Any:
+        options: dict[str, Any] = {"step_size": settings.step_size, "transitions": transitions}
+        return make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
+
+    samplers = {"ald": ald(settings.transitions), **({} if settings.network else {"ald_single": ald(1)})}
+    samplers["ld"] = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
     values: dict[str, float] = {}
-    picture = {"mean": mean, "covariance": covariance}
+    drawn = {"mean": mean, "covariance": covariance}
     for name, sampler in samplers.items():
         samples = without_chains(draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in))
         values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
-        picture[name] = samples
-    return Outcome(values, picture)
+        drawn[name] = samples
+    return Outcome(values, drawn)
 
 
 def make_potential() -> LinearGaussianPotential:
@@ -76,27 +79,18 @@ def make_potential() -> LinearGaussianPotential:
 
 
 def draw_data(num_data: int) -> Tensor:
-    """x = z + noise, from torch's default generator."""
+    """Draw x = z + noise, (n, 2), from torch's default generator."""
     factor = torch.linalg.cholesky(torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE))
     return torch.randn(num_data, 2, dtype=DTYPE) + torch.randn(num_data, 2, dtype=DTYPE) @ factor.T
 
 
-def ald_sampler(settings: BivariateSettings, potential: LinearGaussianPotential, x: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, x, 2, seed)
-    features = WhitenedFeatures(frozen_tanh_layers(2, seed), x)
-    return LastLayerSGALD(
-        features, potential, x, 2, step_size=settings.step_size, transitions=settings.transitions, seed=seed
-    )
-
-
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
-    """Of samples (draws, n, d) against the exact posterior.
+    """Compare samples (draws, n, d) with the exact posterior.
 
-    mean_mse: ‖sample mean - mean‖², averaged over the data. ess: averaged over data and coordinates. mcse: Σ_d
-    variance_d/ESS_d averaged over the data, the square of a Monte Carlo standard error: Note [The paper's MCSE].
-    standard_error: its usual meaning, √(variance/ESS), averaged. covariance_error: the largest relative error of an
-    entry of any datum's covariance.
+    mean_mse is ‖sample mean - mean‖², averaged over the data; ess is averaged over data and coordinates; mcse is Σ_d
+    variance_d/ESS_d averaged over the data, the square of a Monte Carlo standard error: see Note [The paper's MCSE];
+    standard_error is √(variance/ESS), averaged; covariance_error is the largest relative error of an entry of any
+    datum's covariance.
 
     Note [The paper's MCSE]
         Table 1 has MSE .00145, ESS 570, MCSE .00136 for LD. A standard error of .00136 would take a variance of .352
@@ -117,19 +111,18 @@ def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, flo
 
 
 def draw(settings: BivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Contours of the posteriors, with the first seed's samples over them."""
-    picture = outcomes[0].picture
-    names = [name for name in ("ald", "ld") if name in picture]
-    figure, axes = new_figure(len(names), settings.num_data, (3.2 * settings.num_data, 3.2 * len(names)))
-    for row, name in enumerate(names):
+    """Draw contours of the posteriors, with the first seed's samples over them."""
+    drawn = outcomes[0].drawn
+    picture, axes = new_picture(2, settings.num_data, (3.2 * settings.num_data, 6.4))
+    for row, name in enumerate(("ald", "ld")):
         for datum, axis in enumerate(axes[row]):
-            samples = picture[name][::5, datum].numpy()
+            samples = drawn[name][::5, datum].numpy()
             axis.plot(*samples.T, ".", markersize=1, alpha=0.4)
-            draw_contours(axis, picture["mean"][datum], picture["covariance"])
+            draw_contours(axis, drawn["mean"][datum], drawn["covariance"])
             axis.set_title(f"{name.upper()}, datum {datum + 1}", fontsize=9)
             axis.set_aspect("equal")
-    figure.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
-    return figure
+    picture.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
+    return picture
 
 
 def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
@@ -140,14 +133,6 @@ def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
         axis.plot(*ellipse.numpy().T, "k", linewidth=0.8)
     x, y = mean.tolist()
     axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3))
-
-
-def units(settings: BivariateSettings) -> int:
-    return (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2)
-
-
-def quick(settings: BivariateSettings) -> BivariateSettings:
-    return replace(settings, num_samples=1000, burn_in=100)
 
 
 PROBLEM_DIFFERENCES = (
@@ -162,8 +147,8 @@ EXPERIMENT = Experiment(
         "default": BivariateSettings(),
         "paper": BivariateSettings(network=NetworkSettings(lr=0.003)),
     },
-    quick=quick,
-    units=units,
+    quick={"num_samples": 1000, "burn_in": 100},
+    units=lambda settings: (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2),
     run_seed=run_seed,
     draw=draw,
     paper={

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...samplers import LastLayerSGALD, Potential, RandomFourierFeatures, WhitenedFeatures, prior_potential
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ...samplers import Potential, RandomFourierFeatures, prior_potential
+from ..pictures import Figure, new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
     draw_samples,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NUM_MODES = 8
 
 
 @dataclass(frozen=True)
 class EightGaussiansSettings:
-    """
+    """Settings of the mixture of eight Gaussians.
+
     Attributes:
-        radius, deviation: of the ring of modes, and of each of them. The paper prints neither.
-        num_inputs: k, fixed inputs u ~ N(0, I), each a chain.
+        radius, deviation: the radius of the ring of modes and their standard deviation; the paper prints neither.
+        num_inputs: the number k of fixed inputs u ~ N(0, I), each of which is a chain.
         input_dim: d_u.
-        batch_size: m, chains moved at a step.
-        num_samples: of all chains together.
-        burn_in: epochs before them.
-        epochs_a_sample: between two samples of a chain.
-        num_features, length_scale: of the random Fourier features.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a minibatch.
-        network: instead of the last layer, all layers.
+        batch_size: the number m of chains that move at a step.
+        num_samples: the samples of all chains together.
+        burn_in: the epochs before those.
+        epochs_a_sample: the epochs between two samples of a chain.
+        num_features, length_scale: the number and the length scale of the random Fourier features.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one minibatch.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     radius: float = 2.0
@@ -61,7 +61,12 @@ class EightGaussiansSettings:
 
 def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
     u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
-    sampler = make_sampler(settings, ring_potential(settings), u, seed)
+    features = RandomFourierFeatures(
+        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
+    )
+    options = {"transitions": settings.transitions, "step_size": settings.step_size, "initial_scale": 0.1}
+    potential = ring_potential(settings)
+    sampler = make_sampler(settings.network, features, potential, u, 2, seed, settings.batch_size, **options)
     epoch = settings.num_inputs // settings.batch_size
     samples = draw_samples(
         sampler,
@@ -76,13 +81,13 @@ def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) ->
 
 
 def centers(settings: EightGaussiansSettings) -> Tensor:
-    """(8, 2)."""
+    """Return the modes' centres, (8, 2)."""
     angle = torch.arange(NUM_MODES, dtype=DTYPE) * (2 * math.pi / NUM_MODES)
     return settings.radius * torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def ring_potential(settings: EightGaussiansSettings) -> Potential:
-    """U(z) = -log Σ_j exp(-‖z - c_j‖²/(2σ²))."""
+    """Return U(z) = -log Σ_j exp(-‖z - c_j‖²/(2σ²))."""
     middle = centers(settings)
 
     def energy(z: Tensor) -> Tensor:
@@ -91,29 +96,10 @@ def ring_potential(settings: EightGaussiansSettings) -> Potential:
     return prior_potential(energy=energy)
 
 
-def make_sampler(settings: EightGaussiansSettings, potential: Potential, u: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, u, 2, seed, settings.batch_size)
-    features = RandomFourierFeatures(
-        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
-    )
-    return LastLayerSGALD(
-        WhitenedFeatures(features, u),
-        potential,
-        u,
-        2,
-        batch_size=settings.batch_size,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        initial_scale=0.1,
-        seed=seed,
-    )
-
-
 def shares_and_spread(samples: Tensor, settings: EightGaussiansSettings) -> dict[str, float]:
-    """Shares of the modes, samples (draws, k, 2) counting for the nearest centre, and the spread around it.
+    """Return the shares of the modes and the spread around them; samples (draws, k, 2) count for the nearest centre.
 
-    mode_changes: the share of chains that are in another mode at the next sample; 7/8 if samples were independent.
+    mode_changes is the share of chains that are in another mode at the next sample, 7/8 for independent samples.
     """
     middle = centers(settings)
     mode = torch.cdist(samples, middle).argmin(-1)
@@ -128,7 +114,7 @@ def shares_and_spread(samples: Tensor, settings: EightGaussiansSettings) -> dict
 
 
 def exact_spread(settings: EightGaussiansSettings) -> Tensor:
-    """The mean of offset² in :func:`shares_and_spread` under the exact density, by quadrature."""
+    """Return the mean of offset² in :func:`shares_and_spread` under the exact density, by quadrature."""
     middle = centers(settings)
     limit = settings.radius + 6 * settings.deviation
     line = torch.linspace(-limit, limit, 600, dtype=DTYPE)
@@ -139,12 +125,12 @@ def exact_spread(settings: EightGaussiansSettings) -> Tensor:
 
 
 def draw(settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """The density, the samples of the first seed, and the shares of the modes in all seeds."""
-    samples = outcomes[0].picture["samples"]
+    """Draw the density, the samples of the first seed, and the shares of the modes in all seeds."""
+    samples = outcomes[0].drawn["samples"]
     limit = settings.radius + 4 * settings.deviation
     line = torch.linspace(-limit, limit, 200, dtype=DTYPE)
     density = (-ring_potential(settings)(None, torch.cartesian_prod(line, line))).exp().view(200, 200)
-    figure, axes = new_figure(1, 3, (11, 3.6))
+    picture, axes = new_picture(1, 3, (11, 3.6))
     extent = (-limit, limit, -limit, limit)
     axes[0, 0].imshow(density.T.numpy(), origin="lower", extent=extent)
     axes[0, 0].set_title("exact density", fontsize=9)
@@ -152,22 +138,13 @@ def draw(settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figur
     axes[0, 1].set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
     axes[0, 1].set_title("ALD's samples", fontsize=9)
     for outcome in outcomes:
-        mode = torch.cdist(outcome.picture["samples"], centers(settings)).argmin(1)
+        mode = torch.cdist(outcome.drawn["samples"], centers(settings)).argmin(1)
         shares = torch.bincount(mode, minlength=NUM_MODES) / len(mode)
         axes[0, 2].plot(shares.numpy(), "o-", markersize=3, linewidth=0.5)
     axes[0, 2].axhline(1 / NUM_MODES, color="k", linewidth=0.8)
     axes[0, 2].set_ylim(bottom=0)
     axes[0, 2].set_title("share of each mode, one line a seed", fontsize=9)
-    return figure
-
-
-def units(settings: EightGaussiansSettings) -> int:
-    epochs = settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs)
-    return epochs * (settings.num_inputs // settings.batch_size)
-
-
-def quick(settings: EightGaussiansSettings) -> EightGaussiansSettings:
-    return replace(settings, num_inputs=200, num_samples=2000, num_features=512, batch_size=50)
+    return picture
 
 
 TARGET_DIFFERENCE = Difference(
@@ -183,11 +160,13 @@ EXPERIMENT = Experiment(
             batch_size=1000, burn_in=1000, epochs_a_sample=100, network=NetworkSettings(lr=0.003)
         ),
     },
-    quick=quick,
-    units=units,
+    quick={"num_inputs": 200, "num_samples": 2000, "num_features": 512, "batch_size": 50},
+    units=lambda settings: (
+        (settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs))
+        * (settings.num_inputs // settings.batch_size)
+    ),
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             TARGET_DIFFERENCE,

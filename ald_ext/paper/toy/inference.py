@@ -1,22 +1,24 @@
-"""What the experiments infer with: the paper's network, all layers of which move, and their samplers' progress."""
+"""What several toy experiments sample with: the paper's network, all of it or its last layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...optim import PSGLD
-from ...samplers import AmortizedLangevin, Potential, tanh_network
+from ...samplers import AmortizedLangevin, LastLayerSGALD, Potential, WhitenedFeatures, tanh_network
 from ...samplers.collection import Sampler, collect
-from ..experiment import Difference, Progress
+from ..results import Difference
+from ..workers import Progress
 
 #: Width and number of the hidden layers (paper: F.1, F.2: "four fully-connected layers of 128 units").
 WIDTH, HIDDEN_LAYERS = 128, 4
 
-#: Of data, latent variables and networks.
+#: The type of data, latent variables and networks.
 DTYPE = torch.float64
 
 
@@ -27,9 +29,9 @@ class NetworkSettings:
     Attributes:
         lr: the paper's η.
         eps: λ.
-        alpha: decay of V.
-        freeze_after: steps after which V is frozen; None: never.
-        weight_decay: precision of a Gaussian prior on φ.
+        alpha: the decay of V.
+        freeze_after: the number of steps after which V is frozen; None: never.
+        weight_decay: the precision of a Gaussian prior on φ.
     """
 
     lr: float
@@ -39,38 +41,45 @@ class NetworkSettings:
     weight_decay: float = 0.0
 
 
-def network_sampler(
-    settings: NetworkSettings,
+def make_sampler(
+    settings: NetworkSettings | None,
+    features: torch.nn.Module,
     potential: Potential,
     x: Tensor,
     latent_dim: int,
     seed: int,
     batch_size: int | None = None,
-) -> AmortizedLangevin:
-    """ALD of all layers (paper: Algorithm 1; with minibatches, Eq. 7)."""
+    **options: Any,
+) -> Any:
+    """Return SGALD of the last layer, or with settings of a network ALD of all its layers.
+
+    Args:
+        settings: settings of a network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the
+            last layer on the whitened features moves.
+        features: the last layer's features.
+        potential: U(x, z).
+        x: data, (n, d_x).
+        latent_dim: d_z.
+        seed: the seed of weights and noise.
+        batch_size: m; None: n.
+        options: further arguments of ``LastLayerSGALD``.
+    """
+    if settings is None:
+        whitened = WhitenedFeatures(features, x)
+        return LastLayerSGALD(whitened, potential, x, latent_dim, batch_size=batch_size, seed=seed, **options)
     network = tanh_network([x.shape[1], *[WIDTH] * HIDDEN_LAYERS, latent_dim], seed=seed, dtype=x.dtype)
-    optimizer = PSGLD(
-        network.parameters(),
-        lr=settings.lr,
-        num_data=1,
-        eps=settings.eps,
-        alpha=settings.alpha,
-        freeze_after=settings.freeze_after,
-        weight_decay=settings.weight_decay,
-        seed=seed,
-    )
+    optimizer = PSGLD(network.parameters(), num_data=1, seed=seed, **asdict(settings))
     return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, reduction="sum", seed=seed)
 
 
-def frozen_tanh_layers(input_dim: int, seed: int, dtype: torch.dtype = DTYPE) -> torch.nn.Module:
-    """All layers of the paper's network but the last."""
-    return torch.nn.Sequential(
-        tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=dtype), torch.nn.Tanh()
-    )
+def frozen_tanh_layers(input_dim: int, seed: int) -> torch.nn.Module:
+    """Return all layers of the paper's network but the last."""
+    layers = tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=DTYPE)
+    return torch.nn.Sequential(layers, torch.nn.Tanh())
 
 
 class Reported:
-    """A sampler whose every step is progress."""
+    """A sampler that reports every step as progress."""
 
     def __init__(self, sampler: Sampler, progress: Progress) -> None:
         self.sampler, self.progress = sampler, progress
@@ -84,18 +93,18 @@ class Reported:
 def draw_samples(
     sampler: Sampler, num_samples: int, progress: Progress, *, burn_in: int = 0, thinning: int = 1
 ) -> Tensor:
-    """(num_samples, n, ...), each after ``thinning`` steps."""
+    """Draw samples (num_samples, n, ...), one every ``thinning`` steps after ``burn_in`` steps."""
     samples: Tensor = collect(Reported(sampler, progress), num_samples, burn_in=burn_in, thinning=thinning)
     return samples
 
 
 def without_chains(samples: Tensor) -> Tensor:
-    """(draws, n, chains, d) → (draws · chains, n, d)."""
+    """Return samples (draws, n, chains, d) as (draws · chains, n, d)."""
     return samples.movedim(2, 1).flatten(0, 1) if samples.dim() == 4 else samples
 
 
 def last_layer_differences(features: str, reason_for_features: str, transitions: str) -> Sequence[Difference]:
-    """How sampling the last layer differs from the paper's dynamics of the whole network."""
+    """Return how sampling the last layer differs from the paper's dynamics of the whole network."""
     return (
         Difference(
             "what moves",
@@ -113,7 +122,7 @@ def last_layer_differences(features: str, reason_for_features: str, transitions:
     )
 
 
-#: Of the presets in which all layers move.
+#: Differences of the presets in which all layers move.
 NETWORK_DIFFERENCES = (
     Difference("pSGLD's decay of V and eps", "not printed", "0.99 and 1e-5", "the method's usual ones"),
     Difference(

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from ...samplers import (
-    HMC,
-    GaussianEncoder,
-    LastLayerSGALD,
-    WhitenedFeatures,
-    fit_variational,
-    negative_elbo,
-    tanh_network,
-)
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ...samplers import HMC, GaussianEncoder, fit_variational, negative_elbo, tanh_network
+from ..pictures import Figure, new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     HIDDEN_LAYERS,
@@ -30,14 +24,11 @@ from .inference import (
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Standard deviations of the likelihood's random weights and biases, and of the observations.
+#: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
 WEIGHT_SCALE, BIAS_SCALE, OBSERVATION_SCALE = 0.2, 0.1, 0.25
 
 #: The grid covers [-LIMIT, LIMIT]²: the prior has 1e-4 of its mass outside.
@@ -49,20 +40,21 @@ ELBO_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class NeuralSettings:
-    """
+    """Settings of the neural likelihood.
+
     Attributes:
-        num_data: n.
-        num_samples: of ALD, all chains together.
-        burn_in: steps before them.
-        chains: independent last layers.
-        step_size: mean ε of the leapfrog steps, whose η = ε²/2.
+        num_data: the number of data n.
+        num_samples: the samples of ALD, of all chains together.
+        burn_in: the steps before those.
+        chains: the number of independent last layers.
+        step_size: the mean ε of the leapfrog steps, whose η = ε²/2.
         jitter: ε is uniform on [1 - jitter, 1 + jitter]·step_size.
-        transitions: a sample.
-        bins: of the histograms, a side.
-        points_a_bin: of the grid, a side of a bin.
-        avi_steps, avi_lr, avi_samples: of the variational baselines.
-        avi_restarts: fits of each, of which the one with the best ELBO counts: a fit may end in a minor mode.
-        network: instead of the last layer, all layers (one chain).
+        transitions: the transitions for one sample.
+        bins: the bins of the histograms along each side.
+        points_a_bin: the grid's points along each side of a bin.
+        avi_steps, avi_lr, avi_samples: steps, learning rate and samples a step of the variational fits.
+        avi_restarts: the number of fits, of which the one with the best ELBO counts, as a fit may end in a minor mode.
+        network: settings of the network whose layers all move, as one chain; None: only the last layer moves.
     """
 
     num_data: int = 3
@@ -112,7 +104,7 @@ def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome
 
 
 def random_decoder() -> nn.Sequential:
-    """Four hidden ReLU layers, with weights and biases from torch's default generator."""
+    """Return four hidden ReLU layers, with weights and biases from torch's default generator."""
     sizes = [2, *[WIDTH] * HIDDEN_LAYERS, 2]
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
@@ -129,21 +121,21 @@ def draw_data(decoder: nn.Module, num_data: int) -> Tensor:
 
 
 def grid_points(settings: NeuralSettings) -> Tensor:
-    """(bins² · points_a_bin², 2): the middles of the grid's cells."""
+    """Return the middles of the grid's cells, (bins² · points_a_bin², 2)."""
     count = settings.bins * settings.points_a_bin
     line = ((torch.arange(count, dtype=DTYPE) + 0.5) / count * 2 - 1) * LIMIT
     return torch.cartesian_prod(line, line)
 
 
 def masses_of(log_density: Tensor, settings: NeuralSettings) -> Tensor:
-    """Log densities on the grid → probabilities of the bins, (bins, bins)."""
+    """Return the probabilities of the bins, (bins, bins), from log densities on the grid."""
     bins, points = settings.bins, settings.points_a_bin
     cell = (2 * LIMIT / (bins * points)) ** 2
     return (log_density.exp() * cell).view(bins, points, bins, points).sum((1, 3))
 
 
 def grid_truth(potential: NeuralPotential, x: Tensor, settings: NeuralSettings) -> Tensor:
-    """The posteriors' probabilities of the bins, (n, bins, bins), normalized on the grid."""
+    """Return the posteriors' probabilities of the bins, (n, bins, bins), normalized on the grid."""
     grid = grid_points(settings)
     potentials = [potential(datum, grid) for datum in x[:, None]]
     truth = torch.stack([masses_of(value.min() - value, settings) for value in potentials])
@@ -175,7 +167,7 @@ def fit_encoder(
 
 @torch.no_grad()
 def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings) -> Tensor:
-    """q(z | x)'s probabilities of the bins, (n, bins, bins), from its density."""
+    """Return the probabilities of the bins under q(z | x), (n, bins, bins), from its density."""
     grid = grid_points(settings)
     posterior = encoder(x)
     covariances = (
@@ -188,28 +180,15 @@ def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings
 def draw_ald_samples(
     settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
 ) -> Tensor:
-    sampler: Any
-    if settings.network is not None:
-        sampler = network_sampler(settings.network, potential, x, 2, seed)
-        return draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in)
-    sampler = LastLayerSGALD(
-        WhitenedFeatures(frozen_tanh_layers(2, seed), x),
-        potential,
-        x,
-        2,
-        kernel=HMC,
-        chains=settings.chains,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        jitter=settings.jitter,
-        num_leapfrog_steps=1,
-        seed=seed,
-    )
-    return draw_samples(sampler, settings.num_samples // settings.chains, progress, burn_in=settings.burn_in)
+    chains = settings.chains if settings.network is None else 1
+    options = {name: getattr(settings, name) for name in ("transitions", "step_size", "jitter")}
+    options |= {"kernel": HMC, "num_leapfrog_steps": 1, "chains": chains}
+    sampler = make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
+    return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
 
 
 def histograms(samples: Tensor, bins: int) -> Tensor:
-    """(draws, n, 2) → shares of the bins, (n, bins, bins); samples outside the grid are in no bin."""
+    """Return the shares of the bins, (n, bins, bins), of samples (draws, n, 2); some may be outside the grid."""
     cells = ((samples + LIMIT) / (2 * LIMIT) * bins).floor().long()
     inside = ((cells >= 0) & (cells < bins)).all(-1)
     shares = [
@@ -220,26 +199,26 @@ def histograms(samples: Tensor, bins: int) -> Tensor:
 
 
 def resampled(truth: Tensor, num_samples: int) -> Tensor:
-    """Shares of the bins in independent draws, from torch's default generator."""
+    """Return the shares of the bins in independent draws, from torch's default generator."""
     counts = [torch.bincount(mass.flatten().multinomial(num_samples, True), minlength=mass.numel()) for mass in truth]
     return torch.stack(counts).to(truth).view_as(truth) / num_samples
 
 
 def total_variation(mass: Tensor, truth: Tensor) -> float:
-    """½ Σ|p - q| over the bins, and what of p is outside them; averaged over the data."""
+    """Return ½ Σ|p - q| over the bins and what of p is outside them, averaged over the data."""
     outside = 1 - mass.sum((1, 2))
     return (((mass - truth).abs().sum((1, 2)) + outside.clamp_min(0)) / 2).mean().item()
 
 
 def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """As Figure 10: truth, AVI diagonal and full, ALD's histogram and samples, one row a datum.
+    """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
 
-    Of the seed whose posteriors are the least Gaussian, by the total variation of full AVI.
+    The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
     """
     seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
-    masses, samples = outcomes[seed].picture["masses"], outcomes[seed].picture["samples"]
+    masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
     columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
-    figure, axes = new_figure(settings.num_data, 5, (12, 2.5 * settings.num_data))
+    picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
     extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
     for datum in range(settings.num_data):
         for axis, (name, title) in zip(axes[datum], columns, strict=False):
@@ -250,17 +229,8 @@ def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
         axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
         axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
         axis.set_title("ALD, samples", fontsize=9)
-    figure.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
-    return figure
-
-
-def units(settings: NeuralSettings) -> int:
-    chains = settings.chains if settings.network is None else 1
-    return 2 * settings.avi_steps * settings.avi_restarts + settings.num_samples // chains + settings.burn_in
-
-
-def quick(settings: NeuralSettings) -> NeuralSettings:
-    return replace(settings, num_samples=2000, avi_steps=300, avi_lr=1e-2, avi_samples=8, avi_restarts=1, transitions=5)
+    picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
+    return picture
 
 
 PROBLEM_DIFFERENCES = (
@@ -280,11 +250,21 @@ EXPERIMENT = Experiment(
         "default": NeuralSettings(),
         "paper": NeuralSettings(burn_in=1000, network=NetworkSettings(lr=0.003)),
     },
-    quick=quick,
-    units=units,
+    quick={
+        "num_samples": 2000,
+        "avi_steps": 300,
+        "avi_lr": 1e-2,
+        "avi_samples": 8,
+        "avi_restarts": 1,
+        "transitions": 5,
+    },
+    units=lambda settings: (
+        2 * settings.avi_steps * settings.avi_restarts
+        + settings.num_samples // (settings.chains if settings.network is None else 1)
+        + settings.burn_in
+    ),
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             *PROBLEM_DIFFERENCES,

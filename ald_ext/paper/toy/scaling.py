@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ...optim import PSGLD
 from ...samplers import AmortizedLangevin, LangevinDynamics, LinearGaussianPotential, tanh_network
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import Figure, new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import HIDDEN_LAYERS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAMES = ("ld", "ald", "sgald")
 
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """
+    """Settings of the timings.
+
     Attributes:
-        num_data: every n.
-        batch_size: m of SGALD.
-        width: of the inference network.
-        repetitions: timed steps of each sampler and n, in alternation; the median counts.
-        least_seconds: steps are repeated until one timing takes so long.
+        num_data: the numbers n of data.
+        batch_size: the size m of SGALD's minibatches.
+        width: the units of each layer of the inference network.
+        repetitions: how often each sampler is timed at each n, in alternation; the median counts.
+        least_seconds: the time for which steps are repeated in one timing.
     """
 
     num_data: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -59,28 +58,22 @@ def run_seed(settings: ScalingSettings, seed: int, progress: Progress) -> Outcom
 
 
 def make_steps(settings: ScalingSettings, num_data: int, seed: int) -> dict[str, Callable[[], object]]:
-    """One step of each sampler; of ALD and SGALD a step is an update of φ, which gives every datum a new sample."""
+    """Return a step of each sampler; one of ALD and SGALD updates φ, which gives every datum a new sample."""
     unit = torch.eye(1)
     potential = LinearGaussianPotential(torch.zeros(1), unit, 0.01 * unit)
     x = torch.randn(num_data, 1)
+
+    def amortized(batch_size: int | None) -> AmortizedLangevin:
+        network = tanh_network([1, *[settings.width] * HIDDEN_LAYERS, 1], seed=seed)
+        optimizer = PSGLD(network.parameters(), lr=1e-4, num_data=len(x), seed=seed)
+        return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, outputs="batch", seed=seed)
+
     ld = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=1e-3, seed=seed)
-    return {
-        "ld": ld.step,
-        "ald": amortized_sampler(settings, potential, x, seed, None).step,
-        "sgald": amortized_sampler(settings, potential, x, seed, settings.batch_size).step,
-    }
-
-
-def amortized_sampler(
-    settings: ScalingSettings, potential: LinearGaussianPotential, x: Tensor, seed: int, batch_size: int | None
-) -> AmortizedLangevin:
-    network = tanh_network([1, *[settings.width] * HIDDEN_LAYERS, 1], seed=seed)
-    optimizer = PSGLD(network.parameters(), lr=1e-4, num_data=len(x), seed=seed)
-    return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, outputs="batch", seed=seed)
+    return {"ld": ld.step, "ald": amortized(None).step, "sgald": amortized(settings.batch_size).step}
 
 
 def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
-    """Of as many steps as take ``least_seconds``."""
+    """Return the mean time of as many steps as take ``least_seconds``."""
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < least_seconds or not count:
         step()
@@ -89,42 +82,26 @@ def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
 
 
 def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Time of a step against n, all seeds."""
-    figure, axes = new_figure(1, 1, (6, 4.5))
+    """Draw the time of a step against n, for all seeds."""
+    picture, axes = new_picture(1, 1, (6, 4.5))
     axis = axes[0, 0]
-    for name, marker in zip(NAMES, "sov", strict=True):
-        for i, outcome in enumerate(outcomes):
-            label = name.upper() if i == 0 else None
-            axis.loglog(
-                settings.num_data,
-                outcome.picture["seconds"][name],
-                marker + "-",
-                color=f"C{NAMES.index(name)}",
-                label=label,
-            )
-    axis.set_xlabel("number of data n")
-    axis.set_ylabel("seconds for a new sample of every datum")
+    for name, style in zip(NAMES, ("C0s-", "C1o-", "C2v-"), strict=True):
+        seconds = torch.tensor([outcome.drawn["seconds"][name] for outcome in outcomes]).T  # a line a seed
+        lines = axis.loglog(settings.num_data, seconds.numpy(), style)
+        lines[0].set_label(name.upper())
+    axis.set(xlabel="number of data n", ylabel="seconds for a new sample of every datum")
     axis.legend()
-    return figure
-
-
-def units(settings: ScalingSettings) -> int:
-    return len(settings.num_data) * len(NAMES) * settings.repetitions
-
-
-def quick(settings: ScalingSettings) -> ScalingSettings:
-    return replace(settings, num_data=(100, 1_000, 10_000), repetitions=3)
+    return picture
 
 
 EXPERIMENT = Experiment(
     name="scaling",
     title="Cost of a new posterior sample of every datum as n grows (Section 3)",
     presets={"default": ScalingSettings()},
-    quick=quick,
-    units=units,
+    quick={"num_data": (100, 1_000, 10_000), "repetitions": 3},
+    units=lambda settings: len(settings.num_data) * len(NAMES) * settings.repetitions,
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             Difference(

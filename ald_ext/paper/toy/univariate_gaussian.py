@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import (
-    LangevinDynamics,
-    LastLayerSGALD,
-    LinearGaussianPotential,
-    RandomFourierFeatures,
-    WhitenedFeatures,
-)
+from ...samplers import LangevinDynamics, LinearGaussianPotential, RandomFourierFeatures
 from ...samplers.diagnostics import effective_sample_size
-from ..experiment import Difference, Experiment, Outcome, Progress, new_figure
+from ..pictures import Figure, new_picture
+from ..results import Difference
+from ..workers import Progress
+from .experiment import Experiment, Outcome
 from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
     draw_samples,
     last_layer_differences,
-    network_sampler,
+    make_sampler,
     without_chains,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
 
 
 @dataclass(frozen=True)
 class UnivariateSettings:
-    """
+    """Settings of the conjugate univariate Gaussian.
+
     Attributes:
-        num_data: n.
-        batch_size: m.
-        num_samples: of each sampler; SGALD makes one minibatch a sample.
-        burn_in: samples before them.
-        num_features, length_scale: of the random Fourier features.
-        step_size: of MALA, in the space of z.
-        transitions: of MALA a minibatch.
-        ld_step_size: η of plain Langevin dynamics, all data at every step.
-        network: instead of the last layer, all layers.
+        num_data: the number of data n.
+        batch_size: the minibatch's size m.
+        num_samples: the samples of each sampler; SGALD moves one minibatch a sample.
+        burn_in: the samples before those.
+        num_features, length_scale: the number and the length scale of the random Fourier features.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one minibatch.
+        ld_step_size: η of plain Langevin dynamics, which moves all data at every step.
+        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 100
@@ -65,19 +60,20 @@ def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Out
     potential = make_potential()
     x = draw_data(settings.num_data)
     mean, covariance = potential.posterior(x)
-    z = torch.zeros_like(x)
+    features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
+    options = {"step_size": settings.step_size, "transitions": settings.transitions}
     samplers = {
-        "sgald": sgald_sampler(settings, potential, x, seed),
-        "ld": LangevinDynamics(potential, x, z, step_size=settings.ld_step_size, seed=seed),
+        "sgald": make_sampler(settings.network, features, potential, x, 1, seed, settings.batch_size, **options),
+        "ld": LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed),
     }
     values: dict[str, float] = {}
-    picture = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
+    drawn = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
     for name, sampler in samplers.items():
         samples = without_chains(draw_samples(sampler, settings.burn_in + settings.num_samples, progress))
         kept = samples[settings.burn_in :]
         values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
-        picture[name] = samples
-    return Outcome(values, picture)
+        drawn[name] = samples
+    return Outcome(values, drawn)
 
 
 def make_potential() -> LinearGaussianPotential:
@@ -86,29 +82,13 @@ def make_potential() -> LinearGaussianPotential:
 
 
 def draw_data(num_data: int) -> Tensor:
-    """x = z + noise, from torch's default generator."""
+    """Draw x = z + noise, (n, 1), from torch's default generator."""
     z, noise = torch.randn(2, num_data, 1, dtype=DTYPE)
     return z * PRIOR_VARIANCE**0.5 + noise * LIKELIHOOD_VARIANCE**0.5
 
 
-def sgald_sampler(settings: UnivariateSettings, potential: LinearGaussianPotential, x: Tensor, seed: int) -> Any:
-    if settings.network is not None:
-        return network_sampler(settings.network, potential, x, 1, seed, settings.batch_size)
-    features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
-    return LastLayerSGALD(
-        WhitenedFeatures(features, x),
-        potential,
-        x,
-        1,
-        batch_size=settings.batch_size,
-        transitions=settings.transitions,
-        step_size=settings.step_size,
-        seed=seed,
-    )
-
-
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
-    """Of samples (draws, n, 1): sample over true variance (median and extremes over the data), MSE of the mean, ESS."""
+    """Compare samples (draws, n, 1) with the exact posterior: sample over true variance, MSE of the mean, and ESS."""
     ratios = samples.var(0).flatten() / covariance
     return {
         "variance_ratio_median": ratios.median().item(),
@@ -120,25 +100,25 @@ def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, flo
 
 
 def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Traces of three data from the first step on, and all data's variance ratios."""
-    picture = outcomes[0].picture
-    order = picture["x"].flatten().argsort()
-    data = [int(order[int(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9)]
+    """Draw traces of three data from the first step on, all data's variance ratios, and errors of their means."""
+    drawn = outcomes[0].drawn
+    order = drawn["x"].flatten().argsort()
+    chosen = [int(order[int(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9)]
     names = [("ld", "LD"), ("sgald", "SGALD")]
-    figure, axes = new_figure(2, 3, (11, 6))
+    picture, axes = new_picture(2, 3, (11, 6))
     for row, (name, label) in enumerate(names):
-        trace = picture[name][: 5 * settings.burn_in, :, 0]
-        draw_traces(axes[row, 0], trace[:, data], picture["mean"][data, 0], picture["deviation"].item())
+        trace = drawn[name][: 5 * settings.burn_in, :, 0]
+        draw_traces(axes[row, 0], trace[:, chosen], drawn["mean"][chosen, 0], drawn["deviation"].item())
         axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
-        kept = picture[name][settings.burn_in :, :, 0]
-        axes[row, 1].hist((kept.var(0) / picture["deviation"].item() ** 2).numpy(), bins=20)
+        kept = drawn[name][settings.burn_in :, :, 0]
+        axes[row, 1].hist((kept.var(0) / drawn["deviation"].item() ** 2).numpy(), bins=20)
         axes[row, 1].axvline(1, color="k", linewidth=0.8)
         axes[row, 1].set_title(f"{label}: sample variance / true variance", fontsize=9)
-        errors = kept.mean(0) - picture["mean"][:, 0]
-        axes[row, 2].plot(picture["mean"][:, 0].numpy(), errors.numpy(), ".")
+        errors = kept.mean(0) - drawn["mean"][:, 0]
+        axes[row, 2].plot(drawn["mean"][:, 0].numpy(), errors.numpy(), ".")
         axes[row, 2].axhline(0, color="k", linewidth=0.8)
         axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
-    return figure
+    return picture
 
 
 def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
@@ -148,14 +128,6 @@ def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> N
         for sign in (-1, 1):
             axis.axhline(mean + sign * deviation, color="k", linewidth=0.6, linestyle="--")
     axis.set_xlabel("MCMC steps", fontsize=8)
-
-
-def units(settings: UnivariateSettings) -> int:
-    return 2 * (settings.num_samples + settings.burn_in)
-
-
-def quick(settings: UnivariateSettings) -> UnivariateSettings:
-    return replace(settings, num_samples=1500, burn_in=200)
 
 
 LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")
@@ -168,11 +140,10 @@ EXPERIMENT = Experiment(
         "paper": UnivariateSettings(network=NetworkSettings(lr=0.001)),
         "all-layers": UnivariateSettings(num_samples=40_000, burn_in=5_000, network=NetworkSettings(lr=1e-4)),
     },
-    quick=quick,
-    units=units,
+    quick={"num_samples": 1500, "burn_in": 200},
+    units=lambda settings: 2 * (settings.num_samples + settings.burn_in),
     run_seed=run_seed,
     draw=draw,
-    paper={},
     differences={
         "default": (
             LD_DIFFERENCE,

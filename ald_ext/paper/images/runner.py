@@ -1,0 +1,194 @@
+"""Runs the experiments on images, and resumes those that were interrupted.
+
+An experiment is a list of jobs: one training run each, and what is measured of the trained model. A job's outcome is
+kept in a file, so that nothing is computed twice; an interrupted training run resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ...data import ImageData
+from ...files import write_atomically
+from ...settings import from_dict
+from ...training import TrainingConfig
+from ..pictures import save_picture
+from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
+from ..workers import Progress, run_all
+from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
+from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load, training_config
+from .trained_runs import checksum, fingerprint, train_once
+
+#: Settings that say where or which jobs are run, or that are among the training's settings too.
+NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
+#: Settings that belong to the machine and not to the experiment, and so are not in results.json.
+OF_THE_MACHINE = ("data_root", "download", "extractor_weights")
+
+
+def run_image_experiment(
+    experiment: ImageExperiment,
+    out: Path,
+    *,
+    settings: ImageSettings | None = None,
+    num_seeds: int = 1,
+    num_workers: int = 1,
+    runs: Path | None = None,
+    quick: bool = False,
+) -> Results:
+    """Run what is not yet computed, with a progress bar, and write results.json and pictures.
+
+    Args:
+        experiment: which.
+        out: the folder of its results.
+        settings: other than the experiment's own, or than those of its smoke test.
+        num_seeds: how many of the seeds 0, 1, …
+        num_workers: jobs side by side, in processes of one thread each. With several, the calling script must be
+            importable, with its work under ``if __name__ == "__main__"``.
+        runs: the folder of training runs, which experiments may share; None: OUT/runs.
+        quick: make it a smoke test; results.json says so.
+
+    Returns:
+        The results, with rows named DATASET/MODEL/METRIC.
+
+    Raises:
+        ValueError: settings out of range, an unknown model, data set or extractor.
+        TrainingInterrupted, KeyboardInterrupt: the next call resumes.
+        OSError, ImportError, TrainingDivergedError: see ``ald_ext.training.train`` and ``ald_ext.metrics``.
+    """
+    if settings is None:
+        settings = replace(experiment.settings, **experiment.quick) if quick else experiment.settings
+    check_settings(f"experiment {experiment.name}", settings, experiment.settings.models, num_seeds)
+    runs = runs or out / "runs"
+    out.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    jobs = make_jobs(experiment, settings, num_seeds, runs)
+    outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
+    file = f"{experiment.name}.png"
+    plain = {name: value for name, value in asdict(settings).items() if name not in OF_THE_MACHINE}
+    results = Results(
+        experiment=experiment.name,
+        quick=quick,
+        settings={**plain, "datasets": list(settings.sources)},
+        differences=list(experiment.differences),
+        versions=versions(num_workers),
+        seconds=round(time.perf_counter() - begin, 1),
+        rows=rows_of(experiment, outcomes),
+        pictures=[
+            Picture(file, experiment.title),
+            *(picture for outcome in outcomes.values() for picture in outcome.pictures),
+        ],
+        jobs=[TrainingRun(**asdict(job), **outcome.run) for job, outcome in outcomes.items()],
+        folder=out,
+    )
+    save_picture(experiment.draw(outcomes), out / file)
+    write_results(results)
+    return results
+
+
+def make_jobs(experiment: ImageExperiment, settings: ImageSettings, num_seeds: int, runs: Path) -> list[Job]:
+    """Return all jobs in the order of the rows; loads the data, and measures the statistics of real images."""
+    jobs = []
+    for name in settings.sources:
+        data = load(name, settings)
+        if experiment.needs_statistics:
+            real_statistics(data, settings, runs)
+        parts, seeds = experiment.parts(data) if experiment.parts else ("",), range(num_seeds)
+        jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
+    return jobs
+
+
+def run_jobs(
+    experiment: ImageExperiment,
+    settings: ImageSettings,
+    jobs: Sequence[Job],
+    folders: tuple[Path, Path],
+    num_workers: int,
+) -> dict[Job, JobOutcome]:
+    """Return the outcomes of the jobs, in their order; the folders are those of the experiment and of training runs."""
+    from tqdm import tqdm
+
+    from ...progress import progress_interval
+
+    images = {}
+    for job in jobs:
+        data, config = data_and_config(experiment, settings, job)
+        images[job] = config.num_epochs * len(data.train_images)
+    if experiment.measures_time:  # models take turns, so that what slows the machine for a while slows all of them
+        order = sorted(jobs, key=lambda job: (job.dataset, job.seed))
+    else:  # the longest come first, so that no worker is left alone with one at the end
+        order = sorted(jobs, key=lambda job: -images[job] / FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES))
+    options = {"desc": experiment.name, "unit": " images", "unit_scale": True, "mininterval": progress_interval()}
+    with tqdm(total=sum(images.values()), **options) as bar:
+        arguments = [(experiment, settings, job, *folders) for job in order]
+        by_job = dict(zip(order, run_all(run_job, arguments, min(num_workers, len(jobs)), bar), strict=True))
+    return {job: by_job[job] for job in jobs}
+
+
+def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
+    data = load(job.dataset, settings)
+    data = experiment.prepare(data, job) if experiment.prepare else data
+    return data, training_config(settings, job, data.train_images, experiment.trained_images, experiment.configure)
+
+
+def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], progress: Progress) -> JobOutcome:
+    """Train and evaluate, unless the outcome is there already with all its pictures."""
+    experiment, settings, job, out, runs = argument
+    data, config = data_and_config(experiment, settings, job)
+    key = job_key(settings, job, config, data)
+    path = runs / "outcomes" / experiment.name / f"{job.name}-{key}.json"
+    outcome = read_outcome(path)
+    # Runs of other settings give their pictures the same names.
+    if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
+        progress(config.num_epochs * len(data.train_images))
+        return outcome
+    trained = train_once(config, data, runs, progress)
+    outcome = experiment.evaluate(Subject(job, data, trained, settings, out, runs))
+    pictures = tuple(found(picture, out) for picture in outcome.pictures)
+    names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
+    facts = {**{name: trained.metrics[name] for name in names}, "device": config.device}
+    outcome = replace(outcome, pictures=pictures, run=facts)
+    text = json.dumps(asdict(outcome)) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write_text(text))
+    return outcome
+
+
+def found(picture: Picture, folder: Path) -> Picture:
+    """Return the picture with the checksum of the file in the folder; None if there is no file."""
+    path = folder / picture.file
+    return replace(picture, checksum=zlib.crc32(path.read_bytes()) if path.is_file() else None)
+
+
+def job_key(settings: ImageSettings, job: Job, config: TrainingConfig, data: ImageData) -> str:
+    """Return what tells an outcome from those of other settings or other data."""
+    relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
+    training = {name: value for name, value in config.to_dict().items() if name not in ("device", "data_root")}
+    images = [checksum(data.train_images), checksum(data.test_images)]
+    return fingerprint({"settings": relevant, "job": asdict(job), "training": training, "images": images})
+
+
+def read_outcome(path: Path) -> JobOutcome | None:
+    """Return the outcome in a file; None where there is none, or a damaged one, which is then measured again."""
+    try:
+        return from_dict(JobOutcome, json.loads(path.read_text()), str(path))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> list[Row]:
+    """Return the rows DATASET/MODEL/METRIC, with one value a seed."""
+    parts: dict[tuple[str, str, int], dict[str, dict[str, float]]] = {}
+    for job, outcome in outcomes.items():
+        parts.setdefault((job.dataset, job.model, job.seed), {})[job.part] = outcome.values
+    values: dict[str, list[float]] = {}
+    for (dataset, model, _), of_parts in parts.items():
+        rows = experiment.summarize(of_parts) if experiment.summarize else of_parts[""]
+        for metric, value in rows.items():
+            values.setdefault(f"{dataset}/{model}/{metric}", []).append(value)
+    values |= experiment.compare(outcomes) if experiment.compare else {}
+    return [make_row(name, numbers, experiment.paper) for name, numbers in values.items()]

@@ -1,0 +1,143 @@
+"""What the toy experiments have in common: presets, seeds, rows and the picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from ...threads import number_of_threads
+from ..pictures import Figure, save_picture
+from ..results import Difference, Picture, Results, make_row, versions, write_results
+from ..workers import Progress, run_all
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one seed gave.
+
+    Attributes:
+        values: a number for each row.
+        drawn: what the picture is drawn from.
+    """
+
+    values: dict[str, float]
+    drawn: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[Settings]):
+    """A toy experiment of the paper.
+
+    Attributes:
+        name: on the command line.
+        title: one line.
+        presets: settings by name; "default" is one of them, and "paper" where the paper prints its settings.
+        quick: changes of the settings with which a seed takes seconds.
+        units: the number of steps of one seed, for the progress bar.
+        run_seed: runs one seed.
+        draw: draws the outcomes of all seeds.
+        differences: from the paper, by preset.
+        paper: the paper's figures by row.
+        measures_time: whether seeds are never run side by side, because time is what is measured.
+    """
+
+    name: str
+    title: str
+    presets: Mapping[str, Settings]
+    quick: Mapping[str, Any]
+    units: Callable[[Settings], int]
+    run_seed: Callable[[Settings, int, Progress], Outcome]
+    draw: Callable[[Settings, Sequence[Outcome]], Figure]
+    differences: Mapping[str, Sequence[Difference]]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    measures_time: bool = False
+
+
+def run_experiment(
+    experiment: Experiment[Any],
+    out: Path,
+    *,
+    preset: str = "default",
+    quick: bool = False,
+    num_seeds: int = 5,
+    num_workers: int = 1,
+) -> Results:
+    """Run the seeds 0, 1, … with a progress bar, and write results.json and NAME.png.
+
+    Args:
+        experiment: which.
+        out: the folder of the results.
+        preset: a name of ``experiment.presets``.
+        quick: make it a smoke test.
+        num_seeds: how many seeds.
+        num_workers: seeds side by side, in processes of one thread each. With several, the calling script must be
+            importable, with its work under ``if __name__ == "__main__"``.
+
+    Raises:
+        ValueError: an unknown preset, or no seed.
+    """
+    if preset not in experiment.presets:
+        expected = ", ".join(experiment.presets)
+        raise ValueError(f"experiment {experiment.name}: preset: got {preset!r}, expected one of {expected}")
+    if num_seeds < 1:
+        raise ValueError(f"experiment {experiment.name}: seeds: got {num_seeds}, expected >= 1")
+    settings = replace(experiment.presets[preset], **(experiment.quick if quick else {}))
+    out.mkdir(parents=True, exist_ok=True)
+    num_workers = 1 if experiment.measures_time else min(num_workers, num_seeds)
+    begin = time.perf_counter()
+    outcomes = run_seeds(experiment, settings, num_seeds, num_workers)
+    file = f"{experiment.name}.png"
+    results = Results(
+        experiment=experiment.name,
+        quick=quick,
+        settings=asdict(settings),
+        differences=list(experiment.differences[preset]),
+        versions=versions(num_workers, one_thread=not experiment.measures_time),
+        seconds=round(time.perf_counter() - begin, 1),
+        rows=[
+            make_row(name, [outcome.values[name] for outcome in outcomes], experiment.paper)
+            for name in outcomes[0].values
+        ],
+        pictures=[Picture(file, experiment.title)],
+        preset=preset,
+        folder=out,
+    )
+    save_picture(experiment.draw(settings, outcomes), out / file)
+    write_results(results)
+    return results
+
+
+def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_workers: int) -> list[Outcome]:
+    from tqdm import tqdm
+
+    total = experiment.units(settings) * num_seeds
+    with tqdm(total=total, desc=experiment.name, unit="step", mininterval=0.5) as bar:
+        jobs = [(experiment.run_seed, settings, seed) for seed in range(num_seeds)]
+        # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
+        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
+            outcomes = run_all(run_seed, jobs, num_workers, bar)
+    return [replace(outcome, drawn=convert(outcome.drawn, np.ndarray, torch.from_numpy)) for outcome in outcomes]
+
+
+def run_seed(job: tuple[Callable[[Any, int, Progress], Outcome], Any, int], progress: Progress) -> Outcome:
+    """Run one seed, and return its tensors as arrays: torch lends tensors that cross to another process file
+    descriptors, which end with their own process."""
+    run, settings, seed = job
+    torch.manual_seed(seed)
+    outcome = run(settings, seed, progress)
+    return replace(outcome, drawn=convert(outcome.drawn, torch.Tensor, torch.Tensor.numpy))
+
+
+def convert(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Return nested dictionaries with ``function`` applied to every value of a kind."""
+    if isinstance(value, dict):
+        return {key: convert(item, kind, function) for key, item in value.items()}
+    return function(value) if isinstance(value, kind) else value

@@ -1,0 +1,85 @@
+"""Dataclasses made from plain values, as JSON and checkpoints hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Settings = TypeVar("Settings")
+
+
+def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: bool = False) -> Settings:
+    """Return a dataclass made from what ``dataclasses.asdict`` gave, also after a round trip through JSON.
+
+    Lists become tuples and objects become dataclasses where the fields are annotated so. What is missing has its
+    default.
+
+    Args:
+        cls: the dataclass.
+        values: a dictionary with the names of its fields.
+        owner: the beginning of error messages: what the values belong to.
+        ignore_unknown: leave out names that the dataclass does not have, instead of refusing them.
+
+    Raises:
+        ValueError: a name that the dataclass does not have, a value of another type, or a missing value without a
+            default.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{owner}: got {shortened(values)}, expected an object")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    unknown = sorted(map(str, set(values) - set(fields)))
+    if unknown and not ignore_unknown:
+        raise ValueError(f"{owner}: got {', '.join(map(repr, unknown))}, expected some of {', '.join(sorted(fields))}")
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{owner}: got no {name!r}, expected {describe(hints[name])}")
+    given = {name: value for name, value in values.items() if name in fields}
+    converted = {name: convert(value, hints[name], f"{owner}: {name}", ignore_unknown) for name, value in given.items()}
+    return cls(**converted)
+
+
+def convert(value: Any, hint: Any, place: str, ignore_unknown: bool = False) -> Any:
+    """Return a plain value as the type of a field. ValueError, which begins with ``place``, if it does not fit."""
+    origin, members = get_origin(hint), get_args(hint)
+    if hint is Any or (isinstance(hint, type) and type(value) is hint) or (hint is float and type(value) is int):
+        return value
+    if origin in (Union, UnionType):
+        for member in members:
+            try:
+                return convert(value, member, place, ignore_unknown)
+            except ValueError:
+                continue
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        return from_dict(hint, value, place, ignore_unknown=ignore_unknown)  # type: ignore[arg-type]
+    elif origin in (list, tuple) and isinstance(value, (list, tuple)):
+        repeated = origin is list or members[1:] == (...,)
+        if repeated or len(value) == len(members):
+            kinds = [members[0]] * len(value) if repeated else members
+            items = [
+                convert(item, kind, f"{place}[{position}]", ignore_unknown)
+                for position, (item, kind) in enumerate(zip(value, kinds, strict=True))
+            ]
+            return origin(items)
+    elif origin is dict and isinstance(value, dict):
+        return {key: convert(item, members[1], f"{place}[{key!r}]", ignore_unknown) for key, item in value.items()}
+    raise ValueError(f"{place}: got {shortened(value)}, expected {describe(hint)}")
+
+
+def describe(hint: Any) -> str:
+    """Return the name of a type for a message, such as "float or None"."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe, members))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if member is ... else describe(member) for member in members)}]"
+    return "None" if hint is NoneType else hint.__name__
+
+
+def shortened(value: Any) -> str:
+    """Return the ``repr`` of a value for a message, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,4 @@
-"""The models of the paper as a PyTorch user writes them: networks and losses of ald_ext.models, without ops of ours.
+"""The models as a PyTorch user writes them: networks and losses of ald_ext.models, without any op of ours.
 
 Scalings are computed once a minibatch, nothing is logged or watched, and dynamics keep what they have evaluated: what
 these leave out makes them faster, so that they are the stronger baseline.

@@ -1,7 +1,6 @@
 """The pSGLD step as PyTorch users write it, from the shortest code to the fastest; noise by torch's own generators.
 
-All compute what ald_ext.reference.psgld_step_ states: g = ∇L + weight_decay·θ, v ← αv + (1-α)g², G = 1/(√v + λ),
-θ ← θ - lr·G·g + √(2·lr·G/N) ξ.
+All compute what ald_ext.reference.psgld_step_ states.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from names import COMPILED, FOREACH_STEP, IN_PLACE_STEP, PLAIN_STEP
-from torch import Tensor, nn
+from torch import Tensor
+
+from .names import COMPILED, FOREACH, FOREACH_STEP, IN_PLACE, IN_PLACE_STEP, PLAIN, PLAIN_STEP
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,28 @@ class StepOptions:
 
     @property
     def noise_variance(self) -> float:
-        """2·lr/N, what G is multiplied by."""
+        """2·lr/N, the variance of the noise before it is multiplied by G."""
         return 2 * self.lr / self.num_data
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """That of v and of the noise: float32 for 16-bit parameters."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class ParameterGroup:
     """Parameters with the same options, their v, and buffers for the steps that allocate nothing."""
 
-    def __init__(self, params: Sequence[nn.Parameter], weight_decay: float, options: StepOptions) -> None:
+    def __init__(self, params: Sequence[Tensor], weight_decay: float, options: StepOptions) -> None:
         self.params, self.weight_decay, self.options = list(params), weight_decay, options
-        self.square_avgs = [torch.zeros_like(param) for param in self.params]
-        self.buffers = [torch.empty_like(param) for param in self.params]
+        dtype = state_dtype(self.params[0].dtype)
+        self.square_avgs = [torch.zeros_like(param, dtype=dtype) for param in self.params]
+        self.buffers = [torch.empty_like(param, dtype=dtype) for param in self.params]
         sizes = [param.numel() for param in self.params]
-        self.flat_noise = torch.empty(sum(sizes), device=self.params[0].device)
+        # One draw for all tensors, as a careful user would make it: the strongest baseline.
+        self.flat_noise = torch.empty(sum(sizes), dtype=dtype, device=self.params[0].device)
         self.noises = [
-            flat.as_strided(param.shape, param.stride())
+            flat.as_strided(param.shape, param.stride(), flat.storage_offset())
             for flat, param in zip(self.flat_noise.split(sizes), self.params, strict=True)
         ]
 
@@ -61,7 +68,7 @@ def plain_update(
     weight_decay: float,
     options: StepOptions,
 ) -> None:
-    """Tensor by tensor, with temporaries."""
+    """Tensor by tensor, with temporaries. reference.psgld_step_ would compile to something much slower."""
     for param, grad, v, noise in zip(params, grads, square_avgs, noises, strict=True):
         g = grad + weight_decay * param if weight_decay else grad
         v.mul_(options.alpha).addcmul_(g, g, value=1 - options.alpha)
@@ -118,24 +125,8 @@ def compiled_step() -> Step:
 
 
 def step_of_variant(variant: str) -> Step:
-    """The step that a variant of the training loop makes."""
+    """The step of a variant of the update, or of a training loop."""
     if variant == COMPILED:
         return compiled_step()
-    return {PLAIN_STEP: plain_step, FOREACH_STEP: foreach_step, IN_PLACE_STEP: in_place_step}[variant]
-
-
-class PlainPSGLD:
-    """A step function with its groups, which is all that a loop needs of an optimizer."""
-
-    def __init__(self, groups: Sequence[ParameterGroup], step: Step) -> None:
-        self.groups, self.step_group = groups, step
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.groups:
-            self.step_group(group)
-
-    def zero_grad(self) -> None:
-        for group in self.groups:
-            for param in group.params:
-                param.grad = None
+    steps = {PLAIN: plain_step, FOREACH: foreach_step, IN_PLACE: in_place_step}
+    return {**steps, PLAIN_STEP: plain_step, FOREACH_STEP: foreach_step, IN_PLACE_STEP: in_place_step}[variant]

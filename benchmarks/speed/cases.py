@@ -1,17 +1,19 @@
-"""What a case and its variants are, and what the batch cases share."""
+"""What a case of an op and its variants are, and what the families share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from names import COPY, GIGABYTE, GIGABYTE_SHAPE, MILLION_SHAPES
 from torch import Tensor
 
-Run = Callable[[], Any]
+from ..harness import Case, Key
+from ..measurement import Quantiles, Run, Samples
+from ..names import BACKWARD, COPY, FORWARD, OURS
+
 Shape = tuple[int, int]
 
 
@@ -24,16 +26,18 @@ class Variant:
         bytes_per_element: what the computation must read and write at the least, whatever this variant moves.
         prepare: from the case's inputs, allocates what the variant keeps and returns the callable to be timed.
         check: raises AssertionError if a newly prepared callable computes something else than expected.
+        over: the variants of whose time its own is told as a multiple.
     """
 
     name: str
     bytes_per_element: int
     prepare: Callable[[Any], Run]
     check: Callable[[Any, Run], None]
+    over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Case:
+class SpeedCase(Case):
     """A problem of one size, with the variants that solve it, which share its inputs."""
 
     family: str
@@ -42,10 +46,9 @@ class Case:
     make_inputs: Callable[[], Any]
     variants: Sequence[Variant]
 
-    def new_inputs(self) -> Any:
-        # Else the guards of what was compiled for other sizes would be tried first, at every call.
-        torch._dynamo.reset()
-        return self.make_inputs()
+    @property
+    def sizes(self) -> list[str]:  # type: ignore[override]
+        return [self.size]
 
     def prepare(self, variant: Variant, inputs: Any) -> Run:
         """The variant's callable, found right."""
@@ -53,23 +56,22 @@ class Case:
         variant.check(inputs, run)
         return run
 
+    def preparations(self) -> Mapping[Key, Callable[[], Run]]:
+        inputs = self.make_inputs()
+        return {(self.size, variant.name): partial(self.prepare, variant, inputs) for variant in self.variants}
 
-BATCH = 500
+    def row(self, key: Key, samples: Samples) -> dict[str, Any]:
+        bytes_per_element = next(variant.bytes_per_element for variant in self.variants if variant.name == key[1])
+        median = Quantiles.of(samples.seconds).median
+        return {
+            "elements": self.elements,
+            "ns_per_element": asdict(Quantiles.of([seconds / self.elements * 1e9 for seconds in samples.seconds])),
+            "bytes_per_element": bytes_per_element,
+            "gb_per_s": bytes_per_element * self.elements / median / 1e9,
+        }
 
-
-def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
-    """Of MNIST, of a multiple of every vector length, of 32 x 32 colour images; on CUDA a gigabyte of these."""
-    dimensions = (784,) if quick else (784, 1024, 3072)
-    shapes = {f"{BATCH} x {dimension}": (BATCH, dimension) for dimension in dimensions}
-    if device.type == "cuda" and not quick:
-        shapes[GIGABYTE] = GIGABYTE_SHAPE
-    return shapes
-
-
-def odd_shapes(quick: bool) -> dict[str, Shape]:
-    """From one long row to a million short ones, and the smallest, which show the fixed cost of a call."""
-    shapes = {"1 x 1": (1, 1), "1 x 64": (1, 64), **MILLION_SHAPES}
-    return {size: shapes[size] for size in ("1 x 64", "1e5 x 10")} if quick else shapes
+    def ratios(self) -> list[tuple[Key, Key]]:
+        return [((self.size, variant.name), (self.size, below)) for variant in self.variants for below in variant.over]
 
 
 def shape_cases(
@@ -78,10 +80,10 @@ def shape_cases(
     device: torch.device,
     make_inputs: Callable[[Shape, torch.device], Any],
     variants: Sequence[Variant],
-) -> list[Case]:
+) -> list[SpeedCase]:
     """A case for each shape."""
     return [
-        Case(family, size, shape[0] * shape[1], partial(make_inputs, shape, device), variants)
+        SpeedCase(family, size, shape[0] * shape[1], partial(make_inputs, shape, device), variants)
         for size, shape in shapes.items()
     ]
 
@@ -96,13 +98,9 @@ def copy_variant(sources_of: Callable[[Any], Sequence[Tensor]], item_bytes: int 
 
     def prepare(inputs: Any) -> Run:
         pairs = [(torch.zeros_like(source), source) for source in sources_of(inputs)]
-
-        def run() -> list[Tensor]:
-            return [target.copy_(source) for target, source in pairs]
-
-        return run
+        return lambda: [target.copy_(source) for target, source in pairs]
 
     def check(inputs: Any, run: Run) -> None:
         torch.testing.assert_close(run(), list(sources_of(inputs)), rtol=0, atol=0)
 
-    return Variant(COPY, 2 * item_bytes, prepare, check)
+    return Variant(COPY, 2 * item_bytes, prepare, check, (OURS, FORWARD, BACKWARD))

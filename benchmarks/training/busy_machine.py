@@ -1,9 +1,9 @@
 """Images a second of training with chosen and with fixed numbers of threads, on a machine as it is and made busier.
 
-python benchmarks/busy_machine.py [--model ae] [--epochs 4] [--repetitions 5]
+python -m benchmarks.training.busy_machine [--model ae] [--epochs 4] [--repetitions 5]
 
 Runs are made in alternation: at first on the machine as it is, then beside a process that takes a core. Exits with 1 if
-the choice reaches less of the best fixed number than it is to: 0.97, and 0.8 of one thread beside the process.
+the choice reaches less than 0.97 of the best fixed number, or beside the process less than 0.8 of one thread.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from training_cases import IMAGES, synthetic_images
 
 from ald_ext.models import MODELS, config_from_dict
 from ald_ext.training import TrainingConfig, fit
 
-#: Of the best fixed number.
+from .cases import IMAGES, synthetic_images
+
+#: The shares of the best fixed number's rate below which the command fails.
 LEAST_IF_QUIET, LEAST_IF_BUSY = 0.97, 0.8
 CHOSEN = None
 
@@ -39,7 +40,7 @@ def busy_core() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def images_per_second(model: str, epochs: int, threads: int | None) -> float:
-    """Of one run, the time of its choices included."""
+    """The rate of one run, the time of its choices included."""
     network = config_from_dict(MODELS[model].config_class, {})
     config = TrainingConfig(model=model, threads=threads, epochs=epochs, evaluate_every=epochs, network=network)
     return epochs * IMAGES / fit(config, synthetic_images(IMAGES)).seconds
@@ -59,7 +60,7 @@ def share_of_best(rate: Rate, fixed: Sequence[int], repetitions: int) -> float:
 
 
 def main() -> None:
-    """Parses the command line."""
+    """Compares the rates, and exits with 1 where the choice is too slow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ae", choices=list(MODELS))
     parser.add_argument("--epochs", type=int, default=4)

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from measurement import Quantiles, measure_alternating
-from names import IN_TENSORS
 from torch import Tensor
 from torch.optim import Optimizer
-from update import IN_TENSORS_NUMELS, psgld, sgld
-from update_inputs import LR, UpdateInputs
+
+from ..measurement import Quantiles, measure_alternating
+from ..names import ADAM, IN_TENSORS, PSGLD, SGD, SGLD
+from .update import IN_TENSORS_NUMELS, LR, UpdateInputs, psgld, sgld
 
 #: As torch asks for before a capture: lazy initialization is not part of the graph.
 WARM_UP_STEPS = 3
@@ -27,10 +27,10 @@ KERNEL_NODE = 0
 COMMON = {"family": "CUDA graph", "size": IN_TENSORS, "elements": sum(IN_TENSORS_NUMELS)}
 
 OPTIMIZERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
-    "ald_ext.PSGLD": partial(psgld, capturable=True),
-    "ald_ext.SGLD": partial(sgld, capturable=True),
-    "Adam(fused=True)": partial(torch.optim.Adam, lr=LR, fused=True, capturable=True),
-    "SGD(fused=True)": partial(torch.optim.SGD, lr=LR, fused=True),
+    PSGLD: partial(psgld, capturable=True),
+    SGLD: partial(sgld, capturable=True),
+    ADAM: partial(torch.optim.Adam, lr=LR, fused=True, capturable=True),
+    SGD: partial(torch.optim.SGD, lr=LR, fused=True),
 }
 
 
@@ -81,7 +81,7 @@ def measured_rows(captured: Mapping[str, CapturedStep], device: torch.device, bu
 def checked_capture(make: Callable[[list[Tensor]], Optimizer], device: torch.device) -> CapturedStep:
     """One step, whose replays were found to go on where the steps before it ended, with fresh noise."""
     inputs, expected = UpdateInputs(IN_TENSORS_NUMELS, device), UpdateInputs(IN_TENSORS_NUMELS, device)
-    optimizer, eager = make(inputs.leaves()), make(expected.leaves())
+    optimizer, eager = make(inputs.params), make(expected.params)
     graph = capture(optimizer.step)
     for _ in range(CHECKED_REPLAYS):
         graph.replay()
@@ -106,7 +106,7 @@ def capture(step: Callable[[], Any]) -> torch.cuda.CUDAGraph:
 
 
 def count_nodes(graph: torch.cuda.CUDAGraph) -> dict[str, int]:
-    """Of the graph itself, asked of the driver: exact, where a profiler could miss some."""
+    """The driver is asked about the graph itself, which is exact, where a profiler could miss some."""
     driver = ctypes.CDLL("libcuda.so.1")
     handle, count = ctypes.c_void_p(graph.raw_cuda_graph()), ctypes.c_size_t()
     call(driver.cuGraphGetNodes, handle, None, ctypes.byref(count))

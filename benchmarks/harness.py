@@ -57,7 +57,7 @@ class Case(ABC):
     def ratios(self) -> Sequence[tuple[Key, Key]]:
         """Whose time is told as a multiple of whose."""
 
-    def check_afterwards(self, run: Run) -> None:
+    def check_afterwards(self, run: Run) -> None:  # noqa: B027 (most cases have nothing to check)
         """Raises where the callable does not work as it should after it was timed."""
 
 

@@ -16,7 +16,15 @@ from ald_ext._extension import cpu_module, cuda_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: What is measured and what measures; changes elsewhere do not make a commit "dirty".
-MEASURED_PATHS = ("ald_ext", "csrc", "benchmarks", "setup.py", "CMakeLists.txt", ":(exclude)benchmarks/results")
+MEASURED_PATHS = (
+    "ald_ext",
+    "csrc",
+    "benchmarks",
+    "tools/noise",
+    "setup.py",
+    "CMakeLists.txt",
+    ":(exclude)benchmarks/results",
+)
 
 
 def describe_run(device: torch.device, origin: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from environments import (
+from .environments import (
     BUILD_REQUIREMENTS,
     ROOT,
     StepFailedError,

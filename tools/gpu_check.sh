@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Build, test and measure on a CUDA machine, without a network: `make gpu-check`, or some stages of it by name:
 #
-#     benchmarks/gpu_check.sh [build] [modules] [tests] [memcheck] [benchmarks] [racecheck] [experiments]
+#     tools/gpu_check.sh [build] [modules] [tests] [memcheck] [benchmarks] [racecheck] [experiments]
 #     make gpu-check STAGES="build tests"
 #
 # Uses the Python of PYTHON (default python3) as it is; that needs torch, numpy, setuptools, pybind11, cmake, ninja,
 # pytest, pytest-benchmark, hypothesis, typer, tqdm and matplotlib; the experiments those of the extras train and
 # frechet; with pytest-xdist the tests run in parallel. Writes into RESULTS (default benchmarks/results) cuda.json,
-# training_cuda.json, the table cuda.md, the plot and the page README.md, and the log of each stage, which git ignores.
+# training_cuda.json and the log of each stage, which git ignores; and the page, docs/results/speed.md or in RESULTS.
 #
 # Everything together takes at most GPU_CHECK_SECONDS (default 570); every stage has a limit of its own below, or
 # STAGE_SECONDS for all of them. A stage that fails, or runs out of time, does not keep the later ones from running, but
@@ -83,28 +83,33 @@ benchmarks() {
     local span=$((stage_end - SECONDS)) status=0
     local pages=$((span / 8))
     require_module || return
-    measure run.py $((span * 2 / 5 + pages)) || note_status $?
-    measure training.py "$pages" || note_status $?
-    limited "$python" benchmarks/results_page.py --results "$results" || note_status $?
-    [ "$results" != benchmarks/results ] || limited "$python" benchmarks/readme_figures.py || note_status $?
+    measure speed $((span * 2 / 5 + pages)) || note_status $?
+    measure training "$pages" || note_status $?
+    limited "$python" -m benchmarks.page --results "$results" || note_status $?
+    [ "$results" != benchmarks/results ] || limited "$python" -m tools.readme_tables || note_status $?
     return $status
 }
 
-measure() { # script, seconds to be left of the stage
+measure() { # benchmark, seconds to be left of the stage
     local seconds=$((stage_end - SECONDS - $2))
-    limited_before "$2" "$python" "benchmarks/$1" --device cuda --out "$results" --origin "make gpu-check" \
+    limited_before "$2" "$python" -m "benchmarks.$1" --device cuda --out "$results" --origin "make gpu-check" \
         --time-limit $((seconds * 5 / 6))
 }
 
 # The paper's experiments on images, cut down: that they run on the device. In full: make results OPTIONS="--device cuda".
 experiments() {
-    local name status=0
+    local name names status=0
     require_module || return
-    for name in image-generation denoising anomaly-detection training-speed dequantization; do
-        limited "$python" -c "from ald_ext.cli import main; main()" experiment "$name" --quick --device cuda \
-            --out "runs/gpu-check/$name" --runs runs/gpu-check/runs || note_status $?
+    names=$(ald_ext experiment --list --images) || return
+    for name in $names; do
+        ald_ext experiment "$name" --quick --device cuda --out "runs/gpu-check/$name" --runs runs/gpu-check/runs ||
+            note_status $?
     done
     return $status
+}
+
+ald_ext() { # arguments of the command ald-ext, which need not be installed
+    limited "$python" -c "from ald_ext.cli import main; main()" "$@"
 }
 
 note_status() { # status: `status` of the caller becomes 1 after a failure, else out_of_time after that
@@ -149,7 +154,7 @@ sanitize() { # tool
         return 1
     fi
     require_module && limited env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$1" --error-exitcode 1 \
-        --kernel-name kns=ald_ext "$python" benchmarks/gpu_smoke.py
+        --kernel-name kns=ald_ext "$python" -m tools.gpu_smoke
 }
 
 find_sanitizer() {

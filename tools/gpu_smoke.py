@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from update_inputs import LR, state_dtype
 
 import ald_ext
 from ald_ext import ops
+from benchmarks.plain_psgld import state_dtype
 
 DEVICE = torch.device("cuda")
+LR = 1e-3
 NUMELS = (1, 0, 63, 64, 1000, 5001)
 #: One row and many, shorter and longer than a block.
 SHAPES = ((3, 5001), (1, 100_003), (1003, 1), (257, 10))

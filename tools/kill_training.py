@@ -1,6 +1,6 @@
 """Training runs that are killed by SIGKILL at random moments, and resumed until they are finished.
 
-    python benchmarks/kill_training.py --runs 20 --out kills.json
+    python tools/kill_training.py --runs 20 --out kills.json
 
 After every kill the checkpoint on disk must load and be less than one interval behind the last step that the run
 reported; the finished run must equal an uninterrupted one bit for bit: parameters, optimizer, chains, ensemble, random
@@ -250,7 +250,7 @@ def summary(results: list[KilledRun]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parses the command line."""
+    """Kills and compares the runs that the command line asks for, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--models", nargs="+", default=["lae", "abp"], help="taken in turns")

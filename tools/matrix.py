@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from environments import (
+from .environments import (
     BUILD_REQUIREMENTS,
     PYTHONS,
     ROOT,

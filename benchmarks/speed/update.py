@@ -195,9 +195,7 @@ def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
     check_rmsprop, check_sgd, check_adam = (
         partial(check_steps, steps=steps, noisy=False) for steps in (psgld_drift, sgld_drift, adam_steps)
     )
-    rmsprop = torch_optimizer(
-        torch.optim.RMSprop, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True
-    )
+    rmsprop = torch_optimizer(torch.optim.RMSprop, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True)
     return (
         *(
             Variant(name, psgld_bytes, partial(prepare_in_pytorch, name), check_psgld, (OURS,))

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(name) is None for name in ("bash", "timeout")), reason="needs bash and timeout (coreutils)"
-)
+SCRIPT = Path(__file__).resolve().parents[2] / "tools/gpu_check.sh"
 
-SCRIPT = Path(__file__).with_name("gpu_check.sh")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        any(shutil.which(name) is None for name in ("bash", "timeout")), reason="needs bash and timeout (coreutils)"
+    ),
+]
+
 STAGES = ["build", "modules", "tests", "memcheck", "benchmarks", "racecheck", "experiments"]
 
 #: Notes its arguments; what follows "case" is the behaviour that a test asks for, by patterns of the arguments.
@@ -28,6 +32,9 @@ case "$*" in
 {behaviour}
 esac
 """
+
+#: What `ald-ext experiment --list` answers.
+EXPERIMENTS = "*'experiment --list --images'*) echo image-generation; echo dequantization ;;"
 
 #: A timeout that is over at once for the commands of these patterns, and never for others.
 TIMEOUT = '{late}) exit 124 ;;\n*) shift; [[ $1 != [0-9]* ]] || shift; exec "$@" ;;'
@@ -59,13 +66,13 @@ def run(
         variables: of the environment.
     """
     log, programs, modules = folder / "calls", folder / "programs", folder / "ald_ext"
-    for made in (programs, modules, folder / "benchmarks"):
+    for made in (programs, modules, folder / "tools"):
         made.mkdir()
     for name in ("_C.so", "_C_cuda.so"):
         (modules / name).touch()
-    shutil.copy(SCRIPT, folder / "benchmarks")
+    shutil.copy(SCRIPT, folder / "tools")
     known = {
-        "python": f"*'-c import os, torch'*) echo /torch/lib ;;\n{behaviour}",
+        "python": f"*'-c import os, torch'*) echo /torch/lib ;;\n{behaviour}\n{EXPERIMENTS}",
         "compute-sanitizer": "",
         "ldd": f"*) echo '{libraries}' ;;",
         **({} if late is None else {"timeout": TIMEOUT.format(late=late)}),
@@ -81,7 +88,7 @@ def run(
         "RESULTS": str(folder / "results"),
         **variables,
     }
-    command = ["bash", str(folder / "benchmarks/gpu_check.sh"), *stages]
+    command = ["bash", str(folder / "tools/gpu_check.sh"), *stages]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     output = done.stdout + done.stderr
     table = dict(re.findall(r"^gpu-check: (\w+) +\d+ s  (.*)$", output, re.MULTILINE))
@@ -100,9 +107,9 @@ def test_every_stage_in_order(tmp_path: Path) -> None:
         "ldd ald_ext/_C_cuda.so",
         "-m pytest python_tests",
         "--tool memcheck",
-        "benchmarks/run.py --device cuda",
-        "benchmarks/training.py --device cuda",
-        "benchmarks/results_page.py",
+        "-m benchmarks.speed --device cuda",
+        "-m benchmarks.training --device cuda",
+        "-m benchmarks.page",
         "--tool racecheck",
         *(f"experiment {name}" for name in ("image-generation", "dequantization")),
     ]
@@ -119,7 +126,7 @@ def test_named_stages_alone(tmp_path: Path) -> None:
 
 
 def test_a_failure_keeps_nothing_from_running(tmp_path: Path) -> None:
-    outcome = run(tmp_path, behaviour="*'-m pytest'*) exit 3 ;;\n*training.py*) exit 1 ;;")
+    outcome = run(tmp_path, behaviour="*'-m pytest'*) exit 3 ;;\n*benchmarks.training*) exit 1 ;;")
     assert outcome.status == 1
     log = tmp_path / "results" / "gpu_tests.log"
     assert outcome.stages["tests"] == f"FAILED: status 3, see {log}"
@@ -136,15 +143,15 @@ def test_nothing_runs_without_a_build(tmp_path: Path) -> None:
 
 def test_out_of_time_is_no_failure(tmp_path: Path) -> None:
     """A stage that is stopped at its limit, and a benchmark that stops by itself with cases left out."""
-    outcome = run(tmp_path, behaviour="*run.py*) exit 124 ;;", late="*'-m pytest'*")
+    outcome = run(tmp_path, behaviour="*benchmarks.speed*) exit 124 ;;", late="*'-m pytest'*")
     assert outcome.status == 0, outcome.output
     late = {stage for stage, text in outcome.stages.items() if text.startswith("out of time, see")}
     assert late == {"tests", "benchmarks"}
-    assert any("training.py" in call for call in outcome.calls)
+    assert any("benchmarks.training" in call for call in outcome.calls)
 
 
 def test_failure_beside_lack_of_time(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "benchmarks", behaviour="*run.py*) exit 1 ;;", late="*training.py*")
+    outcome = run(tmp_path, "benchmarks", behaviour="*benchmarks.speed*) exit 1 ;;", late="*benchmarks.training*")
     assert outcome.status == 1
     assert outcome.stages["benchmarks"].startswith("FAILED")
 
@@ -169,9 +176,9 @@ def test_limits(tmp_path: Path, total: int | None, largest: int) -> None:
 def test_benchmarks_stop_by_themselves_before_their_limit(tmp_path: Path) -> None:
     outcome = run(tmp_path, "benchmarks", STAGE_SECONDS="100")
     found = re.findall(
-        r"timeout --kill-after=5 (\d+) .*/(run|training)\.py .*--time-limit (\d+)", "\n".join(outcome.calls)
+        r"timeout --kill-after=5 (\d+) .* benchmarks\.(speed|training) .*--time-limit (\d+)", "\n".join(outcome.calls)
     )
-    assert [name for _, name, _ in found] == ["run", "training"]
+    assert [name for _, name, _ in found] == ["speed", "training"]
     assert all(int(own) < int(limit) for limit, _, own in found)
 
 

@@ -1,6 +1,9 @@
-"""Tests the normals of ald_ext.ops.normal; writes noise.json, and from it noise.md and noise.png; fails if a test does.
+"""Tests the normals of ald_ext.ops.normal; writes noise.json and its page noise.md; fails if a test does.
 
-python benchmarks/noise_quality.py [--draws 1e9] [--quick] [--out benchmarks/results] [--threads 1]
+python -m tools.noise [--draws 1e9] [--quick] [--out FOLDER] [--threads 1]
+python -m tools.noise --page-only
+
+The results go to benchmarks/results and the page to docs/results, or both to FOLDER.
 """
 
 from __future__ import annotations
@@ -9,21 +12,27 @@ import argparse
 import itertools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche import Philox, avalanche_outcomes, number_of_flips
-from noise_keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
-from noise_report import draw_plot, write_table
-from noise_tallies import (
+from tqdm import tqdm
+
+from ald_ext import ops, reference
+from benchmarks.harness import make_folder, save_json
+from benchmarks.page import PAGES, RESULTS
+from benchmarks.provenance import REPOSITORY, describe_run
+
+from .avalanche import Philox, avalanche_outcomes, number_of_flips
+from .keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
+from .null_distributions import chi_square_two_sided, largest_of, normal_two_sided
+from .page import write_page
+from .tallies import (
     PAIR_LAGS,
     CorrelationTally,
     DistributionTally,
@@ -34,12 +43,6 @@ from noise_tallies import (
     failures,
     hermite,
 )
-from null_distributions import chi_square_two_sided, largest_of, normal_two_sided
-from provenance import REPOSITORY, describe_machine, describe_versions, git_commit
-from tqdm import tqdm
-
-from ald_ext import ops, reference
-from ald_ext.files import write_atomically
 
 DRAWS, QUICK_DRAWS = 10**9, 10**7
 #: Of runs on perfect noise, at most this share fails, in one test or more.
@@ -229,14 +232,9 @@ def measure_all(draws: int, quick: bool) -> dict[str, Any]:
     """Everything that the JSON file holds."""
     plan = Plan.of(draws)
     require_words_of_reference()
-    # What is described is what runs: a commit made meanwhile does not count.
-    description = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "machine": describe_machine(torch.device("cpu")),
-        "versions": describe_versions(torch.device("cpu")) | {"numpy": np.__version__},
-        "generator": describe_generator(),
-    }
+    description = describe_run(torch.device("cpu"), "make noise-check")
+    description["versions"]["numpy"] = np.__version__
+    description["generator"] = {"philox_rounds": reference.PHILOX_ROUNDS, "transform": note("Box-Muller")}
     begin = time.monotonic()
     with tqdm(total=plan.work(), unit="batch", mininterval=1) as bar:
         outcomes, shown = check_noise(ops.normal, reference.philox, plan, bar.update)
@@ -265,10 +263,6 @@ def require_words_of_reference() -> None:
         )
 
 
-def describe_generator() -> dict[str, Any]:
-    return {"philox_rounds": reference.PHILOX_ROUNDS, "transform": note("Box-Muller")}
-
-
 def note(title: str) -> str:
     """What csrc/math/normal.h says under ``Note [title]``."""
     header = REPOSITORY / "csrc/math/normal.h"
@@ -280,12 +274,13 @@ def note(title: str) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
-    results = measure_all(arguments.draws, arguments.quick)
-    stem = arguments.out / "noise"
-    write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
-    write_atomically(stem.with_suffix(".md"), lambda path: path.write_text(write_table(results)))
-    write_atomically(stem.with_suffix(".png"), lambda path: draw_plot(results, path))
+    results_folder, pages = (arguments.out,) * 2 if arguments.out else (RESULTS, PAGES)
+    path = results_folder / "noise.json"
+    if not arguments.page_only:
+        torch.set_num_threads(arguments.threads)
+        save_json(path, measure_all(arguments.draws, arguments.quick))
+    results = json.loads(path.read_text())
+    write_page(results, pages)
     if results["failed"]:
         sys.exit("\n".join([f"{len(results['failed'])} of {len(results['tests'])} tests failed:", *results["failed"]]))
 
@@ -294,9 +289,10 @@ def parse_arguments() -> argparse.Namespace:
     """The command line; what cannot work is refused here, before anything is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=float, help=f"float32 normals; default: {DRAWS:.0e}, quick: {QUICK_DRAWS:.0e}")
-    parser.add_argument("--quick", action="store_true", help="fewer normals: what is small stays unseen")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results", help="folder for the results")
+    parser.add_argument("--quick", action="store_true", help="fewer normals: small faults stay unseen")
+    parser.add_argument("--out", type=Path, help="folder for the results and the page")
     parser.add_argument("--threads", type=int, default=THREADS, help=f"CPU threads; default: {THREADS}")
+    parser.add_argument("--page-only", action="store_true", help="write the page of results that are there")
     arguments = parser.parse_args()
     if arguments.draws is None:
         arguments.draws = QUICK_DRAWS if arguments.quick else DRAWS
@@ -305,12 +301,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected 1 or more")
     arguments.draws = int(arguments.draws)
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: got {arguments.out}, expected a folder that can be made: {error.strerror}")
-    if not os.access(arguments.out, os.W_OK):
-        parser.error(f"--out: got {arguments.out}, expected a folder that can be written to")
+    if arguments.out is not None:
+        make_folder(arguments.out, parser)
     return arguments
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from noise_tallies import Outcome
-from null_distributions import binomial_two_sided, chi_square_two_sided, largest_of
 from torch import Tensor
+
+from .null_distributions import binomial_two_sided, chi_square_two_sided, largest_of
+from .tallies import Outcome
 
 OUTPUT_BITS = 128
 #: Cells of the histogram of distances that are expected to hold fewer are merged.

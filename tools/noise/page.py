@@ -1,4 +1,4 @@
-"""The tables and the picture of the noise's quality, made from the contents of noise.json."""
+"""The page of the noise's quality and its picture, made from the contents of noise.json."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from null_distributions import SMALLEST_P
-from tables import markdown_table, unique
 
-Results = dict[str, Any]
+from ald_ext.files import write_atomically
+from benchmarks.page import Results, conditions, markdown_table, unique
+
+from .null_distributions import SMALLEST_P
+
 Test = dict[str, Any]
 
-#: Of a larger group, the table has so many tests, those of the smallest p-values.
+#: The most tests that a table has; of a larger group, those of the smallest p-values.
 SHOWN_TESTS = 16
 #: Bins of which fewer normals are expected are left out of the picture.
 SMALLEST_EXPECTED = 10
 
 
-def write_table(results: Results) -> str:
+def write_page(results: Results, folder: Path) -> None:
+    """Writes noise.md and noise.png."""
+    write_atomically(folder / "noise.md", lambda path: path.write_text(noise_page(results)))
+    write_atomically(folder / "noise.png", lambda path: draw_picture(results, path))
+
+
+def noise_page(results: Results) -> str:
     """Markdown: where the figures come from, a summary, and a table for each group of tests."""
-    groups = {name: [test for test in results["tests"] if test["group"] == name] for name in group_names(results)}
+    names = unique(test["group"] for test in results["tests"])
+    groups = {name: [test for test in results["tests"] if test["group"] == name] for name in names}
     sections = [heading(results), summary_table(groups)]
     sections += [f"## {name[:1].upper()}{name[1:]}\n\n{group_table(tests)}" for name, tests in groups.items()]
     return "\n\n".join(sections) + "\n"
 
 
-def group_names(results: Results) -> list[str]:
-    return unique(test["group"] for test in results["tests"])
-
-
 def heading(results: Results) -> str:
-    machine, versions, generator = results["machine"], results["versions"], results["generator"]
-    batch, plan = results["batch"], results["plan"]
+    generator, batch, plan = results["generator"], results["batch"], results["plan"]
     count, failed, rate = len(results["tests"]), results["failed"], results["false_positive_rate"]
     smallest = min(test["p_value"] for test in results["tests"])
-    commit = results["commit"][:12] + "-dirty" * results["commit"].endswith("-dirty")
     lines = [
         "# Quality of the noise",
         f"`make noise-check`: {count} tests of `ald_ext.ops.normal`, {plan['single_batches'] * batch:.3g} float32 and "
@@ -46,19 +49,15 @@ def heading(results: Results) -> str:
         f"A test fails where its p-value is below {results['p_value_limit']:.2g} = {rate:g} / {count} (Bonferroni): of "
         f"runs on perfect noise, a share of {rate:g} at most fails in one test or more. "
         f"The smallest p-value is {smallest:.2g}; of {count} independent tests, {1 / count:.2g} is usual.",
-        f"Words are those of Philox4x32 with {generator['philox_rounds']} rounds. Normals, as csrc/math/normal.h says: "
-        f"{generator['transform']}",
+        f"The words are those of Philox4x32 with {generator['philox_rounds']} rounds. The normals, as "
+        f"`csrc/math/normal.h` says: {generator['transform']}",
         "Exact zeros: "
         + ", ".join(f"{zeros} of the {dtype} normals" for dtype, zeros in results["zeros"].items())
         + " (not a test).",
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}. torch {versions['torch']}, "
-        f"Python {versions['python']}, ald_ext {versions['ald_ext']} ({versions['compiler']}), commit {commit}, "
-        f"{results['date']}, {results['seconds']:.0f} s.",
+        f"{conditions('noise', results)} The tests took {results['seconds']:.0f} s.",
         "![Histogram over density, and all p-values](noise.png)",
+        *(f"Failed: {name}" for name in failed),
     ]
-    lines += [f"Failed: {name}" for name in failed]
-    if results["quick"]:
-        lines.append("A quick run: what is small stays unseen.")
     return "\n\n".join(lines)
 
 
@@ -68,12 +67,11 @@ def summary_table(groups: dict[str, list[Test]]) -> str:
 
 
 def group_table(tests: list[Test]) -> str:
-    """All tests of a group, or those of its smallest p-values."""
-    shown = tests
-    left_out = ""
+    """All tests of a group, or those of the smallest p-values."""
+    shown, left_out = tests, ""
     if len(tests) > SHOWN_TESTS:
         shown = sorted(tests, key=lambda test: test["p_value"])[:SHOWN_TESTS]
-        left_out = f"\n\nOf {len(tests)} tests, those of the smallest p; all are in noise.json."
+        left_out = f"\n\nThe {SHOWN_TESTS} of {len(tests)} tests with the smallest p; noise.json has all."
     body = [
         [
             test["name"].replace("|", "\\|"),
@@ -87,7 +85,7 @@ def group_table(tests: list[Test]) -> str:
     return markdown_table(["test", "draws", "observed", "expected", "p"], body) + left_out
 
 
-def draw_plot(results: Results, path: Path) -> None:
+def draw_picture(results: Results, path: Path) -> None:
     """PNG: histogram over density with its error band, by dtype; and all p-values, sorted."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     top, bottom = figure.subplots(2, 1)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from null_distributions import (
+from torch import Tensor
+
+from .null_distributions import (
     anderson_darling_upper,
     binomial_two_sided,
     chi_square_two_sided,
@@ -21,7 +23,6 @@ from null_distributions import (
     normal_two_sided,
     two_sided,
 )
-from torch import Tensor
 
 #: Neighbours, and the layout's lengths (csrc/math/normal.h, Note [Noise layout]): 16 blocks side by side, chunks of 64.
 LAGS = (1, 2, 3, 4, 8, 15, 16, 17, 32, 48, 63, 64, 65, 128)

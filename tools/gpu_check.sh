@@ -54,8 +54,8 @@ modules() {
 
 # Those with a CUDA device, bit equality with the CPU among them. Without the module they would all be skipped.
 tests() {
-    require_module && limited env OMP_NUM_THREADS=2 "$python" -m pytest python_tests -q -k "cuda or test_build" \
-        $(parallel_options)
+    require_module && limited env OMP_NUM_THREADS=2 "$python" -m pytest python_tests --ignore python_tests/benchmarks \
+        -q -k "cuda or test_build" $(parallel_options)
 }
 
 # As many processes as cores and the GPU's memory allow.

@@ -1,18 +1,27 @@
-"""The cases under pytest-benchmark: ``pytest benchmarks --benchmark-enable``; without the flag, each variant of the
-quick cases runs once, a smoke test.
+"""The cases under pytest-benchmark: ``pytest python_tests/benchmarks/test_speed.py --benchmark-enable``; without the
+flag, each variant of the quick cases runs once, a smoke test.
 
 Variants are timed one after the other here, so a machine that slows down favours the early ones: figures to quote come
-from run.py, which alternates.
+from ``python -m benchmarks.speed``, which alternates.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cases import all_cases
-from measurement import usable_devices
 from pytest_benchmark.fixture import BenchmarkFixture
-from variants import Case, Variant
+
+from ald_ext._extension import cuda_module
+from benchmarks.speed.__main__ import all_cases
+from benchmarks.speed.cases import SpeedCase, Variant
+
+pytestmark = pytest.mark.exhaustive
+
+
+def usable_devices() -> list[torch.device]:
+    """The devices that have compiled kernels and are there."""
+    names = ["cpu", "cuda"] if cuda_module is not None and torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in names]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,12 +35,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("device", "case", "variant"), parameters)
 
 
-def id_of(device: torch.device, case: Case, variant: Variant) -> str:
+def id_of(device: torch.device, case: SpeedCase, variant: Variant) -> str:
     return "-".join((device.type, case.family, case.size, variant.name)).replace(" ", "_")
 
 
-def test_speed(benchmark: BenchmarkFixture, device: torch.device, case: Case, variant: Variant) -> None:
-    run = case.prepare(variant, case.new_inputs())
+def test_speed(benchmark: BenchmarkFixture, device: torch.device, case: SpeedCase, variant: Variant) -> None:
+    torch._dynamo.reset()
+    run = case.prepare(variant, case.make_inputs())
 
     def run_to_the_end() -> None:
         run()

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from names import COMPILED, FOREACH_STEP, IN_PLACE_STEP, MLP_CASE, OUR_STEP, OUR_VAE_STEP, PLAIN_STEP
-from provenance import describe_run
-from results_page import stale, write_page
-from test_results_page import ratio_of, results_of, verdicts
-from training import measure_training
-from training_baselines import PLAIN_MODELS
-from training_cases import MLP_NETWORK, TrainingCase, network_parameters, prepare_step, synthetic_images
-from training_updates import ParameterGroup, StepOptions, step_of_variant
 
 from ald_ext import reference
 from ald_ext.models import MODELS, LatentVariableModel, ModelConfig
 from ald_ext.models.abp import ABPConfig
 from ald_ext.models.dlgm import DLGMConfig
+from benchmarks.names import COMPILED, FOREACH_STEP, IN_PLACE_STEP, MLP, OUR_STEP, OUR_VAE_STEP, PLAIN_STEP
+from benchmarks.page import speed_page
+from benchmarks.plain_psgld import ParameterGroup, StepOptions, step_of_variant
+from benchmarks.speed.update import reference_options
+from benchmarks.training.__main__ import main
+from benchmarks.training.cases import MLP_NETWORK, TrainingCase, prepare_step, synthetic_images
+from benchmarks.training.models import PLAIN_MODELS
 
-CPU = torch.device("cpu")
 SMALL = ModelConfig(network="mlp", hidden_units=16, num_data=20)
 #: Dynamics that stay where they start, as their noise is another's here.
 STANDING = {"step_size": 1e-14, "target_acceptance": None}
@@ -71,10 +70,9 @@ def test_updates_compute_the_same(variant: str) -> None:
     group = ParameterGroup(params, 0.1, StepOptions(lr=0.01, num_data=10**20, alpha=0.9, eps=0.1))
     with torch.no_grad():
         step_of_variant(variant)(group)
-    fixed = {"maximize": False, "freeze_after": 10, "seed": 0, "step": 1, "parameters": [0, 1], "offsets": [0, 0]}
-    reference.psgld_step_(
-        expected, grads, square_avgs, lr=0.01, num_data=1, temperature=0, weight_decay=0.1, alpha=0.9, eps=0.1, **fixed
-    )
+    numbers = {"lr": 0.01, "num_data": 1, "temperature": 0, "alpha": 0.9, "eps": 0.1, "freeze_after": 10}
+    options = {**numbers, "seed": 0, "step": 1, **reference_options(2), "weight_decay": 0.1}
+    reference.psgld_step_(expected, grads, square_avgs, **options)
     torch.testing.assert_close([param.detach() for param in params], expected)
     torch.testing.assert_close(group.square_avgs, square_avgs)
 
@@ -89,39 +87,25 @@ def test_noise_has_the_right_scale() -> None:
         assert param.std().item() == pytest.approx((2 * 0.01 / (50 * 0.1)) ** 0.5, rel=0.02), variant
 
 
-def test_quick_run(tmp_path: Path) -> None:
-    results, problems = measure_training(CPU, quick=True, provenance=describe_run(CPU, "a test"))
-    assert problems == []
+@pytest.mark.exhaustive
+def test_quick_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["training", "--quick", "--out", str(tmp_path), "--origin", "a test"])
+    main()
+    results = json.loads((tmp_path / "training_cpu.json").read_text())
     assert results["left_out"] == []
     assert {row["size"] for row in results["rows"]} == set(PLAIN_MODELS)
     assert all(row["images_per_s"]["median"] > 0 for row in results["rows"])
-    (tmp_path / "training_cpu.json").write_text(json.dumps(results))
-    assert stale(tmp_path) == ["README.md"]
-    write_page(tmp_path)
-    assert stale(tmp_path) == []
-    page = (tmp_path / "README.md").read_text()
-    assert "## Training" in page
-    assert f"| {OUR_STEP} / {OUR_VAE_STEP} |" in page
+    assert f"| {OUR_STEP} / {OUR_VAE_STEP} |" in speed_page({"training_cpu": results})
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("model", ["lae", "abp"])
 def test_compiled_steps_run(model: str) -> None:
     case = TrainingCase("small", (model,), SMALL, batch_size=10, images=20)
-    losses = [float(prepare_step(case, model, variant, CPU).run()) for variant in (OUR_STEP, COMPILED)]
+    losses = [float(prepare_step(case, model, variant)[0]()) for variant in (OUR_STEP, COMPILED)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_verdicts_on_training() -> None:
-    ratios = [
-        ratio_of(MLP_CASE, "lae", PLAIN_STEP, OUR_STEP, 2.5),
-        ratio_of(MLP_CASE, "lae", FOREACH_STEP, OUR_STEP, 1.7),
-        ratio_of(MLP_CASE, "lae", OUR_STEP, OUR_VAE_STEP, 0.95),
-    ]
-    marks = verdicts({"training_cpu": results_of("cpu", [], ratios)})
-    told = {figure: mark for figure, mark in marks.items() if figure.startswith("training")}
-    assert list(told.values()) == ["must met", "not measured", "must met", "not measured"]
-
-
 def test_networks_hold_five_million_parameters() -> None:
-    case = TrainingCase(MLP_CASE, ("lae",), MLP_NETWORK, batch_size=1)
-    assert network_parameters(case, "lae") == pytest.approx(5e6, rel=0.02)
+    case = TrainingCase(MLP, ("lae",), MLP_NETWORK, batch_size=1)
+    assert case.network_parameters("lae") == pytest.approx(5e6, rel=0.02)

@@ -1,11 +1,12 @@
 """The small version of ``make noise-check``: the noise passes its tests on 1e7 normals, and bad noise fails them.
 
 Keys are fixed, so results are the same in every run. On perfect noise, each set of tests fails for one choice of keys
-in a thousand (noise_quality.FALSE_POSITIVE_RATE).
+in a thousand (tools.noise.__main__.FALSE_POSITIVE_RATE).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from avalanche import avalanche_outcomes
-from noise_keys import BATCH, DISTANT, NEIGHBOURS, key_of_batch
-from noise_quality import (
+from torch import Tensor
+
+from ald_ext import ops, reference
+from benchmarks.page import PAGES, RESULTS
+from tools.noise.__main__ import (
     FALSE_POSITIVE_RATE,
     QUICK_DRAWS,
     Plan,
@@ -25,9 +28,9 @@ from noise_quality import (
     small_key_outcomes,
     tally_streams,
 )
-from noise_report import write_table
-from noise_tallies import DistributionTally, LagTally, MomentTally, Outcome, PairTally, failures, hermite
-from null_distributions import (
+from tools.noise.avalanche import avalanche_outcomes
+from tools.noise.keys import BATCH, DISTANT, NEIGHBOURS, Normal, key_of_batch
+from tools.noise.null_distributions import (
     anderson_darling_upper,
     binomial_two_sided,
     chi_square_two_sided,
@@ -37,16 +40,13 @@ from null_distributions import (
     kolmogorov_upper,
     largest_of,
 )
-from torch import Tensor
-
-from ald_ext import ops, reference
-
-Normal = Callable[..., Tensor]
+from tools.noise.page import noise_page
+from tools.noise.tallies import DistributionTally, LagTally, MomentTally, Outcome, PairTally, failures, hermite
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """As noise_quality.THREADS says."""
+    """Another thread would save little, and cost much where others use its core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -384,28 +384,16 @@ def test_nan_is_caught() -> None:
     assert caught_by(tally(normal).outcomes(), "mean of x^1")
 
 
-# --- The report ---
+# --- The page ---
 
 
-def test_table_names_what_failed(outcomes: list[Outcome]) -> None:
+@pytest.mark.skipif(not PAGES.is_dir(), reason="docs/ is not here: an installed package is tested")
+def test_the_page_is_of_its_results_and_names_what_failed() -> None:
+    results = json.loads((RESULTS / "noise.json").read_text())
+    assert noise_page(results) == (PAGES / "noise.md").read_text(), "python -m tools.noise --page-only writes it again"
     bad = Outcome("moments, float32", "made up", 10, 1.0, 0.0, 1e-30)
-    results = {
-        "machine": {"cpu": "a CPU", "threads": 1, "instruction_set": "avx2"},
-        "versions": {"torch": "2", "python": "3", "ald_ext": "0", "compiler": "c"},
-        "generator": {"philox_rounds": 7, "transform": "text"},
-        "batch": BATCH,
-        "plan": {"single_batches": 1, "double_batches": 1},
-        "quick": True,
-        "commit": "0" * 40 + "-dirty",
-        "date": "today",
-        "seconds": 1.0,
-        "false_positive_rate": 1e-3,
-        "p_value_limit": 1e-6,
-        "tests": [asdict(outcome) for outcome in (*outcomes, bad)],
-        "failed": ["moments, float32: made up"],
-        "zeros": {"float32": 0},
-    }
-    table = write_table(results)
-    assert "**1 failed.**" in table
-    assert "Failed: moments, float32: made up" in table
-    assert "Philox4x32 with 7 rounds" in table
+    results |= {"tests": [*results["tests"], asdict(bad)], "failed": ["moments, float32: made up"], "quick": True}
+    page = noise_page(results)
+    assert "**1 failed.**" in page
+    assert "Failed: moments, float32: made up" in page
+    assert "A quick run" in page

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from environments import ROOT
-from matrix import Cell, Matrix, Result, chosen, order, page
+
+from tools.environments import ROOT
+from tools.matrix import Cell, Matrix, Result, chosen, order, page
 
 CELL = Cell("3.11", "2.15.1", compiles=False, cuda=True, foreign=("2.11.0",))
 

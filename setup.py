@@ -1,8 +1,9 @@
 """Builds ald_ext._C, and ald_ext._C_cuda wherever nvcc is found, by driving CMakeLists.txt with Ninja.
 
 ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as
-for torch's own extensions ("9.0", "8.0;9.0+PTX", "Hopper"); the default is the visible GPUs', or a portable list. MAX_JOBS bounds
-the compilers that run at once. What was built is loaded and tried in a process of its own before it is installed.
+for torch's own extensions ("9.0", "8.0;9.0+PTX", "Hopper"); the default is the visible GPUs', or a portable list.
+MAX_JOBS bounds the compilers that run at once. What was built is loaded and tried in a process of its own before it is
+installed.
 """
 
 from __future__ import annotations

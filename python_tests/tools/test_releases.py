@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tools.environments import ROOT
-from tools.matrix import Cell, Matrix, Result, chosen, order, page
+from tools.matrix import (
+    ABI_TESTS,
+    LEFT_OUT,
+    PYTHON_TESTS,
+    TESTS,
+    Cell,
+    Matrix,
+    Result,
+    chosen,
+    files_that_ran,
+    lack_of_space,
+    order,
+    page,
+)
 
 CELL = Cell("3.11", "2.15.1", compiles=False, cuda=True, foreign=("2.11.0",))
 
@@ -64,7 +79,43 @@ def test_the_page_tells_what_failed_and_what_is_not_to_be_had() -> None:
     assert "| 3.11.9 | 2.15.1+cu132 | passed | 7 | 2.11.0: 7 | 13.0 | 2.4.6 |" in text
     assert "- Python 3.10, torch 2.15.1: building the wheel: no compiler" in text
     assert "not to be had" in page({"3.9/2.15": results["3.9/2.15"]})
+    assert "Tests of what was built in a cell: none." in page({"3.9/2.15": results["3.9/2.15"]})
     assert [key for key, _ in sorted(results.items(), key=order)] == ["3.9/2.15", "3.10/2.15", "3.11/2.15"]
+
+
+def test_the_page_names_the_files_that_ran() -> None:
+    """Of the record, whose files may have been moved since."""
+    runs = [("A", ["old/test_a", "test_b"]), ("B", ["test_b", "test_c"]), ("C", ["test_b", "test_c", "test_d"])]
+    some = (("A", "old/test_a"), ("B, C", "test_c"), ("C", "test_d"))
+    texts = [f"in {where} (Python/torch) also `{file}`" for where, file in some]
+    assert files_that_ran(runs) == "; ".join(["`test_b`", *texts])
+    assert files_that_ran(runs[:1]) == "`old/test_a`, `test_b`"
+
+
+@pytest.mark.parametrize("name", [*TESTS, *ABI_TESTS, *LEFT_OUT])
+def test_named_tests_are_there(name: str) -> None:
+    assert (PYTHON_TESTS / f"{name}.py").is_file()
+
+
+def test_a_disk_that_may_become_full_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=7.25e9))
+    work = tmp_path / "not yet" / "made"
+    assert lack_of_space(work, torches=1, cpu_only=False) is None
+    assert lack_of_space(work, torches=5, cpu_only=True) is None
+    message = lack_of_space(work, torches=2, cpu_only=False)
+    assert message is not None
+    assert f"{work}: got 7.2 GB of free space, expected up to 11 GB for 2 releases of torch" in message
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_what_was_downloaded_and_built_is_deleted(tmp_path: Path, passed: bool) -> None:
+    matrix = Matrix.__new__(Matrix)
+    matrix.work = tmp_path / "matrix"
+    for name in ("cache", "sdist", "wheels", "logs"):
+        (matrix.work / name).mkdir(parents=True)
+    matrix.clean(passed)
+    assert matrix.work.exists() is not passed
+    assert passed or [path.name for path in matrix.work.iterdir()] == ["logs"]
 
 
 def test_constraints_name_versions_and_nothing_else() -> None:

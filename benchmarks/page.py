@@ -17,35 +17,7 @@ from typing import Any
 
 from ald_ext.files import write_atomically
 
-from .names import (
-    ADAM,
-    COMPILED,
-    CONV,
-    COPY,
-    DEQUANTIZATION,
-    FOREACH,
-    FOREACH_STEP,
-    IN_PLACE,
-    IN_PLACE_STEP,
-    IN_TENSORS,
-    LIKELIHOOD,
-    MLP,
-    NO_NOISE,
-    NOISE_ALONE,
-    NORMAL,
-    OUR_STEP,
-    OUR_VAE_STEP,
-    OURS,
-    PLAIN,
-    PLAIN_STEP,
-    PSGLD,
-    QUANTIZATION,
-    RMSPROP,
-    SGD,
-    SGLD,
-    TWO_LOGS,
-    UPDATE,
-)
+from . import names
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -84,27 +56,27 @@ pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being sl
 dynamics of their parameters are trained by `Adam(fused=True)`. All variants of a model run in alternation, LAE and VAE
 in one alternation."""
 
-ELEMENTS = {UPDATE: "parameter", LIKELIHOOD: "value", DEQUANTIZATION: "pixel", QUANTIZATION: "pixel"}
+ELEMENTS = {names.UPDATE: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
 KINDS_OF_NODE = ("kernels", "other_nodes")
 #: The share of `copy_`'s bandwidth is told of computations on more bytes than this: of less, caches may hold a part.
 BEYOND_CACHES = 2 * 10**8
 
 #: Lines of the overview, and what stands in each for the update, for ops with gradients, and for training steps.
 PEERS = (
-    ("plain PyTorch", PLAIN, PLAIN, PLAIN + TWO_LOGS, PLAIN_STEP),
-    ("`torch._foreach`", FOREACH, None, None, FOREACH_STEP),
-    ("PyTorch that allocates nothing", IN_PLACE, None, None, IN_PLACE_STEP),
-    ("`torch.compile`", COMPILED, COMPILED, COMPILED + TWO_LOGS, COMPILED),
-    ("`Adam(fused=True)`", ADAM, None, None, OUR_VAE_STEP),
+    ("plain PyTorch", names.PLAIN, names.PLAIN, names.PLAIN + names.TWO_LOGS, names.PLAIN_STEP),
+    ("`torch._foreach`", names.FOREACH, None, None, names.FOREACH_STEP),
+    ("PyTorch that allocates nothing", names.IN_PLACE, None, None, names.IN_PLACE_STEP),
+    ("`torch.compile`", names.COMPILED, names.COMPILED, names.COMPILED + names.TWO_LOGS, names.COMPILED),
+    ("`Adam(fused=True)`", names.ADAM, None, None, names.OUR_VAE_STEP),
 )
 #: Columns of the overview: title, beginning of the file's name, family, size, ours, and its peers' place in PEERS.
 COLUMNS = (
-    ("update, 1e4 parameters in 32 tensors", "", UPDATE, IN_TENSORS, OURS, 1),
-    *((f"update, {size}", "", UPDATE, size, OURS, 1) for size in ("1e6", "1e7", "1e8")),
-    ("likelihood, 500 x 3072", "", LIKELIHOOD, "500 x 3072", OURS, 2),
-    ("dequantization, 500 x 3072", "", DEQUANTIZATION, "500 x 3072", OURS, 3),
-    ("training an LAE, MLP of 5M parameters", "training_", MLP, "lae", OUR_STEP, 4),
-    ("training an LAE, convolutional", "training_", CONV, "lae", OUR_STEP, 4),
+    ("update, 1e4 parameters in 32 tensors", "", names.UPDATE, names.IN_TENSORS, names.OURS, 1),
+    *((f"update, {size}", "", names.UPDATE, size, names.OURS, 1) for size in ("1e6", "1e7", "1e8")),
+    ("likelihood, 500 x 3072", "", names.LIKELIHOOD, "500 x 3072", names.OURS, 2),
+    ("dequantization, 500 x 3072", "", names.DEQUANTIZATION, "500 x 3072", names.OURS, 3),
+    ("training an LAE, MLP of 5M parameters", "training_", names.MLP, "lae", names.OUR_STEP, 4),
+    ("training an LAE, convolutional", "training_", names.CONV, "lae", names.OUR_STEP, 4),
 )
 
 
@@ -230,19 +202,19 @@ def left_out(results: Results) -> list[str]:
 
 def floors(results: Results) -> str:
     """Of the largest size: what the memory and the noise cost by themselves, and the step that does both."""
-    rows = [row for row in results["rows"] if row["family"] == UPDATE and row["variant"] == OURS]
+    rows = [row for row in results["rows"] if row["family"] == names.UPDATE and row["variant"] == names.OURS]
     if not rows:
         return "The step was not measured."
     largest = max(rows, key=lambda row: row["elements"])
     gb_per_s, count = results["copy_bandwidth_gb_per_s"]["median"], largest["bytes_per_element"]
     body = [[f"memory: {count} bytes at {number(gb_per_s)} GB/s", number(count / gb_per_s)]]
     for label, variant in (
-        ("the noise alone, written to memory", NOISE_ALONE),
-        ("the step without noise", NO_NOISE),
-        ("the step", OURS),
-        (f"`{COPY}` of one tensor", COPY),
+        ("the noise alone, written to memory", names.NOISE_ALONE),
+        ("the step without noise", names.NO_NOISE),
+        ("the step", names.OURS),
+        (f"`{names.COPY}` of one tensor", names.COPY),
     ):
-        row = find(results["rows"], family=UPDATE, size=largest["size"], variant=variant)
+        row = find(results["rows"], family=names.UPDATE, size=largest["size"], variant=variant)
         body.append([label, number(row["ns_per_element"]["median"]) if row else "not measured"])
     return markdown_table([f"pSGLD, {largest['size']} float32 parameters", "ns per parameter"], body)
 
@@ -256,14 +228,14 @@ def family_section(results: Results, family: str) -> str:
     rows, ratios = ([row for row in results[name] if row["family"] == family] for name in ("rows", "ratios"))
     parts = [f"### {family.capitalize().replace('Mlp', 'MLP')}"]
     if "ns_per_element" in rows[0]:
-        element = ELEMENTS[family.partition(",")[0]]
+        element = ELEMENTS.get(family.partition(",")[0], "pixel")
         parts.append(pivot(f"ns per {element}; GB/s", rows, variant_and_bytes, time_and_bandwidth))
     else:
         parts += [network_sizes(results, family), pivot("ms a step; images/s", rows, variant, time_and_rate)]
-    if times := [ratio for ratio in ratios if ratio["numerator"] != COPY]:
+    if times := [ratio for ratio in ratios if ratio["numerator"] != names.COPY]:
         parts.append(pivot("ratio of times", times, lambda row: f"{row['numerator']} / {row['denominator']}", spread))
     if shares := [bandwidth_share(rows, ratio) for ratio in ratios if is_share_of_memory(rows, ratio)]:
-        parts.append(pivot(f"% of `{COPY}`'s bandwidth", shares, variant, partial(spread, scale=100)))
+        parts.append(pivot(f"% of `{names.COPY}`'s bandwidth", shares, variant, partial(spread, scale=100)))
     return "\n\n".join([*parts, *notes(rows)])
 
 
@@ -287,7 +259,7 @@ def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:
     """True for the ratio of `copy_` to a variant that works on more than caches hold."""
     row = find(rows, size=ratio["size"], variant=ratio["denominator"])
     large = row is not None and row.get("bytes_per_element", 0) * row.get("elements", 0) >= BEYOND_CACHES
-    return large and ratio["numerator"] == COPY
+    return large and ratio["numerator"] == names.COPY
 
 
 def bandwidth_share(rows: list[Row], ratio: Row) -> Row:
@@ -337,22 +309,22 @@ def graph_section(results: Results) -> list[str]:
 
 #: Color, line and width of each variant: the package's own the strongest; without noise dashed.
 STYLES = {
-    PLAIN: ("C0", "-", 1.5),
-    IN_PLACE: ("C1", "-", 1.5),
-    FOREACH: ("C2", "-", 1.5),
-    COMPILED: ("C4", "-", 1.5),
-    ADAM: ("C5", "--", 1.5),
-    SGD: ("C6", "--", 1.5),
-    RMSPROP: ("C8", "--", 1.5),
-    NORMAL: ("C7", "-.", 1.5),
-    NOISE_ALONE: ("black", "-.", 1.5),
-    OURS: ("black", "-", 2.5),
-    NO_NOISE: ("black", "--", 1.5),
-    PSGLD: ("red", "-", 2.5),
-    SGLD: ("C3", "-", 1.5),
+    names.PLAIN: ("C0", "-", 1.5),
+    names.IN_PLACE: ("C1", "-", 1.5),
+    names.FOREACH: ("C2", "-", 1.5),
+    names.COMPILED: ("C4", "-", 1.5),
+    names.ADAM: ("C5", "--", 1.5),
+    names.SGD: ("C6", "--", 1.5),
+    names.RMSPROP: ("C8", "--", 1.5),
+    names.NORMAL: ("C7", "-.", 1.5),
+    names.NOISE_ALONE: ("black", "-.", 1.5),
+    names.OURS: ("black", "-", 2.5),
+    names.NO_NOISE: ("black", "--", 1.5),
+    names.PSGLD: ("red", "-", 2.5),
+    names.SGLD: ("C3", "-", 1.5),
 }
 #: The kinds of step, each with the variant that shows its bytes and the color of its roofline.
-ROOFLINES = {"pSGLD, RMSprop": (RMSPROP, "black"), "Adam": (ADAM, "C5"), "SGLD, SGD": (SGD, "C6")}
+ROOFLINES = {"pSGLD, RMSprop": (names.RMSPROP, "black"), "Adam": (names.ADAM, "C5"), "SGLD, SGD": (names.SGD, "C6")}
 
 
 def draw_plot(results: Results, path: Path) -> None:
@@ -360,10 +332,10 @@ def draw_plot(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure  # which --check does not need
     from matplotlib.lines import Line2D
 
-    rows = [row for row in results["rows"] if row["family"] == UPDATE]
+    rows = [row for row in results["rows"] if row["family"] == names.UPDATE]
     picture = Figure(figsize=(11, 6.5), layout="constrained")
     axes = picture.subplots()
-    for name in unique(row["variant"] for row in rows if row["variant"] != COPY):
+    for name in unique(row["variant"] for row in rows if row["variant"] != names.COPY):
         draw_variant(axes, name, [row for row in rows if row["variant"] == name])
     gb_per_s = results["copy_bandwidth_gb_per_s"]["median"]
     bytes_of = {row["variant"]: row["bytes_per_element"] for row in rows}
@@ -384,7 +356,7 @@ def draw_plot(results: Results, path: Path) -> None:
 def draw_variant(axes: Any, name: str, rows: list[Row]) -> None:
     """A line over the sizes of one tensor, with bars from the 20th to the 80th percentile."""
     color, line, width = STYLES.get(name, ("C9", "-", 1.5))
-    label = name + (", no noise" if name in (ADAM, SGD, RMSPROP) else "")
+    label = name + (", no noise" if name in (names.ADAM, names.SGD, names.RMSPROP) else "")
     single, several = ([row for row in rows if ("tensors" in row["size"]) is many] for many in (False, True))
     times = [row["ns_per_element"] for row in single]
     medians = [time["median"] for time in times]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .names import COMPILED, FOREACH, FOREACH_STEP, IN_PLACE, IN_PLACE_STEP, PLAIN, PLAIN_STEP
+from . import names
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def compiled_step() -> Step:
 
 def step_of_variant(variant: str) -> Step:
     """The step of a variant of the update, or of a training loop."""
-    if variant == COMPILED:
+    if variant == names.COMPILED:
         return compiled_step()
-    steps = {PLAIN: plain_step, FOREACH: foreach_step, IN_PLACE: in_place_step}
-    return {**steps, PLAIN_STEP: plain_step, FOREACH_STEP: foreach_step, IN_PLACE_STEP: in_place_step}[variant]
+    if variant in (names.PLAIN, names.PLAIN_STEP):
+        return plain_step
+    return foreach_step if variant in (names.FOREACH, names.FOREACH_STEP) else in_place_step

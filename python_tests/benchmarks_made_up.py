@@ -4,25 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.names import (
-    ADAM,
-    BACKWARD,
-    COMPILED,
-    COPY,
-    FOREACH_STEP,
-    FORWARD,
-    GIGABYTE,
-    IN_PLACE,
-    LIKELIHOOD,
-    MLP,
-    NOISE_ALONE,
-    OUR_STEP,
-    OUR_VAE_STEP,
-    OURS,
-    PSGLD,
-    SGLD,
-    UPDATE,
-)
+from benchmarks import names
 from benchmarks.page import Results
 
 GPU = {"gpu": "NVIDIA H100", "gpu_driver": "580.1"}
@@ -58,11 +40,14 @@ def results_of(rows: list[Any], ratios: list[Any], gpu: bool = False, **more: An
 
 
 def cpu_results() -> Results:
-    rows = [row(UPDATE, "1e7", 10**7, OURS, 0.6, 20), row(UPDATE, "1e7", 10**7, NOISE_ALONE, 0.3, 4)]
+    rows = [
+        row(names.UPDATE, "1e7", 10**7, names.OURS, 0.6, 20),
+        row(names.UPDATE, "1e7", 10**7, names.NOISE_ALONE, 0.3, 4),
+    ]
     ratios = [
-        ratio(UPDATE, "1e7", OURS, ADAM, 1.25),
-        ratio(UPDATE, "1e7", IN_PLACE, OURS, 12.0),
-        ratio(UPDATE, "1e7", COMPILED, OURS, 4.0),
+        ratio(names.UPDATE, "1e7", names.OURS, names.ADAM, 1.25),
+        ratio(names.UPDATE, "1e7", names.IN_PLACE, names.OURS, 12.0),
+        ratio(names.UPDATE, "1e7", names.COMPILED, names.OURS, 4.0),
     ]
     return results_of(rows, ratios, copy_bandwidth_gb_per_s=quantiles(40.0))
 
@@ -70,21 +55,21 @@ def cpu_results() -> Results:
 def cuda_results() -> Results:
     elements = 81380 * 3072
     rows = [
-        row(UPDATE, "1e8", 10**8, OURS, 0.0055, 20),
-        row(UPDATE, "1e8", 10**8, COPY, 0.002, 8),
-        row(LIKELIHOOD, GIGABYTE, elements, FORWARD, 0.0022, 8),
-        row(LIKELIHOOD, GIGABYTE, elements, BACKWARD, 0.006, 16),
-        row(LIKELIHOOD, GIGABYTE, elements, COPY, 0.002, 8),
+        row(names.UPDATE, "1e8", 10**8, names.OURS, 0.0055, 20),
+        row(names.UPDATE, "1e8", 10**8, names.COPY, 0.002, 8),
+        row(names.LIKELIHOOD, names.GIGABYTE, elements, names.FORWARD, 0.0022, 8),
+        row(names.LIKELIHOOD, names.GIGABYTE, elements, names.BACKWARD, 0.006, 16),
+        row(names.LIKELIHOOD, names.GIGABYTE, elements, names.COPY, 0.002, 8),
     ]
     ratios = [
-        ratio(UPDATE, "1e8", COPY, OURS, 0.002 / 0.0055),
-        ratio(LIKELIHOOD, GIGABYTE, COPY, FORWARD, 0.002 / 0.0022),
-        ratio(LIKELIHOOD, GIGABYTE, COPY, BACKWARD, 0.002 / 0.006),
+        ratio(names.UPDATE, "1e8", names.COPY, names.OURS, 0.002 / 0.0055),
+        ratio(names.LIKELIHOOD, names.GIGABYTE, names.COPY, names.FORWARD, 0.002 / 0.0022),
+        ratio(names.LIKELIHOOD, names.GIGABYTE, names.COPY, names.BACKWARD, 0.002 / 0.006),
     ]
     graph_rows = [
-        {"variant": PSGLD, "kernels_per_step": 1, "other_nodes_per_step": 0, "seconds": quantiles(5e-6)},
-        {"variant": ADAM, "kernels_per_step": 2, "other_nodes_per_step": 0, "seconds": quantiles(6e-6)},
-        {"variant": SGLD, "error": "ValueError"},
+        {"variant": names.PSGLD, "kernels_per_step": 1, "other_nodes_per_step": 0, "seconds": quantiles(5e-6)},
+        {"variant": names.ADAM, "kernels_per_step": 2, "other_nodes_per_step": 0, "seconds": quantiles(6e-6)},
+        {"variant": names.SGLD, "error": "ValueError"},
     ]
     facts = {"copy_bandwidth_gb_per_s": quantiles(4000.0), "origin": "an afternoon on a lent machine"}
     return results_of(rows, ratios, gpu=True, cuda_graph_rows=graph_rows, **facts)
@@ -92,10 +77,13 @@ def cuda_results() -> Results:
 
 def training_results(gpu: bool = False) -> Results:
     rows = [
-        {"family": MLP, "size": "lae", "variant": variant, "note": None, "seconds": quantiles(seconds)}
+        {"family": names.MLP, "size": "lae", "variant": variant, "note": None, "seconds": quantiles(seconds)}
         | {"images_per_s": quantiles(100 / seconds)}
-        for variant, seconds in ((OUR_STEP, 1e-3), (FOREACH_STEP, 2e-3))
+        for variant, seconds in ((names.OUR_STEP, 1e-3), (names.FOREACH_STEP, 2e-3))
     ]
-    ratios = [ratio(MLP, "lae", FOREACH_STEP, OUR_STEP, 2.0), ratio(MLP, "lae", OUR_STEP, OUR_VAE_STEP, 0.8)]
-    settings = [{"family": MLP, "models": {"lae": {"network_parameters": 5_000_000}}}]
+    ratios = [
+        ratio(names.MLP, "lae", names.FOREACH_STEP, names.OUR_STEP, 2.0),
+        ratio(names.MLP, "lae", names.OUR_STEP, names.OUR_VAE_STEP, 0.8),
+    ]
+    settings = [{"family": names.MLP, "models": {"lae": {"network_parameters": 5_000_000}}}]
     return results_of(rows, ratios, gpu, settings=settings, origin="make gpu-check")

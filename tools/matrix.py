@@ -349,8 +349,8 @@ def page(results: dict[str, Result]) -> str:
     parts = [INTRODUCTION, table, ""]
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
-        f"Tests of what was built in a cell: {files_that_ran(own)}. Cells with the tests of `torch.compile` ran tests that "
-        "start processes too; tests marked as exhaustive are left out.",
+        f"Tests of what was built in a cell: {files_that_ran(own)}. Cells with the tests of `torch.compile` ran tests "
+        "that start processes too; tests marked as exhaustive are left out.",
         "",
         f"Tests of what was built against another torch: {files_that_ran(foreign)}.",
         "",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ald_ext.paper.results import Results as PaperResults
 from ald_ext.paper.results import find_results
-from benchmarks.names import ADAM, BACKWARD, COPY, FORWARD, GIGABYTE, LIKELIHOOD, OURS, PSGLD, SGD, SGLD, UPDATE
+from benchmarks import names
 from benchmarks.page import RESULTS, Results, find, load_results, machine_of, markdown_table, number, overview
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +35,9 @@ QUOTED_RESULTS = (
 
 #: What the README quotes of a GPU's bandwidths, beside that of `copy_`: family, size, variant, and what it is.
 QUOTED_BANDWIDTHS = (
-    (UPDATE, "1e8", OURS, "pSGLD step of 1e8 float32 parameters"),
-    (LIKELIHOOD, GIGABYTE, FORWARD, "marginal likelihood of 1 GB, forward"),
-    (LIKELIHOOD, GIGABYTE, BACKWARD, "the same, backward"),
+    (names.UPDATE, "1e8", names.OURS, "pSGLD step of 1e8 float32 parameters"),
+    (names.LIKELIHOOD, names.GIGABYTE, names.FORWARD, "marginal likelihood of 1 GB, forward"),
+    (names.LIKELIHOOD, names.GIGABYTE, names.BACKWARD, "the same, backward"),
 )
 
 NO_CUDA = (
@@ -62,11 +62,11 @@ def cuda(all_results: Mapping[str, Results]) -> str:
     kernels = all_results.get("cuda", {"rows": []})
     rows = []
     for family, size, variant, text in QUOTED_BANDWIDTHS:
-        ours, copy = (find(kernels["rows"], family=family, size=size, variant=name) for name in (variant, COPY))
+        ours, copy = (find(kernels["rows"], family=family, size=size, variant=name) for name in (variant, names.COPY))
         if ours is not None and copy is not None:
-            rows.append([text, f"`{COPY}`: {number(copy['gb_per_s'])}", number(ours["gb_per_s"]), "GB/s"])
+            rows.append([text, f"`{names.COPY}`: {number(copy['gb_per_s'])}", number(ours["gb_per_s"]), "GB/s"])
     counts = {row["variant"]: row.get("kernels_per_step") for row in kernels.get("cuda_graph_rows", [])}
-    for ours, peer in ((PSGLD, ADAM), (SGLD, SGD)):
+    for ours, peer in ((names.PSGLD, names.ADAM), (names.SGLD, names.SGD)):
         if counts.get(ours) is not None and counts.get(peer) is not None:
             rows.append([f"`{ours}` in a CUDA graph", f"`{peer}`: {counts[peer]}", str(counts[ours]), "kernels a step"])
     return "\n\n".join([*parts, *([markdown_table(["on the GPU", "peer", "ours", "unit"], rows)] if rows else [])])

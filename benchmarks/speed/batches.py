@@ -12,21 +12,8 @@ from torch import Tensor
 
 from ald_ext import ops, reference
 
+from .. import names
 from ..measurement import Run
-from ..names import (
-    BACKWARD,
-    COMPILED,
-    DEQUANTIZATION,
-    FORWARD,
-    GIGABYTE,
-    GIGABYTE_SHAPE,
-    LIKELIHOOD,
-    OURS,
-    PLAIN,
-    QUANTIZATION,
-    TWO_LOGS,
-    UNSTABLE_TAILS,
-)
 from .cases import Shape, SpeedCase, Variant, check_close, copy_variant, shape_cases
 
 BATCH = 500
@@ -39,7 +26,7 @@ def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
     dimensions = (784,) if quick else (784, 1024, 3072)
     shapes = {f"{BATCH} x {dimension}": (BATCH, dimension) for dimension in dimensions}
     if device.type == "cuda" and not quick:
-        shapes[GIGABYTE] = GIGABYTE_SHAPE
+        shapes[names.GIGABYTE] = names.GIGABYTE_SHAPE
     return shapes
 
 
@@ -104,7 +91,7 @@ class Problem:
     backward_bytes: int
 
     def both(self, name: str, function: BatchFunction, prepare: Callable[..., Run] = prepare_both) -> Variant:
-        over = () if name == OURS else (OURS,)
+        over = () if name == names.OURS else (names.OURS,)
         count = self.forward_bytes + self.backward_bytes
         return Variant(name, count, partial(prepare, function), self._check(slice(None)), over)
 
@@ -112,14 +99,14 @@ class Problem:
         return self.both(name, function, prepare_compiled)
 
     def ours(self) -> Variant:
-        return self.both(OURS, self.op)
+        return self.both(names.OURS, self.op)
 
     def directions(self) -> tuple[Variant, Variant]:
         """Our op forwards and backwards, each alone."""
         forward, backward = (partial(prepare, self.op) for prepare in (prepare_forward, prepare_backward))
         return (
-            Variant(FORWARD, self.forward_bytes, forward, self._check(slice(1))),
-            Variant(BACKWARD, self.backward_bytes, backward, self._check(slice(1, None))),
+            Variant(names.FORWARD, self.forward_bytes, forward, self._check(slice(1))),
+            Variant(names.BACKWARD, self.backward_bytes, backward, self._check(slice(1, None))),
         )
 
     def _check(self, part: slice) -> Callable[[Any, Run], None]:
@@ -145,8 +132,8 @@ def reference_log_prob(x: Tensor, mean: Tensor) -> Tensor:
 # Forward reads x and the mean; backward reads them again and writes two gradients.
 LOG_PROB = Problem(reference_log_prob, ops.marginal_gaussian_log_prob, forward_bytes=8, backward_bytes=16)
 LOG_PROB_VARIANTS = (
-    LOG_PROB.both(PLAIN, reference_log_prob),
-    LOG_PROB.compiled(COMPILED, reference_log_prob),
+    LOG_PROB.both(names.PLAIN, reference_log_prob),
+    LOG_PROB.compiled(names.COMPILED, reference_log_prob),
     LOG_PROB.ours(),
 )
 COPY_X = copy_variant(lambda inputs: [inputs.arguments[0].detach()])
@@ -154,11 +141,11 @@ COPY_X = copy_variant(lambda inputs: [inputs.arguments[0].detach()])
 
 def likelihood_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     variants = (*LOG_PROB_VARIANTS, *LOG_PROB.directions(), COPY_X)
-    return shape_cases(LIKELIHOOD, batch_shapes(device, quick), device, likelihood_inputs, variants)
+    return shape_cases(names.LIKELIHOOD, batch_shapes(device, quick), device, likelihood_inputs, variants)
 
 
 def likelihood_shape_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    return shape_cases(f"{LIKELIHOOD}, shapes", odd_shapes(quick), device, likelihood_inputs, LOG_PROB_VARIANTS)
+    return shape_cases(f"{names.LIKELIHOOD}, shapes", odd_shapes(quick), device, likelihood_inputs, LOG_PROB_VARIANTS)
 
 
 # Dequantization.
@@ -184,24 +171,27 @@ def unstable_tails(x: Tensor, h: Tensor) -> Tensor:
 
 # Forward reads x (1 byte) and h and writes y; backward reads a gradient, x and h and writes a gradient.
 DEQUANTIZE = Problem(reference.langevin_dequantize, ops.langevin_dequantize, forward_bytes=9, backward_bytes=13)
-FORMULAS = {"": reference.langevin_dequantize, TWO_LOGS: two_logs, UNSTABLE_TAILS: unstable_tails}
+FORMULAS = {"": reference.langevin_dequantize, names.TWO_LOGS: two_logs, names.UNSTABLE_TAILS: unstable_tails}
 
 
 def dequantization_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     variants = (
-        *(DEQUANTIZE.both(PLAIN + suffix, formula) for suffix, formula in FORMULAS.items()),
-        *(DEQUANTIZE.compiled(COMPILED + suffix, formula) for suffix, formula in FORMULAS.items()),
+        *(DEQUANTIZE.both(names.PLAIN + suffix, formula) for suffix, formula in FORMULAS.items()),
+        *(DEQUANTIZE.compiled(names.COMPILED + suffix, formula) for suffix, formula in FORMULAS.items()),
         DEQUANTIZE.ours(),
         *DEQUANTIZE.directions(),
         copy_variant(lambda inputs: [inputs.arguments[1].detach()]),
     )
-    return shape_cases(DEQUANTIZATION, batch_shapes(device, quick), device, dequantization_inputs, variants)
+    return shape_cases(names.DEQUANTIZATION, batch_shapes(device, quick), device, dequantization_inputs, variants)
 
 
 def dequantization_shape_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    plain, compiled = DEQUANTIZE.both(PLAIN + TWO_LOGS, two_logs), DEQUANTIZE.compiled(COMPILED + TWO_LOGS, two_logs)
+    plain, compiled = (
+        DEQUANTIZE.both(names.PLAIN + names.TWO_LOGS, two_logs),
+        DEQUANTIZE.compiled(names.COMPILED + names.TWO_LOGS, two_logs),
+    )
     variants = (plain, compiled, DEQUANTIZE.ours())
-    return shape_cases(f"{DEQUANTIZATION}, shapes", odd_shapes(quick), device, dequantization_inputs, variants)
+    return shape_cases(f"{names.DEQUANTIZATION}, shapes", odd_shapes(quick), device, dequantization_inputs, variants)
 
 
 # Quantization.
@@ -221,14 +211,14 @@ def quantization_variant(name: str, function: Callable[[Tensor], Tensor], compil
         torch.testing.assert_close(run(), inputs[0], rtol=0, atol=0)
 
     # Reads y, writes x (1 byte).
-    return Variant(name, 5, prepare, check, () if name == OURS else (OURS,))
+    return Variant(name, 5, prepare, check, () if name == names.OURS else (names.OURS,))
 
 
 def quantization_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     variants = (
-        quantization_variant(PLAIN, reference.quantize),
-        quantization_variant(COMPILED, reference.quantize, compiled=True),
-        quantization_variant(OURS, ops.quantize),
+        quantization_variant(names.PLAIN, reference.quantize),
+        quantization_variant(names.COMPILED, reference.quantize, compiled=True),
+        quantization_variant(names.OURS, ops.quantize),
         copy_variant(lambda inputs: [inputs[1]]),
     )
-    return shape_cases(QUANTIZATION, batch_shapes(device, quick), device, quantization_inputs, variants)
+    return shape_cases(names.QUANTIZATION, batch_shapes(device, quick), device, quantization_inputs, variants)

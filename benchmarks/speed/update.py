@@ -14,25 +14,8 @@ from torch import Tensor
 import ald_ext
 from ald_ext import ops, reference
 
+from .. import names
 from ..measurement import Run
-from ..names import (
-    ADAM,
-    COMPILED,
-    COPY,
-    FOREACH,
-    IN_PLACE,
-    IN_TENSORS,
-    NO_NOISE,
-    NOISE_ALONE,
-    NORMAL,
-    OURS,
-    PLAIN,
-    PSGLD,
-    RMSPROP,
-    SGD,
-    SGLD,
-    UPDATE,
-)
 from ..plain_psgld import ParameterGroup, StepOptions, state_dtype, step_of_variant
 from .cases import SpeedCase, Variant, copy_variant
 
@@ -198,24 +181,32 @@ def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
     rmsprop = torch_optimizer(torch.optim.RMSprop, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True)
     return (
         *(
-            Variant(name, psgld_bytes, partial(prepare_in_pytorch, name), check_psgld, (OURS,))
-            for name in (PLAIN, IN_PLACE, FOREACH, COMPILED)
+            Variant(name, psgld_bytes, partial(prepare_in_pytorch, name), check_psgld, (names.OURS,))
+            for name in (names.PLAIN, names.IN_PLACE, names.FOREACH, names.COMPILED)
         ),
-        Variant(ADAM, adam_bytes, torch_optimizer(torch.optim.Adam, fused=True), check_adam),
-        Variant(SGD, sgd_bytes, torch_optimizer(torch.optim.SGD, fused=True), check_sgd),
-        Variant(RMSPROP, psgld_bytes, rmsprop, check_rmsprop),
-        Variant(NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, (OURS, NOISE_ALONE)),
-        Variant(NOISE_ALONE, state, prepare_our_normal, check_normal),
-        Variant(OURS, psgld_bytes, prepare_op, check_psgld, (ADAM,)),
-        Variant(NO_NOISE, psgld_bytes, partial(prepare_op, temperature=0.0), check_rmsprop),
-        Variant(PSGLD, psgld_bytes, partial(prepare_optimizer, psgld), check_psgld, (ADAM, SGD, OURS)),
-        Variant(SGLD, sgd_bytes, partial(prepare_optimizer, sgld), check_sgld, (SGD,)),
+        Variant(names.ADAM, adam_bytes, torch_optimizer(torch.optim.Adam, fused=True), check_adam),
+        Variant(names.SGD, sgd_bytes, torch_optimizer(torch.optim.SGD, fused=True), check_sgd),
+        Variant(names.RMSPROP, psgld_bytes, rmsprop, check_rmsprop),
+        Variant(
+            names.NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, (names.OURS, names.NOISE_ALONE)
+        ),
+        Variant(names.NOISE_ALONE, state, prepare_our_normal, check_normal),
+        Variant(names.OURS, psgld_bytes, prepare_op, check_psgld, (names.ADAM,)),
+        Variant(names.NO_NOISE, psgld_bytes, partial(prepare_op, temperature=0.0), check_rmsprop),
+        Variant(
+            names.PSGLD,
+            psgld_bytes,
+            partial(prepare_optimizer, psgld),
+            check_psgld,
+            (names.ADAM, names.SGD, names.OURS),
+        ),
+        Variant(names.SGLD, sgd_bytes, partial(prepare_optimizer, sgld), check_sgld, (names.SGD,)),
         copy_variant(lambda inputs: inputs.square_avgs, state),
     )
 
 
 #: For dtypes other than float32: the strongest of PyTorch's, ours, and the memory.
-OTHER_DTYPE_VARIANTS = {IN_PLACE, COMPILED, ADAM, OURS, NO_NOISE, COPY}
+OTHER_DTYPE_VARIANTS = {names.IN_PLACE, names.COMPILED, names.ADAM, names.OURS, names.NO_NOISE, names.COPY}
 
 
 def large_sizes(device: torch.device) -> dict[str, Sequence[int]]:
@@ -225,14 +216,14 @@ def large_sizes(device: torch.device) -> dict[str, Sequence[int]]:
 def update_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     sizes: dict[str, Sequence[int]] = {
         "1e4": (10_000,),
-        IN_TENSORS: IN_TENSORS_NUMELS,
+        names.IN_TENSORS: IN_TENSORS_NUMELS,
         "1e5": (10**5,),
         "1e6": (10**6,),
         **({} if quick else large_sizes(device)),
     }
     variants = update_variants(torch.float32)
     return [
-        SpeedCase(UPDATE, size, sum(numels), partial(UpdateInputs, numels, device), variants)
+        SpeedCase(names.UPDATE, size, sum(numels), partial(UpdateInputs, numels, device), variants)
         for size, numels in sizes.items()
     ]
 
@@ -242,7 +233,7 @@ def update_dtype_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     sizes: dict[str, Sequence[int]] = {"1e6": (10**6,)} if quick else large_sizes(device)
     return [
         SpeedCase(
-            f"{UPDATE}, {str(dtype).removeprefix('torch.')}",
+            f"{names.UPDATE}, {str(dtype).removeprefix('torch.')}",
             size,
             sum(numels),
             partial(UpdateInputs, numels, device, dtype),

@@ -18,9 +18,9 @@ from ald_ext.models import MODELS, LatentVariableModel, ModelConfig
 from ald_ext.training import TrainingConfig
 from ald_ext.training.loop import start_run
 
+from .. import names
 from ..harness import Case, Key
 from ..measurement import Quantiles, Run, Samples
-from ..names import COMPILED, CONV, FOREACH_STEP, IN_PLACE_STEP, MLP, OUR_STEP, PLAIN_LOOP, PLAIN_STEP
 from ..plain_psgld import ParameterGroup, Step, StepOptions, step_of_variant
 from .models import PLAIN_MODELS, PlainModel
 
@@ -41,8 +41,8 @@ MLP_NETWORK = ModelConfig(network="mlp", hidden_units=1136, hidden_layers=2)
 CONV_NETWORK = ModelConfig(network="conv")
 
 #: Variants of the models that pSGLD trains, and of those that Adam trains.
-LANGEVIN_VARIANTS = (OUR_STEP, PLAIN_STEP, FOREACH_STEP, IN_PLACE_STEP, COMPILED)
-ADAM_VARIANTS = (OUR_STEP, PLAIN_LOOP, COMPILED)
+LANGEVIN_VARIANTS = (names.OUR_STEP, names.PLAIN_STEP, names.FOREACH_STEP, names.IN_PLACE_STEP, names.COMPILED)
+ADAM_VARIANTS = (names.OUR_STEP, names.PLAIN_LOOP, names.COMPILED)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class TrainingCase(Case):
         return TrainingConfig(model=model, batch_size=self.batch_size, lr=LR, device=device, network=self.network)
 
     def variants(self, model: str) -> list[str]:
-        names = LANGEVIN_VARIANTS if MODELS[model].langevin else ADAM_VARIANTS
-        return [name for name in names if self.compiled or name != COMPILED]
+        variants = LANGEVIN_VARIANTS if MODELS[model].langevin else ADAM_VARIANTS
+        return [name for name in variants if self.compiled or name != names.COMPILED]
 
     def preparations(self) -> Mapping[Key, Callable[[], Run]]:
         keys = [(model, variant) for model in self.sizes for variant in self.variants(model)]
@@ -102,13 +102,13 @@ class TrainingCase(Case):
 
     def ratios(self) -> list[tuple[Key, Key]]:
         pairs = [
-            ((model, variant), (model, OUR_STEP))
+            ((model, variant), (model, names.OUR_STEP))
             for model in self.sizes
             for variant in self.variants(model)
-            if variant != OUR_STEP
+            if variant != names.OUR_STEP
         ]
         first, second = COMPARED_MODELS
-        return [*pairs, ((first, OUR_STEP), (second, OUR_STEP))]
+        return [*pairs, ((first, names.OUR_STEP), (second, names.OUR_STEP))]
 
     def settings(self) -> dict[str, Any]:
         """What the rows of the case were measured with."""
@@ -136,8 +136,8 @@ def training_cases(device: torch.device, quick: bool) -> list[TrainingCase]:
             TrainingCase("conv, small", COMPARED_MODELS, conv, 10, device, **small),
         ]
     return [
-        *(TrainingCase(MLP, models, MLP_NETWORK, 100, device) for models in MODEL_GROUPS),
-        *(TrainingCase(CONV, models, CONV_NETWORK, 50, device) for models in MODEL_GROUPS),
+        *(TrainingCase(names.MLP, models, MLP_NETWORK, 100, device) for models in MODEL_GROUPS),
+        *(TrainingCase(names.CONV, models, CONV_NETWORK, 50, device) for models in MODEL_GROUPS),
         TrainingCase("conv, batch 500", COMPARED_MODELS, CONV_NETWORK, 500, device),
     ]
 
@@ -152,7 +152,7 @@ def synthetic_images(count: int) -> ImageData:
 
 def prepare_step(case: TrainingCase, model: str, variant: str) -> tuple[Run, str | None]:
     """A step, and a note on it: from the same initial parameters, on the same minibatches over and over."""
-    make = our_step if variant == OUR_STEP else partial(plain_step, variant)
+    make = our_step if variant == names.OUR_STEP else partial(plain_step, variant)
     return make(case.config(model), synthetic_images(case.images))
 
 
@@ -175,7 +175,7 @@ def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[R
     start = start_run(config, data)
     model = PLAIN_MODELS[config.model](start.model).to(config.device)
     optimizer = plain_optimizer(start.model, model, config, len(data.train_images), variant)
-    if variant == COMPILED:
+    if variant == names.COMPILED:
         model.compile_loss()
     minibatches = itertools.cycle(list(start.batches.epoch(0)))
 
@@ -186,7 +186,7 @@ def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[R
         optimizer.step()
         return loss.detach()
 
-    note = model.left_eager if variant == COMPILED else None
+    note = model.left_eager if variant == names.COMPILED else None
     return step, None if note is None else f"eager: {note}"
 
 
@@ -213,11 +213,11 @@ def plain_optimizer(
     """Fused Adam, or a pSGLD step in plain PyTorch for the groups that ours has."""
     if not ours.langevin:
         return torch.optim.Adam(plain.parameters(), config.lr, fused=True)
-    names = {id(parameter): name.replace("prior.", "prior_") for name, parameter in ours.named_parameters()}
+    plain_names = {id(parameter): name.replace("prior.", "prior_") for name, parameter in ours.named_parameters()}
     by_name = dict(plain.named_parameters())
     groups = [
         ParameterGroup(
-            [by_name[names[id(parameter)]] for parameter in group["params"]],
+            [by_name[plain_names[id(parameter)]] for parameter in group["params"]],
             group.get("weight_decay", 0.0),
             StepOptions(config.lr, num_data, config.alpha, config.eps),
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+from scipy import stats
 
 #: Logarithms are taken of p-values no smaller than this.
 SMALLEST_P = 1e-300
@@ -14,7 +14,7 @@ SMALLEST_P = 1e-300
 
 def two_sided(lower: float, upper: float) -> float:
     """Twice the smaller of P(X ≤ x) and P(X ≥ x): too little is as suspicious as too much."""
-    return min(1.0, 2 * min(lower, upper))
+    return float(min(1.0, 2 * min(lower, upper)))
 
 
 def normal_two_sided(z: float) -> float:
@@ -27,58 +27,24 @@ def largest_of(p_value: float, count: int) -> float:
     return 1.0 if p_value >= 1 else -math.expm1(count * math.log1p(-p_value))
 
 
-def chi_square_upper(x: float, degrees: int) -> float:
-    """P(χ² ≥ x) = Q(degrees / 2, x / 2), the regularized upper incomplete gamma function."""
-    return float(torch.special.gammaincc(*halves(degrees, x)))
-
-
 def chi_square_two_sided(x: float, degrees: int) -> float:
-    return two_sided(float(torch.special.gammainc(*halves(degrees, x))), chi_square_upper(x, degrees))
-
-
-def halves(degrees: int, x: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(degrees / 2, dtype=torch.float64), torch.tensor(x / 2, dtype=torch.float64)
+    return two_sided(stats.chi2.cdf(x, degrees), stats.chi2.sf(x, degrees))
 
 
 def fisher(p_values: Sequence[float]) -> tuple[float, float]:
     """-2 Σ log p, which is χ² with 2 degrees for each p-value, and its tail (Fisher 1925)."""
     statistic = -2 * sum(math.log(max(p, SMALLEST_P)) for p in p_values)
-    return statistic, chi_square_upper(statistic, 2 * len(p_values))
+    return statistic, float(stats.chi2.sf(statistic, 2 * len(p_values)))
 
 
 def binomial_two_sided(count: int, trials: int, probability: float) -> float:
-    """Exact: twice the tail of Binomial(trials, probability) that ``count`` is in.
-
-    A tail is P(N = count) times the sum of the products of the ratios P(N = k + 1) / P(N = k) = (n - k) p / (k + 1) q.
-    """
-    if count < trials * probability:
-        return binomial_two_sided(trials - count, trials, 1 - probability) if probability < 1 else 0.0
-    # 60 standard deviations and 1000 more: what lies beyond is nothing beside the first term.
-    terms = min(trials - count, 1000 + int(60 * math.sqrt(trials * probability * (1 - probability))))
-    k = np.arange(count, count + terms, dtype=np.float64)
-    ratios = (trials - k) / (k + 1) * (probability / (1 - probability))
-    return min(1.0, 2 * math.exp(log_binomial(count, trials, probability)) * (1 + float(np.cumprod(ratios).sum())))
-
-
-def log_binomial(count: int, trials: int, probability: float) -> float:
-    """log P(N = count). lgamma of 1e10 keeps its fifth decimal, which is enough for a p-value."""
-    choose = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
-    return choose + count * math.log(probability) + (trials - count) * math.log1p(-probability)
+    """Twice the tail of Binomial(trials, probability) that ``count`` is in."""
+    return two_sided(stats.binom.cdf(count, trials, probability), stats.binom.sf(count - 1, trials, probability))
 
 
 def kolmogorov_smirnov_upper(distance: float, draws: int) -> float:
     """P(D ≥ distance): Kolmogorov's limit at √n D + 1 / (6 √n), right to O(1/n) (Pelz & Good 1976)."""
-    return kolmogorov_upper(math.sqrt(draws) * distance + 1 / (6 * math.sqrt(draws)))
-
-
-def kolmogorov_upper(x: float) -> float:
-    """P(K ≥ x) = 2 Σ (-1)^(k-1) exp(-2 k² x²), for small x by its theta transform (Kolmogorov 1933)."""
-    if x < 0.04:
-        return 1.0
-    if x < 1:
-        terms = [math.exp(-(((2 * k - 1) * math.pi / x) ** 2) / 8) for k in range(1, 9)]
-        return 1 - math.sqrt(2 * math.pi) / x * sum(terms)
-    return 2 * math.fsum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 9))
+    return float(stats.kstwobign.sf(math.sqrt(draws) * distance + 1 / (6 * math.sqrt(draws))))
 
 
 def anderson_darling_upper(x: float, intervals: int = 60, nodes: int = 100) -> float:

@@ -80,15 +80,8 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
         # A local version tells the two apart: both can be asked for by name, as torch's can.
         (source / "setup.cfg").write_text(f"[egg_info]\ntag_build = +cu{cuda.replace('.', '')}\n")
     built = build_wheel(python, source, environment / "built", logs / "build.log", ALD_EXT_CUDA="1" if cuda else "0")
-    auditwheel = [
-        sys.executable,
-        "-m",
-        "auditwheel",
-        "repair",
-        "--wheel-dir",
-        str(environment / "repaired"),
-        str(built),
-    ]
+    auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair", built]
+    auditwheel += ["--wheel-dir", environment / "repaired"]
     auditwheel += [word for library in TORCHS_LIBRARIES for word in ("--exclude", library)]
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run("repairing the wheel", auditwheel, logs / "repair.log", PATH=tools)

@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from benchmarks.provenance import REPOSITORY, describe_run
 
 from .avalanche import Philox, avalanche_outcomes, number_of_flips
 from .keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
-from .null_distributions import chi_square_two_sided, largest_of, normal_two_sided
+from .null_distributions import largest_of, normal_two_sided
 from .page import write_page
 from .tallies import (
     PAIR_LAGS,
@@ -70,9 +70,9 @@ class Plan:
     @classmethod
     def of(cls, draws: int) -> Plan:
         # Among the first four batches are keys of both ends of the range.
-        tenth = max(4, batches_of(draws // 10))
+        tenth = max(4, math.ceil(draws / 10 / BATCH))
         return cls(
-            single_batches=max(4, batches_of(draws)),
+            single_batches=max(4, math.ceil(draws / BATCH)),
             double_batches=tenth,
             distant_batches=tenth,
             small_key_chunks=max(1, draws // (4 * SMALL**3 * SMALL_CHUNK)),
@@ -81,17 +81,8 @@ class Plan:
 
     def work(self) -> int:
         """What ``progress`` adds up to."""
-        return (
-            2 * self.single_batches
-            + self.double_batches
-            + self.distant_batches
-            + self.small_key_chunks
-            + number_of_flips()
-        )
-
-
-def batches_of(draws: int) -> int:
-    return -(-draws // BATCH)
+        batches = 2 * self.single_batches + self.double_batches + self.distant_batches
+        return batches + self.small_key_chunks + number_of_flips()
 
 
 def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) -> tuple[list[Outcome], dict[str, Any]]:
@@ -166,14 +157,8 @@ def small_key_outcomes(normal: Normal, chunks: int, progress: Progress) -> list[
     sums = torch.zeros(2, len(keys), dtype=torch.float64)
     products = torch.zeros(2, len(keys), len(keys), dtype=torch.float64)
     for chunk in range(chunks):
-        streams = torch.stack(
-            [
-                NoiseKey(key.seed, key.step, key.parameter, chunk * SMALL_CHUNK).draw(
-                    normal, SMALL_CHUNK, torch.float32
-                )
-                for key in keys
-            ]
-        )
+        placed = [replace(key, offset=chunk * SMALL_CHUNK) for key in keys]
+        streams = torch.stack([key.draw(normal, SMALL_CHUNK, torch.float32) for key in placed])
         for order, values in enumerate(hermite(streams)[:2]):
             sums[order] += values.sum(1, dtype=torch.float64)
             products[order] += values @ values.T
@@ -181,19 +166,18 @@ def small_key_outcomes(normal: Normal, chunks: int, progress: Progress) -> list[
     n = chunks * SMALL_CHUNK
     return [
         outcome
-        for order in range(2)
+        for order in (1, 2)
         for outcome in (
-            small_key_means(order + 1, sums[order], n),
-            *small_key_correlations(order + 1, products[order], n),
+            small_key_means(order, sums[order - 1], n),
+            *small_key_correlations(order, products[order - 1], n),
         )
     ]
 
 
 def small_key_means(order: int, sums: torch.Tensor, n: int) -> Outcome:
-    chi_square, degrees = float((sums**2).sum()) / n, len(sums)
-    name = f"χ² of the means of He_{order} of {degrees} streams"
-    p_value = chi_square_two_sided(chi_square, degrees)
-    return Outcome("small keys", name, n * degrees, chi_square, degrees, p_value)
+    streams = len(sums)
+    name = f"χ² of the means of He_{order} of {streams} streams"
+    return Outcome.chi_square("small keys", name, n * streams, float((sums**2).sum()) / n, streams)
 
 
 def small_key_correlations(order: int, products: torch.Tensor, n: int) -> tuple[Outcome, Outcome]:
@@ -201,24 +185,14 @@ def small_key_correlations(order: int, products: torch.Tensor, n: int) -> tuple[
     norms = products.diagonal().sqrt()
     above = torch.triu_indices(streams, streams, offset=1)
     z = (products / torch.outer(norms, norms))[above[0], above[1]] * math.sqrt(n)
-    chi_square, degrees, largest = float((z**2).sum()), len(z), float(z.abs().max())
+    degrees, largest, draws = len(z), float(z.abs().max()), n * streams
+    p_value = largest_of(normal_two_sided(largest), degrees)
+    name = f"largest correlation of He_{order}, in standard errors (expected: its median)"
     return (
-        Outcome(
-            "small keys",
-            f"χ² of {degrees} correlations of He_{order}",
-            n * streams,
-            chi_square,
-            degrees,
-            chi_square_two_sided(chi_square, degrees),
+        Outcome.chi_square(
+            "small keys", f"χ² of {degrees} correlations of He_{order}", draws, float((z**2).sum()), degrees
         ),
-        Outcome(
-            "small keys",
-            f"largest correlation of He_{order}, in standard errors (expected: its median)",
-            n * streams,
-            largest,
-            median_of_largest(degrees),
-            largest_of(normal_two_sided(largest), degrees),
-        ),
+        Outcome("small keys", name, draws, largest, median_of_largest(degrees), p_value),
     )
 
 

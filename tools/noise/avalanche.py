@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .null_distributions import binomial_two_sided, chi_square_two_sided, largest_of
+from .null_distributions import binomial_two_sided, largest_of
 from .tallies import Outcome
 
 OUTPUT_BITS = 128
@@ -83,24 +83,10 @@ def flip_outcomes(field: str, flips: npt.NDArray[np.int64], blocks: int) -> list
     """Of (input bit, output bit) cells that are Binomial(blocks, 1/2): Σ z² is χ², and the one farthest off."""
     chi_square = float((((flips - blocks / 2) ** 2) / (blocks / 4)).sum())
     worst = int(flips.flat[np.abs(flips - blocks / 2).argmax()])
-    draws = blocks * flips.size
+    draws, p_value = blocks * flips.size, largest_of(binomial_two_sided(worst, blocks, 0.5), flips.size)
     return [
-        Outcome(
-            "avalanche",
-            f"{field}: χ² of {flips.size} pairs of bits",
-            draws,
-            chi_square,
-            flips.size,
-            chi_square_two_sided(chi_square, flips.size),
-        ),
-        Outcome(
-            "avalanche",
-            f"{field}: share of flips, farthest from 1/2",
-            draws,
-            worst / blocks,
-            0.5,
-            largest_of(binomial_two_sided(worst, blocks, 0.5), flips.size),
-        ),
+        Outcome.chi_square("avalanche", f"{field}: χ² of {flips.size} pairs of bits", draws, chi_square, flips.size),
+        Outcome("avalanche", f"{field}: share of flips, farthest from 1/2", draws, worst / blocks, 0.5, p_value),
     ]
 
 
@@ -112,6 +98,5 @@ def distance_outcome(field: str, counts: npt.NDArray[np.int64]) -> Outcome:
     cells = np.clip(np.arange(OUTPUT_BITS + 1), large[0], large[-1])
     observed, expected = (np.bincount(cells, weights=values)[large[0] :] for values in (counts, expected))
     chi_square = float(((observed - expected) ** 2 / expected).sum())
-    degrees = len(expected) - 1
     name = f"{field}: χ² of the number of bits flipped, {len(expected)} cells"
-    return Outcome("avalanche", name, total, chi_square, degrees, chi_square_two_sided(chi_square, degrees))
+    return Outcome.chi_square("avalanche", name, total, chi_square, len(expected) - 1)

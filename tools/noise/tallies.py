@@ -42,15 +42,22 @@ class Outcome:
     expected: float
     p_value: float
 
+    @staticmethod
+    def chi_square(group: str, name: str, draws: int, statistic: float, degrees: int) -> Outcome:
+        return Outcome(group, name, draws, statistic, degrees, chi_square_two_sided(statistic, degrees))
 
-def double_factorial(n: int) -> int:
-    """n!! = n (n - 2) (n - 4) …; 1 for n = -1."""
-    return math.prod(range(n, 0, -2))
+    @staticmethod
+    def of_counts(group: str, name: str, draws: int, counts: Tensor) -> Outcome:
+        """χ² of counts in bins that are equally probable."""
+        expected = draws / len(counts)
+        return Outcome.chi_square(
+            group, name, draws, float(((counts - expected) ** 2).sum()) / expected, len(counts) - 1
+        )
 
 
 def normal_moment(order: int) -> int:
     """E x^k: (k - 1)!! for even k, 0 for odd."""
-    return 0 if order % 2 else double_factorial(order - 1)
+    return 0 if order % 2 else math.prod(range(order - 1, 0, -2))
 
 
 class MomentTally:
@@ -130,10 +137,8 @@ class DistributionTally:
 
     def batch_outcomes(self) -> list[Outcome]:
         outcomes = []
-        for name, p_values in (
-            ("Kolmogorov-Smirnov", self.kolmogorov_smirnov),
-            ("Anderson-Darling", self.anderson_darling),
-        ):
+        tests = {"Kolmogorov-Smirnov": self.kolmogorov_smirnov, "Anderson-Darling": self.anderson_darling}
+        for name, p_values in tests.items():
             for what, values in (("p", p_values), ("1 - p", [1 - p for p in p_values])):
                 statistic, p_value = fisher(values)
                 title = f"{name} of {len(values)} batches, -2 Σ log({what})"
@@ -143,28 +148,13 @@ class DistributionTally:
     def pooled_outcomes(self) -> list[Outcome]:
         below = self.below_edges.double()
         counts = torch.diff(below, prepend=torch.zeros(1), append=torch.tensor([float(self.draws)]))
-        expected = self.draws / self.BINS
-        chi_square = float(((counts - expected) ** 2).sum()) / expected
         cdf = torch.arange(1, self.BINS, dtype=torch.float64) / self.BINS
         distance = float((below / self.draws - cdf).abs().max())
-        degrees = self.BINS - 1
+        p_value = kolmogorov_smirnov_upper(distance, self.draws)
+        statistic, mean = math.sqrt(self.draws) * distance, math.sqrt(math.pi / 2) * math.log(2)
         return [
-            Outcome(
-                self.group,
-                f"χ² of {self.BINS} equiprobable bins",
-                self.draws,
-                chi_square,
-                degrees,
-                chi_square_two_sided(chi_square, degrees),
-            ),
-            Outcome(
-                self.group,
-                "Kolmogorov-Smirnov at the bins' edges, √n D",
-                self.draws,
-                math.sqrt(self.draws) * distance,
-                math.sqrt(math.pi / 2) * math.log(2),
-                kolmogorov_smirnov_upper(distance, self.draws),
-            ),
+            Outcome.of_counts(self.group, f"χ² of {self.BINS} equiprobable bins", self.draws, counts),
+            Outcome(self.group, "Kolmogorov-Smirnov at the bins' edges, √n D", self.draws, statistic, mean, p_value),
         ]
 
     def tail_outcomes(self) -> list[Outcome]:
@@ -280,19 +270,14 @@ class PairTally:
         self.draws += whole
 
     def outcomes(self) -> list[Outcome]:
-        table = self.counts.view(self.RADII, self.ANGLES).double()
+        table = self.counts.view(self.RADII, self.ANGLES)
+        marginals = {"angle": table.sum(0), "x² + y²": table.sum(1), "both": table.flatten()}
         return [
-            self.outcome("angle", table.sum(0)),
-            self.outcome("x² + y²", table.sum(1)),
-            self.outcome("both", table.flatten()),
+            Outcome.of_counts(
+                self.group, f"pairs at lag {self.lag}: χ² of {name}, {len(counts)} bins", self.draws, counts.double()
+            )
+            for name, counts in marginals.items()
         ]
-
-    def outcome(self, name: str, counts: Tensor) -> Outcome:
-        expected, degrees = float(counts.mean()), len(counts) - 1
-        chi_square = float(((counts - expected) ** 2).sum()) / expected
-        title = f"pairs at lag {self.lag}: χ² of {name}, {len(counts)} bins"
-        p_value = chi_square_two_sided(chi_square, degrees)
-        return Outcome(self.group, title, self.draws, chi_square, degrees, p_value)
 
 
 def bin_of_unit(values: Tensor, bins: int) -> Tensor:

@@ -49,10 +49,9 @@ class Outcome:
     @staticmethod
     def of_counts(group: str, name: str, draws: int, counts: Tensor) -> Outcome:
         """χ² of counts in bins that are equally probable."""
-        expected = draws / len(counts)
-        return Outcome.chi_square(
-            group, name, draws, float(((counts - expected) ** 2).sum()) / expected, len(counts) - 1
-        )
+        expected = float(counts.mean())
+        statistic = float(((counts - expected) ** 2).sum()) / expected
+        return Outcome.chi_square(group, name, draws, statistic, len(counts) - 1)
 
 
 def normal_moment(order: int) -> int:

@@ -47,7 +47,7 @@ class Case(ABC):
 
     @abstractmethod
     def preparations(self) -> Mapping[Key, Callable[[], Run]]:
-        """By size and variant, what returns the callable to be timed, found right."""
+        """What returns the callable to be timed, once it was found right, by size and variant."""
 
     @abstractmethod
     def row(self, key: Key, samples: Samples) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def describe(case: Case, key: Key, samples: Samples) -> dict[str, Any]:
 
 
 def describe_ratios(case: Case, samples: Mapping[Key, Samples]) -> list[dict[str, Any]]:
-    """Of samples of the same round, so that a machine that slows down for a while leaves them alone."""
+    """Ratios are of samples of the same round, so that a machine that slows down for a while leaves them alone."""
     return [
         {
             "family": case.family,

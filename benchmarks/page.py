@@ -115,7 +115,7 @@ def spread(quantiles: Row, scale: float = 1.0) -> str:
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """In order of first appearance."""
+    """The distinct values, in the order of their first appearance."""
     return list(dict.fromkeys(values))
 
 
@@ -201,7 +201,7 @@ def left_out(results: Results) -> list[str]:
 
 
 def floors(results: Results) -> str:
-    """Of the largest size: what the memory and the noise cost by themselves, and the step that does both."""
+    """What the memory and the noise cost by themselves, and the step that does both, at the largest size."""
     rows = [row for row in results["rows"] if row["family"] == names.UPDATE and row["variant"] == names.OURS]
     if not rows:
         return "The step was not measured."
@@ -263,7 +263,7 @@ def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:
 
 
 def bandwidth_share(rows: list[Row], ratio: Row) -> Row:
-    """From the ratio of `copy_`'s time to a variant's, what share of its bandwidth the variant reaches."""
+    """The share of `copy_`'s bandwidth that a variant reaches, from the ratio of `copy_`'s time to its own."""
     found = [find(rows, size=ratio["size"], variant=ratio[part]) for part in ("denominator", "numerator")]
     ours, copy = (row["bytes_per_element"] for row in found if row is not None)
     quantiles = {name: ratio[name] * ours / copy for name in ("median", "p20", "p80")}

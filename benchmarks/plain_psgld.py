@@ -68,7 +68,7 @@ def plain_update(
     weight_decay: float,
     options: StepOptions,
 ) -> None:
-    """Tensor by tensor, with temporaries. reference.psgld_step_ would compile to something much slower."""
+    """The step tensor by tensor, with temporaries. reference.psgld_step_ would compile to something much slower."""
     for param, grad, v, noise in zip(params, grads, square_avgs, noises, strict=True):
         g = grad + weight_decay * param if weight_decay else grad
         v.mul_(options.alpha).addcmul_(g, g, value=1 - options.alpha)
@@ -82,7 +82,7 @@ def plain_step(group: ParameterGroup) -> None:
 
 
 def foreach_step(group: ParameterGroup) -> None:
-    """By torch's multi-tensor functions, which allocate too."""
+    """The step by torch's multi-tensor functions, which allocate too."""
     options = group.options
     gradients: Any = group.grads
     if group.weight_decay:
@@ -98,7 +98,7 @@ def foreach_step(group: ParameterGroup) -> None:
 
 
 def in_place_step(group: ParameterGroup) -> None:
-    """Nothing is allocated, and a tensor stays in the caches from one operation to the next."""
+    """The step without an allocation, in which a tensor stays in the caches from one operation to the next."""
     options = group.options
     group.flat_noise.normal_()
     noise_scale = math.sqrt(options.noise_variance)
@@ -114,7 +114,7 @@ def in_place_step(group: ParameterGroup) -> None:
 
 
 def compiled_step() -> Step:
-    """The first of them compiled, but for the noise: inductor's own is many times slower than normal_() on a CPU."""
+    """The plain step compiled, but for the noise: inductor's own is many times slower than normal_() on a CPU."""
     update = torch.compile(plain_update, dynamic=False)
 
     def step(group: ParameterGroup) -> None:

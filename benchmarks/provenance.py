@@ -28,7 +28,7 @@ MEASURED_PATHS = (
 
 
 def describe_run(device: torch.device, origin: str) -> dict[str, Any]:
-    """Of what runs now: a commit made meanwhile does not count. ``origin`` tells where the figures come from."""
+    """What runs now, and where; ``origin`` tells where the figures come from."""
     return {
         "origin": origin,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -35,7 +35,7 @@ from .environments import (
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "distribution"
 LARGEST_SDIST = 1_000_000
-#: Of torch, which brings them. libtorch_cuda brings CUDA's own; our CUDA runtime is inside the module.
+#: Libraries that torch brings. libtorch_cuda brings CUDA's own; our CUDA runtime is inside the module.
 TORCHS_LIBRARIES = ("libtorch*.so", "libc10*.so", "libcudart.so*", "libcuda.so*")
 
 
@@ -94,7 +94,7 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
 
 
 def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda: str | None) -> None:
-    """In a fresh environment with the torch of constraints.txt, and no compiler on PATH."""
+    """Installs it in a fresh environment with the torch of constraints.txt and no compiler on PATH, and tries it."""
     torch = re.search(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert torch is not None
     python = make_environment(environment, interpreter, f"torch=={torch.group(1)}", log=logs / "fresh.log")

@@ -53,7 +53,7 @@ def write_digits(path: Path) -> None:
 
 
 def settings(model: str, digits: Path) -> dict[str, Any]:
-    """Of a small run with an ensemble; DLGM, VAE and uniform dequantization draw from torch's generator."""
+    """A small run with an ensemble; DLGM, VAE and uniform dequantization draw from torch's generator."""
     options = {"langevin_steps": 2, "inference_steps": 2} if model in ("abp", "dlgm") else {}
     return {
         "model": model,

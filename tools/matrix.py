@@ -59,7 +59,7 @@ TESTS = ["test_build"] + [
 ABI_TESTS = ["ops/test_errors", "ops/test_likelihood", "ops/test_steps"]
 #: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
 COMPILED = "compiled"
-#: By marks: tests that take long, and outside the cells of the compile tests those that start processes.
+#: Tests left out by their marks: those that take long, and outside the cells of the compile tests those that start processes.
 DESELECTED = {True: "not exhaustive", False: "not exhaustive and not processes"}
 #: Gigabytes of a torch release with the libraries that it brings, and of one for the CPU alone.
 TORCH_GB, CPU_TORCH_GB = 5, 1
@@ -258,7 +258,7 @@ def order(item: tuple[str, Result]) -> list[list[int]]:
 
 
 def hash_of_sources() -> str:
-    """Of all files that a cell's result depends on, as they lie in the checkout."""
+    """The hash of all files that a cell's result depends on, as they lie in the checkout."""
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z", *SOURCES]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     hashed = hashlib.sha256()
@@ -269,7 +269,7 @@ def hash_of_sources() -> str:
 
 
 def provenance() -> Result:
-    """When, of which commit, on what kind of machine."""
+    """Date, commit and kind of machine."""
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     return {
         "date": f"{datetime.date.today()}",
@@ -279,7 +279,7 @@ def provenance() -> Result:
 
 
 def versions(python: Path) -> Result:
-    """What was tested, asked of the environment itself."""
+    """The versions that were tested, asked of the environment itself."""
     code = (
         "import json, platform, numpy, torch; from ald_ext._extension import cpu_module; print(json.dumps({"
         "'python': platform.python_version(), 'torch': torch.__version__, 'numpy': numpy.__version__, "

@@ -22,7 +22,7 @@ BatchFunction = Callable[..., Tensor]
 
 
 def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
-    """Of MNIST, of a multiple of every vector length, of 32 x 32 colour images; on CUDA a gigabyte of these."""
+    """Batches of MNIST, of a multiple of every vector length, and of 32 x 32 colour images; on CUDA a gigabyte of these."""
     dimensions = (784,) if quick else (784, 1024, 3072)
     shapes = {f"{BATCH} x {dimension}": (BATCH, dimension) for dimension in dimensions}
     if device.type == "cuda" and not quick:
@@ -31,7 +31,7 @@ def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
 
 
 def odd_shapes(quick: bool) -> dict[str, Shape]:
-    """From one long row to a million short ones, and the smallest, which show the fixed cost of a call."""
+    """Shapes from one long row to a million short ones, and small ones, which show the fixed cost of a call."""
     if quick:
         return {"1 x 64": (1, 64), "1e5 x 10": (10**5, 10)}
     smallest = {"1 x 1": (1, 1), "1 x 64": (1, 64), "1 x 1e6": (1, 10**6), "10 x 1e5": (10, 10**5)}
@@ -160,7 +160,7 @@ def dequantization_inputs(shape: Shape, device: torch.device) -> BatchInputs:
 
 
 def two_logs(x: Tensor, h: Tensor) -> Tensor:
-    """As a careful user would write it: right but for h beyond ±87, where the sigmoid vanishes in float32."""
+    """What a careful user would write: right but for h beyond ±87, where the sigmoid vanishes in float32."""
     return torch.log(x + torch.sigmoid(h)) - torch.log(255 - x + torch.sigmoid(-h))
 
 

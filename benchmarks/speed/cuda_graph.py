@@ -17,7 +17,7 @@ from ..measurement import Quantiles, measure_alternating
 from ..names import ADAM, IN_TENSORS, PSGLD, SGD, SGLD
 from .update import IN_TENSORS_NUMELS, LR, UpdateInputs, psgld, sgld
 
-#: As torch asks for before a capture: lazy initialization is not part of the graph.
+#: Torch asks for some before a capture: lazy initialization is not part of the graph.
 WARM_UP_STEPS = 3
 CHECKED_REPLAYS = 2
 

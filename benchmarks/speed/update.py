@@ -24,7 +24,7 @@ LR = OPTIONS.lr
 SGLD_OPTIONS: dict[str, Any] = {"lr": LR, "num_data": OPTIONS.num_data, "seed": 0}
 PSGLD_OPTIONS: dict[str, Any] = {**SGLD_OPTIONS, "alpha": OPTIONS.alpha, "eps": OPTIONS.eps}
 
-#: As the tensors of a small network.
+#: Like the tensors of a small network.
 IN_TENSORS_NUMELS = (*[312] * 31, 328)
 
 
@@ -66,7 +66,7 @@ def reference_options(count: int) -> dict[str, Any]:
 
 
 def psgld_drift(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    """Also the steps of RMSprop."""
+    """The steps of pSGLD without noise, which are RMSprop's."""
     square_avgs, variances = ([torch.zeros_like(param) for param in params] for _ in range(2))
     options = {**PSGLD_OPTIONS, **reference_options(len(params)), "freeze_after": ops.NEVER}
     for step in range(CHECKED_STEPS):
@@ -77,7 +77,7 @@ def psgld_drift(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
 
 
 def sgld_drift(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    """Also the steps of SGD."""
+    """The steps of SGLD without noise, which are SGD's."""
     options = {**SGLD_OPTIONS, **reference_options(len(params))}
     for step in range(CHECKED_STEPS):
         reference.sgld_step_(params, grads, **options, temperature=0.0, step=step)
@@ -93,7 +93,7 @@ def adam_steps(params: list[Tensor], grads: list[Tensor]) -> None:
 
 
 def check_standard_normal(sample: Tensor, tolerance: float = USUAL_TOLERANCES[2]) -> None:
-    """By mean and standard deviation, within six standard errors and a little rounding."""
+    """Mean and standard deviation are those of N(0, 1), within six standard errors and a little rounding."""
     mean_error = 1 / math.sqrt(sample.numel())
     mean, std = sample.mean().item(), sample.std().item()
     assert abs(mean) < 6 * mean_error + tolerance, f"mean {mean}, expected 0"
@@ -229,7 +229,7 @@ def update_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
 
 
 def update_dtype_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    """Of large lists only, as their fixed cost is that of float32."""
+    """Cases of large lists only, as the fixed cost is that of float32."""
     sizes: dict[str, Sequence[int]] = {"1e6": (10**6,)} if quick else large_sizes(device)
     return [
         SpeedCase(

@@ -31,7 +31,7 @@ MODEL_GROUPS = (COMPARED_MODELS, ("clae",), ("ae",), ("abp",), ("dlgm",))
 #: A multiple of every batch size, so that no minibatch is short.
 IMAGES = 5000
 
-#: Of all optimizers. A measurement makes as many steps as its time allows, on a GPU ten thousands. How long one takes
+#: The learning rate of all optimizers. A measurement makes as many steps as its time allows, on a GPU ten thousands. How long one takes
 #: does not depend on lr, but it must not diverge: Adam at the command line's 4e-3 can move a VAE's log σ, a sum of
 #: hidden_units terms, by several units at once, and σ = exp(log σ) overflowed after some 500 steps.
 LR = 1e-4
@@ -157,7 +157,7 @@ def prepare_step(case: TrainingCase, model: str, variant: str) -> tuple[Run, str
 
 
 def our_step(config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
-    """As the training loop makes it: the captured graph on a GPU, if the model allows it; the scheduler's step."""
+    """A step as the training loop makes it: with the scheduler, and on a GPU as a captured graph where it can be."""
     run = start_run(config, data)
     minibatches, steps = itertools.cycle(list(run.batches.epoch(0))), itertools.count(1)
 
@@ -171,7 +171,7 @@ def our_step(config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
 
 
 def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
-    """Plain PyTorch around a copy of the same networks."""
+    """A step in plain PyTorch around a copy of the same networks."""
     start = start_run(config, data)
     model = PLAIN_MODELS[config.model](start.model).to(config.device)
     optimizer = plain_optimizer(start.model, model, config, len(data.train_images), variant)

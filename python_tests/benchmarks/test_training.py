@@ -78,7 +78,7 @@ def test_updates_compute_the_same(variant: str) -> None:
 
 
 def test_noise_has_the_right_scale() -> None:
-    """Of parameters without gradient: √(2·lr/(N·λ))."""
+    """Parameters without a gradient are shaken by √(2·lr/(N·λ))."""
     for variant in (PLAIN_STEP, FOREACH_STEP, IN_PLACE_STEP):
         param = torch.nn.Parameter(torch.zeros(100_000))
         param.grad = torch.zeros_like(param)

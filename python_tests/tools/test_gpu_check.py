@@ -163,7 +163,7 @@ def test_what_the_system_killed_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "largest"), [(None, 270), (40, 40)])
 def test_limits(tmp_path: Path, total: int | None, largest: int) -> None:
-    """Of every command: that of its stage, and what is left of that of all together."""
+    """A command has the limit of its stage, and what is left of the limit of all together."""
     outcome = run(tmp_path, **({} if total is None else {"GPU_CHECK_SECONDS": str(total)}))
     limits = [
         int(text) for text in re.findall(r"^timeout --kill-after=5 (\d+) ", "\n".join(outcome.calls), re.MULTILINE)

@@ -97,7 +97,7 @@ def changed(change: Callable[[Tensor], Tensor]) -> Normal:
 
 
 def pairwise(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Normal:
-    """Of the two normals of a Box-Muller pair, which are 16 elements apart."""
+    """Changes the two normals of Box-Muller pairs, which are 16 elements apart."""
 
     def normal(n: int, **key: Any) -> Tensor:
         pairs = ops.normal(n, **key).view(-1, 2, reference.CHUNK_BLOCKS)
@@ -180,7 +180,7 @@ def test_coarse_noise_is_caught() -> None:
 
 @pytest.mark.parametrize("lag", [1, 16])
 def test_correlated_elements_are_caught(lag: int) -> None:
-    """By 0.003 at 1e7 products: 9 standard errors."""
+    """A correlation of 0.003 at 1e7 products is 9 standard errors."""
     share = 0.003
 
     def normal(n: int, **key: Any) -> Tensor:
@@ -203,7 +203,7 @@ def test_dependent_magnitudes_are_caught() -> None:
 
 @pytest.mark.parametrize(("harmonic", "size"), [(4, 2e-3), (8, 1e-3), (32, 3e-4)])
 def test_uneven_angles_are_caught(harmonic: int, size: float) -> None:
-    """Of Box-Muller pairs; the harmonics leave the correlations of He_1 to He_3 as they are, or nearly."""
+    """The angles are those of Box-Muller pairs; the harmonics leave the correlations of He_1 to He_3 as they are, or nearly."""
 
     def turn(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         radius, angle = torch.hypot(x, y), torch.atan2(y, x)
@@ -320,7 +320,7 @@ def test_kolmogorov_smirnov_of_few_draws(draws: int, p_value: float) -> None:
 
 @pytest.mark.parametrize("probability", [0.02, 0.5, 0.9])
 def test_binomial(probability: float) -> None:
-    """Against the sum of all terms."""
+    """The p-value is the sum of all terms of the tail."""
     terms = [math.comb(7, k) * probability**k * (1 - probability) ** (7 - k) for k in range(8)]
     for count in range(8):
         tail = min(sum(terms[count:]), sum(terms[: count + 1]))

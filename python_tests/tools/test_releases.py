@@ -84,7 +84,7 @@ def test_the_page_tells_what_failed_and_what_is_not_to_be_had() -> None:
 
 
 def test_the_page_names_the_files_that_ran() -> None:
-    """Of the record, whose files may have been moved since."""
+    """The record names them, though files may have been moved since."""
     runs = [("A", ["old/test_a", "test_b"]), ("B", ["test_b", "test_c"]), ("C", ["test_b", "test_c", "test_d"])]
     some = (("A", "old/test_a"), ("B, C", "test_c"), ("C", "test_d"))
     texts = [f"in {where} (Python/torch) also `{file}`" for where, file in some]

@@ -45,7 +45,7 @@ from .tallies import (
 )
 
 DRAWS, QUICK_DRAWS = 10**9, 10**7
-#: Of runs on perfect noise, at most this share fails, in one test or more.
+#: The largest share of runs on perfect noise that fail, in one test or more.
 FALSE_POSITIVE_RATE = 1e-3
 #: Another thread saves a third of the time, but where others use its core, all wait for it, ten times as long.
 THREADS = 1
@@ -59,7 +59,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of each. float64 and distant keys get a tenth: they have the words of float32 and of near keys."""
+    """How much of each is drawn. float64 and distant keys get a tenth: they have the words of float32 and of near keys."""
 
     single_batches: int
     double_batches: int
@@ -86,7 +86,7 @@ class Plan:
 
 
 def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) -> tuple[list[Outcome], dict[str, Any]]:
-    """Every test; and what is to be shown beside them: the histogram, and how many normals are zero, by dtype."""
+    """Every test, and what the page shows beside them: by dtype, the histogram and the number of exact zeros."""
     outcomes: list[Outcome] = []
     shown: dict[str, Any] = {"histogram": {}, "zeros": {}}
     for dtype, batches in ((torch.float32, plan.single_batches), (torch.float64, plan.double_batches)):
@@ -197,7 +197,7 @@ def small_key_correlations(order: int, products: torch.Tensor, n: int) -> tuple[
 
 
 def median_of_largest(count: int) -> float:
-    """Of |z| among ``count`` independent z: P(|Z| ≤ m)^count = 1/2."""
+    """The median m of the largest |z| among ``count`` independent z: P(|Z| ≤ m)^count = 1/2."""
     beyond = -math.expm1(math.log(0.5) / count)
     return -float(torch.special.ndtri(torch.tensor(beyond / 2, dtype=torch.float64)))
 

@@ -71,7 +71,7 @@ def output_bits(philox: Philox, counter: Sequence[Tensor], key: tuple[int, int])
 
 
 def differences(philox: Philox, words: list[Tensor], base: Bits, field: str) -> Iterator[Bits]:
-    """For each bit of the field, which output bits it flips."""
+    """The output bits that each bit of the field flips."""
     for word, bits in FIELDS[field]:
         for bit in bits:
             counter = [value ^ 1 << bit if word == place else value for place, value in enumerate(words)]
@@ -80,7 +80,7 @@ def differences(philox: Philox, words: list[Tensor], base: Bits, field: str) -> 
 
 
 def flip_outcomes(field: str, flips: npt.NDArray[np.int64], blocks: int) -> list[Outcome]:
-    """Of (input bit, output bit) cells that are Binomial(blocks, 1/2): Σ z² is χ², and the one farthest off."""
+    """Pairs of an input and an output bit are Binomial(blocks, 1/2): Σ z² is χ², and one is the farthest off."""
     chi_square = float((((flips - blocks / 2) ** 2) / (blocks / 4)).sum())
     worst = int(flips.flat[np.abs(flips - blocks / 2).argmax()])
     draws, p_value = blocks * flips.size, largest_of(binomial_two_sided(worst, blocks, 0.5), flips.size)

@@ -70,7 +70,7 @@ def flipped_bit(field: str, bit: int) -> Relation:
 
 
 def exchanged(larger: str, smaller: str) -> Relation:
-    """Of keys whose value of ``larger`` is the larger one and may stand in the other's place: once for each pair."""
+    """Pairs of keys with two values exchanged, each once: ``larger`` is the larger and may stand in the other's place."""
 
     def partner(key: NoiseKey) -> NoiseKey | None:
         values = getattr(key, larger), getattr(key, smaller)

@@ -59,7 +59,7 @@ TESTS = ["test_build"] + [
 ABI_TESTS = ["ops/test_errors", "ops/test_likelihood", "ops/test_steps"]
 #: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
 COMPILED = "compiled"
-#: Tests left out by their marks: those that take long, and outside the cells of the compile tests those that start processes.
+#: What is left out by its marks: what takes long, and outside the cells of the compile tests what starts processes.
 DESELECTED = {True: "not exhaustive", False: "not exhaustive and not processes"}
 #: Gigabytes of a torch release with the libraries that it brings, and of one for the CPU alone.
 TORCH_GB, CPU_TORCH_GB = 5, 1
@@ -115,15 +115,11 @@ class Matrix:
 
     def is_done(self, cell: Cell) -> bool:
         result = self.results.get(cell.key, {})
-        return (
-            result.get("sources") == self.sources
-            and result["torch"] == cell.torch
-            and "failure" not in result
-            and (result["cuda"] is not None or not cell.cuda)
-            and all(
-                set(tests) <= set(result["runs"].get(name, {}).get("files", [])) for name, tests in cell.tests().items()
-            )
-        )
+        if result.get("sources") != self.sources or result["torch"] != cell.torch or "failure" in result:
+            return False
+        ran = {torch: set(run["files"]) for torch, run in result["runs"].items()}
+        tested = all(set(files) <= ran.get(torch, set()) for torch, files in cell.tests().items())
+        return tested and (result["cuda"] is not None or not cell.cuda)
 
     def folder(self, cell: Cell) -> Path:
         return self.work / f"{cell.python}-{cell.torch}"
@@ -179,14 +175,9 @@ class Matrix:
             command += [f"python_tests/{file}.py" for file in files]
             run(f"tests of what was built against {torch}", command, log / f"tests-{torch}.log", cwd=tests)
             counts = ElementTree.parse(report).getroot().find("testsuite").attrib  # type: ignore[union-attr]
-            passed = int(counts["tests"]) - int(counts["skipped"])
+            ran, skipped = int(counts["tests"]), int(counts["skipped"])
             seconds = round(time.monotonic() - began, 1)
-            result["runs"][torch] = {
-                "passed": passed,
-                "skipped": int(counts["skipped"]),
-                "seconds": seconds,
-                "files": files,
-            }
+            result["runs"][torch] = {"passed": ran - skipped, "skipped": skipped, "seconds": seconds, "files": files}
         result["versions"] = versions(python)
 
     def do(self, cell: Cell, made: Result | StepFailedError | None = None) -> bool:
@@ -304,24 +295,17 @@ one Python.
 """
 
 
-def run_text(result: Result, torch: str) -> str:
-    found = result.get("runs", {}).get(torch)
-    return f"{found['passed']}" if found else ""
-
-
 def row(result: Result) -> list[str]:
     if "unavailable" in result:
         return [result["python"], result["torch"], f"not to be had: {result['unavailable']}", *[""] * 4]
-    runs = result.get("runs", {})
-    state = "**failed**" if "failure" in result else "passed"
-    found = result.get("versions", {})
-    foreign = [f"{torch}: {run['passed']}" for torch, run in runs.items() if torch != result["torch"]]
+    passed = {torch: str(run["passed"]) for torch, run in result.get("runs", {}).items()}
+    own, found = passed.pop(result["torch"], ""), result.get("versions", {})
     return [
         found.get("python", result["python"]),
         found.get("torch", result["torch"]),
-        state,
-        run_text(result, result["torch"]),
-        ", ".join(foreign),
+        "**failed**" if "failure" in result else "passed",
+        own,
+        ", ".join(f"{torch}: {count}" for torch, count in passed.items()),
         result.get("cuda") or "",
         found.get("numpy", ""),
     ]

@@ -22,7 +22,7 @@ BatchFunction = Callable[..., Tensor]
 
 
 def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
-    """Batches of MNIST, of a multiple of every vector length, and of 32 x 32 colour images; on CUDA a gigabyte of these."""
+    """MNIST, a multiple of every vector length, and 32 x 32 colour images, of which on CUDA a gigabyte too."""
     dimensions = (784,) if quick else (784, 1024, 3072)
     shapes = {f"{BATCH} x {dimension}": (BATCH, dimension) for dimension in dimensions}
     if device.type == "cuda" and not quick:

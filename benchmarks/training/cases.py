@@ -31,9 +31,9 @@ MODEL_GROUPS = (COMPARED_MODELS, ("clae",), ("ae",), ("abp",), ("dlgm",))
 #: A multiple of every batch size, so that no minibatch is short.
 IMAGES = 5000
 
-#: The learning rate of all optimizers. A measurement makes as many steps as its time allows, on a GPU ten thousands. How long one takes
-#: does not depend on lr, but it must not diverge: Adam at the command line's 4e-3 can move a VAE's log σ, a sum of
-#: hidden_units terms, by several units at once, and σ = exp(log σ) overflowed after some 500 steps.
+#: The learning rate of all optimizers. A measurement makes as many steps as its time allows, on a GPU ten thousands.
+#: How long one takes does not depend on lr, but it may not diverge: Adam at the command line's 4e-3 can move a VAE's
+#: log σ, a sum of hidden_units terms, by several units at once, and σ = exp(log σ) overflowed after some 500 steps.
 LR = 1e-4
 
 #: Encoder and decoder together hold about five million parameters.

@@ -128,8 +128,7 @@ def test_named_stages_alone(tmp_path: Path) -> None:
 def test_a_failure_keeps_nothing_from_running(tmp_path: Path) -> None:
     outcome = run(tmp_path, behaviour="*'-m pytest'*) exit 3 ;;\n*benchmarks.training*) exit 1 ;;")
     assert outcome.status == 1
-    log = tmp_path / "results" / "gpu_tests.log"
-    assert outcome.stages["tests"] == f"FAILED: status 3, see {log}"
+    assert outcome.stages["tests"] == f"FAILED: status 3, see {tmp_path / 'results' / 'gpu_tests.log'}"
     assert outcome.stages["benchmarks"].startswith("FAILED: status 1")
     assert outcome.stages["experiments"] == outcome.stages["racecheck"] == "passed"
 
@@ -150,15 +149,20 @@ def test_out_of_time_is_no_failure(tmp_path: Path) -> None:
     assert any("benchmarks.training" in call for call in outcome.calls)
 
 
-def test_failure_beside_lack_of_time(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "benchmarks", behaviour="*benchmarks.speed*) exit 1 ;;", late="*benchmarks.training*")
+@pytest.mark.parametrize(
+    ("stage", "behaviour", "late", "told"),
+    [
+        ("benchmarks", "*benchmarks.speed*) exit 1 ;;", "*benchmarks.training*", "FAILED: status 1"),
+        ("tests", "*'-m pytest'*) kill -9 $$ ;;", "nothing", "FAILED: status 137"),
+        ("experiments", "*'experiment --list'*) exit 2 ;;", "nothing", "FAILED: status 2"),
+        ("experiments", "*'experiment dequantization'*) exit 4 ;;", "nothing", "FAILED: status 1"),
+    ],
+    ids=["beside lack of time", "killed by the system", "no list", "an experiment"],
+)
+def test_a_stage_that_failed(tmp_path: Path, stage: str, behaviour: str, late: str, told: str) -> None:
+    outcome = run(tmp_path, stage, behaviour=behaviour, late=late)
     assert outcome.status == 1
-    assert outcome.stages["benchmarks"].startswith("FAILED")
-
-
-def test_what_the_system_killed_failed(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "tests", behaviour="*'-m pytest'*) kill -9 $$ ;;")
-    assert outcome.stages["tests"].startswith("FAILED: status 137")
+    assert outcome.stages[stage].startswith(told)
 
 
 @pytest.mark.parametrize(("total", "largest"), [(None, 270), (40, 40)])

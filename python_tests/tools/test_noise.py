@@ -203,7 +203,7 @@ def test_dependent_magnitudes_are_caught() -> None:
 
 @pytest.mark.parametrize(("harmonic", "size"), [(4, 2e-3), (8, 1e-3), (32, 3e-4)])
 def test_uneven_angles_are_caught(harmonic: int, size: float) -> None:
-    """The angles are those of Box-Muller pairs; the harmonics leave the correlations of He_1 to He_3 as they are, or nearly."""
+    """The harmonics leave the correlations of He_1 to He_3 as they are, or nearly."""
 
     def turn(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         radius, angle = torch.hypot(x, y), torch.atan2(y, x)

@@ -59,7 +59,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of each is drawn. float64 and distant keys get a tenth: they have the words of float32 and of near keys."""
+    """How much is drawn. float64 and distant keys get a tenth: they have the words of float32 and of near keys."""
 
     single_batches: int
     double_batches: int

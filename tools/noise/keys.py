@@ -70,7 +70,7 @@ def flipped_bit(field: str, bit: int) -> Relation:
 
 
 def exchanged(larger: str, smaller: str) -> Relation:
-    """Pairs of keys with two values exchanged, each once: ``larger`` is the larger and may stand in the other's place."""
+    """Pairs of keys with two values exchanged, each once: ``larger`` is larger and may stand in the other's place."""
 
     def partner(key: NoiseKey) -> NoiseKey | None:
         values = getattr(key, larger), getattr(key, smaller)

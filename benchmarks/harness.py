@@ -106,7 +106,6 @@ def measure(
     cases: Sequence[Case],
     budget_s: float,
     facts: Results,
-    last: Callable[[Results], list[str]] = lambda results: [],
 ) -> None:
     """Measures all cases and saves the file after each; exits with what went wrong, if anything did.
 
@@ -116,15 +115,12 @@ def measure(
         cases: in the order of what is missed most, should the time run out.
         budget_s: seconds that each size of a case is measured for at least.
         facts: what the file says beside the figures.
-        last: adds to the results once all cases are measured; returns what went wrong.
     """
     device = torch.device(arguments.device)
     # What is described is what runs: a commit made meanwhile does not count.
     results = {"device": device.type, "quick": arguments.quick, **describe_run(device, arguments.origin), **facts}
     results |= {"rows": [], "ratios": [], "left_out": []}
     problems = measure_cases(cases, device, budget_s, arguments.deadline, results, lambda: save_json(path, results))
-    problems += last(results)
-    save_json(path, results)
     finish(results, problems)
     progress(f"{path}: written; python -m benchmarks.page --results {path.parent} makes the page of it")
 

@@ -56,8 +56,8 @@ pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being sl
 dynamics of their parameters are trained by `Adam(fused=True)`. All variants of a model run in alternation, LAE and VAE
 in one alternation."""
 
+TITLES = {names.MLP: "MLP, batch 100", names.CUDA_GRAPH: names.CUDA_GRAPH}
 ELEMENTS = {names.UPDATE: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
-KINDS_OF_NODE = ("kernels", "other_nodes")
 #: The share of `copy_`'s bandwidth is told of computations on more bytes than this: of less, caches may hold a part.
 BEYOND_CACHES = 2 * 10**8
 
@@ -190,7 +190,7 @@ def speed_page(all_results: Mapping[str, Results]) -> str:
 def device_section(device: str, results: Results) -> str:
     plot = f"![ns per parameter over the number of parameters](speed_{device}.png)"
     parts = [f"## {DEVICES[device]}", plot, PLOT, floors(results), READING, *left_out(results), families(results)]
-    return "\n\n".join([*parts, *graph_section(results)])
+    return "\n\n".join(parts)
 
 
 def left_out(results: Results) -> list[str]:
@@ -226,10 +226,12 @@ def families(results: Results) -> str:
 
 def family_section(results: Results, family: str) -> str:
     rows, ratios = ([row for row in results[name] if row["family"] == family] for name in ("rows", "ratios"))
-    parts = [f"### {family.capitalize().replace('Mlp', 'MLP')}"]
+    parts = [f"### {TITLES.get(family, family.capitalize())}"]
     if "ns_per_element" in rows[0]:
         element = ELEMENTS.get(family.partition(",")[0], "pixel")
         parts.append(pivot(f"ns per {element}; GB/s", rows, variant_and_bytes, time_and_bandwidth))
+    elif family == names.CUDA_GRAPH:
+        parts.append(pivot("µs a replay; kernels + other nodes", rows, variant, time_and_nodes))
     else:
         parts += [network_sizes(results, family), pivot("ms a step; images/s", rows, variant, time_and_rate)]
     if times := [ratio for ratio in ratios if ratio["numerator"] != names.COPY]:
@@ -253,6 +255,10 @@ def time_and_bandwidth(row: Row) -> str:
 
 def time_and_rate(row: Row) -> str:
     return f"{spread(row['seconds'], 1e3)}; {row['images_per_s']['median']:.0f}"
+
+
+def time_and_nodes(row: Row) -> str:
+    return f"{spread(row['seconds'], 1e6)}; {row['kernels_per_step']} + {row['other_nodes_per_step']}"
 
 
 def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:
@@ -288,21 +294,6 @@ def notes(rows: list[Row]) -> list[str]:
         if row.get("note") is not None:
             by_note.setdefault(f"{row['variant']}, {row['note']}", []).append(row["size"])
     return [f"{', '.join(models)}: {note}." for note, models in by_note.items()]
-
-
-def graph_section(results: Results) -> list[str]:
-    """What one step inside a CUDA graph launches; measured on CUDA alone."""
-    rows = results.get("cuda_graph_rows", [])
-    if not rows:
-        return []
-    body = [
-        [row["variant"], f"not captured: {row['error']}", "", ""]
-        if "error" in row
-        else [row["variant"], *(str(row[f"{kind}_per_step"]) for kind in KINDS_OF_NODE), spread(row["seconds"], 1e6)]
-        for row in rows
-    ]
-    table = markdown_table(["a step of 1e4 parameters in 32 tensors", "kernels", "other nodes", "µs a replay"], body)
-    return [f"### CUDA graph\n\n{table}"]
 
 
 # The plot.

@@ -65,9 +65,9 @@ def cuda(all_results: Mapping[str, Results]) -> str:
         ours, copy = (find(kernels["rows"], family=family, size=size, variant=name) for name in (variant, names.COPY))
         if ours is not None and copy is not None:
             rows.append([text, f"`{names.COPY}`: {number(copy['gb_per_s'])}", number(ours["gb_per_s"]), "GB/s"])
-    counts = {row["variant"]: row.get("kernels_per_step") for row in kernels.get("cuda_graph_rows", [])}
+    counts = {row["variant"]: row["kernels_per_step"] for row in kernels["rows"] if "kernels_per_step" in row}
     for ours, peer in ((names.PSGLD, names.ADAM), (names.SGLD, names.SGD)):
-        if counts.get(ours) is not None and counts.get(peer) is not None:
+        if ours in counts and peer in counts:
             rows.append([f"`{ours}` in a CUDA graph", f"`{peer}`: {counts[peer]}", str(counts[ours]), "kernels a step"])
     return "\n\n".join([*parts, *([markdown_table(["on the GPU", "peer", "ours", "unit"], rows)] if rows else [])])
 

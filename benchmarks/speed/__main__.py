@@ -6,7 +6,6 @@ python -m benchmarks.speed --out benchmarks/results [--device cpu|cuda] [--quick
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from .batches import (
     quantization_cases,
 )
 from .cases import SpeedCase
-from .cuda_graph import measure_graphs
+from .cuda_graph import GraphCase
 from .update import update_cases, update_dtype_cases
 
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
@@ -50,16 +49,11 @@ def main() -> None:
     bandwidth = copy_bandwidth(device, budget_s)
     progress(f"copy_: {bandwidth.median:.1f} GB/s")
 
-    def graphs(results: dict[str, Any]) -> list[str]:
-        """Last: a capture that fails may leave the device unusable."""
-        if device.type != "cuda":
-            return []
-        results["cuda_graph_rows"], wrong = measure_graphs(device, budget_s, progress)
-        return [f"CUDA graph: {name}: replays differ from steps" for name in wrong]
-
+    # The graphs last: a capture that fails may leave the device unusable.
+    graphs = [GraphCase(device)] if device.type == "cuda" else []
+    cases = [*all_cases(device, arguments.quick), *graphs]
     facts = {"copy_bandwidth_gb_per_s": asdict(bandwidth)}
-    cases = all_cases(device, arguments.quick)
-    measure(arguments.out / f"{device.type}.json", arguments, cases, budget_s, facts, graphs)
+    measure(arguments.out / f"{device.type}.json", arguments, cases, budget_s, facts)
 
 
 if __name__ == "__main__":

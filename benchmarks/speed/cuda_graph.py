@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..measurement import Quantiles, measure_alternating
-from ..names import ADAM, IN_TENSORS, PSGLD, SGD, SGLD
+from ..harness import Case, Key
+from ..measurement import Run, Samples
+from ..names import ADAM, CUDA_GRAPH, IN_TENSORS, PSGLD, SGD, SGLD
 from .update import IN_TENSORS_NUMELS, LR, UpdateInputs, psgld, sgld
 
 #: Torch asks for some before a capture: lazy initialization is not part of the graph.
@@ -24,8 +24,6 @@ CHECKED_REPLAYS = 2
 #: CUgraphNodeType of kernels, in cuda.h.
 KERNEL_NODE = 0
 
-COMMON = {"family": "CUDA graph", "size": IN_TENSORS, "elements": sum(IN_TENSORS_NUMELS)}
-
 OPTIMIZERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
     PSGLD: partial(psgld, capturable=True),
     SGLD: partial(sgld, capturable=True),
@@ -34,61 +32,38 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
 }
 
 
-@dataclass(frozen=True)
-class CapturedStep:
-    """A graph, the owner of the memory that its replays read and write, and how many nodes it has."""
+class GraphCase(Case):
+    """Replays of a captured step of each optimizer."""
 
-    graph: torch.cuda.CUDAGraph
-    optimizer: Optimizer
-    nodes: dict[str, int]
+    family, sizes = CUDA_GRAPH, (IN_TENSORS,)
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.nodes: dict[str, dict[str, int]] = {}
+        self.owners: list[Optimizer] = []  # of the memory that replays read and write
 
-def measure_graphs(
-    device: torch.device, budget_s: float, progress: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each optimizer, and the names of those whose graph did something else than their steps."""
-    captured: dict[str, CapturedStep] = {}
-    rows: list[dict[str, Any]] = []
-    wrong = []
-    for name, make in OPTIMIZERS.items():
-        try:
-            captured[name] = checked_capture(make, device)
-        except Exception as error:
-            # An optimizer may refuse. The message may name paths of this machine: it goes to the screen alone.
-            rows.append({**COMMON, "variant": name, "error": type(error).__name__})
-            progress(f"CUDA graph: {name}: {error}")
-            if isinstance(error, AssertionError):
-                wrong.append(name)
-    return rows + measured_rows(captured, device, budget_s), wrong
+    def preparations(self) -> Mapping[Key, Callable[[], Run]]:
+        return {(IN_TENSORS, name): partial(self.prepare, name) for name in OPTIMIZERS}
 
+    def prepare(self, name: str) -> Run:
+        """The replay, which was found to go on where the steps before it ended, with fresh noise."""
+        inputs, expected = (UpdateInputs(IN_TENSORS_NUMELS, self.device) for _ in range(2))
+        optimizer, eager = (OPTIMIZERS[name](each.params) for each in (inputs, expected))
+        graph = capture(optimizer.step)
+        for _ in range(CHECKED_REPLAYS):
+            graph.replay()
+        for _ in range(WARM_UP_STEPS + CHECKED_REPLAYS):
+            eager.step()
+        torch.testing.assert_close(inputs.params, expected.params, rtol=1e-5, atol=1e-7)
+        self.nodes[name] = count_nodes(graph)
+        self.owners.append(optimizer)
+        return graph.replay
 
-def measured_rows(captured: Mapping[str, CapturedStep], device: torch.device, budget_s: float) -> list[dict[str, Any]]:
-    runs = {name: step.graph.replay for name, step in captured.items()}
-    samples, failures = measure_alternating(runs, device, budget_s)
-    measured = [
-        {
-            **COMMON,
-            "variant": name,
-            **captured[name].nodes,
-            "seconds": asdict(Quantiles.of(sample.seconds)),
-            "rounds": len(sample.seconds),
-        }
-        for name, sample in samples.items()
-    ]
-    return measured + [{**COMMON, "variant": name, "error": type(error).__name__} for name, error in failures.items()]
+    def row(self, key: Key, samples: Samples) -> dict[str, Any]:
+        return {"elements": sum(IN_TENSORS_NUMELS), **self.nodes[key[1]]}
 
-
-def checked_capture(make: Callable[[list[Tensor]], Optimizer], device: torch.device) -> CapturedStep:
-    """One step, whose replays were found to go on where the steps before it ended, with fresh noise."""
-    inputs, expected = UpdateInputs(IN_TENSORS_NUMELS, device), UpdateInputs(IN_TENSORS_NUMELS, device)
-    optimizer, eager = make(inputs.params), make(expected.params)
-    graph = capture(optimizer.step)
-    for _ in range(CHECKED_REPLAYS):
-        graph.replay()
-    for _ in range(WARM_UP_STEPS + CHECKED_REPLAYS):
-        eager.step()
-    torch.testing.assert_close(inputs.params, expected.params, rtol=1e-5, atol=1e-7)
-    return CapturedStep(graph, optimizer, count_nodes(graph))
+    def ratios(self) -> list[tuple[Key, Key]]:
+        return [((IN_TENSORS, ours), (IN_TENSORS, peer)) for ours, peer in ((PSGLD, ADAM), (SGLD, SGD))]
 
 
 def capture(step: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -112,14 +87,12 @@ def count_nodes(graph: torch.cuda.CUDAGraph) -> dict[str, int]:
     call(driver.cuGraphGetNodes, handle, None, ctypes.byref(count))
     nodes = (ctypes.c_void_p * count.value)()
     call(driver.cuGraphGetNodes, handle, nodes, ctypes.byref(count))
-    kinds = Counter(kind_of_node(driver, node) for node in nodes)
+    kinds: Counter[int] = Counter()
+    for node in nodes:
+        kind = ctypes.c_int()
+        call(driver.cuGraphNodeGetType, ctypes.c_void_p(node), ctypes.byref(kind))
+        kinds[kind.value] += 1
     return {"kernels_per_step": kinds[KERNEL_NODE], "other_nodes_per_step": kinds.total() - kinds[KERNEL_NODE]}
-
-
-def kind_of_node(driver: ctypes.CDLL, node: int | None) -> int:
-    kind = ctypes.c_int()
-    call(driver.cuGraphNodeGetType, ctypes.c_void_p(node), ctypes.byref(kind))
-    return kind.value
 
 
 def call(function: Callable[..., int], *arguments: Any) -> None:

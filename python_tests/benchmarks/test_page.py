@@ -33,7 +33,7 @@ def test_page_of_both_devices() -> None:
     training = {"training_cpu": training_results(), "training_cuda": training_results(gpu=True)}
     text = speed_page({"cpu": cpu_results(), "cuda": cuda_results(), **training})
     assert "| memory: 20 bytes at 40 GB/s | 0.5 |" in text
-    assert "| ald_ext.SGLD | not captured: ValueError |  |  |" in text
+    assert "| ald_ext.PSGLD | 5 (4 to 6.25); 1 + 0 |" in text
     assert "NVIDIA H100, driver 580.1 (A CPU, 2 cores" in text
     assert "commit 0123456789ab. From an afternoon on a lent machine." in text
     assert "`copy_` of a large buffer: 4000 GB/s" in text

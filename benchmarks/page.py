@@ -67,7 +67,7 @@ PEERS = (
     ("`torch._foreach`", names.FOREACH, None, None, names.FOREACH_STEP),
     ("PyTorch that allocates nothing", names.IN_PLACE, None, None, names.IN_PLACE_STEP),
     ("`torch.compile`", names.COMPILED, names.COMPILED, names.COMPILED + names.TWO_LOGS, names.COMPILED),
-    ("`Adam(fused=True)`", names.ADAM, None, None, names.OUR_VAE_STEP),
+    ("`Adam(fused=True)` (of training: a VAE)", names.ADAM, None, None, names.OUR_VAE_STEP),
 )
 #: Columns of the overview: title, beginning of the file's name, family, size, ours, and its peers' place in PEERS.
 COLUMNS = (

@@ -28,10 +28,17 @@ QUOTED_RESULTS = (
     ("anomaly-detection", "mnist/lae/auprc_normal", "MNIST, AUPRC of an LAE's scores (higher is better)"),
     ("anomaly-detection", "mnist/vae/auprc_normal", "the same of a VAE's"),
     ("anomaly-detection", "mnist/ae/auprc_normal", "the same of an autoencoder's"),
+    ("anomaly-detection", "mnist/ae/auprc_normal_aggregated", "and with a prior refitted as the LAE's is"),
     ("bivariate-gaussian", "ald_mean_mse", "bivariate Gaussian, squared error of ALD's mean (lower is better)"),
     ("univariate-gaussian", "sgald_variance_ratio_median", "univariate Gaussian, SGALD's variance over the exact one"),
     ("neural-likelihood", "ald_total_variation", "neural likelihood, total variation of ALD (lower is better)"),
 )
+
+#: What is told of the conditions of an experiment, beside the number of seeds: text with names of settings.
+CONDITIONS = {
+    "image-generation": "convolutional, width {width}, ",
+    "anomaly-detection": "MLP, {epochs} epochs, settings chosen on test labels, ",
+}
 
 #: What the README quotes of a GPU's bandwidths, beside that of `copy_`: family, size, variant, and what it is.
 QUOTED_BANDWIDTHS = (
@@ -88,9 +95,8 @@ def results() -> str:
 
 def conditions(source: PaperResults, seeds: int) -> str:
     """The settings that matter most to a figure."""
-    known = {"width": "width {}", "epochs": "{} epochs"}
-    told = [text.format(source.settings[name]) for name, text in known.items() if source.settings.get(name) is not None]
-    return ", ".join([*told, f"{seeds} seed{'s' * (seeds > 1)}"])
+    told = CONDITIONS.get(source.experiment, "").format(**source.settings)
+    return f"{told}{seeds} seed{'s' * (seeds > 1)}"
 
 
 def demo() -> str:

@@ -23,7 +23,7 @@ def test_overview_tells_times_over_ours() -> None:
     """Also where the file has ours over the other, whose quantiles change places."""
     table = overview({"cpu": cpu_results(), "training_cpu": training_results()}, "cpu", spread)
     assert table.splitlines()[0] == "| time over ours | update, 1e7 | training an LAE, MLP of 5M parameters |"
-    assert line_of(table, "`Adam(fused=True)`") == ["0.8 (0.64 to 1)", "1.25 (1 to 1.56)"]
+    assert line_of(table, "`Adam(fused=True)` (of training: a VAE)") == ["0.8 (0.64 to 1)", "1.25 (1 to 1.56)"]
     assert line_of(table, "PyTorch that allocates nothing")[0] == "12 (9.6 to 15)"
     assert line_of(table, "`torch._foreach`") == ["", "2 (1.6 to 2.5)"]
     assert overview({"cpu": cpu_results()}, "cuda", spread) == ""

@@ -168,7 +168,7 @@ class Matrix:
             cuda = ["--cuda"] if result["cuda"] and torch == cell.torch else []
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
-            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts="]
+            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib"]
             command += ["-m", DESELECTED[cell.compiles and torch == cell.torch]]
             command += [] if cell.compiles else ["-k", f"not {COMPILED}"]
             command += ["-p", "no:cacheprovider", "--durations=15", f"--junitxml={report}"]

@@ -90,7 +90,8 @@ lint: $(VENV)/built
 	$(BIN)/python -m tools.matrix --check
 
 ## Build and test with every Python here (PYTHON_VERSIONS="3.11 3.12") and every torch (TORCH="2.11 newest"), an hour or
-## two on two cores: docs/compatibility.md. PYTHONS names interpreters that are not on PATH.
+## two on two cores: docs/compatibility.md. PYTHONS names interpreters that are not on PATH. What it downloads, up to
+## 5 GB for each torch of a Python, is deleted at the end; OPTIONS="--keep" leaves it, OPTIONS="--cpu-index URL" needs less.
 JOBS ?= 2
 matrix: $(VENV)/release
 	$(BIN)/python -m tools.matrix --torch '$(TORCH)' --python '$(PYTHON_VERSIONS)' --jobs $(JOBS) $(OPTIONS)

@@ -23,7 +23,7 @@ models: $(VENV)/built
 	    cp runs/models/$$model/*.json runs/models/$$model/*.png docs/models/$$model/ || exit 1; \
 	done
 	$(BIN)/python benchmarks/models_page.py
-	$(BIN)/python -m tools.readme_tables
+	$(BIN)/python benchmarks/readme_figures.py
 
 ## The paper's toy experiments, at our settings and at the paper's, about half an hour; writes docs/experiments.
 experiments: $(VENV)/built
@@ -35,7 +35,7 @@ experiments: $(VENV)/built
 	done
 	$(BIN)/ald-ext experiment univariate-gaussian --preset all-layers --out docs/experiments/univariate-gaussian/all-layers
 	$(BIN)/python benchmarks/experiments_page.py
-	$(BIN)/python -m tools.readme_tables
+	$(BIN)/python benchmarks/readme_figures.py
 
 ## The paper's experiments on images, hours on two cores, and their report docs/results.md. DATA_ROOT holds torchvision's
 ## files (DOWNLOAD=1 fetches what is missing), OPTIONS such as "--datasets mnist --width 64 --seeds 3" go to every command.

@@ -68,35 +68,37 @@ native-test: $(VENV)/built
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure --parallel 2
 
-## Measure every variant on this machine, about a quarter of an hour, and write the page benchmarks/results/README.md.
+## Measure every variant on this machine, about a quarter of an hour, and write the page docs/results/speed.md.
 bench: $(VENV)/built
-	$(BIN)/python benchmarks/run.py --out benchmarks/results
-	$(BIN)/python benchmarks/training.py --out benchmarks/results
-	$(BIN)/python benchmarks/readme_figures.py
+	$(BIN)/python -m benchmarks.speed --out benchmarks/results
+	$(BIN)/python -m benchmarks.training --out benchmarks/results
+	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m tools.readme_tables
 
-## Test the distribution and independence of 1e9 normals, five minutes on one core: benchmarks/results/noise.*.
+## Test the distribution and independence of 1e9 normals, five minutes on one core: docs/results/noise.md.
 noise-check: $(VENV)/built
-	$(BIN)/python benchmarks/noise_quality.py --out benchmarks/results
+	$(BIN)/python -m tools.noise
 
 ## Build, test and measure on a CUDA machine, in the Python of PYTHON and without a network; STAGES names some stages.
 gpu-check:
-	PYTHON=$(PYTHON) benchmarks/gpu_check.sh $(STAGES)
+	PYTHON=$(PYTHON) tools/gpu_check.sh $(STAGES)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*/*.h csrc/*/*.cpp csrc/*/*.cu
 	$(BIN)/mypy
-	$(BIN)/python benchmarks/readme_figures.py --check
-	$(BIN)/python benchmarks/results_page.py --check
+	$(BIN)/python -m tools.readme_tables --check
+	$(BIN)/python -m benchmarks.page --check
 	$(MAKE) pages CHECK=--check
-	$(BIN)/python tools/matrix.py --check
+	$(BIN)/python -m tools.matrix --check
 
 ## Build and test with every Python here (PYTHON_VERSIONS="3.11 3.12") and every torch (TORCH="2.11 newest"), an hour or
-## two on two cores: docs/compatibility.md. PYTHONS names interpreters that are not on PATH.
+## two on two cores: docs/compatibility.md. PYTHONS names interpreters that are not on PATH. What it downloads, up to
+## 5 GB for each torch of a Python, is deleted at the end; OPTIONS="--keep" leaves it, OPTIONS="--cpu-index URL" needs less.
 JOBS ?= 2
 matrix: $(VENV)/release
-	$(BIN)/python tools/matrix.py --torch '$(TORCH)' --python '$(PYTHON_VERSIONS)' --jobs $(JOBS) $(OPTIONS)
+	$(BIN)/python -m tools.matrix --torch '$(TORCH)' --python '$(PYTHON_VERSIONS)' --jobs $(JOBS) $(OPTIONS)
 
 ## Renew constraints.txt, and run all tests with it. torch is a release before the newest, which the matrix tests.
 PINNED := torch==2.14.1 torchvision==0.29.1
@@ -108,11 +110,11 @@ constraints: $(VENV)/release
 
 ## Build the source distribution, and try it: unpacked elsewhere, installed in isolation, imported. Leaves it in dist.
 sdist: $(VENV)/release
-	$(BIN)/python tools/distribution.py sdist
+	$(BIN)/python -m tools.distribution sdist
 
 ## Build wheels for every Python here, with CUDA too where nvcc is, and try each without a compiler. Leaves them in dist.
 wheels: $(VENV)/release
-	$(BIN)/python tools/distribution.py wheels
+	$(BIN)/python -m tools.distribution wheels
 
 clean:
 	rm -rf .venv .venv-latest build dist runs ald_ext/*.so

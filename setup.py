@@ -1,8 +1,9 @@
 """Builds ald_ext._C, and ald_ext._C_cuda wherever nvcc is found, by driving CMakeLists.txt with Ninja.
 
 ALD_EXT_CUDA=0 leaves the CUDA module out, ALD_EXT_CUDA=1 demands it. TORCH_CUDA_ARCH_LIST names the architectures, as
-for torch's own extensions ("9.0", "8.0;9.0+PTX"); the default is the visible GPUs', or a portable list. MAX_JOBS bounds
-the compilers that run at once. What was built is loaded and tried in a process of its own before it is installed.
+for torch's own extensions ("9.0", "8.0;9.0+PTX", "Hopper"); the default is the visible GPUs', or a portable list.
+MAX_JOBS bounds the compilers that run at once. What was built is loaded and tried in a process of its own before it is
+installed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,22 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
 OLDEST_SETUPTOOLS = 77
 PORTABLE_CUDA_ARCHITECTURES = "7.5;8.0;9.0+PTX"
+#: Names that TORCH_CUDA_ARCH_LIST may have, as torch's own extensions read them (torch.utils.cpp_extension).
+NAMED_CUDA_ARCHITECTURES = {
+    "Maxwell": "5.0;5.2+PTX",
+    "Maxwell+Tegra": "5.3",
+    "Pascal": "6.0;6.1+PTX",
+    "Volta": "7.0+PTX",
+    "Volta+Tegra": "7.2",
+    "Turing": "7.5+PTX",
+    "Ampere": "8.0;8.6+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0;10.3;12.0;12.1+PTX",
+    "Blackwell+Tegra": "11.0",
+    "Rubin": "10.7+PTX",
+}
 
 
 def require_setuptools() -> None:
@@ -93,17 +110,22 @@ def find_nvcc() -> str | None:
 def cuda_architectures(torch, nvcc: str) -> str:
     """CMake's list for TORCH_CUDA_ARCH_LIST: "8.0;9.0+PTX" becomes 80-real;90-real;90-virtual."""
     names, source = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ,;"), "TORCH_CUDA_ARCH_LIST has"
+    names = "" if names == "native" else names
     if not names and torch.cuda.is_available():
         capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
         names, source = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities)), "the visible GPUs have"
     elif not names:
         names, source = PORTABLE_CUDA_ARCHITECTURES, "the default list has"
     known = nvcc_architectures(nvcc)
+    names = ";".join(NAMED_CUDA_ARCHITECTURES.get(name, name) for name in re.split(r"[;,\s]+", names))
     architectures, unknown = [], []
-    for name in re.split(r"[;,\s]+", names):
+    for name in names.split(";"):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
         if match is None:
-            sys.exit(f"ald_ext: TORCH_CUDA_ARCH_LIST has {name!r}, expected numbers like 8.0 or 9.0+PTX")
+            sys.exit(
+                f"ald_ext: TORCH_CUDA_ARCH_LIST has {name!r}, expected numbers like 8.0, 9.0a or 9.0+PTX, or names: "
+                f"{', '.join(NAMED_CUDA_ARCHITECTURES)}"
+            )
         major, minor, variant, ptx = match.groups()
         if known and (int(major), int(minor)) not in known:
             unknown.append(f"{major}.{minor}")
@@ -114,7 +136,7 @@ def cuda_architectures(torch, nvcc: str) -> str:
             f"{', '.join(f'{major}.{minor}' for major, minor in sorted(known))}. Name only these in "
             "TORCH_CUDA_ARCH_LIST, name another CUDA toolkit in CUDA_HOME, or build for the CPU: ALD_EXT_CUDA=0"
         )
-    return ";".join(architectures)
+    return ";".join(dict.fromkeys(architectures))
 
 
 def nvcc_architectures(nvcc: str) -> set[tuple[int, int]]:

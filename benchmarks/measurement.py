@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from variants import Run
 
-from ald_ext._extension import cuda_module
+Run = Callable[[], Any]
+Key = TypeVar("Key", bound=Hashable)
 
-#: A sample is so many calls in a row that it takes about as long, so that the clock's grain and its reading vanish.
+#: A sample is as many calls in a row as take about this long, so that reading the clock costs nothing beside them.
 SAMPLE_SECONDS = 2e-3
 MIN_ROUNDS = 15
-#: Of a copied buffer: far larger than any cache.
+#: The size of a copied buffer, far larger than any cache.
 COPY_BYTES = 2**29
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds a call, one figure a round."""
+    """Seconds per call, one figure for each round, and the calls of a sample."""
 
     calls: int
     seconds: list[float]
@@ -42,14 +43,8 @@ class Quantiles:
         return Quantiles(statistics.median(values), p20, p80)
 
 
-def usable_devices() -> list[torch.device]:
-    """The devices that have compiled kernels and are there."""
-    names = ["cpu", "cuda"] if cuda_module is not None and torch.cuda.is_available() else ["cpu"]
-    return [torch.device(name) for name in names]
-
-
 def seconds_per_call(run: Run, calls: int, device: torch.device) -> float:
-    """Mean over calls in a row, to the end of the last one's work."""
+    """The mean over calls in a row, to the end of the last one's work."""
     if device.type == "cuda":
         # Events, as launches return before the work is done. Waiting for the launching CPU counts, as it does in use.
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -73,16 +68,16 @@ def calls_of_a_sample(run: Run, device: torch.device) -> int:
 
 
 def measure_alternating(
-    runs: Mapping[str, Run], device: torch.device, budget_s: float
-) -> tuple[dict[str, Samples], dict[str, Exception]]:
-    """Rounds of one sample a variant, until there are MIN_ROUNDS and ``budget_s`` seconds are over.
+    runs: Mapping[Key, Run], device: torch.device, budget_s: float
+) -> tuple[dict[Key, Samples], dict[Key, Exception]]:
+    """Rounds of one sample for each variant, until there are MIN_ROUNDS and ``budget_s`` seconds are over.
 
     Whatever else the machine does then meets all variants alike, and two samples of one round can be compared. The
     order rotates, so that no variant always follows the same one's caches and heat. A variant that raises is left out
     from then on, and its samples too; its error is returned.
     """
-    samples: dict[str, Samples] = {}
-    failures: dict[str, Exception] = {}
+    samples: dict[Key, Samples] = {}
+    failures: dict[Key, Exception] = {}
     for name, run in runs.items():
         try:
             samples[name] = Samples(calls_of_a_sample(run, device), [])

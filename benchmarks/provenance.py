@@ -16,11 +16,19 @@ from ald_ext._extension import cpu_module, cuda_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: What is measured and what measures; changes elsewhere do not make a commit "dirty".
-MEASURED_PATHS = ("ald_ext", "csrc", "benchmarks", "setup.py", "CMakeLists.txt", ":(exclude)benchmarks/results")
+MEASURED_PATHS = (
+    "ald_ext",
+    "csrc",
+    "benchmarks",
+    "tools/noise",
+    "setup.py",
+    "CMakeLists.txt",
+    ":(exclude)benchmarks/results",
+)
 
 
 def describe_run(device: torch.device, origin: str) -> dict[str, Any]:
-    """Of what runs now: a commit made meanwhile does not count. ``origin`` tells where the figures come from."""
+    """What runs now, and where; ``origin`` tells where the figures come from."""
     return {
         "origin": origin,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

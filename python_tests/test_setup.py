@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import setuptools
-import torch
 from patience import PATIENCE
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
@@ -62,14 +61,6 @@ def assert_refused(result: subprocess.CompletedProcess[str], message: str, folde
 )
 def test_a_build_that_cannot_be_says_why_and_what_to_do(tmp_path, fake_torch, environment, message):
     assert_refused(build(tmp_path, fake_torch, **environment), message, tmp_path)
-
-
-@pytest.mark.skipif(
-    shutil.which("nvcc") is None or torch.version.cuda is None, reason="needs nvcc and a CUDA build of torch"
-)
-def test_unknown_architectures_are_refused(tmp_path):
-    result = build(tmp_path, ALD_EXT_CUDA="1", TORCH_CUDA_ARCH_LIST="Hopper")
-    assert_refused(result, "TORCH_CUDA_ARCH_LIST has 'Hopper', expected numbers like 8.0 or 9.0+PTX", tmp_path)
 
 
 @pytest.mark.skipif(Path("/usr/local/cuda/bin/nvcc").exists(), reason="setup.py finds the nvcc of /usr/local/cuda")
@@ -129,6 +120,41 @@ def refusal_of(function: Callable[..., object], *arguments: object) -> str:
     with pytest.raises(SystemExit) as refusal:
         function(*arguments)
     return str(refusal.value)
+
+
+def torch_that_sees(*capabilities: tuple[int, int]) -> SimpleNamespace:
+    cuda = SimpleNamespace(
+        is_available=lambda: bool(capabilities),
+        device_count=lambda: len(capabilities),
+        get_device_capability=lambda device: capabilities[device],
+    )
+    return SimpleNamespace(cuda=cuda)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("9.0", "90-real"),
+        ("8.0;9.0+PTX", "80-real;90-real;90-virtual"),
+        ("9.0a 10.0f", "90a-real;100f-real"),
+        ("Hopper", "90-real;90-virtual"),
+        ("Ampere, Ampere+Tegra", "80-real;86-real;86-virtual;87-real"),
+        ("Hopper;9.0", "90-real;90-virtual"),
+        ("native", "61-real;90-real"),
+        ("", "61-real;90-real"),
+    ],
+)
+def test_architectures_are_read_as_torch_reads_them(functions, monkeypatch, asked, expected):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
+    monkeypatch.setitem(functions.cuda_architectures.__globals__, "nvcc_architectures", lambda nvcc: set())
+    assert functions.cuda_architectures(torch_that_sees((9, 0), (6, 1), (9, 0)), "nvcc") == expected
+
+
+def test_unknown_architectures_are_refused(functions, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0 Grace")
+    monkeypatch.setitem(functions.cuda_architectures.__globals__, "nvcc_architectures", lambda nvcc: set())
+    message = refusal_of(functions.cuda_architectures, torch_that_sees(), "nvcc")
+    assert "TORCH_CUDA_ARCH_LIST has 'Grace', expected numbers like 8.0, 9.0a or 9.0+PTX, or names: Maxwell" in message
 
 
 def test_an_old_setuptools_is_refused(functions, monkeypatch):

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from environments import (
+from .environments import (
     BUILD_REQUIREMENTS,
     ROOT,
     StepFailedError,
@@ -35,7 +35,7 @@ from environments import (
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "distribution"
 LARGEST_SDIST = 1_000_000
-#: Of torch, which brings them. libtorch_cuda brings CUDA's own; our CUDA runtime is inside the module.
+#: Libraries that torch brings. libtorch_cuda brings CUDA's own; our CUDA runtime is inside the module.
 TORCHS_LIBRARIES = ("libtorch*.so", "libc10*.so", "libcudart.so*", "libcuda.so*")
 
 
@@ -80,15 +80,8 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
         # A local version tells the two apart: both can be asked for by name, as torch's can.
         (source / "setup.cfg").write_text(f"[egg_info]\ntag_build = +cu{cuda.replace('.', '')}\n")
     built = build_wheel(python, source, environment / "built", logs / "build.log", ALD_EXT_CUDA="1" if cuda else "0")
-    auditwheel = [
-        sys.executable,
-        "-m",
-        "auditwheel",
-        "repair",
-        "--wheel-dir",
-        str(environment / "repaired"),
-        str(built),
-    ]
+    auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair", built]
+    auditwheel += ["--wheel-dir", environment / "repaired"]
     auditwheel += [word for library in TORCHS_LIBRARIES for word in ("--exclude", library)]
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run("repairing the wheel", auditwheel, logs / "repair.log", PATH=tools)
@@ -101,7 +94,7 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
 
 
 def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda: str | None) -> None:
-    """In a fresh environment with the torch of constraints.txt, and no compiler on PATH."""
+    """Installs it in a fresh environment with the torch of constraints.txt and no compiler on PATH, and tries it."""
     torch = re.search(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert torch is not None
     python = make_environment(environment, interpreter, f"torch=={torch.group(1)}", log=logs / "fresh.log")

@@ -124,7 +124,7 @@ def build_wheel(python: Path, source: Path, folder: Path, log: Path, **environme
 
 
 def find_nvcc() -> str | None:
-    """What setup.py would find."""
+    """The nvcc that setup.py would find."""
     if os.environ.get("ALD_EXT_CUDA") == "0":
         return None
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
@@ -133,7 +133,7 @@ def find_nvcc() -> str | None:
 
 
 def nvcc_version() -> str | None:
-    """Such as 13.0, or None without nvcc."""
+    """The version, such as 13.0, or None without nvcc."""
     nvcc = find_nvcc()
     if nvcc is None:
         return None

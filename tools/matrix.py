@@ -4,6 +4,9 @@ Each cell is a virtual environment of its own, in which the unpacked source dist
 noise and optimizers run. What was built against the oldest and the newest torch also runs under every other torch of
 that Python. Results go into a JSON file, cell by cell, and into the page made of it; a cell that passed is not done
 again while sources, versions and tests are the same. One that fails does not stop the others; the exit code is then 1.
+
+A cell's environment is deleted as soon as it was tested, and all that was downloaded and built at the end (--keep
+leaves it, which spares the next run). Logs stay where a cell failed.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from environments import (
+from .environments import (
     BUILD_REQUIREMENTS,
     PYTHONS,
     ROOT,
@@ -33,6 +36,7 @@ from environments import (
     build_sdist,
     build_wheel,
     find_pythons,
+    find_uv,
     install,
     make_environment,
     nvcc_version,
@@ -42,31 +46,23 @@ from environments import (
 )
 
 TEST_REQUIREMENTS = ("pytest", "hypothesis", "expecttest")
-TESTS = [
-    "test_build",
-    "ops/test_noise",
-    "ops/test_dequantization",
-    "ops/test_errors",
-    "ops/test_fallback",
-    "ops/test_latent",
-    "ops/test_likelihood",
-    "ops/test_registration",
-    "ops/test_rounding",
-    "ops/test_sghmc",
-    "ops/test_steps",
-    "optim/test_errors",
-    "optim/test_interface",
-    "optim/test_schedulers",
-    "optim/test_sghmc",
-    "optim/test_state",
-    "optim/test_trajectories",
-]
+PYTHON_TESTS = ROOT / "python_tests"
 COMPILE_TESTS = ["optim/test_compile"]
+#: What is not a cell's to find out: whether the reference and the optimizers sample what they claim.
+LEFT_OUT = {"ops/test_reference", "optim/test_database", "optim/test_stationary", *COMPILE_TESTS}
+TESTS = ["test_build"] + [
+    name
+    for folder in ("ops", "optim")
+    for path in sorted((PYTHON_TESTS / folder).glob("test_*.py"))
+    if (name := f"{folder}/{path.stem}") not in LEFT_OUT
+]
 ABI_TESTS = ["ops/test_errors", "ops/test_likelihood", "ops/test_steps"]
 #: Tests of torch.compile, which take longest, by their names; left out where COMPILE_TESTS are.
 COMPILED = "compiled"
-#: By marks: tests that take long, and outside the cells of the compile tests those that start processes.
+#: What is left out by its marks: what takes long, and outside the cells of the compile tests what starts processes.
 DESELECTED = {True: "not exhaustive", False: "not exhaustive and not processes"}
+#: Gigabytes of a torch release with the libraries that it brings, and of one for the CPU alone.
+TORCH_GB, CPU_TORCH_GB = 5, 1
 #: What a cell's result depends on.
 SOURCES = ("ald_ext", "csrc", "python_tests", "setup.py", "CMakeLists.txt", "pyproject.toml", "MANIFEST.in")
 
@@ -100,8 +96,8 @@ class Cell:
 class Matrix:
     """Makes cells, and keeps their results in a file."""
 
-    def __init__(self, results: Path, work: Path, pythons: dict[str, str]) -> None:
-        self.results_path, self.work, self.pythons = results, work, pythons
+    def __init__(self, results: Path, work: Path, pythons: dict[str, str], cpu_index: str | None = None) -> None:
+        self.results_path, self.work, self.pythons, self.cpu_index = results, work, pythons, cpu_index
         self.results: dict[str, Result] = json.loads(results.read_text()) if results.is_file() else {}
         self.sources = hash_of_sources()
         self.lock = threading.Lock()
@@ -119,15 +115,11 @@ class Matrix:
 
     def is_done(self, cell: Cell) -> bool:
         result = self.results.get(cell.key, {})
-        return (
-            result.get("sources") == self.sources
-            and result["torch"] == cell.torch
-            and "failure" not in result
-            and (result["cuda"] is not None or not cell.cuda)
-            and all(
-                set(tests) <= set(result["runs"].get(name, {}).get("files", [])) for name, tests in cell.tests().items()
-            )
-        )
+        if result.get("sources") != self.sources or result["torch"] != cell.torch or "failure" in result:
+            return False
+        ran = {torch: set(run["files"]) for torch, run in result["runs"].items()}
+        tested = all(set(files) <= ran.get(torch, set()) for torch, files in cell.tests().items())
+        return tested and (result["cuda"] is not None or not cell.cuda)
 
     def folder(self, cell: Cell) -> Path:
         return self.work / f"{cell.python}-{cell.torch}"
@@ -141,7 +133,8 @@ class Matrix:
         folder, log = self.folder(cell), self.work / "logs" / f"{cell.python}-{cell.torch}"
         say(f"{cell.name}: making the environment")
         began = time.monotonic()
-        packages = (f"torch=={cell.torch}", *BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
+        index = [f"--index={self.cpu_index}"] if self.cpu_index and not cell.cuda else []
+        packages = (f"torch=={cell.torch}", *index, *BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
         python = make_environment(folder, self.pythons[cell.python], *packages, log=log / "environment.log")
         prepared = time.monotonic()
         if self.wheel(cell.python, cell.torch) is None:
@@ -175,21 +168,16 @@ class Matrix:
             cuda = ["--cuda"] if result["cuda"] and torch == cell.torch else []
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
-            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts="]
+            command: list[str | Path] = [python, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib"]
             command += ["-m", DESELECTED[cell.compiles and torch == cell.torch]]
             command += [] if cell.compiles else ["-k", f"not {COMPILED}"]
             command += ["-p", "no:cacheprovider", "--durations=15", f"--junitxml={report}"]
-            command += [f"python_tests/{file}.py" for file in files if (tests / f"python_tests/{file}.py").is_file()]
+            command += [f"python_tests/{file}.py" for file in files]
             run(f"tests of what was built against {torch}", command, log / f"tests-{torch}.log", cwd=tests)
             counts = ElementTree.parse(report).getroot().find("testsuite").attrib  # type: ignore[union-attr]
-            passed = int(counts["tests"]) - int(counts["skipped"])
+            ran, skipped = int(counts["tests"]), int(counts["skipped"])
             seconds = round(time.monotonic() - began, 1)
-            result["runs"][torch] = {
-                "passed": passed,
-                "skipped": int(counts["skipped"]),
-                "seconds": seconds,
-                "files": files,
-            }
+            result["runs"][torch] = {"passed": ran - skipped, "skipped": skipped, "seconds": seconds, "files": files}
         result["versions"] = versions(python)
 
     def do(self, cell: Cell, made: Result | StepFailedError | None = None) -> bool:
@@ -232,6 +220,25 @@ class Matrix:
     def missing(self, cell: Cell, needed: set[str]) -> bool:
         return cell.torch in needed and self.wheel(cell.python, cell.torch) is None
 
+    def clean(self, passed: bool) -> None:
+        """Deletes what was downloaded and built, and the logs unless they tell of a failure."""
+        for name in ("cache", "sdist", "wheels", *(["logs"] if passed else [])):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        if not any(self.work.iterdir()):
+            self.work.rmdir()
+
+
+def lack_of_space(work: Path, torches: int, cpu_only: bool) -> str | None:
+    """What to say where the disk may become full: with the torch releases of one Python side by side."""
+    needed = torches * (CPU_TORCH_GB if cpu_only else TORCH_GB) + 1
+    free = shutil.disk_usage(next(folder for folder in (work, *work.parents) if folder.is_dir())).free / 1e9
+    if free >= needed:
+        return None
+    return (
+        f"{work}: got {free:.1f} GB of free space, expected up to {needed} GB for {torches} releases of torch; if the "
+        "disk becomes full, name a folder of another one in --work, fewer releases in --torch, or a --cpu-index"
+    )
+
 
 def say(text: str) -> None:
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
@@ -242,7 +249,7 @@ def order(item: tuple[str, Result]) -> list[list[int]]:
 
 
 def hash_of_sources() -> str:
-    """Of all files that a cell's result depends on, as they lie in the checkout."""
+    """The hash of all files that a cell's result depends on, as they lie in the checkout."""
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z", *SOURCES]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     hashed = hashlib.sha256()
@@ -253,7 +260,7 @@ def hash_of_sources() -> str:
 
 
 def provenance() -> Result:
-    """When, of which commit, on what kind of machine."""
+    """Date, commit and kind of machine."""
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     return {
         "date": f"{datetime.date.today()}",
@@ -263,7 +270,7 @@ def provenance() -> Result:
 
 
 def versions(python: Path) -> Result:
-    """What was tested, asked of the environment itself."""
+    """The versions that were tested, asked of the environment itself."""
     code = (
         "import json, platform, numpy, torch; from ald_ext._extension import cpu_module; print(json.dumps({"
         "'python': platform.python_version(), 'torch': torch.__version__, 'numpy': numpy.__version__, "
@@ -288,24 +295,17 @@ one Python.
 """
 
 
-def run_text(result: Result, torch: str) -> str:
-    found = result.get("runs", {}).get(torch)
-    return f"{found['passed']}" if found else ""
-
-
 def row(result: Result) -> list[str]:
     if "unavailable" in result:
         return [result["python"], result["torch"], f"not to be had: {result['unavailable']}", *[""] * 4]
-    runs = result.get("runs", {})
-    state = "**failed**" if "failure" in result else "passed"
-    found = result.get("versions", {})
-    foreign = [f"{torch}: {run['passed']}" for torch, run in runs.items() if torch != result["torch"]]
+    passed = {torch: str(run["passed"]) for torch, run in result.get("runs", {}).items()}
+    own, found = passed.pop(result["torch"], ""), result.get("versions", {})
     return [
         found.get("python", result["python"]),
         found.get("torch", result["torch"]),
-        state,
-        run_text(result, result["torch"]),
-        ", ".join(foreign),
+        "**failed**" if "failure" in result else "passed",
+        own,
+        ", ".join(f"{torch}: {count}" for torch, count in passed.items()),
         result.get("cuda") or "",
         found.get("numpy", ""),
     ]
@@ -319,25 +319,41 @@ def page(results: dict[str, Result]) -> str:
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     tried = [result for result in ordered if "unavailable" not in result]
     failures = [f"- Python {r['python']}, torch {r['torch']}: {r['failure']}" for r in tried if "failure" in r]
-    compiled = [
-        f"Python {r['python']} with torch {r['torch']}"
-        for r in tried
-        if any(set(COMPILE_TESTS) & set(run["files"]) for run in r.get("runs", {}).values())
-    ]
+    own, foreign = (
+        [
+            (key, [file for torch, run in r["runs"].items() if (torch == r["torch"]) is here for file in run["files"]])
+            for key, r in sorted(results.items(), key=order)
+            if "runs" in r
+        ]
+        for here in (True, False)
+    )
     machines = sorted({r["machine"] for r in tried})
     compilers = sorted({r["versions"]["compiler"] for r in tried if "versions" in r})
     dates, commits = sorted({r["date"] for r in tried}), sorted({r["commit"] for r in tried})
     parts = [INTRODUCTION, table, ""]
     parts += ["What failed:", "", *failures, ""] if failures else []
     parts += [
-        f"Tests of a cell: {names(TESTS)}. Of modules built against another torch: {names(ABI_TESTS)}. Of "
-        f"{', of '.join(compiled) or 'no cell'} also {names(COMPILE_TESTS)}, tests of compiled ops, and those that "
-        "start processes. Tests marked as exhaustive are left out.",
+        f"Tests of what was built in a cell: {files_that_ran(own)}. Cells with the tests of `torch.compile` ran tests "
+        "that start processes too; tests marked as exhaustive are left out.",
+        "",
+        f"Tests of what was built against another torch: {files_that_ran(foreign)}.",
         "",
         f"{'; '.join(machines)}; {', '.join(compilers)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, commit "
         f"{', '.join(commits)}.",
     ]
     return "\n".join(parts) + "\n"
+
+
+def files_that_ran(runs: list[tuple[str, list[str]]]) -> str:
+    """The files that all cells have, then those that only some have, with the names of these: Python/torch."""
+    files = list(dict.fromkeys(file for _, ran in runs for file in ran))
+    of_all = [file for file in files if all(file in ran for _, ran in runs)]
+    of_some: dict[str, list[str]] = {}
+    for file in files:
+        if file not in of_all:
+            of_some.setdefault(", ".join(name for name, ran in runs if file in ran), []).append(file)
+    told = [names(of_all), *(f"in {where} (Python/torch) also {names(some)}" for where, some in of_some.items())]
+    return "; ".join(filter(None, told)) or "none"
 
 
 def names(files: list[str]) -> str:
@@ -361,6 +377,8 @@ def main() -> None:
         "--results", type=Path, default=ROOT / "docs" / "compatibility.json", help="the page is beside it"
     )
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "matrix", help="environments, wheels, logs")
+    parser.add_argument("--keep", action="store_true", help="leave downloads and wheels in --work")
+    parser.add_argument("--cpu-index", metavar="URL", help="an index of CPU builds of torch, for cells without CUDA")
     parser.add_argument("--check", action="store_true", help="fail where the page is not of its JSON file; do nothing")
     options = parser.parse_args()
     if options.check:
@@ -382,7 +400,14 @@ def run_matrix(options: argparse.Namespace) -> bool:
     selected = chosen(everything, options.torch.split())
     if not selected:
         sys.exit(f"--torch {options.torch!r} names no release; there are {' '.join(everything)}")
-    matrix = Matrix(options.results.resolve(), options.work.resolve(), pythons)
+    work = options.work.resolve()
+    most = max(sum(torch in selected for torch in of_python) for of_python in releases.values())
+    if warning := lack_of_space(work, most, options.cpu_index is not None and nvcc_version() is None):
+        say(warning)
+    # A cache of its own, on the disk of the environments, which are hard links into it. One that is named is not ours.
+    own_cache = str(work / "cache")
+    os.environ.setdefault("UV_CACHE_DIR", own_cache)
+    matrix = Matrix(options.results.resolve(), work, pythons, options.cpu_index)
     here = [python for python in wanted if python in pythons]
     say(f"Pythons: {', '.join(here) or 'none'}; torch: {', '.join(selected)}; sources {matrix.sources}")
     outcomes: list[bool] = []
@@ -410,8 +435,13 @@ def run_matrix(options: argparse.Namespace) -> bool:
                 for torch in torches
             ]
             outcomes += matrix.do_python(cells, options.jobs)
+            if os.environ["UV_CACHE_DIR"] == own_cache and python != here[-1]:
+                # Other Pythons have other wheels of torch; the libraries that it brings are the same.
+                run("cleaning the cache", [find_uv(), "cache", "clean", "torch"], work / "logs" / "clean.log")
     matrix.write()
     failed = outcomes.count(False)
+    if not options.keep:
+        matrix.clean(passed=failed == 0)
     say(f"{len(outcomes) - failed} passed, {failed} failed")
     return failed == 0 and bool(here)
 

@@ -14,11 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import kill_training
 import numpy as np
 import pytest
 import torch
-from kill_training import differences, kill_and_compare, without_clock
 from patience import PATIENCE
 
 from ald_ext import files
@@ -26,6 +24,8 @@ from ald_ext.data import ImageData, load_dataset
 from ald_ext.training import TrainingConfig, TrainingInterrupted, fit, loop, train
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.interruption import Interruption
+from tools import kill_training
+from tools.kill_training import differences, kill_and_compare, without_clock
 
 STEPS_AN_EPOCH = 3  # 50 images, 20 a minibatch
 
@@ -77,7 +77,7 @@ def lines_but_progress(errors: str) -> list[str]:
 
 @pytest.mark.processes
 def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
-    """See benchmarks/kill_training.py, which does so to twenty runs."""
+    """See tools/kill_training.py, which does so to twenty runs."""
     digits = tmp_path / "digits.npz"
     images = random_images(kill_training.TRAIN_IMAGES + 10)
     np.savez(digits, train_images=images[10:], test_images=images[:10])

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_training import differences, without_clock
 from torch import nn
 
 import ald_ext
@@ -32,6 +31,7 @@ from ald_ext.training.evaluation import averaged_reconstruction_error, evaluatin
 from ald_ext.training.optimizers import average_gradients
 from ald_ext.training.pictures import GAP, grid, pair_up
 from ald_ext.training.step import why_not_captured
+from tools.kill_training import differences, without_clock
 
 STEPS_AN_EPOCH = 3  # 50 images, 20 a minibatch: the last one is short
 RESULTS = {"config.json", "metrics.json", "checkpoint.pt", "samples.png", "reconstructions.png", "curves.png"}

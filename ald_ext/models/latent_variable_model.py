@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .. import samplers
 from ..dequantization import scale_pixels
 from .config import ModelConfig, config_from_dict
-from .likelihoods import at_least_float32, make_likelihood, to_brightness
-from .networks import make_decoder, make_encoder
+from .likelihoods import LIKELIHOODS, at_least_float32, to_brightness
+from .networks import make_decoder, make_dequantizer, make_encoder
 
 
 class LatentVariableModel(nn.Module, ABC):
@@ -40,6 +40,8 @@ class LatentVariableModel(nn.Module, ABC):
     langevin: ClassVar[bool] = False
     #: False if p(z) is not a distribution that can be drawn from.
     has_prior: ClassVar[bool] = True
+    #: What may keep training from diverging, beside a smaller lr and a larger eps.
+    divergence_remedies: ClassVar[tuple[str, ...]] = ()
     #: Why a step cannot be captured as one CUDA graph; None if it can.
     why_not_captured: ClassVar[str | None] = None
 
@@ -57,7 +59,7 @@ class LatentVariableModel(nn.Module, ABC):
             outputs = self.encoder_outputs * self.config.latent_dim
             self.encoder = make_encoder(self.config, outputs) if encoder is None else encoder
         self.decoder = make_decoder(self.config) if decoder is None else decoder
-        self.likelihood = make_likelihood(self.config)
+        self.likelihood = LIKELIHOODS[self.config.likelihood](self.config, make_dequantizer(self.config))
         #: Scalars about the latest loss, beside the loss itself, for logs.
         self.diagnostics: dict[str, Tensor] = {}
 

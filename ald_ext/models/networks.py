@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dequantization import LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
 from .config import ModelConfig
 
 IMAGE_SIZE = 32
@@ -109,14 +110,25 @@ def make_decoder(config: ModelConfig) -> nn.Module:
     return for_convolutions(Decoder(config.latent_dim, config.channels, config.width))
 
 
-def make_dequantization_network(config: ModelConfig) -> nn.Module:
-    """g(x; ξ) of the Langevin dequantizer, (N, *shape) -> (N, *shape): two convolutions, or an MLP of the same form."""
+def make_dequantizer(config: ModelConfig) -> nn.Module:
+    """Return what makes real values of pixels, as ``config.data`` and ``config.dequantization`` say.
+
+    The network g(x; ξ) of the Langevin dequantizer, (N, *shape) -> (N, *shape), has two convolutions, or is an MLP
+    with one hidden layer.
+    """
+    if config.data == "real":
+        return RealValues()
+    if config.dequantization == "none":
+        return PixelScaling()
+    if config.dequantization == "uniform":
+        return UniformDequantizer()
     if config.network == "mlp":
         pixels = math.prod(config.shape)
-        return nn.Sequential(nn.Flatten(), MLP(pixels, pixels, config.hidden_units, 1), nn.Unflatten(1, config.shape))
+        mlp = MLP(pixels, pixels, config.hidden_units, 1)
+        return LangevinDequantizer(nn.Sequential(nn.Flatten(), mlp, nn.Unflatten(1, config.shape)))
     channels, width = config.channels, config.width
     layers = [nn.Conv2d(channels, width, 3, padding=1), nn.Tanh(), nn.Conv2d(width, channels, 3, padding=1)]
-    return for_convolutions(nn.Sequential(*layers))
+    return LangevinDequantizer(for_convolutions(nn.Sequential(*layers)))
 
 
 def for_convolutions(network: nn.Module) -> nn.Module:

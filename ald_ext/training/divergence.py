@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..models import find_model_class
+
 if TYPE_CHECKING:
     from .config import TrainingConfig
 
@@ -77,11 +79,9 @@ class DivergenceWatch:
 
     def _stop(self, step: int, values: dict[str, float]) -> None:
         seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "not finite, or beyond its limit"
-        remedies = "a smaller lr"
-        if self.config.model in ("lae", "clae"):
-            remedies += f", a larger eps (now {self.config.eps})"
-        if self.config.model == "clae":
-            remedies += " or the tilt"
+        model = find_model_class(self.config.model)
+        remedies = f"a smaller lr, a larger eps (now {self.config.eps})" if model.langevin else "a smaller lr"
+        remedies += "".join(f" or {remedy}" for remedy in model.divergence_remedies)
         raise TrainingDivergedError(
             f"{self.config.model}: diverged at step {step} ({seen}). "
             f"A checkpoint, if there is one, is of before. Try {remedies} (lr is {self.config.lr:g})."

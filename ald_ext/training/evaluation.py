@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import LatentVariableModel, ParameterEnsemble
@@ -57,7 +56,4 @@ def averaged_reconstruction_error(
     if not ensemble:
         return None
     means = ensemble.mean(model, lambda member: values_of_data(member, images, member.reconstruct))
-    brightness = model.to_brightness(images)
-    if model.config.likelihood == "bernoulli":
-        return F.binary_cross_entropy(means, brightness, reduction="sum").item() / len(images)
-    return (means - brightness).square().mean(dtype=torch.float64).item()
+    return model.likelihood.error_of_unit(images, means).mean(dtype=torch.float64).item()

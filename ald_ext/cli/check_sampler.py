@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import torch
 import typer
 
 from .. import optim, samplers
-from ..files import write_atomically
+from ..files import write_atomically, write_json
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
 from .options import parse_options
 
@@ -61,8 +60,7 @@ def check_sampler_command(
     typer.echo(str(report))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"sampler": name, "options": options, **report.to_dict()}, indent=2) + "\n"
-        write_atomically(out, lambda file: file.write_text(text))
+        write_json(out, {"sampler": name, "options": options, **report.to_dict()})
         write_atomically(out.with_suffix(".png"), lambda file: draw_ratios(report, name, file))
     if not report.ok:
         raise typer.Exit(1)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
 from ..data import ImageData, load_dataset
-from ..files import write_atomically
+from ..data.image_data import add_noise
+from ..files import write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..training import TrainingConfig
 from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
@@ -58,10 +58,6 @@ def averaged(
     if ensemble is None:
         raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
     return ensemble.mean(model, function)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n"))
 
 
 def sample_command(
@@ -110,12 +106,6 @@ def reconstruct_command(
     save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
     write_json(out.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
     typer.echo(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {out}")
-
-
-def add_noise(clean: Tensor, noise: float, seed: int) -> Tensor:
-    """Brightness with noise N(0, noise²), not clipped (paper: Table 5)."""
-    generator = torch.Generator().manual_seed(seed)
-    return clean + noise * torch.randn(clean.shape, generator=generator)
 
 
 def score_command(

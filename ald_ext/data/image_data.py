@@ -85,6 +85,12 @@ def hold_out(images: Tensor, labels: Tensor | None, count: int | None = None) ->
     return ImageData(images[train], train_labels, images[test], test_labels)
 
 
+def add_noise(brightness: Tensor, scale: float, seed: int) -> Tensor:
+    """Return brightness with noise N(0, scale²), not clipped, of any shape (paper: Table 5)."""
+    generator = torch.Generator().manual_seed(seed)
+    return brightness + scale * torch.randn(brightness.shape, generator=generator)
+
+
 def binarize(images: Tensor, seed: int) -> Tensor:
     """Every pixel drawn once as 255 * Bernoulli(pixel / 255); same shape and dtype."""
     generator = torch.Generator().manual_seed(seed)

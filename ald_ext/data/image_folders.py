@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..progress import progress_interval
+from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, hold_out
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def read_images(top: Path, names: list[str]) -> tuple[Tensor, list[str]]:
     pixels = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     kept: list[str] = []
     all_grey = True
-    for name in tqdm(names, desc="reading images", mininterval=progress_interval(), delay=1, leave=False):
+    for name in progress_bar(names, desc="reading images", delay=1, leave=False):
         image = read_image(top / name)
         if image is not None:
             pixels[len(kept)] = image

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..progress import progress_interval
+from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, binarized, pad_digits, resize
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
     if not names:
         raise ValueError(f"{CELEBA_PARTITION} names no images for train or for test")
     faces = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    for index, name in enumerate(tqdm(names, desc="reading celeba", mininterval=progress_interval(), delay=1)):
+    for index, name in enumerate(progress_bar(names, desc="reading celeba", delay=1)):
         try:
             with Image.open(folder / name) as image:
                 faces[index] = face(image)

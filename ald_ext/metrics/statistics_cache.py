@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import sys
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..files import write_atomically
+from ..progress import progress_bar
 from .feature_extractors import FeatureExtractor, check_images
 from .frechet_distance import GaussianAccumulator, GaussianStatistics
 
@@ -39,7 +38,8 @@ def feature_statistics(extractor: FeatureExtractor, images: Tensor, progress: bo
     """
     check_images("feature_statistics", images)
     accumulator = GaussianAccumulator()
-    for batch in show_progress(images.split(BATCH_SIZE), extractor.name, progress):
+    options = {"desc": f"features of {extractor.name}", "unit": "batch", "delay": 1}
+    for batch in progress_bar(images.split(BATCH_SIZE), show=progress, **options):
         accumulator.update(extractor(batch))
     if accumulator.count != len(images):
         raise ValueError(
@@ -104,16 +104,3 @@ def write_statistics(path: Path, key: str, statistics: GaussianStatistics) -> No
     key_array, count = np.array(key), np.array(statistics.count)
     mean, covariance = statistics.mean.numpy(), statistics.covariance.numpy()
     write_atomically(path, lambda file: np.savez(file, key=key_array, count=count, mean=mean, covariance=covariance))
-
-
-def show_progress(batches: tuple[Tensor, ...], name: str, progress: bool) -> Iterable[Tensor]:
-    if not progress:
-        return batches
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError("ald_ext.metrics: progress: needs tqdm: pip install 'ald_ext[train]'") from error
-    # A terminal overwrites the updates, a log file keeps them all.
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    bar: Iterable[Tensor] = tqdm(batches, desc=f"features of {name}", unit="batch", mininterval=interval, delay=1)
-    return bar

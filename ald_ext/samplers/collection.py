@@ -8,7 +8,7 @@ Note [Shapes of samples]
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..progress import progress_bar
 from ..threads import FastestThreads, number_of_threads
 
 
@@ -226,7 +227,7 @@ class Collector:
         since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
         num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
         with self.threads.in_use():
-            for _ in show_progress(range(num_steps), self.progress):
+            for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):
                 self._step()
 
     def _step(self) -> None:
@@ -282,18 +283,6 @@ class Collector:
                 f"ald_ext.samplers.Collector: sampler: got {type(self.sampler).__name__}, "
                 "expected one with state_dict and load_state_dict, to be resumed"
             )
-
-
-def show_progress(steps: range, progress: bool) -> Iterable[int]:
-    if not progress:
-        return steps
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext.samplers.Collector: progress: needs tqdm: pip install 'ald_ext[diagnostics]'"
-        ) from error
-    return tqdm(steps, unit="step")  # type: ignore[no-any-return]
 
 
 @overload

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datasets import DATASETS
-from ..files import write_atomically
+from ..files import write_json
 from ..models import MODELS, ModelConfig, config_from_dict
 from ..settings import check_values, from_dict, setting
 
@@ -159,7 +159,7 @@ class TrainingConfig:
 
     def save(self, path: Path) -> None:
         """Write the settings to a JSON file."""
-        write_atomically(path, lambda file: file.write_text(json.dumps(self.to_dict(), indent=2) + "\n"))
+        write_json(path, self.to_dict())
 
     def check_resumes(self, saved: TrainingConfig) -> None:
         """Raise a ValueError if these settings are of another run than those of a checkpoint, ``saved``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import json
 import platform
 import resource
 import time
@@ -17,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from ..data.batches import Batches
 from ..data.datasets import ImageData, load_dataset
-from ..files import remove_leftovers, write_atomically
+from ..files import remove_leftovers, write_atomically, write_json
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.latent_variable_model import as_config_of
 from ..models.saving import first_line, model_contents
-from ..progress import progress_interval
+from ..progress import progress_bar
 from ..threads import FastestThreads, number_of_threads
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -250,8 +248,9 @@ class Loop:
         run = self.run
         images = len(run.data.train_images)
         done = run.epoch * images + run.totals.images
-        options = {"unit": " images", "unit_scale": True, "desc": run.config.model, "disable": not self.show_progress}
-        bar = tqdm(total=run.config.num_epochs * images, initial=done, mininterval=progress_interval(), **options)
+        total = run.config.num_epochs * images
+        options = {"total": total, "initial": done, "desc": run.config.model, "unit": " images", "unit_scale": True}
+        bar = progress_bar(show=self.show_progress, **options)
         if self.report_images is not None:
             self.report_images(done)
         with Interruption() as self.interruption, bar as self.bar:
@@ -420,7 +419,7 @@ def train(
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             loop.train()
             metrics = measure(run)
-            write_atomically(out / METRICS, lambda file: file.write_text(json.dumps(metrics, indent=2) + "\n"))
+            write_json(out / METRICS, metrics)
             loop.save_pictures()
     return metrics
 

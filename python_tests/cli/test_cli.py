@@ -207,7 +207,7 @@ def test_every_setting_is_an_option_of_train():
     assert fields - set(options) == {"data", "num_data", "shape"}  # which follow from the images
     assert all(option.help for option in options.values())
     assert {name for name in fields & set(options) if options[name].default is not None} == {"device"}
-    assert (options["batch_size"].opts, options["batch_size"].type.name) == (["--batch-size"], "int")
+    assert options["batch_size"].opts == ["--batch-size"]
     assert "Default: 25." in options["batch_size"].help
     assert options["langevin_steps"].help.startswith("abp, dlgm: Steps on z")
     assert "Default: 10 or 5." in options["langevin_steps"].help

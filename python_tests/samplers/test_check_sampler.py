@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ald_ext import PSGLD, SGLD
 from ald_ext.samplers import HMC, MALA, GaussianPotential, LangevinDynamics, UnderdampedLangevin
-from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler, deviation_shrinks, is_right, is_wrong
+from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler
+from ald_ext.samplers.check.verdicts import deviation_shrinks, is_right, is_wrong
 
 NUM_DATA = 10.0
 

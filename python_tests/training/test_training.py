@@ -26,6 +26,7 @@ from ald_ext.data import datasets as data
 from ald_ext.data.image_data import binarize
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
 from ald_ext.training import TrainingConfig, TrainingDivergedError, fit, loop, train
+from ald_ext.training import run as runs
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
@@ -217,7 +218,7 @@ def test_learning_rates_of_the_steps(options, expected):
         expected = [0.5 + 0.25 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]
     parameter = nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    scheduler = loop.make_scheduler(optimizer, config(**options), 8)
+    scheduler = runs.make_scheduler(optimizer, config(**options), 8)
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -300,10 +301,10 @@ def test_fewer_epochs_than_were_begun_are_refused(tmp_path):
 def test_a_state_of_a_captured_run_is_taken_by_one_that_is_not():
     """Its lr is a tensor and its groups are capturable; and the other way."""
     captured, eager = loop.start_run(config()), loop.start_run(config(lr=5e-4))
-    captured.optimizer = loop.make_optimizer(captured.model, captured.config, 50, capturable=True)
+    captured.optimizer = runs.make_optimizer(captured.model, captured.config, 50, capturable=True)
     for first, second in ((captured, eager), (eager, captured)):
         own = second.optimizer.param_groups[0]["lr"]
-        loop.load_optimizer(second.optimizer, first.optimizer.state_dict())
+        runs.load_optimizer(second.optimizer, first.optimizer.state_dict())
         for group in second.optimizer.param_groups:
             assert type(group["lr"]) is type(own)
             assert float(group["lr"]) == pytest.approx(4e-3)
@@ -672,7 +673,7 @@ def test_other_networks_than_the_checkpoints_are_refused(tmp_path):
 
 def poison_gradient(step: int, value: float):
     """The gradient of one weight at a step; the loss is as it was."""
-    eager = loop.TrainingStep._loss
+    eager = runs.TrainingStep._loss
     calls, hooks = [], []
 
     def loss(self, x, index):
@@ -691,7 +692,7 @@ def poison_gradient(step: int, value: float):
 @pytest.mark.parametrize("step", [3, 5])
 def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path, monkeypatch, step, value, what):
     """1e30 has a square that is infinite, from which the preconditioner would not recover."""
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(step, value))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(step, value))
     weights = []
     with (
         each_step_calls(lambda running: weights.append(running.run.model.encoder[0].weight.detach().clone())),
@@ -705,7 +706,7 @@ def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path, monkeyp
 
 @pytest.mark.usefixtures("no_pictures")
 def test_an_infinite_gradient_shows_in_the_next_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(4, math.inf))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(4, math.inf))
     with pytest.raises(TrainingDivergedError, match=r"lae: diverged at step 5 \(loss nan"):
         train(config(), tmp_path, progress=False)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
@@ -786,7 +787,7 @@ def test_a_gpus_divergence_is_seen_before_the_checkpoint(tmp_path, monkeypatch, 
     """Step 4 makes bad parameters, which step 5 notices, or the checkpoint."""
     train(config(epochs=1), tmp_path, progress=False)
     good = (tmp_path / "checkpoint.pt").read_bytes()
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(1, math.inf))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(1, math.inf))
     start = loop.start_run
 
     def start_as_on_a_gpu(*arguments):

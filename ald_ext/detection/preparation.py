@@ -16,8 +16,8 @@ from ..models.networks import IMAGE_SIZE
 
 #: Bound of standardized values, whose squares, summed, have to fit into float32.
 LARGEST_VALUE = 1e6
-#: Prior of the precision of real data, Gamma(a, b), which expects a noise of about 0.3 standard deviations. A flat prior
-#: rewards residuals without bound as they vanish, which they do on data of few dimensions.
+#: Prior of the precision of real data, Gamma(a, b), which expects a noise of about 0.3 standard deviations. A flat
+#: prior rewards residuals without bound as they vanish, which they do on data of few dimensions.
 REAL_PRECISION_PRIOR = (1.0, 0.1)
 REAL_HIDDEN_UNITS = 64
 REAL_LATENT_DIM = 32

@@ -210,7 +210,7 @@ def test_minibatch_transitions(kernel: str, features: str, outputs: str) -> None
         samples = sampler.step()
         batch = sampler.batch
         rest = torch.tensor([i for i in range(len(X)) if i not in batch])
-        oracle = make(potential, X[batch], before[batch], data=batch, seed=7, **options)
+        oracle = make(potential, X[batch], before[batch], index=batch, seed=7, **options)
         oracle.start_after(transitions * step)
         for _ in range(transitions):
             oracle.step()
@@ -415,7 +415,7 @@ def test_state_of_other_chains_is_refused() -> None:
         ({"batch_size": 7}, "batch_size: got 7, expected 1 to 6"),
         ({"transitions": 0}, "transitions: got 0, expected >= 1"),
         ({"outputs": "some"}, "outputs: got 'some', expected 'all' or 'batch'"),
-        ({"data": torch.arange(6)}, "data: got a value, expected none"),
+        ({"index": torch.arange(6)}, "index: got a value, expected none"),
         ({"adapt_steps": 5}, "adapt_steps: got a value, expected none"),
         ({"weight": torch.zeros(2, 24)}, r"weight: got shape \(2, 24\), expected \(2, 2, 24\)"),
     ],

@@ -1,20 +1,20 @@
-"""Does an optimizer or sampler draw from what it should? It is run on a Gaussian, where the answer is known.
+"""Check whether an optimizer or sampler draws from the right distribution: a Gaussian, where the answer is known.
 
 Note [How a sampler is checked]
     The target is N(μ, TΣ), U(z) = (z - μ)ᵀΣ⁻¹(z - μ)/2, with badly scaled, correlated dimensions. Thousands of
-    independent replicas run side by side in one tensor, half of them from μ, half from N(μ, 2TΣ): while these two, or
-    the first and the second half of the run, differ, it is doubled. Then a window as long as all before it is measured:
-    of every replica the time average of its squared distance from μ along each eigenvector of Σ. The spread over
-    replicas gives an honest standard error, whatever the autocorrelation.
+    independent replicas run side by side in one tensor, half of them from μ, half from N(μ, 2TΣ). As long as these two
+    halves differ, or the first and the second half of the run do, the run is doubled. Then a window as long as all
+    before it is measured: for every replica the time average of its squared distance from μ along each eigenvector of
+    Σ. The spread over replicas gives an honest standard error, whatever the autocorrelation.
 
     A ratio of sampled to true variance, or a mean, that is off by 5 standard errors or more counts as off. For a right
-    sampler that happens once in 1.7 million comparisons (2·dimension comparisons a run).
+    sampler that happens once in 1.7 million comparisons, of which a run makes 2·dimension.
 
-    A finite step size makes the variance of an unadjusted sampler wrong, by T/(λ(1 - hλ/2)) instead of T/λ for Langevin
-    dynamics with steps h. So if a ratio is off, it is measured again at half the step size, and again: a deviation that
-    goes away, or evidently shrinks and is gone at step size 0 by extrapolation, is the discretization's, and the
-    verdict is "right"; one that does not shrink is a fault, "wrong". If neither has shown at 1/16 of the step size, or
-    the chains do not converge, it is "undecided".
+    A finite step size makes the variance of an unadjusted sampler wrong: for Langevin dynamics with steps h it is
+    T/(λ(1 - hλ/2)) instead of T/λ. So if a ratio is off, it is measured again at half the step size, and again. A
+    deviation that vanishes, or evidently shrinks and vanishes at step size 0 by extrapolation, is the
+    discretization's, and the verdict is "right"; one that does not shrink is a fault, "wrong". If neither is clear at
+    1/16 of the step size, or the chains do not converge, the verdict is "undecided".
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def check_optimizer(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> CheckReport:
-    """Whether the iterates of a torch.optim.Optimizer sample exp(-U/T), on a Gaussian, by its own learning rate.
+    """Check whether the iterates of a torch.optim.Optimizer sample exp(-U/T), on a Gaussian, at its learning rate.
 
         report = check_optimizer(lambda params: ald_ext.SGLD(params, lr=0.1, num_data=10))
         assert report.ok, report
@@ -66,15 +66,20 @@ def check_optimizer(
     that of the loss U/N, summed over replicas.
 
     Args:
-        make_optimizer: list of parameters → optimizer; called anew for every step size, which is group["lr"].
-        dimension: d.
+        make_optimizer: function of a list of parameters that returns the optimizer; it is called anew for every step
+            size, which is group["lr"].
+        dimension: dimension d of the Gaussian.
         temperature: T that the optimizer was given.
-        num_data: N that the optimizer was given; 1 where the loss is to be U itself.
+        num_data: N that the optimizer was given; 1 if its loss is U itself.
         covariance: Σ, (d, d), instead of one with standard deviations from 1/2 to 2 and correlations of 1/2.
-        num_replicas: independent chains: the standard errors are about √(2/num_replicas) or smaller.
-        max_steps: at the caller's step size; as many times more at a fraction of it.
-        seed: of torch's default generator while it runs, which is as before afterwards.
-        dtype, device: of the parameter.
+        num_replicas: number of independent chains; standard errors are about √(2/num_replicas) or smaller.
+        max_steps: largest number of steps at the caller's step size; in proportion more at a fraction of it.
+        seed: seed of torch's default generator during the check, which afterwards is as before.
+        dtype: dtype of the parameter.
+        device: device of the parameter.
+
+    Returns:
+        The report, whose ``ok`` is True if the optimizer is right.
 
     Raises:
         ValueError: an argument out of its range.
@@ -102,16 +107,19 @@ def check_sampler(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> CheckReport:
-    """Whether a sampler draws from exp(-U/T), on a Gaussian.
+    """Check whether a sampler draws from exp(-U/T), on a Gaussian.
 
         report = check_sampler(lambda potential, z: LangevinDynamics(potential, None, z, step_size=0.02))
 
     Args:
-        make_sampler: (potential, z) → an object with ``step() -> Tensor``, the new states; z is (num_replicas,
-            dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called anew for every
-            step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a deviation that is
-            the discretization's counts as wrong.
-        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: as of :func:`check_optimizer`.
+        make_sampler: function of (potential, z) that returns an object with ``step() -> Tensor``, the new states; z is
+            (num_replicas, dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called
+            anew for every step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a
+            deviation that is the discretization's counts as wrong.
+        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`.
+
+    Returns:
+        The report, whose ``ok`` is True if the sampler is right.
 
     Raises:
         ValueError: an argument out of its range.
@@ -145,7 +153,7 @@ def run_check(
     start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
 ) -> CheckReport:
     device = target.mean.device
-    # The tensors are small: on a busy machine, threads would take a hundred times as long, waiting for each other.
+    # The tensors are small: on a busy machine, several threads take a hundred times as long, waiting for each other.
     with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings["seed"])
         verdict, runs, chains = run_until_judged(start_chains, target, max_steps)

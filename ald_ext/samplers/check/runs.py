@@ -28,12 +28,12 @@ DIVERGED = 1e12
 
 @dataclass(frozen=True)
 class CheckRun:
-    """What was measured at one step size. Lists have one entry a direction.
+    """The measurements at one step size. Lists have one entry for each direction.
 
     Attributes:
         step_scale: 1 at the caller's step size, 1/2 at half of it.
-        num_steps: made in all.
-        converged: the two kinds of initial states had become the same.
+        num_steps: number of steps that were made.
+        converged: whether the two kinds of initial states had become the same.
         variance_ratios: sampled over true variance; infinite if the chains diverged.
         standard_errors: of the ratios, from the spread over replicas.
         mean_z_scores: sampled minus true mean, in standard errors.
@@ -48,20 +48,22 @@ class CheckRun:
 
     @property
     def diverged(self) -> bool:
+        """Whether the chains diverged."""
         return not all(math.isfinite(ratio) for ratio in self.variance_ratios)
 
     @property
     def z_scores(self) -> list[float]:
-        """Of the variance ratios, against 1."""
+        """The z-scores of the variance ratios, against 1."""
         return [(ratio - 1) / error for ratio, error in zip(self.variance_ratios, self.standard_errors, strict=True)]
 
     @property
     def largest_deviation(self) -> float:
-        """Of a variance ratio from 1."""
+        """The largest deviation of a variance ratio from 1."""
         return max(abs(ratio - 1) for ratio in self.variance_ratios)
 
     @property
     def mean_is_off(self) -> bool:
+        """Whether a mean is off by 5 standard errors or more."""
         return any(abs(score) >= SIGNIFICANT for score in self.mean_z_scores)
 
 
@@ -73,7 +75,7 @@ class Window:
     squares: Tensor
 
     def ratios(self) -> tuple[Tensor, Tensor]:
-        """Sampled over true variances, with standard errors, (d,) each."""
+        """Return the ratios of sampled to true variances, with standard errors, (d,) each."""
         ratio = self.squares.mean(0) - self.means.mean(0).square()
         return ratio, standard_error(self.squares)
 
@@ -81,7 +83,7 @@ class Window:
         return self.means.mean(0) / standard_error(self.means)
 
     def halves_agree(self) -> bool:
-        """Of the replicas: from the two kinds of initial states."""
+        """Return whether the replicas from the two kinds of initial states agree."""
         half = len(self.means) // 2
         first, second = (Window(self.means[part], self.squares[part]) for part in (slice(half), slice(half, None)))
         return first.agrees_with(second)
@@ -93,12 +95,12 @@ class Window:
 
 
 def standard_error(values: Tensor) -> Tensor:
-    """Of the mean over independent replicas, (replicas, d) -> (d,)."""
+    """Return the standard error of the mean over independent replicas, (replicas, d) -> (d,)."""
     return (values.std(0) / math.sqrt(len(values))).clamp_min(SMALLEST_ERROR)
 
 
 def measure_window(chains: Chains, target: Target, num_steps: int) -> Window | None:
-    """None if the chains diverge."""
+    """Return the time averages over a stretch of the run; None if the chains diverge."""
     totals: list[Tensor] = []
     for _ in range(num_steps // STRIDE):
         for _ in range(STRIDE):
@@ -113,7 +115,7 @@ def measure_window(chains: Chains, target: Target, num_steps: int) -> Window | N
 
 
 def measure(chains: Chains, target: Target, step_scale: float, max_steps: int) -> CheckRun:
-    """Doubles the run until the chains have converged, then once more, and measures that last window."""
+    """Double the run until the chains have converged, then once more, and measure that last window."""
     before: Window | None = None
     num_steps, length, agreed = 0, max(FIRST_WINDOW, 2 * chains.warm_up) // STRIDE * STRIDE, False
     while True:
@@ -126,6 +128,6 @@ def measure(chains: Chains, target: Target, step_scale: float, max_steps: int) -
             ratios, errors = window.ratios()
             scores = window.mean_z_scores()
             return CheckRun(step_scale, num_steps, agreed, ratios.tolist(), errors.tolist(), scores.tolist())
-        # The latter where both kinds of initial states are too narrow: then they agree too early.
+        # The second condition is for initial states that are both too narrow, which agree too early.
         agreed = window.halves_agree() and before is not None and window.agrees_with(before)
         before, length = window, num_steps

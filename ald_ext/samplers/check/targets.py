@@ -28,12 +28,12 @@ class Target:
     variances: Tensor
 
     def standardize(self, z: Tensor) -> Tensor:
-        """(replicas, d) -> (replicas, d): along the directions, N(0, I) on the target."""
+        """Return z along the directions, (replicas, d), scaled so that the target is N(0, I)."""
         return (z.detach() - self.mean) @ (self.directions / self.variances.sqrt())
 
 
 def make_target(covariance: Tensor, temperature: float, like: Tensor) -> Target:
-    """μ is one standard deviation from 0 in every dimension, so that a pull towards 0 shows."""
+    """Return a target whose μ is one standard deviation from 0 in every dimension, so that a pull to 0 shows."""
     sigma = covariance.double().cpu()
     eigenvalues, directions = torch.linalg.eigh(sigma)
     mean = sigma.diagonal().sqrt()
@@ -42,14 +42,14 @@ def make_target(covariance: Tensor, temperature: float, like: Tensor) -> Target:
 
 
 def default_covariance(dimension: int) -> Tensor:
-    """Standard deviations from 1/2 to 2, (of one dimension: 1), correlation 1/2 between neighbours, 1/4 beyond, …"""
+    """Return a covariance with standard deviations from 1/2 to 2 (1 in one dimension) and correlations 1/2, 1/4, …"""
     index = torch.arange(dimension, dtype=torch.float64)
     deviations = 2 ** (2 * index / (dimension - 1) - 1) if dimension > 1 else torch.ones(1, dtype=torch.float64)
     return torch.outer(deviations, deviations) * 0.5 ** (index[:, None] - index).abs()
 
 
 def initial_states(target: Target, num_replicas: int) -> Tensor:
-    """Half of them μ, half from N(μ, 2TΣ): their second moments about μ are 0 and twice the right one."""
+    """Return states of which half are μ and half N(μ, 2TΣ), so that second moments are 0 and twice the right ones."""
     half = num_replicas // 2
     spread = torch.randn(num_replicas - half, len(target.mean), dtype=target.mean.dtype, device=target.mean.device)
     spread = spread * (2 * target.variances).sqrt() @ target.directions.T
@@ -59,14 +59,14 @@ def initial_states(target: Target, num_replicas: int) -> Tensor:
 class Chains(Protocol):
     """Replicas that move together."""
 
-    #: Steps before which they need not be stationary, as they still adapt.
+    #: Number of steps in which they still adapt, so that they need not be stationary.
     warm_up: int
 
     def step(self) -> Tensor:
-        """(replicas, d)."""
+        """Return the states after one more step, (replicas, d)."""
 
     def second_moment(self) -> Tensor | None:
-        """Of the gradients, (replicas, d), if there is a preconditioner made of it."""
+        """Return the gradients' second moment, (replicas, d), if a preconditioner is made of it."""
 
 
 class OptimizerChains:
@@ -99,7 +99,7 @@ class OptimizerChains:
 
 
 class SamplerChains:
-    """A sampler of replicas as data, without x."""
+    """A sampler whose data are the replicas, without x."""
 
     def __init__(self, make_sampler: MakeSampler, target: Target, start: Tensor, step_scale: float) -> None:
         self.sampler = make_sampler(GaussianPotential(target.mean, precision=target.precision), start)

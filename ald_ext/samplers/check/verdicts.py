@@ -1,4 +1,4 @@
-"""What the runs say: right, wrong or undecided, and which fault would explain it."""
+"""Verdicts on the runs: right, wrong or undecided, and which fault would explain them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ SAME = 0.2
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The verdict and all that was measured; ``print`` it for a table.
+    """The verdict and all measurements; ``print`` it for a table.
 
     Attributes:
         verdict: "right", "wrong" or "undecided": Note [How a sampler is checked].
-        message: the verdict in a sentence.
+        message: the verdict in words.
         hints: likely faults.
-        runs: at the caller's step size first, then at 1/2, 1/4, … of it as far as needed.
-        true_variances: of each direction, T times an eigenvalue of Σ.
+        runs: measurements at the caller's step size, then at 1/2, 1/4, … of it as far as needed.
+        true_variances: variance in each direction, T times an eigenvalue of Σ.
+        settings: how the check was made.
     """
 
     verdict: str
@@ -48,18 +49,19 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
+        """Whether the verdict is "right"."""
         return self.verdict == "right"
 
     @property
     def extrapolated_ratios(self) -> list[float] | None:
-        """To step size 0, linearly from the last two runs (Richardson); None if there is but one."""
+        """The ratios at step size 0, extrapolated from the last two runs (Richardson); None if there is only one."""
         if len(self.runs) < 2:
             return None
         before, last = self.runs[-2:]
         return [2 * r - b for b, r in zip(before.variance_ratios, last.variance_ratios, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for JSON; what is infinite becomes None."""
+        """Return plain numbers and text, for JSON; infinite numbers become None."""
         runs = [{**asdict(run), "z_scores": run.z_scores} for run in self.runs]
         report = {
             "verdict": self.verdict,
@@ -94,21 +96,21 @@ class CheckReport:
 
 
 def deviation_shrinks(before: CheckRun, last: CheckRun, index: int) -> bool:
-    """True if a ratio evidently comes nearer to 1 at half the step size, and is 1 at step size 0 by extrapolation."""
+    """Return whether a ratio is evidently nearer to 1 at half the step size, and 1 at step size 0 by extrapolation."""
     b, r = before.variance_ratios[index], last.variance_ratios[index]
     b_error, r_error = before.standard_errors[index], last.standard_errors[index]
     decrease = SHARE_LEFT_ONCE * abs(b - 1) - abs(r - 1)
     if decrease < EVIDENT * math.hypot(r_error, SHARE_LEFT_ONCE * b_error) or abs(r - b) > SMALL_CHANGE:
         return False
-    # The error is of order h or h², so that the limit lies between these two. That of SGLD, 1/(1 - x) - 1, has a term
-    # of second order besides, x²/2 of the extrapolation, where x = 2(b - r).
+    # The error is of order h or h², so the limit lies between these two. The error of SGLD, 1/(1 - x) - 1, also has a
+    # term of second order, which makes x²/2 of the extrapolation, where x = 2(b - r).
     limits = (r + (r - b) / 3, r + (r - b))
     bound = SIGNIFICANT * math.hypot(2 * r_error, b_error) + 2 * (b - r) ** 2
     return min(limits) - bound <= 1 <= max(limits) + bound
 
 
 def is_right(runs: list[CheckRun]) -> bool:
-    """True if nothing is off at the last step size but what vanishes with the step size."""
+    """Return whether nothing is off at the last step size except what vanishes with the step size."""
     last = runs[-1]
     if not last.converged or last.diverged or last.mean_is_off:
         return False
@@ -119,7 +121,7 @@ def is_right(runs: list[CheckRun]) -> bool:
 
 
 def is_wrong(runs: list[CheckRun]) -> bool:
-    """True if a ratio's deviation does not shrink with the step size, or the mean is off: that has no such excuse."""
+    """Return whether a ratio's deviation does not shrink with the step size, or the mean is off at all."""
     first, last = runs[0], runs[-1]
     if last.diverged or last.mean_is_off:
         return True
@@ -138,7 +140,7 @@ def is_wrong(runs: list[CheckRun]) -> bool:
 def run_until_judged(
     start_chains: Callable[[float], Chains], target: Target, max_steps: int
 ) -> tuple[str, list[CheckRun], Chains]:
-    """The verdict, the runs, and the chains of the last."""
+    """Return the verdict, the runs, and the chains of the last run."""
     runs: list[CheckRun] = []
     for halvings in range(MAX_HALVINGS + 1):
         scale = 0.5**halvings
@@ -157,6 +159,7 @@ def run_until_judged(
 
 
 def describe(verdict: str, runs: list[CheckRun]) -> str:
+    """Return the verdict in words."""
     first, last = runs[0], runs[-1]
     if last.diverged:
         return f"the chains diverge at {last.step_scale:g} of the step size"
@@ -177,7 +180,7 @@ def describe(verdict: str, runs: list[CheckRun]) -> str:
 
 
 def find_hints(run: CheckRun, chains: Chains, target: Target, num_data: float, temperature: float) -> list[str]:
-    """Faults that would explain the variance ratios."""
+    """Return faults that would explain the variance ratios."""
     if run.diverged:
         return ["the step size is too large, or the drift has the wrong sign"]
     if not run.converged:
@@ -195,7 +198,7 @@ def find_hints(run: CheckRun, chains: Chains, target: Target, num_data: float, t
 
 
 def uniform_hints(factor: float, num_data: float, temperature: float) -> list[str]:
-    """For a ratio that is the same in all directions."""
+    """Return faults that would explain a ratio that is the same in all directions."""
     step_convention = "or a mix of the step size conventions η/2, √η and η, √2η"
     causes = [
         (2.0, f"noise too large by √2, drift too small by 2, {step_convention}"),
@@ -211,7 +214,7 @@ def uniform_hints(factor: float, num_data: float, temperature: float) -> list[st
 
 
 def uneven_hints(run: CheckRun, chains: Chains, target: Target) -> list[str]:
-    """For ratios that vary with the direction."""
+    """Return faults that would explain ratios that vary with the direction."""
     moment = chains.second_moment()
     if moment is not None and len(run.variance_ratios) > 1:
         scale = target.directions.square().T @ moment.to(target.mean).mean(0).sqrt()
@@ -222,6 +225,7 @@ def uneven_hints(run: CheckRun, chains: Chains, target: Target) -> list[str]:
 
 
 def is_adapting(chains: Chains) -> bool:
+    """Return whether a step changes the preconditioner; it makes one."""
     before = chains.second_moment()
     if before is None:
         return False

@@ -7,10 +7,16 @@ import errno
 import json
 import math
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+#: What numpy and zipfile raise on .npz files that are damaged or something else.
+NPZ_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError)
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

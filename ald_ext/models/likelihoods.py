@@ -134,7 +134,7 @@ class BernoulliLikelihood(Likelihood):
         return -self.log_prob(x, output)  # from the logits, which is exact where a probability rounds to 0 or 1
 
 
-#: By the names of the settings.
+#: The likelihoods by their names in settings.
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     likelihood.name: likelihood for likelihood in (MarginalGaussianLikelihood, GaussianLikelihood, BernoulliLikelihood)
 }

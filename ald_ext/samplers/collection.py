@@ -292,48 +292,27 @@ class Collector:
 
 
 @overload
-def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: None = None,
-    progress: bool = False,
-) -> Tensor: ...
+def collect(sampler: Sampler, num_samples: int, *, into: None = None, **options: Any) -> Tensor: ...
 
 
 @overload
-def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: AnySink,
-    progress: bool = False,
-) -> AnySink: ...
+def collect(sampler: Sampler, num_samples: int, *, into: AnySink, **options: Any) -> AnySink: ...
 
 
 def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: Sink | Sequence[Sink] | None = None,
-    progress: bool = False,
-) -> Any:
+    sampler: Sampler, num_samples: int, *, into: Sink | Sequence[Sink] | None = None, **options: Any
+) -> Tensor | Sink | Sequence[Sink]:
     """Draw from a sampler in one call; a :class:`Collector` is for runs that continue.
 
     Args:
-        sampler, burn_in, thinning, into, progress: see :class:`Collector`.
+        sampler: see :class:`Sampler`.
         num_samples: number of samples to keep.
+        into: one sink or several; None keeps all draws.
+        options: options of :class:`Collector`: burn_in, thinning, progress and fastest_threads.
 
     Returns:
         ``into``, or without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
     """
     storage = SampleStorage()
-    sinks = storage if into is None else into
-    Collector(sampler, into=sinks, burn_in=burn_in, thinning=thinning, progress=progress).run(num_samples)
+    Collector(sampler, into=storage if into is None else into, **options).run(num_samples)
     return storage.samples if into is None else into

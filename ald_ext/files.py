@@ -33,6 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def replace_by_new(path: Path, write: Callable[[Path], Any]) -> None:
+    """Replace a file by one that ``write`` fills; on an error delete that."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(descriptor)
     temporary = Path(name)

@@ -100,11 +100,12 @@ class AmortizedLangevin:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; an lr that is a tensor stays this very tensor."""
         self.network.load_state_dict(state["network"])
         own = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, own, strict=True):
-            if isinstance(lr, Tensor):  # the caller may hold it and set it step by step
+            if isinstance(lr, Tensor):  # which the caller may set step by step
                 group["lr"] = lr.fill_(float(group["lr"]))
         self.minibatches.load_state_dict(state["minibatches"])
 

@@ -170,6 +170,7 @@ class SampleStorage:
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype in numpy. ValueError if numpy lacks it."""
     try:
         return torch.empty(0, dtype=dtype).numpy().dtype
     except TypeError as error:

@@ -59,6 +59,7 @@ class RandomFourierFeatures(nn.Module):
         self.register_buffer("phase", 2 * math.pi * torch.rand(num_features, generator=generator, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return g(x), (n, d_x) → (n, F)."""
         scale = math.sqrt(2 / self.phase.numel())
         return scale * torch.cos(x @ self.weight + self.phase)
 
@@ -112,6 +113,7 @@ class WhitenedFeatures(nn.Module):
         self.register_buffer("transform", transform.to(design.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return g̃(x), (n, ...) → (n, F)."""
         whitened: Tensor = self.features(x) @ self.transform
         return whitened
 

@@ -174,6 +174,7 @@ class LastLayerALD(LastLayer):
         return self.kernel.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self.kernel.load_state_dict(state)
         self.seed = self.kernel.seed
 
@@ -280,6 +281,7 @@ class LastLayerSGALD(LastLayer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
         self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
         self.minibatches.load_state_dict(state["minibatches"])

@@ -50,6 +50,7 @@ class GaussianEncoder(nn.Module):
 
 
 def check_covariance(covariance: str) -> None:
+    """Raise a ValueError for another kind of covariance than diagonal or full."""
     if covariance not in COVARIANCES:
         raise ValueError(
             f"ald_ext.samplers.GaussianEncoder: covariance: got {covariance!r}, expected 'diagonal' or 'full'"

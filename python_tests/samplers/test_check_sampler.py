@@ -266,6 +266,7 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
     """Exit code and output of ald-ext check-sampler."""
+    pytest.importorskip("typer")
     from ald_ext.cli import main
 
     original, code = sys.argv, 0
@@ -283,14 +284,12 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> t
 
 @pytest.mark.parametrize("name", ["sgld", "sghmc", "langevin", "mala", "hmc", "underdamped"])
 def test_built_in_samplers_pass_by_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
     code, output = run_command(capsys, name, "--replicas", "500", "--dimension", "2")
     assert code == 0, output
     assert "right: " in output
 
 
 def test_command_writes_a_report_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
     pytest.importorskip("matplotlib")
     out = tmp_path / "new" / "report.json"
     options = ["--temperature", "2", "--option", "lr=0.05", "--option", "eps=1e-3", "--num-data", "1"]
@@ -318,7 +317,6 @@ def test_command_writes_a_report_and_a_picture(tmp_path: Path, capsys: pytest.Ca
     ],
 )
 def test_command_line(arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
     got, output = run_command(capsys, *arguments, "--replicas", "500", "--dimension", "2")
     assert got == code, output
     assert message in output

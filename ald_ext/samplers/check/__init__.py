@@ -138,6 +138,7 @@ def check_sampler(
 def check_numbers(
     name: str, dimension: int, temperature: float, num_data: float, num_replicas: int, covariance: Tensor | None
 ) -> None:
+    """Raise a ValueError for a number out of its range, or a bad covariance."""
     bounds = {"dimension": (dimension, 1), "num_replicas": (num_replicas, 100)}
     for argument, (value, least) in bounds.items():
         if value < least:
@@ -152,6 +153,7 @@ def check_numbers(
 def run_check(
     start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
 ) -> CheckReport:
+    """Return the report on chains that ``start_chains`` makes for each step size."""
     device = target.mean.device
     # The tensors are small: on a busy machine, several threads take a hundred times as long, waiting for each other.
     with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

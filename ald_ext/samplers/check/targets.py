@@ -119,6 +119,7 @@ class FixedStepSizeError(Exception):
 
 
 def scale_step_size(sampler: Any, scale: float) -> None:
+    """Scale a sampler's step size. FixedStepSizeError if that is not possible."""
     try:
         sampler.step_size = sampler.step_size * scale
     except AttributeError as error:

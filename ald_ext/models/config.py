@@ -23,16 +23,16 @@ class ModelConfig:
     Args:
         shape: shape of a datum: (C, 32, 32) for images; any shape, such as (d,), with the network "mlp".
         latent_dim: number of latent variables, d_z.
-        network: "conv" or "mlp", the built-in networks of :mod:`ald_ext.models.networks`.
+        network: the built-in networks: "conv" for images of 32 x 32, "mlp" for data of any shape.
         width: channels of the hidden layers of "conv".
         hidden_units: units of each hidden layer of "mlp".
         hidden_layers: number of hidden layers of "mlp"; 0 is a linear map.
         data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
-        likelihood: "marginal-gaussian", "gaussian" or "bernoulli", the classes of :mod:`ald_ext.models.likelihoods`.
+        likelihood: p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
         precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
         scale: σ of the Gaussian, in units of the dequantized data, which "none" scales to [-1, 1].
         learned_scale: learn σ, beginning at ``scale``.
-        dequantization: "none", "uniform" or "langevin".
+        dequantization: how pixels become real values, see :mod:`ald_ext.dequantization`.
         decoder_output: "linear", or "tanh" to bound the means of pixels to [-1, 1], as pixels are. A black or a white
             pixel then has a range of latent variables that decode to it, not one value. "tanh" does not go with
             Langevin dequantization, whose values have no bounds, nor with Bernoulli pixels, whose means are bounded.

@@ -22,10 +22,11 @@ class LatentVariableModel(nn.Module, ABC):
     Data are uint8 (N, *shape), or brightness in [0, 1] as floats; with ``data="real"`` they are floats of any range.
 
     Args:
-        config: size and form; the settings of ``config_class`` may be given as keywords instead.
+        config: size and form.
         encoder: network (N, *shape) -> (N, encoder_outputs · d_z) to use instead of the built-in one; its inputs are
             floats in [-1, 1], or real data.
         decoder: network (N, d_z) -> (N, *shape) to use instead of the built-in one.
+        options: settings of ``config_class``, instead of ``config``.
 
     Raises:
         ValueError: a setting out of its range.

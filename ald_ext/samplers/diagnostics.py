@@ -145,7 +145,13 @@ def summarize(samples: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class TemperatureEstimate:
-    """A temperature measured on samples, its Monte Carlo standard error, and the nominal temperature."""
+    """A temperature measured on samples.
+
+    Args:
+        temperature: the estimate.
+        standard_error: its Monte Carlo standard error.
+        nominal: the temperature that was asked for.
+    """
 
     temperature: float
     standard_error: float

@@ -40,7 +40,7 @@ class TrainingConfig:
     """What ``ald-ext train`` runs; written beside its results as config.json.
 
     Args:
-        model: name of the model in :data:`ald_ext.models.MODELS`.
+        model: the model's name in :data:`ald_ext.models.MODELS`.
         dataset: a .npz file, a folder of images, or a name in :data:`ald_ext.data.DATASETS`, of which "mnist5k" needs
             no network; see :func:`ald_ext.data.load_dataset`.
         data_root: folder with the files of a data set that has a name.
@@ -48,7 +48,7 @@ class TrainingConfig:
         epochs: passes over the training images; None stands for 80, or fewer for ABP and DLGM, whose steps take longer.
         batch_size: number of images in a minibatch.
         lr: step size of PSGLD (lae, clae) or Adam (the others).
-        schedule: schedule of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step;
+        schedule: course of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step;
             "polynomial", lr · (1 + t/b)^-γ after t steps (Welling & Teh 2011), which does not depend on the number of
             epochs.
         final_lr: ratio of the last lr to the first with "cosine".

@@ -10,7 +10,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,12 +38,6 @@ NUM_FEATURES, LATENT_DIM = 24, 2
 
 #: The data of the paper's F.1 come from the prior predictive; these are as far apart.
 X = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-1.5, 1.0], [0.5, 1.5], [2.0, 0.5], [-1.0, -1.0]], dtype=DOUBLE)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def make_potential() -> LinearGaussianPotential:

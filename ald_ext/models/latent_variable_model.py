@@ -29,7 +29,7 @@ class LatentVariableModel(nn.Module, ABC):
         options: settings of ``config_class``, instead of ``config``.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or settings beside a config.
     """
 
     #: The name on the command line and in files.
@@ -55,6 +55,11 @@ class LatentVariableModel(nn.Module, ABC):
         **options: Any,
     ) -> None:
         super().__init__()
+        if config is not None and options:
+            names = ", ".join(options)
+            raise ValueError(
+                f"ald_ext.models.{type(self).__name__}: {names}: got settings beside config, expected either"
+            )
         self.config = self.config_class(**options) if config is None else as_config_of(self.config_class, config)
         if self.encoder_outputs:
             outputs = self.encoder_outputs * self.config.latent_dim

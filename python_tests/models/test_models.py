@@ -704,3 +704,5 @@ def test_a_plain_config_becomes_the_models_own():
     assert isinstance(VAE(ModelConfig(width=4)).config, ModelConfig)
     with pytest.raises(ValueError, match="'sparsity'"):
         LAE(SparseAE.config_class())
+    with pytest.raises(ValueError, match="LAE: latent_dim, width: got settings beside config, expected either"):
+        LAE(ModelConfig(), latent_dim=5, width=4)

@@ -152,11 +152,7 @@ class LinearGaussianPotential:
     """
 
     def __init__(
-        self,
-        prior_mean: Tensor,
-        prior_covariance: Tensor,
-        likelihood_covariance: Tensor,
-        weight: Tensor | None = None,
+        self, prior_mean: Tensor, prior_covariance: Tensor, likelihood_covariance: Tensor, weight: Tensor | None = None
     ) -> None:
         if prior_mean.dim() != 1:
             raise ValueError(

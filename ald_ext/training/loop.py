@@ -250,11 +250,7 @@ def train(
 
 
 def fit(
-    config: TrainingConfig,
-    data: ImageData,
-    *,
-    make_model: MakeModel | None = None,
-    progress: Progress = False,
+    config: TrainingConfig, data: ImageData, *, make_model: MakeModel | None = None, progress: Progress = False
 ) -> Run:
     """Train a model in memory, and write nothing.
 

@@ -12,7 +12,7 @@ def merge_mean_(count: int, mean: Tensor, scatter: Tensor, other_count: int, oth
 
         mean ← mean + δ m / (n + m),      scatter ← scatter + δδᵀ n m / (n + m)
 
-    The scatter of the other samples about their own mean is to be added by the caller. Unlike sums of squares this
+    The caller adds the scatter of the other samples about their own mean. Unlike sums of squares this
     loses no digits where the mean is large compared with the spread.
 
     Args:

@@ -16,7 +16,7 @@ from ..training.loop import CHECKPOINT
 from .devices import choose_device
 from .options import options_of, parse_options
 
-#: Without the fields that have options of another meaning: --network is a model's, --device may be auto.
+#: Options of all fields but two: --network is the model's setting of that name, and --device may be auto.
 TRAINING_OPTIONS = options_of({"": TrainingConfig}, excluded=("network", "device"))
 MODEL_OPTIONS = options_of({name: model.config_class for name, model in MODELS.items()}, excluded=SETTINGS_OF_DATA)
 

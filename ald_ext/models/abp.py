@@ -27,7 +27,7 @@ class ABPConfig(LatentLangevinConfig):
 class ABP(GaussianPriorModel):
     """A decoder without encoder: each datum keeps a z_i, which moves by Langevin steps whenever the datum is seen.
 
-        z_i ← z_i - h ∇_z U(x_i, z_i) + √(2h) ξ,      U = -log p(x | z) - log p(z)      (10 times a minibatch)
+        z_i ← z_i - h ∇_z U(x_i, z_i) + √(2h) ξ,      U = -log p(x | z) - log p(z)      (10 times for each minibatch)
 
     Then decoder and prior take a step on the mean of U at the new z (maximum likelihood). The chains are part of the
     checkpoint; their noise is keyed by datum. New data start at the prior's mean.

@@ -13,7 +13,7 @@ from ..samplers.potential import Potential, potential_and_gradient
 from ..settings import setting
 from .config import ModelConfig
 
-#: How fast log of the step size follows the acceptance, and where it may go.
+#: Rate at which log of the step size follows the acceptance, and bounds of the step size.
 ADAPTATION_RATE, SMALLEST_STEP_SIZE, LARGEST_STEP_SIZE = 0.05, 1e-6, 1.0
 
 

@@ -27,7 +27,7 @@ class DLGM(VAE):
     """A VAE whose decoder learns from MCMC: z ~ q(z | x), moved by Langevin steps towards p(z | x) (Hoffman 2017).
 
     The encoder minimizes -ELBO under the current decoder; decoder and prior minimize the mean potential
-    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC; with a few gradients a minibatch, Langevin
+    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC; with few gradients for each minibatch, Langevin
     steps without a test reconstructed better in our runs, as a test rejects the descent from the encoder's sample.
 
     ``diagnostics`` holds the step size h.

@@ -16,7 +16,7 @@ from .networks import scale_outputs
 
 #: Attributes of models that are the prior's networks.
 PRIOR_MODULES = ("prior", "energy_network", "sampler")
-#: Below this spread z is taken to be the same for all data.
+#: Spread below which z is taken to be the same for all data.
 SMALLEST_SPREAD = 1e-12
 
 

@@ -26,7 +26,7 @@ MCSE_METHODS = ("mean", "sd", "median")
 #: Probability of each tail of ESS "tail" (Vehtari et al. 2021).
 TAIL = 0.05
 
-#: Few and so long batches, which are nearly independent whatever the autocorrelation.
+#: Number of batches: few, so that they are long and nearly independent whatever the autocorrelation.
 NUM_BATCHES = 30
 
 

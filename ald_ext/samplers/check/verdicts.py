@@ -13,9 +13,8 @@ from ...files import finite_only
 from .runs import EVIDENT, SIGNIFICANT, SMALLEST_ERROR, CheckRun, measure
 from .targets import Chains, FixedStepSizeError, Target
 
-#: The largest share of a deviation that one halving of the step size leaves if it is the discretization's, and that
-#: several halvings leave. (A deviation of order h has 1/2 and 1/4; but more where h is large: 2/3 and 2/5 if the first
-#: ratio is 1/2.)
+#: Largest share of a deviation that one halving of the step size, or more, leaves if it is the discretization's. (A
+#: deviation of order h leaves 1/2 and 1/4, but more where h is large: 2/3 and 2/5 if the first ratio is 1/2.)
 SHARE_LEFT_ONCE, SHARE_LEFT_TWICE = 0.75, 0.5
 
 #: The largest change of a ratio from one step size to the next from which step size 0 is extrapolated.

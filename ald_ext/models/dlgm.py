@@ -27,8 +27,8 @@ class DLGM(VAE):
     """A VAE whose decoder learns from MCMC: z ~ q(z | x), moved by Langevin steps towards p(z | x) (Hoffman 2017).
 
     The encoder minimizes -ELBO under the current decoder; decoder and prior minimize the mean potential
-    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC; with few gradients for each minibatch, Langevin
-    steps without a test reconstructed better in our runs, as a test rejects the descent from the encoder's sample.
+    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC. With few gradients for each minibatch,
+    Langevin steps without a test reconstructed better in our runs: a test rejects the descent from the encoder's sample.
 
     ``diagnostics`` holds the step size h.
     """

@@ -28,7 +28,7 @@ class DLGM(VAE):
 
     The encoder minimizes -ELBO under the current decoder; decoder and prior minimize the mean potential
     U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC. With few gradients for each minibatch,
-    Langevin steps without a test reconstructed better in our runs: a test rejects the descent from the encoder's sample.
+    Langevin steps without a test reconstructed better in our runs: a test rejects the descent from the first sample.
 
     ``diagnostics`` holds the step size h.
     """

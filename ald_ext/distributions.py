@@ -12,15 +12,15 @@ from . import ops
 
 
 class MarginalizedGaussian(Distribution):
-    """A Gaussian with the given mean whose precision, one for a datum, is integrated out (paper: Appendix B).
+    """A Gaussian with a given mean, whose precision, one for each datum, is integrated out (paper: Appendix B).
 
-    The first dimension of ``mean`` counts the data; the others are those of one datum. The density is that of
-    :func:`ald_ext.ops.marginal_gaussian_log_prob`; under the flat and the Jeffreys prior it is improper, so there is
-    nothing to sample.
+    The density is that of :func:`ald_ext.ops.marginal_gaussian_log_prob`; under the flat and the Jeffreys prior it is
+    improper, so there is nothing to sample.
 
     Args:
-        mean: (N, ...) tensor.
-        prior: of the precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
+        mean: (N, ...), N data with the other dimensions.
+        prior: prior of the precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
+        validate_args: see torch.distributions.Distribution.
 
     Raises:
         ValueError: another prior.
@@ -46,16 +46,16 @@ class MarginalizedGaussian(Distribution):
         return self.loc
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value), (N, ...) -> (N,)."""
+        """Return log p(value), (N, ...) -> (N,)."""
         return ops.marginal_gaussian_log_prob(value, self.loc, self.prior)
 
 
 class DiagonalGaussian(torch.nn.Module):
-    """N(μ, diag σ²) over latent variables, with learnable μ and log σ (paper: Eq. 10 and F.4); N(0, I) at first.
+    """N(μ, diag σ²) over latent variables, with learnable μ and log σ (paper: Eq. 10 and F.4), initially N(0, I).
 
     Args:
         dimension: d_z.
-        learnable: False fixes it at N(0, I).
+        learnable: False to keep N(0, I).
     """
 
     def __init__(self, dimension: int, learnable: bool = True) -> None:
@@ -64,17 +64,17 @@ class DiagonalGaussian(torch.nn.Module):
         self.log_scale = torch.nn.Parameter(torch.zeros(dimension), requires_grad=learnable)
 
     def distribution(self) -> torch.distributions.Normal:
-        """The distribution of every coordinate."""
+        """Return the distributions of the coordinates."""
         return torch.distributions.Normal(self.mean, self.log_scale.exp(), validate_args=False)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(N, d_z) -> (N,)."""
+        """Return log N(z; μ, diag σ²), (N, d_z) -> (N,)."""
         whitened = (z - self.mean) * torch.exp(-self.log_scale)
         constant = z.shape[-1] * math.log(2 * math.pi) / 2
         return -(whitened.square() / 2 + self.log_scale).sum(-1) - constant
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """(count, d_z) draws."""
+        """Return draws, (count, d_z)."""
         device = self.mean.device
         noise = torch.randn(count, self.mean.numel(), generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.log_scale.exp() * noise

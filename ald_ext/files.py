@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: What numpy and zipfile raise on .npz files that are damaged or something else.
+NPZ_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError)
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets ``write`` fill a temporary file beside ``path``, then renames it. On an error ``path`` is as it was.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it. On an error ``path`` is as it was.
 
     Raises:
         OSError: the folder or the disk does not take the file; says which file, and why.
@@ -25,6 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def replace_by_new(path: Path, write: Callable[[Path], Any]) -> None:
+    """Replace a file by one that ``write`` fills; on an error delete that."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(descriptor)
     temporary = Path(name)
@@ -40,8 +49,26 @@ def replace_by_new(path: Path, write: Callable[[Path], Any]) -> None:
         raise
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON, whole or not at all, with null for numbers that are not finite.
+
+    Raises:
+        OSError: the folder or the disk does not take the file.
+    """
+    write_atomically(path, lambda file: file.write_text(json.dumps(finite_only(values), indent=2) + "\n"))
+
+
+def finite_only(value: Any) -> Any:
+    """Return plain values with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite_only(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_only(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def remove_leftovers(path: Path) -> None:
-    """Deletes the temporary files in which a killed process was writing ``path``."""
+    """Delete the temporary files in which a killed process was writing ``path``."""
     for leftover in path.parent.glob(f".{path.stem}-*{path.suffix}"):
         with contextlib.suppress(OSError):
             leftover.unlink()

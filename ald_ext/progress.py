@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
 def progress_interval() -> float:
-    """Seconds between two updates of the progress bar: a terminal overwrites them, a log file keeps them all."""
+    """Return the seconds between two updates of a bar: a terminal overwrites them, a log file keeps them all."""
     return 0.1 if sys.stderr.isatty() else 10.0
+
+
+def progress_bar(items: Any = None, *, show: bool = True, **options: Any) -> Any:
+    """Return a bar of tqdm's, updated as often as :func:`progress_interval` says.
+
+    Args:
+        items: what the bar iterates over; None for a bar that is updated by hand.
+        show: False for the items themselves, or for a bar that shows nothing.
+        options: options of tqdm, such as ``desc``, ``unit`` and ``total``.
+
+    Raises:
+        ImportError: tqdm is missing.
+    """
+    if items is not None and not show:
+        return items
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ImportError("progress: needs tqdm: pip install tqdm") from error
+    return tqdm(items, disable=not show, mininterval=progress_interval(), **options)

@@ -1,12 +1,52 @@
-"""Dataclasses made from plain values, as JSON and checkpoints hold them."""
+"""Dataclasses of settings: their fields say which values they may have, and plain values are made into them."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
+from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Settings = TypeVar("Settings")
+
+COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+def setting(
+    default: Any,
+    *,
+    choices: Iterable[str] = (),
+    suggestions: Iterable[str] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Return a dataclass field with a default and the values that it may have, for :func:`check_values`.
+
+    Where its type includes None, None is one of them. ``suggestions`` are values that help lists beside others.
+    """
+    bounds = {">": above, ">=": at_least, "<": below, "<=": at_most}
+    given = {sign: bound for sign, bound in bounds.items() if bound is not None}
+    metadata = {"choices": tuple(choices), "suggestions": tuple(suggestions), "bounds": given}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_values(settings: Any, owner: str) -> None:
+    """Raise a ValueError, which begins with ``owner``, if a field's value is none that its :func:`setting` allows."""
+    for field in dataclasses.fields(settings):
+        value, optional = getattr(settings, field.name), "None" in str(field.type)
+        choices, bounds = field.metadata.get("choices", ()), field.metadata.get("bounds", {})
+        if value is None and optional:
+            continue
+        if choices and value not in choices:
+            raise ValueError(f"{owner}: {field.name}: got {value!r}, expected one of {', '.join(choices)}")
+        if not all(COMPARISONS[sign](value, bound) for sign, bound in bounds.items()):
+            numbers = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound != math.inf)
+            expected = f"{'None or ' if optional else ''}{'a finite number ' if math.inf in bounds.values() else ''}"
+            raise ValueError(f"{owner}: {field.name}: got {value!r}, expected {expected}{numbers}")
 
 
 def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: bool = False) -> Settings:

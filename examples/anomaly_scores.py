@@ -19,7 +19,7 @@ COLUMNS = 12
 
 
 def draw(rows: dict[str, np.ndarray], images: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Figure:
-    """One row of images for each title, with their scores and true classes."""
+    """Draw a row of images for each title, with their scores and true classes."""
     figure = Figure(figsize=(COLUMNS, 1.75 * len(rows)), layout="constrained")
     for part, (title, chosen) in zip(figure.subfigures(len(rows), 1), rows.items(), strict=True):
         part.suptitle(title)
@@ -31,7 +31,7 @@ def draw(rows: dict[str, np.ndarray], images: np.ndarray, scores: np.ndarray, la
 
 
 def score_all(data: ImageData, digit: int, epochs: int) -> tuple[np.ndarray, float]:
-    """Scores of the test images by a detector that was fitted to one class; the share of that class below threshold."""
+    """Return scores by a detector that was fitted to one class, and the share of that class below the threshold."""
     normal = data.train_images[data.train_labels == digit, 0]  # (n, 32, 32) uint8
     detector = ald_ext.AnomalyDetector(model="lae", contamination=0.05, epochs=epochs, seed=0).fit(normal)
     scores = detector.decision_function(data.test_images[:, 0])  # higher: more anomalous
@@ -39,7 +39,7 @@ def score_all(data: ImageData, digit: int, epochs: int) -> tuple[np.ndarray, flo
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
-    """Fits, scores the held-out digits, prints the AUROC of each class, writes anomalies.png."""
+    """Fit detectors, score the held-out digits, print the AUROC of each class, and write anomalies.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--digit", type=int, default=7, choices=range(10), help="the normal class")
     parser.add_argument("--out", type=Path, default=Path("runs/anomaly_scores"))

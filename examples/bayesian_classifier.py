@@ -22,7 +22,7 @@ PRIOR_PRECISION = 3.0  # every parameter has the prior N(0, 1/3)
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
-    """2,500 digits, brightness in [0, 1], and their classes."""
+    """Return 2,500 digits, brightness in [0, 1], and their classes."""
     data = load_dataset("mnist5k")
     return data.train_images[:2500] / 255, data.train_labels[:2500]
 
@@ -33,7 +33,7 @@ def make_network() -> nn.Sequential:
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: int) -> list[Tensor]:
-    """Trains; the thinned parameters of the last two thirds, each as one vector."""
+    """Train, and return the thinned parameters of the last two thirds, each as one vector."""
     kept = []
     for step in range(1, steps + 1):
         batch = torch.randint(len(x), (BATCH_SIZE,))
@@ -49,7 +49,7 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Te
 
 @torch.no_grad()
 def predict(network: nn.Module, samples: list[Tensor], x: Tensor) -> Tensor:
-    """Class probabilities, averaged over samples of the parameters."""
+    """Return class probabilities, averaged over samples of the parameters."""
     total = torch.zeros(len(x), 10)
     for sample in samples:
         nn.utils.vector_to_parameters(sample, network.parameters())
@@ -58,11 +58,12 @@ def predict(network: nn.Module, samples: list[Tensor], x: Tensor) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy of each row of probabilities, in nats."""
     return torch.special.entr(probabilities).sum(1)
 
 
 def score(predictions: dict[str, Tensor], y: Tensor) -> dict[str, float]:
-    """Of the digits; mean entropies of all inputs; the AUROC of the entropy as a sign that an input is no digit."""
+    """Return scores on the digits, mean entropies of all inputs, and the AUROC of the entropy as a sign of no digit."""
     confidence, classes = predictions["digits"].max(1)
     nll = F.nll_loss(predictions["digits"].clamp_min(1e-12).log(), y)
     result = {"accuracy": (classes == y).float().mean(), "nll": nll, "confidence": confidence.mean()}
@@ -74,7 +75,7 @@ def score(predictions: dict[str, Tensor], y: Tensor) -> dict[str, float]:
 
 
 def draw(images: Tensor, probabilities: Tensor, y: Tensor) -> Figure:
-    """The digits of the largest entropy, with the two likeliest classes of each."""
+    """Draw the digits of the largest entropy, with the two likeliest classes of each."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     order = entropy(probabilities).argsort(descending=True)
     for axes, index in zip(figure.subplots(2, 8).flat, order.tolist(), strict=False):
@@ -87,7 +88,7 @@ def draw(images: Tensor, probabilities: Tensor, y: Tensor) -> Figure:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Trains three ways, prints scores and entropies, writes uncertain.png."""
+    """Train in three ways, print scores and entropies, and write uncertain.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/bayesian_classifier"))
     parser.add_argument("--quick", action="store_true", help="fewer steps")

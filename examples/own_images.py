@@ -22,7 +22,7 @@ COLOURS = ("red", "orange", "gold", "limegreen", "deepskyblue", "royalblue", "vi
 
 
 def draw_shapes(folder: Path, count: int) -> None:
-    """PNGs of one coloured shape each, on black, of mixed sizes and aspect ratios."""
+    """Draw PNGs of one coloured shape each, on black, of mixed sizes and aspect ratios."""
     generator = torch.Generator().manual_seed(0)
 
     def choose(low: int, high: int) -> int:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 def run(folder: Path, out: Path, epochs: int) -> dict[str, float]:
-    """Ten lines from a folder of images to a trained model and its pictures."""
+    """Go in ten lines from a folder of images to a trained model and its pictures."""
     data = load_dataset(str(folder))  # any sizes and formats, 32 x 32 afterwards; a tenth is held out
     batch_size = min(20, len(data.train_images))
     network = LAEConfig(latent_dim=16, width=16)

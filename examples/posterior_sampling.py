@@ -20,7 +20,7 @@ DTYPE = torch.float64
 
 
 def make_problem() -> tuple[samplers.LinearGaussianPotential, Tensor]:
-    """z ~ N(0, I) in two dimensions, x = Wz + noise in three; the data x."""
+    """Return a problem with z ~ N(0, I) in two dimensions and x = Wz + noise in three, and its data x."""
     weight = torch.tensor([[1.0, 0.8], [0.7, 1.0], [0.6, 0.5]], dtype=DTYPE)
     identity = torch.eye(3, dtype=DTYPE)
     potential = samplers.LinearGaussianPotential(torch.zeros(2, dtype=DTYPE), identity[:2, :2], 0.25 * identity, weight)
@@ -29,7 +29,7 @@ def make_problem() -> tuple[samplers.LinearGaussianPotential, Tensor]:
 
 
 def sample_last_layer(potential: samplers.Potential, x: Tensor, num_samples: int) -> Tensor:
-    """One weight Φ moves all z_i = Φ g(x_i); whitened features keep the data's chains from slowing each other down."""
+    """Sample by one weight Φ that moves all z_i = Φ g(x_i); with whitened features no datum slows another."""
     features = samplers.RandomFourierFeatures(x.shape[1], 128, length_scale=0.5, dtype=DTYPE)
     features = samplers.WhitenedFeatures(features, x)
     options = {"kernel": samplers.HMC, "step_size": 0.1, "num_leapfrog_steps": 5, "adapt_steps": 200}
@@ -38,7 +38,7 @@ def sample_last_layer(potential: samplers.Potential, x: Tensor, num_samples: int
 
 
 def sample_whole_network(potential: samplers.Potential, x: Tensor, num_samples: int) -> Tensor:
-    """The paper's Algorithm 1: all layers move. No proof covers it, and the covariance shows it."""
+    """Sample by the paper's Algorithm 1: all layers move. No proof covers it, and the covariance shows it."""
     network = samplers.tanh_network([x.shape[1], 64, 64, 2], dtype=DTYPE)
     optimizer = ald_ext.SGLD(network.parameters(), lr=3e-3, num_data=len(x), seed=0)
     sampler = samplers.AmortizedLangevin(network, potential, x, optimizer)
@@ -46,7 +46,7 @@ def sample_whole_network(potential: samplers.Potential, x: Tensor, num_samples: 
 
 
 def compare(name: str, samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
-    """Errors against the exact posterior, and the effective sample size."""
+    """Return errors against the exact posterior, and the effective sample size."""
     table = samplers.summarize(samples)
     draws = samples.movedim(2, 1).flatten(0, 1) if samples.dim() == 4 else samples
     centred = draws - draws.mean(0)
@@ -62,7 +62,7 @@ def compare(name: str, samples: Tensor, mean: Tensor, covariance: Tensor) -> dic
 
 
 def draw(panels: dict[str, Tensor], mean: Tensor, covariance: Tensor) -> Figure:
-    """Samples of three data, and the ellipses that hold half and 95 % of the exact posterior of each."""
+    """Draw samples of three data, and the ellipses that hold half and 95 % of each exact posterior."""
     figure = Figure(figsize=(11, 4.9), layout="constrained")
     angle = torch.linspace(0, 2 * torch.pi, 100, dtype=DTYPE)
     circle = torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(covariance).T
@@ -79,7 +79,7 @@ def draw(panels: dict[str, Tensor], mean: Tensor, covariance: Tensor) -> Figure:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Samples both ways, prints the errors, writes posterior.png."""
+    """Sample both ways, print the errors, and write posterior.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/posterior_sampling"))
     parser.add_argument("--quick", action="store_true", help="fewer samples")

@@ -14,7 +14,7 @@ PACKAGE = Path(importlib.util.find_spec("ald_ext").origin).parent
 #: From the top of the design's list down. ops and reference are the one exception to its order: reference stands alone
 #: (it is the specification), and ops falls back to it.
 LAYERS = [
-    {"_extension", "files", "progress", "reference", "settings", "threads", "version"},
+    {"_extension", "files", "moments", "progress", "reference", "settings", "threads", "version"},
     {"ops"},
     {"optim"},
     {"distributions", "dequantization"},

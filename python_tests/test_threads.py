@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import signal
 from collections.abc import Iterator
@@ -268,3 +269,20 @@ def test_the_busy_core_is_given_back():
     with busy_machine.busy_core() as process:
         assert process.poll() is None
     assert process.returncode == -signal.SIGKILL
+
+
+def test_dynamic_teams_are_switched_off(monkeypatch):
+    """With fewer threads than torch asked for, the gradients of oneDNN's convolutions wait for ever."""
+    openmp = ctypes.CDLL(None)
+    if not hasattr(openmp, "omp_set_dynamic"):
+        pytest.skip("torch has no OpenMP here")
+    monkeypatch.setenv("OMP_DYNAMIC", "true")
+    openmp.omp_set_dynamic(1)
+    try:
+        with FastestThreads().in_use():
+            assert openmp.omp_get_dynamic() == 0
+        monkeypatch.setattr(threads.ctypes, "CDLL", lambda name: object())
+        with pytest.raises(ValueError, match="threads: got OMP_DYNAMIC=true"), FastestThreads().in_use():
+            pass
+    finally:
+        openmp.omp_set_dynamic(0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-#: Errors that are the user's to mend: shown as one line, without a traceback.
+#: Errors that the user can mend; they are shown as one line, without a traceback.
 EXPECTED_ERRORS = (ValueError, OSError, ImportError)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the console script."""
     try:
         from .commands import app
     except ModuleNotFoundError as error:

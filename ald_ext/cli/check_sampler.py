@@ -1,10 +1,9 @@
-"""The command check-sampler: the self-check of ald_ext.samplers.check for a sampler that is named."""
+"""``ald-ext check-sampler``: the check of :mod:`ald_ext.samplers.check` for a sampler by its name."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,19 +14,19 @@ import torch
 import typer
 
 from .. import optim, samplers
-from ..files import write_atomically
+from ..files import write_atomically, write_json
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
 from .options import parse_options
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A class by its name, and options that suit the check's target."""
+    """A class by its name, with options that suit the check's target."""
 
     module: Any
     class_name: str
     options: dict[str, Any] = field(default_factory=dict)
-    #: Learning rate over num_data: the step on the potential is lr/num_data.
+    #: Learning rate divided by num_data, which is the step size on the potential.
     lr_per_datum: float | None = None
 
 
@@ -48,10 +47,10 @@ def check_sampler_command(
         list[str] | None, typer.Option(help="KEY=VALUE for the sampler, such as lr=0.1; repeat for more.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="T of the target exp(-U/T).")] = 1.0,
-    dimension: Annotated[int, typer.Option(help="Of the Gaussian target.")] = 4,
+    dimension: Annotated[int, typer.Option(help="Dimension of the Gaussian target.")] = 4,
     num_data: Annotated[float, typer.Option(help="N of an optimizer's loss U/N; 1: the loss is U itself.")] = 10,
-    replicas: Annotated[int, typer.Option(help="Independent chains: more of them find smaller errors.")] = 4096,
-    seed: Annotated[int, typer.Option(help="Of initial states and noise.")] = 0,
+    replicas: Annotated[int, typer.Option(help="Number of independent chains; more find smaller errors.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of initial states and noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Report to write, .json, with a picture beside it, .png.")] = None,
 ) -> None:
     """Run a sampler on a Gaussian: are mean and variance right? Exit code 1 if not."""
@@ -61,15 +60,21 @@ def check_sampler_command(
     typer.echo(str(report))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"sampler": name, "options": options, **report.to_dict()}, indent=2) + "\n"
-        write_atomically(out, lambda file: file.write_text(text))
-        write_atomically(out.with_suffix(".png"), lambda file: draw_ratios(report, name, file))
+        write_json(out, {"sampler": name, "options": options, **report.to_dict()})
+        write_atomically(out.with_suffix(".png"), lambda file: draw_variance_ratios(report, name, file))
     if not report.ok:
         raise typer.Exit(1)
 
 
 def check_by_name(name: str, options: dict[str, Any], num_data: float, settings: dict[str, Any]) -> CheckReport:
-    """The check of a built-in sampler, or of an optimizer by its import path; ``settings`` are those of the check."""
+    """Return the report on a built-in sampler, or on an optimizer by its import path.
+
+    Args:
+        name: see :func:`find_class`.
+        options: options of the sampler, instead of those that suit the target.
+        num_data: N of an optimizer's loss U/N.
+        settings: settings of the check.
+    """
     sampler_class, defaults = find_class(name, num_data)
     if not (isinstance(sampler_class, type) and callable(getattr(sampler_class, "step", None))):
         raise ValueError(f"name: got {name!r}, expected a class with a method step")
@@ -83,7 +88,7 @@ def check_by_name(name: str, options: dict[str, Any], num_data: float, settings:
 
 
 def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
-    """The class, and the options it has by default here."""
+    """Return a class, and the options that suit the target."""
     if name in BUILT_INS:
         entry = BUILT_INS[name]
         lr = {} if entry.lr_per_datum is None else {"lr": entry.lr_per_datum * num_data}
@@ -91,7 +96,7 @@ def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
     module_name, colon, class_name = name.partition(":")
     if not colon:
         raise ValueError(f"name: got {name!r}, expected {', '.join(BUILT_INS)} or package.module:Class")
-    sys.path.insert(0, "")  # modules in the current folder, which a console script does not see
+    sys.path.insert(0, "")  # a console script does not see modules in the current folder
     try:
         return getattr(importlib.import_module(module_name), class_name), {}
     except AttributeError as error:
@@ -101,7 +106,7 @@ def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
 
 
 def with_readable_errors(sampler_class: Callable[..., Any]) -> Callable[..., Any]:
-    """An option that is missing or unknown is the user's to mend."""
+    """Return a function that makes the sampler, and raises a ValueError for an option that is missing or unknown."""
 
     def make(*arguments: Any, **options: Any) -> Any:
         try:
@@ -112,8 +117,8 @@ def with_readable_errors(sampler_class: Callable[..., Any]) -> Callable[..., Any
     return make
 
 
-def draw_ratios(report: CheckReport, name: str, file: Path) -> None:
-    """The variance ratios of all runs with five standard errors, one colour a step size."""
+def draw_variance_ratios(report: CheckReport, name: str, file: Path) -> None:
+    """Draw the variance ratios of all runs with five standard errors, in one colour for each step size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The commands of ``ald-ext``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ app.command(name="check-sampler")(check_sampler_command)
 
 @app.command()
 def info() -> None:
-    """Versions, instruction sets and CUDA of this installation; what failed to load, and how to mend it."""
+    """Show versions, instruction sets and CUDA of this installation; what failed to load, and how to mend it."""
     report = {
         "ald_ext": __version__,
         "torch": torch.__version__,

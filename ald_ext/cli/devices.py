@@ -8,7 +8,7 @@ from .._extension import cuda_module
 
 
 def choose_device(device: str) -> str:
-    """A device that exists; "auto" is the GPU where there is one."""
+    """Return a device that exists; "auto" stands for the GPU if there is one. ValueError for any other."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() and cuda_module is not None else "cpu"
     try:

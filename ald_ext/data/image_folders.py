@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..progress import progress_interval
+from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, hold_out
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-#: Modes of Pillow without colour; the last ones have 16 bits.
+#: Modes of Pillow with 16 bits, and all modes without colour.
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 GREY_MODES = {"1", "L", "LA", "La", *SIXTEEN_BIT_MODES}
-#: Skipped files that the warning names.
+#: Number of skipped files that the warning names.
 NAMED_FILES = 5
-#: A JPEG is decoded at a reduced size that is at least so many times what is needed: fast, and no loss to the eye.
+#: A JPEG is decoded at a reduced size, at least this multiple of what is needed, which is fast and costs no quality.
 DRAFT = 4
 
 
@@ -40,15 +39,15 @@ class FolderImages:
 
 
 def load_folder(folder: Path) -> ImageData:
-    """The images below a folder (png, jpg, bmp, webp, gif, tif), each its largest centred square resized to 32 x 32.
+    """Return the images below a folder (png, jpg, bmp, webp, gif, tif), their centred squares resized to 32 x 32.
 
     EXIF orientation is respected, 16-bit grey is scaled to 8 bits, transparent pixels are put on black, and of an
     animation the first frame is taken. The images are grey if all of them are, otherwise RGB. Hidden files are ignored;
     other files and broken images are skipped, with one warning.
 
-    If there are subfolders ``train`` and ``test``, they are the split, and what lies beside them is not read. Otherwise
-    a tenth of the images, at least one, is held out, by a permutation of the sorted file names with a fixed seed. If
-    all images lie in subfolders, one level deep, the labels are the indices of the sorted subfolders.
+    Subfolders ``train`` and ``test``, if there are both, are the split, and nothing beside them is read. Otherwise a
+    tenth of the images, at least one, is held out, by a permutation of the sorted file names with a fixed seed. If all
+    images lie in subfolders, one level deep, the labels are the indices of the sorted subfolders.
 
     Raises:
         ValueError: no image, or none for one of the splits.
@@ -71,7 +70,7 @@ def load_folder(folder: Path) -> ImageData:
 
 
 def warn_of_skipped(folder: Path, skipped: tuple[str, ...]) -> None:
-    """One warning that counts the skipped files and names the first."""
+    """Warn once of all skipped files: count them, and name the first."""
     names = ", ".join(skipped[:NAMED_FILES]) + (", ..." if len(skipped) > NAMED_FILES else "")
     warnings.warn(
         f"dataset {str(folder)!r}: files skipped because they are no images or broken: {len(skipped)} ({names})",
@@ -80,19 +79,19 @@ def warn_of_skipped(folder: Path, skipped: tuple[str, ...]) -> None:
 
 
 def same_channels(parts: list[FolderImages]) -> list[Tensor]:
-    """The images of all parts, grey ones as RGB where another part has colours."""
+    """Return the images of all parts, grey ones as RGB where another part has colours."""
     channels = max(part.images.shape[1] for part in parts)
     return [part.images.expand(-1, channels, -1, -1).contiguous() for part in parts]
 
 
 def label_together(parts: list[FolderImages]) -> list[Tensor | None]:
-    """The index of each image's class among the sorted classes of all parts; None for a part without classes."""
+    """Return the index of each image's class among all sorted classes; None for a part without classes."""
     indices = {name: index for index, name in enumerate(sorted({n for part in parts for n in part.classes or ()}))}
     return [None if part.classes is None else torch.tensor([indices[n] for n in part.classes]) for part in parts]
 
 
 def read_folder(folder: Path, split: str = "") -> FolderImages:
-    """The images below ``folder / split``, in the order of their names. Skipped files are named relative to folder.
+    """Return the images below ``folder / split``, sorted by name; skipped files are named relative to the folder.
 
     Raises:
         ValueError: no image that can be read.
@@ -112,7 +111,7 @@ def read_folder(folder: Path, split: str = "") -> FolderImages:
 
 
 def visible_files(top: Path) -> Iterator[str]:
-    """Paths of the files below a folder, relative to it and with slashes; without hidden files and hidden folders.
+    """Iterate over the files below a folder, as relative paths with slashes, except hidden files and folders.
 
     Links to folders are followed, but no folder is entered twice.
     """
@@ -131,16 +130,16 @@ def visible_files(top: Path) -> Iterator[str]:
 
 
 def raise_error(error: OSError) -> None:
-    """For os.walk, which would pass over a folder that cannot be read."""
+    """Raise the error of os.walk, which would otherwise skip a folder that cannot be read."""
     raise error
 
 
 def read_images(top: Path, names: list[str]) -> tuple[Tensor, list[str]]:
-    """Images (N, C, 32, 32), C = 1 if all are grey and 3 otherwise, and the N names of those that could be read."""
+    """Return images (N, C, 32, 32), C = 1 if all are grey and 3 otherwise, and the names of those that can be read."""
     pixels = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     kept: list[str] = []
     all_grey = True
-    for name in tqdm(names, desc="reading images", mininterval=progress_interval(), delay=1, leave=False):
+    for name in progress_bar(names, desc="reading images", delay=1, leave=False):
         image = read_image(top / name)
         if image is not None:
             pixels[len(kept)] = image
@@ -151,7 +150,7 @@ def read_images(top: Path, names: list[str]) -> tuple[Tensor, list[str]]:
 
 
 def read_image(path: Path) -> np.ndarray | None:
-    """(1, 32, 32) or (3, 32, 32) uint8, or None where Pillow cannot read the file.
+    """Return an image (1 or 3, 32, 32) uint8, or None where Pillow cannot read the file.
 
     Raises:
         ImportError: Pillow is missing.
@@ -176,10 +175,10 @@ def read_image(path: Path) -> np.ndarray | None:
 
 
 def plain_image(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB, transparent pixels on black.
+    """Return the image in mode L or RGB, transparent pixels on black.
 
     Raises:
-        ValueError: 32-bit values, whose scale nobody knows.
+        ValueError: 32-bit values, whose scale is unknown.
     """
     from PIL import Image
 
@@ -197,7 +196,7 @@ def plain_image(image: Image.Image) -> Image.Image:
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Values 0..65535 -> 0..255."""
+    """Return values 0..65535 as 0..255."""
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ValueError(f"got values from {values.min()} to {values.max()}, expected 0 to 65535")
     return np.rint(values / 257).astype(np.uint8)

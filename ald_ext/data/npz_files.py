@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,18 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import NPZ_DAMAGE
 from .image_data import ImageData, hold_out, resize
-
-#: What numpy and zipfile raise on files that are damaged or something else.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError)
 
 
 def load_npz(path: Path) -> ImageData:
-    """The arrays train_images, train_labels, test_images and test_labels of a file, resized to 32 x 32.
+    """Return the arrays train_images, train_labels, test_images and test_labels of a file, resized to 32 x 32.
 
-    Images are uint8, (N, H, W) or (N, H, W, C) with C = 1 or 3; of images that are not square the largest centred
-    square is taken. Labels are integers, (N,) or (N, 1), and may be missing. Without test_images a tenth of the images,
-    at least one, is held out, by a permutation with a fixed seed. Other arrays are not read.
+    Images are uint8, (N, H, W) or (N, H, W, C) with C = 1 or 3; if they are not square, the largest centred square is
+    taken. Labels are integers, (N,) or (N, 1), and may be missing. Without test_images a tenth of the images, at least
+    one, is held out, by a permutation with a fixed seed. Other arrays are not read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -31,15 +26,15 @@ def load_npz(path: Path) -> ImageData:
     """
     if not path.is_file():
         raise FileNotFoundError(f"dataset: got {str(path)!r}, expected a .npz file that exists")
-    try:
-        arrays = np.load(path, allow_pickle=False)
-    except PermissionError:
-        raise
-    except DAMAGE as error:
-        raise unreadable(path, error) from error
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError(f"dataset {str(path)!r}: got a single array, expected a .npz file with the key train_images")
-    with arrays:
+    with path.open("rb") as file:  # numpy leaves a damaged file open if it is given the path
+        try:
+            arrays = np.load(file, allow_pickle=False)
+        except NPZ_DAMAGE as error:
+            raise unreadable(path, error) from error
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError(
+                f"dataset {str(path)!r}: got a single array, expected a .npz file with the key train_images"
+            )
         if "train_images" not in arrays:
             keys = ", ".join(arrays) or "none"
             raise ValueError(f"dataset {str(path)!r}: got the keys {keys}, expected train_images among them")
@@ -56,7 +51,7 @@ def load_npz(path: Path) -> ImageData:
 
 
 def hold_out_of_file(path: Path, images: Tensor, labels: Tensor | None) -> ImageData:
-    """Splits the images of a file without test_images."""
+    """Return the images of a file without test_images, some of them held out."""
     if len(images) < 2:
         raise ValueError(
             f"dataset {str(path)!r}: train_images: got {len(images)} image and no test_images, "
@@ -66,14 +61,14 @@ def hold_out_of_file(path: Path, images: Tensor, labels: Tensor | None) -> Image
 
 
 def read_split(path: Path, arrays: Mapping[str, np.ndarray], split: str) -> tuple[Tensor, Tensor | None]:
-    """Images (N, C, 32, 32) and labels (N,), or None, of one of the splits."""
+    """Return images (N, C, 32, 32) and labels (N,), or None, of one of the splits."""
     images = read_images(path, arrays, f"{split}_images")
     key = f"{split}_labels"
     return images, read_labels(path, arrays, key, len(images)) if key in arrays else None
 
 
 def read_images(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> Tensor:
-    """(N, H, W) or (N, H, W, C) -> (N, C, 32, 32)."""
+    """Return (N, H, W) or (N, H, W, C) as (N, C, 32, 32)."""
     images = read_array(path, arrays, key)
     expected = "expected uint8 images (N, H, W) or (N, H, W, C) with C = 1 or 3"
     if images.dtype != np.uint8:
@@ -87,7 +82,7 @@ def read_images(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> Tenso
 
 
 def read_labels(path: Path, arrays: Mapping[str, np.ndarray], key: str, count: int) -> Tensor:
-    """(N,) or (N, 1) integers -> (N,) int64."""
+    """Return (N,) or (N, 1) integers as (N,) int64."""
     labels = read_array(path, arrays, key)
     if labels.shape not in ((count,), (count, 1)):
         raise ValueError(
@@ -100,10 +95,10 @@ def read_labels(path: Path, arrays: Mapping[str, np.ndarray], key: str, count: i
 
 
 def read_array(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-    """An array of the file; numpy checks its checksum."""
+    """Return an array of the file; numpy checks its checksum."""
     try:
         array = arrays[key]
-    except DAMAGE as error:
+    except NPZ_DAMAGE as error:
         raise unreadable(path, error, f" {key}:") from error
     if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no array
         raise ValueError(f"dataset {str(path)!r}: {key}: got bytes, expected an array")
@@ -111,7 +106,7 @@ def read_array(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.nda
 
 
 def unreadable(path: Path, error: Exception, key: str = "") -> ValueError:
-    """The error for a file that numpy cannot read."""
+    """Return the error for a file that numpy cannot read."""
     if "allow_pickle" in str(error):
         what = "got Python objects" if key else "is no .npz file"
         return ValueError(f"dataset {str(path)!r}:{key} {what}, expected uint8 images (N, H, W) or (N, H, W, C)")

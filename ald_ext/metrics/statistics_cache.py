@@ -1,36 +1,30 @@
-"""Mean and covariance of images' features, kept in files for data that are compared with again and again."""
+"""Mean and covariance of images' features, saved in files for data that are needed again and again."""
 
 from __future__ import annotations
 
 import hashlib
-import struct
-import sys
-import zipfile
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import write_atomically
+from ..files import NPZ_DAMAGE, write_atomically
+from ..progress import progress_bar
 from .feature_extractors import FeatureExtractor, check_images
 from .frechet_distance import GaussianAccumulator, GaussianStatistics
 
-#: Images that an extractor gets at once; at 299 x 299 their activations are what this bounds.
+#: Number of images that an extractor gets at once, which bounds the memory for their activations at 299 x 299.
 BATCH_SIZE = 50
-#: What numpy and zipfile raise on files that are damaged or something else, and what is raised for other contents.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError, KeyError)
 
 
 def feature_statistics(extractor: FeatureExtractor, images: Tensor, progress: bool = False) -> GaussianStatistics:
-    """Mean and covariance of the features of images.
+    """Return mean and covariance of the features of images.
 
     Args:
-        extractor: one of :data:`.EXTRACTORS`, or an own one.
-        images: uint8 (n, C, H, W), C = 1 or 3, n at least 2; :func:`.to_uint8` makes them of brightness.
-        progress: a bar, by tqdm.
+        extractor: one of :data:`.EXTRACTORS`, or one of your own.
+        images: (n, C, H, W) uint8, C = 1 or 3, n at least 2; :func:`.to_uint8` makes them from brightness.
+        progress: whether to show a progress bar.
 
     Raises:
         TypeError: images of another dtype.
@@ -39,7 +33,8 @@ def feature_statistics(extractor: FeatureExtractor, images: Tensor, progress: bo
     """
     check_images("feature_statistics", images)
     accumulator = GaussianAccumulator()
-    for batch in show_progress(images.split(BATCH_SIZE), extractor.name, progress):
+    options = {"desc": f"features of {extractor.name}", "unit": "batch", "delay": 1}
+    for batch in progress_bar(images.split(BATCH_SIZE), show=progress, **options):
         accumulator.update(extractor(batch))
     if accumulator.count != len(images):
         raise ValueError(
@@ -52,24 +47,23 @@ def feature_statistics(extractor: FeatureExtractor, images: Tensor, progress: bo
 def cached_statistics(
     extractor: FeatureExtractor, images: Tensor, cache: Path | None, progress: bool = False
 ) -> GaussianStatistics:
-    """:func:`feature_statistics`, read from a file of an earlier call with the same images and extractor.
+    """Return :func:`feature_statistics`, from the file of an earlier call with the same images and extractor.
 
-    The file's name is made of the sha256 of the extractor's name and version and of the images' shape and bytes, so
-    other images have other files. A file that is damaged or holds something else is written anew.
+    The file's name contains the sha256 of the extractor's name and version and of the images' shape and bytes, so other
+    images have other files. A file that is damaged or holds something else is written anew.
 
     Args:
-        extractor: see :func:`feature_statistics`.
-        images: likewise.
-        cache: folder of the files, made if it is missing; None keeps none.
-        progress: a bar, by tqdm.
+        extractor, images, progress: see :func:`feature_statistics`.
+        cache: folder of the files, created if it is missing; None writes no file.
 
     Raises:
-        OSError: the folder does not take the file. Others: those of :func:`feature_statistics`.
+        OSError: the folder does not take the file.
+        TypeError: see :func:`feature_statistics`, as for ValueError and ImportError.
     """
     check_images("cached_statistics", images)
     if cache is None:
         return feature_statistics(extractor, images, progress)
-    cache.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
+    cache.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost if this fails
     key = statistics_key(extractor, images)
     path = cache / f"feature-statistics-{key[:32]}.npz"
     statistics = read_statistics(path, key)
@@ -80,40 +74,27 @@ def cached_statistics(
 
 
 def statistics_key(extractor: FeatureExtractor, images: Tensor) -> str:
-    """sha256 of everything that the statistics depend on."""
+    """Return the sha256 of everything that the statistics depend on."""
     key = hashlib.sha256(repr((extractor.name, extractor.version, tuple(images.shape))).encode())
     key.update(images.cpu().contiguous().numpy().data)
     return key.hexdigest()
 
 
 def read_statistics(path: Path, key: str) -> GaussianStatistics | None:
-    """What :func:`write_statistics` wrote; None if there is no such file, or another one."""
+    """Return what :func:`write_statistics` wrote; None if the file is missing or another one."""
     try:
-        with path.open("rb") as file:  # numpy leaves a file open that is cut off, where it is given the path
+        with path.open("rb") as file:  # numpy leaves a damaged file open if it is given the path
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile) or arrays["key"].item() != key:
                 return None
             mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
             return GaussianStatistics(mean, covariance, int(arrays["count"]))
-    except (*DAMAGE, TypeError, AttributeError):  # the last two where a member is no array, or of strings
+    except (*NPZ_DAMAGE, KeyError, TypeError, AttributeError):  # the last three where the file holds something else
         return None
 
 
 def write_statistics(path: Path, key: str, statistics: GaussianStatistics) -> None:
-    """For :func:`read_statistics`, whole or not at all. OSError: the folder does not take the file."""
+    """Write a file for :func:`read_statistics`. OSError: the folder does not take it."""
     key_array, count = np.array(key), np.array(statistics.count)
     mean, covariance = statistics.mean.numpy(), statistics.covariance.numpy()
     write_atomically(path, lambda file: np.savez(file, key=key_array, count=count, mean=mean, covariance=covariance))
-
-
-def show_progress(batches: tuple[Tensor, ...], name: str, progress: bool) -> Iterable[Tensor]:
-    if not progress:
-        return batches
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError("ald_ext.metrics: progress: needs tqdm: pip install 'ald_ext[train]'") from error
-    # A terminal overwrites the updates, a log file keeps them all.
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    bar: Iterable[Tensor] = tqdm(batches, desc=f"features of {name}", unit="batch", mininterval=interval, delay=1)
-    return bar

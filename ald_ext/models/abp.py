@@ -19,20 +19,20 @@ class ABPConfig(LatentLangevinConfig):
 
     @property
     def num_chains(self) -> int:
-        """One a datum. ValueError if the number of data is not given."""
+        """The number of data, each of which has a chain. ValueError if it is not given."""
         self._require("num_data", self.num_data is not None, "the number of training data, each of which has its z")
         return self.num_data or 0
 
 
 class ABP(GaussianPriorModel):
-    """A decoder without encoder: z_i of every datum stays, and moves by Langevin steps whenever the datum is seen.
+    """A decoder without encoder: each datum keeps a z_i, which moves by Langevin steps whenever the datum is seen.
 
-        z_i ← z_i - h ∇_z U(x_i, z_i) + √(2h) ξ,      U = -log p(x | z) - log p(z)      (10 times a minibatch)
+        z_i ← z_i - h ∇_z U(x_i, z_i) + √(2h) ξ,      U = -log p(x | z) - log p(z)      (10 times for each minibatch)
 
-    then decoder and prior take a step on the mean of U at the new z (maximum likelihood). The chains are part of the
+    Then decoder and prior take a step on the mean of U at the new z (maximum likelihood). The chains are part of the
     checkpoint; their noise is keyed by datum. New data start at the prior's mean.
 
-    ``diagnostics``: the step size h.
+    ``diagnostics`` holds the step size h.
     """
 
     name: ClassVar = "abp"
@@ -47,7 +47,7 @@ class ABP(GaussianPriorModel):
         self.chains = PersistentChains(self.config.num_chains, self.config.latent_dim, dynamics)
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Mean potential at the latent variables that ``index`` names, after they were moved. ValueError without it."""
+        """Return the mean potential at the moved latent variables of the data ``index``. ValueError without it."""
         if index is None:
             raise ValueError("ald_ext.models.ABP.loss: index: got None, expected the index of each datum")
         z = self.chains.advance(self.observed_potential, self.observe(x), index, self.config.langevin_steps)
@@ -55,7 +55,7 @@ class ABP(GaussianPriorModel):
         return self.potential(x, z).mean()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Samples of p(z | x) after ``inference_steps`` Langevin steps, whose noise is that of data 0, 1, …"""
+        """Return samples of p(z | x) after ``inference_steps`` Langevin steps, with the noise of data 0, 1, …"""
         start = self.prior.mean.detach().expand(len(x), -1)
         steps = self.config.inference_steps
         return self.chains.dynamics.sample(self.observed_potential, self.observe(x), start, steps)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..samplers import LangevinDynamics
 from ..samplers.potential import Potential, potential_and_gradient
+from ..settings import setting
 from .config import ModelConfig
 
-#: How fast log of the step size follows the acceptance, and where it may go.
+#: Rate at which log of the step size follows the acceptance, and bounds of the step size.
 ADAPTATION_RATE, SMALLEST_STEP_SIZE, LARGEST_STEP_SIZE = 0.05, 1e-6, 1.0
 
 
@@ -21,42 +22,33 @@ class LatentLangevinConfig(ModelConfig):
     """Settings of a model whose latent variables make Langevin steps.
 
     Args:
-        langevin_steps: on z, each time a datum is in a minibatch.
-        step_size: h of z ← z - h ∇U + √(2h) ξ, where its adaptation begins; half the square of Han et al.'s s.
-        target_acceptance: see :class:`AdaptiveLangevin`; None: the step size stays.
-        inference_steps: on z of new data.
+        langevin_steps: steps on z each time a datum is in a minibatch.
+        step_size: initial h of z ← z - h ∇U + √(2h) ξ; half the square of Han et al.'s s.
+        target_acceptance: acceptance to which :class:`AdaptiveLangevin` adapts h; None keeps h.
+        inference_steps: steps on z of new data.
     """
 
-    langevin_steps: int = 10
-    step_size: float = 0.01
-    target_acceptance: float | None = 0.57
-    inference_steps: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("langevin_steps", "inference_steps"):
-            self._require(name, getattr(self, name) >= 1, ">= 1")
-        self._require("step_size", self.step_size > 0, "> 0")
-        target = self.target_acceptance
-        self._require("target_acceptance", target is None or 0 < target < 1, "None or a number between 0 and 1")
+    langevin_steps: int = setting(10, at_least=1)
+    step_size: float = setting(0.01, above=0)
+    target_acceptance: float | None = setting(0.57, above=0, below=1)
+    inference_steps: int = setting(100, at_least=1)
 
 
 class AdaptiveLangevin(nn.Module):
-    """z ← z - h ∇U(x, z) + √(2h) ξ for minibatches of data, h adapted to the potential of the moment.
+    """z ← z - h ∇U(x, z) + √(2h) ξ for minibatches of data, with h adapted to the current potential.
 
     A decoder that learns makes the posteriors narrower all the time. So after each step h moves by
     log h ← log h + 0.05 (a - ``target_acceptance``), where a is the mean acceptance probability that the step would
-    have had in a Metropolis test (:class:`ald_ext.samplers.MALA`), which costs nothing: U and ∇U at the proposal are
-    those that the next step needs. Nothing is rejected.
+    have had in a Metropolis test (:class:`ald_ext.samplers.MALA`). That costs nothing, as the next step needs U and ∇U
+    at the proposal anyway. Nothing is rejected.
 
-    Step t of datum i has the noise of (seed, t, i), where t counts the steps made with any minibatch, so that it
-    depends neither on the datum's place in a minibatch nor on when the run was interrupted. All of it is in the
-    checkpoint.
+    Step t of datum i has the noise of (seed, t, i), where t counts the steps made with any minibatch, so it depends
+    neither on the datum's place in a minibatch nor on when the run was interrupted. Checkpoints hold all of it.
 
     Args:
-        step_size: h at first.
-        target_acceptance: None: h stays.
-        seed: drawn from torch's default generator if None.
+        step_size: initial h.
+        target_acceptance: acceptance to which h adapts; None keeps h.
+        seed: seed of the noise; None draws one from torch's default generator.
     """
 
     step_size: Tensor
@@ -79,15 +71,15 @@ class AdaptiveLangevin(nn.Module):
         num_steps: int,
         evaluated: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """z after ``num_steps`` steps.
+        """Return z after ``num_steps`` steps.
 
         Args:
             potential: U(x, z).
             x: (m, ...) data, or None for a target without data.
-            z: (m, d), which stays as it is.
+            z: (m, d), left unchanged.
             index: (m,) int64, the index of each datum, which keys its noise.
             num_steps: >= 1.
-            evaluated: U(x, z) and ∇U(x, z) at the beginning, if they are known.
+            evaluated: U(x, z) and ∇U(x, z) at the given z, if they are known.
 
         Returns:
             (m, d), detached.
@@ -109,14 +101,14 @@ class AdaptiveLangevin(nn.Module):
         return z
 
     def sample(self, potential: Potential, x: Tensor, z: Tensor, num_steps: int) -> Tensor:
-        """z of new data after steps of the size of the moment, whose noise is that of data 0, 1, …; changes nothing."""
+        """Return z of new data after steps of the current size, with the noise of data 0, 1, …; h stays as it is."""
         sampler = LangevinDynamics(potential, x, z, step_size=float(self.step_size), seed=0)
         for _ in range(num_steps):
             sampler.step()
         return sampler.z
 
     def _adapt(self, value: Tensor, gradient: Tensor, noise: Tensor, new_value: Tensor, new_gradient: Tensor) -> None:
-        """By the acceptance of the latest step; its log ratio is that of :class:`ald_ext.samplers.MALA`."""
+        """Adapt h to the acceptance of the latest step, whose log ratio is that of :class:`ald_ext.samplers.MALA`."""
         a = float(self.step_size / 2) ** 0.5 * (gradient + new_gradient)
         log_ratio = value - new_value + (a * (noise - a / 2)).sum(1)
         acceptance = log_ratio.clamp_max(0).exp().nan_to_num(0).mean(dtype=torch.float64)

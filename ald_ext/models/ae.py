@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..settings import setting
 from .config import ModelConfig
 from .latent_variable_model import LatentVariableModel
 
@@ -16,18 +17,14 @@ class AEConfig(ModelConfig):
     """Settings of an autoencoder.
 
     Args:
-        sparsity: β of the prior p(z) ∝ exp(-β ‖z‖₁), in nats; 0: flat.
+        sparsity: β of the prior p(z) ∝ exp(-β ‖z‖₁), in nats; 0 is a flat prior.
     """
 
-    sparsity: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("sparsity", self.sparsity >= 0, ">= 0")
+    sparsity: float = setting(0.0, at_least=0)
 
 
 class AE(LatentVariableModel):
-    """Minimizes U(x, f(x)) = -log p(x | z = f(x)) + β ‖f(x)‖₁, the mean over data."""
+    """An autoencoder, which minimizes the mean over data of U(x, f(x)) = -log p(x | z = f(x)) + β ‖f(x)‖₁."""
 
     name: ClassVar = "ae"
     config_class: ClassVar[type[ModelConfig]] = AEConfig
@@ -35,15 +32,15 @@ class AE(LatentVariableModel):
     config: AEConfig
 
     def log_prior(self, z: Tensor) -> Tensor | float:
-        """-β ‖z‖₁."""
+        """Return -β ‖z‖₁, (N, d_z) -> (N,)."""
         return -self.config.sparsity * z.abs().sum(1) if self.config.sparsity else 0.0
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Mean potential."""
+        """Return the mean potential of the minibatch at z = f(x)."""
         return self.potential(x).mean()
 
     def score(self, x: Tensor) -> Tensor:
-        """The reconstruction error (paper: Section 8)."""
+        """Return the reconstruction error of each datum, (N,) (paper: Section 8)."""
         return self.reconstruction_error(x)
 
 
@@ -51,11 +48,11 @@ class AE(LatentVariableModel):
 class SparseAEConfig(AEConfig):
     """An autoencoder whose prior is sparse from the start."""
 
-    sparsity: float = 1.0
+    sparsity: float = setting(1.0, at_least=0)
 
 
 class SparseAE(AE):
-    """The sparse autoencoder: MAP where the AE is MLE."""
+    """The sparse autoencoder, a MAP estimate of what the AE estimates by maximum likelihood."""
 
     name: ClassVar = "sparse-ae"
     config_class: ClassVar[type[ModelConfig]] = SparseAEConfig

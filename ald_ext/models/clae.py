@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..settings import setting
 from .adaptive_langevin import AdaptiveLangevin
 from .config import ModelConfig
 from .lae import LAEConfig, langevin_parameter_groups, scale_to_spread, spread
@@ -16,46 +17,37 @@ from .likelihoods import at_least_float32
 from .networks import MLP
 from .persistent_chains import PersistentChains
 
-PRIOR_SAMPLERS = ("amortized", "langevin")
-
 
 @dataclass(frozen=True)
 class CLAEConfig(LAEConfig):
     """Settings of a contrastive Langevin autoencoder.
 
     Args:
-        energy_units, energy_layers: hidden units and layers of the energy f_z and of the sampler f_z|u.
-        sampler_inputs: d_u. The sampler's states lie on a surface of that dimension; the paper has 8.
-        chains: k, the number of fixed inputs u, or of chains; the number of data if None.
-        tilt: p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False: p(z) ∝ exp(-f_z(z)), the paper's.
-            None: for Langevin dynamics only. An f_z of tanh is bounded, so that without the tilt chains wander off for
-            ever; the amortized sampler stays near the data, whose energy it is that sinks.
-        prior_sampler: "amortized": f_z|u (Eq. 15); "langevin": Langevin dynamics of k chains (Eq. 14).
-        prior_steps, prior_step_size: of the latter, a minibatch.
-        energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. Without
-            it the energy finds ever steeper ways to tell z from z⁻, and energies and sampler run away from each other
-            (Mescheder et al. 2018 show it for GANs); 0: the paper's form.
+        energy_units: hidden units of the energy f_z and of the sampler f_z|u.
+        energy_layers: hidden layers of the energy f_z and of the sampler f_z|u.
+        sampler_inputs: dimension d_u of the sampler's inputs, and so of the surface on which its states lie; the paper
+            has 8.
+        chains: number k of fixed inputs u, or of chains; None stands for the number of data.
+        tilt: True for p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False for p(z) ∝ exp(-f_z(z)),
+            the paper's; None for a tilt with Langevin dynamics only. An f_z of tanh is bounded, so chains without a
+            tilt wander off for ever; the amortized sampler stays near the data, where training lowers the energy.
+        prior_sampler: "amortized" for f_z|u (Eq. 15), or "langevin" for Langevin dynamics of k chains (Eq. 14).
+        prior_steps: steps of the Langevin dynamics of the prior for each minibatch.
+        prior_step_size: step size of the Langevin dynamics of the prior.
+        energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. With 0,
+            the paper's form, the energy finds ever steeper ways to tell z from z⁻, and energies and sampler run away
+            from each other (Mescheder et al. 2018 show it for GANs).
     """
 
-    energy_units: int = 128
-    energy_layers: int = 2
-    sampler_inputs: int = 32
-    chains: int | None = None
+    energy_units: int = setting(128, at_least=1)
+    energy_layers: int = setting(2, at_least=0)
+    sampler_inputs: int = setting(32, at_least=1)
+    chains: int | None = setting(None, at_least=1)
     tilt: bool | None = None
-    prior_sampler: str = "amortized"
-    prior_steps: int = 5
-    prior_step_size: float = 0.05
-    energy_smoothness: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("energy_units", "sampler_inputs", "prior_steps"):
-            self._require(name, getattr(self, name) >= 1, ">= 1")
-        self._require("energy_layers", self.energy_layers >= 0, ">= 0")
-        self._require("chains", self.chains is None or self.chains >= 1, "None or >= 1")
-        self._require("energy_smoothness", self.energy_smoothness >= 0, ">= 0")
-        self._require("prior_step_size", self.prior_step_size > 0, "> 0")
-        self._require_one_of("prior_sampler", PRIOR_SAMPLERS)
+    prior_sampler: str = setting("amortized", choices=("amortized", "langevin"))
+    prior_steps: int = setting(5, at_least=1)
+    prior_step_size: float = setting(0.05, above=0)
+    energy_smoothness: float = setting(0.3, at_least=0)
 
     @property
     def is_tilted(self) -> bool:
@@ -64,13 +56,13 @@ class CLAEConfig(LAEConfig):
 
     @property
     def num_chains(self) -> int:
-        """k. ValueError if neither it nor the number of data is given."""
+        """The number k of chains. ValueError if neither it nor the number of data is given."""
         self._require("num_data", self.num_data is not None or self.chains is not None, "it, or chains, to be given")
         return self.chains or self.num_data or 0
 
 
 class ReverseGradient(torch.autograd.Function):
-    """The identity, whose gradient has the other sign."""
+    """The identity forward, and minus the identity backward."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -88,22 +80,23 @@ class CLAE(LatentVariableModel):
 
         -log p(x | z) + E(z) - E(z⁻),      z = f_z|x(x),      z⁻ = f_z|u(u)
 
-    (and the term of ``energy_smoothness``), which encoder, decoder and energy lower, while the sampler f_z|u, as its
-    samples are to have low energy, raises it (Eqs. 15, 17). One optimizer does both: between f_z|u and E the gradient's
-    sign is reversed. All of them are moved by :class:`ald_ext.PSGLD` with ``num_data`` = n; the noise of f_z|u is that
-    of k = n chains.
+    plus the term of ``energy_smoothness``. Encoder, decoder and energy lower it; the sampler f_z|u, whose samples
+    should have low energy, raises it (Eqs. 15, 17). One optimizer does both, because the gradient's sign is reversed
+    between f_z|u and E. :class:`ald_ext.PSGLD` with ``num_data`` = n moves all of them; the noise of f_z|u is that of
+    k = n chains.
 
-    The score is the pseudo potential -log p(x | z) + E(z): the sign of the energy printed in Eq. 18 is wrong, as
-    p(z) ∝ exp(-E(z)).
+    The score is the pseudo potential -log p(x | z) + E(z): as p(z) ∝ exp(-E(z)), the energy's sign in Eq. 18 is a
+    misprint.
 
-    ``diagnostics``: mean energies of data and sampler, their gap (data's less the sampler's), and the spreads (standard
-    deviation over a minibatch, mean over coordinates) of z and z⁻. At equilibrium the gap is near 0, and the spreads
-    agree.
+    ``diagnostics`` holds the mean energies of data and sampler, their gap (data minus sampler), and the spreads
+    (standard deviation over a minibatch, averaged over coordinates) of z and z⁻. At equilibrium the gap is near 0, and
+    the spreads agree.
     """
 
     name: ClassVar = "clae"
     config_class: ClassVar[type[ModelConfig]] = CLAEConfig
     langevin: ClassVar = True
+    divergence_remedies: ClassVar = ("the tilt",)
     config: CLAEConfig
     inputs: Tensor
 
@@ -121,22 +114,22 @@ class CLAE(LatentVariableModel):
             self.why_not_captured = "its prior's Langevin steps are counted on the host"  # type: ignore[misc]
 
     def energy(self, z: Tensor) -> Tensor:
-        """E(z), (N, d_z) -> (N,)."""
+        """Return the energy E(z), (N, d_z) -> (N,)."""
         energy = self.energy_network(z).squeeze(1)
         return energy + z.square().sum(1) / 2 if self.config.is_tilted else energy
 
     def log_prior(self, z: Tensor) -> Tensor:
-        """-E(z), log p(z) without its unknown constant."""
+        """Return -E(z), which is log p(z) up to an unknown constant, (N, d_z) -> (N,)."""
         return -self.energy(z)
 
     def prior_states(self, chains: Tensor) -> Tensor:
-        """z⁻ of some chains, (m,) -> (m, d_z): f_z|u of their inputs, or where their Langevin dynamics are now."""
+        """Return z⁻ of some chains, (m,) -> (m, d_z): f_z|u of their inputs, or their current Langevin states."""
         if self.config.prior_sampler == "amortized":
             return at_least_float32(self.sampler(self.inputs[chains]))
         return self.prior_chains.z[chains]
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Eq. 17, of a minibatch; ``index`` names its chains where there is one a datum, else they are drawn."""
+        """Return Eq. 17 of a minibatch; ``index`` names its chains where each datum has one, else they are drawn."""
         z = self.encode(x)
         energy = self.energy(z)
         negative = self._negative_samples(self._chains_of_minibatch(len(x), index, x.device))
@@ -148,7 +141,7 @@ class CLAE(LatentVariableModel):
         return loss + smoothness / 2 * self.steepness(torch.cat([z, negative])) if smoothness else loss
 
     def steepness(self, z: Tensor) -> Tensor:
-        """The mean of ‖∇f_z(z)‖², differentiable in the energy's parameters and not in z."""
+        """Return the mean of ‖∇f_z(z)‖², differentiable in the energy's parameters and not in z."""
         with torch.enable_grad():
             places = z.detach().requires_grad_()
             energies = self.energy_network(places).sum()
@@ -179,21 +172,18 @@ class CLAE(LatentVariableModel):
         }
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """States of ``count`` chains drawn at random, without replacement while there are enough."""
-        chains, device = self.config.num_chains, self._device()
+        """Return states of ``count`` chains drawn at random, without replacement as long as there are enough."""
+        chains, device = self.config.num_chains, next(self.parameters()).device
         order = [torch.randperm(chains, generator=generator, device=device) for _ in range(-(-count // chains))]
         return self.prior_states(torch.cat(order)[:count])
 
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
     def initialize(self, x: Tensor) -> None:
-        """Scales encoder and sampler as ``initial_spread`` says."""
+        """Scale encoder and sampler as ``initial_spread`` says."""
         target = self.config.initial_spread
         scale_to_spread(self.encoder, self.network_input(x), target)
         if self.config.prior_sampler == "amortized":
             scale_to_spread(self.sampler, self.inputs[: len(x)], target)
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
+        """Return groups in which the decoder's parameters are sampled or optimized, all others sampled."""
         return langevin_parameter_groups(self, self.config, num_data)

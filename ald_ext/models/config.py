@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import ops
-from ..settings import from_dict
+from ..settings import check_values, from_dict, setting
+from .likelihoods import LIKELIHOODS
 
-DATA_KINDS = ("pixels", "real")
-DECODER_OUTPUTS = ("linear", "tanh")
 DEQUANTIZATIONS = ("none", "uniform", "langevin")
-LIKELIHOODS = ("marginal-gaussian", "gaussian", "bernoulli")
-NETWORKS = ("conv", "mlp")
+#: Settings that follow from the data.
+SETTINGS_OF_DATA = ("data", "num_data", "shape")
 
 Config = TypeVar("Config", bound="ModelConfig")
 
@@ -22,71 +21,61 @@ class ModelConfig:
     """The size and form of a model. A model with settings of its own has a subclass, named in ``Model.config_class``.
 
     Args:
-        shape: of a datum: (C, 32, 32) for images; (d,), or any other, with the network "mlp".
-        latent_dim: d_z.
-        network: "conv" or "mlp", see networks.py.
+        shape: shape of a datum: (C, 32, 32) for images; any shape, such as (d,), with the network "mlp".
+        latent_dim: number of latent variables, d_z.
+        network: the built-in networks: "conv" for images of 32 x 32, "mlp" for data of any shape.
         width: channels of the hidden layers of "conv".
-        hidden_units, hidden_layers: of "mlp".
-        data: "pixels": uint8; "real": float32 of any range, which the likelihood sees as they are.
-        likelihood: "marginal-gaussian", "gaussian" or "bernoulli", see likelihoods.py.
-        precision_prior: of the marginalized Gaussian: "flat", "jeffreys" or (a, b).
+        hidden_units: units of each hidden layer of "mlp".
+        hidden_layers: number of hidden layers of "mlp"; 0 is a linear map.
+        data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
+        likelihood: p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
+        precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
         scale: σ of the Gaussian, in units of the dequantized data, which "none" scales to [-1, 1].
-        learned_scale: σ is learned, beginning at ``scale``.
-        dequantization: "none", "uniform" or "langevin".
-        decoder_output: "linear", or "tanh" after the last layer too: the mean of a pixel lies within [-1, 1], as pixels
-            do, so that it is at black and white for a range of latent variables and not for one value of them. Not for
-            Langevin dequantization, whose values have no bounds, nor for Bernoulli pixels, whose means are bounded.
-        num_data: number of training data: ABP and CLAE keep something for each of them.
+        learned_scale: learn σ, beginning at ``scale``.
+        dequantization: how pixels become real values, see :mod:`ald_ext.dequantization`.
+        decoder_output: "linear", or "tanh" to bound the means of pixels to [-1, 1], as pixels are. A black or a white
+            pixel then has a range of latent variables that decode to it, not one value. "tanh" does not go with
+            Langevin dequantization, whose values have no bounds, nor with Bernoulli pixels, whose means are bounded.
+        num_data: number of training data, which ABP and CLAE need, as they keep something for each datum.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value out of its range, or values that do not go together.
     """
 
     shape: tuple[int, ...] = (1, 32, 32)
-    latent_dim: int = 32
-    network: str = "conv"
-    width: int = 16
-    hidden_units: int = 512
-    hidden_layers: int = 2
-    data: str = "pixels"
-    likelihood: str = "marginal-gaussian"
+    latent_dim: int = setting(32, at_least=1)
+    network: str = setting("conv", choices=("conv", "mlp"))
+    width: int = setting(16, at_least=1)
+    hidden_units: int = setting(512, at_least=1)
+    hidden_layers: int = setting(2, at_least=0)
+    data: str = setting("pixels", choices=("pixels", "real"))
+    likelihood: str = setting("marginal-gaussian", choices=LIKELIHOODS)
     precision_prior: ops.PrecisionPrior = "flat"
-    scale: float = 0.1
+    scale: float = setting(0.1, above=0)
     learned_scale: bool = False
-    dequantization: str = "none"
-    decoder_output: str = "linear"
-    num_data: int | None = None
+    dequantization: str = setting("none", choices=DEQUANTIZATIONS)
+    decoder_output: str = setting("linear", choices=("linear", "tanh"))
+    num_data: int | None = setting(None, at_least=1)
 
     def __post_init__(self) -> None:
         ops.prior_shape_and_rate(self.precision_prior)
-        for name in ("latent_dim", "width", "hidden_units"):
-            self._require(name, getattr(self, name) >= 1, ">= 1")
-        self._require("hidden_layers", self.hidden_layers >= 0, ">= 0")
+        check_values(self, f"ald_ext.models.{type(self).__name__}")
         whole = all(type(size) is int and size >= 1 for size in self.shape)
         self._require("shape", len(self.shape) >= 1 and whole, "at least one dimension, all integers >= 1")
-        self._require_one_of("network", NETWORKS)
-        self._require_one_of("data", DATA_KINDS)
-        self._require_one_of("likelihood", LIKELIHOODS)
-        self._require_one_of("dequantization", DEQUANTIZATIONS)
-        self._require_one_of("decoder_output", DECODER_OUTPUTS)
-        self._require("scale", self.scale > 0, "> 0")
-        self._require("num_data", self.num_data is None or self.num_data >= 1, "None or >= 1")
+        discrete, pixels = LIKELIHOODS[self.likelihood].discrete, self.data == "pixels"
         plain = self.dequantization == "none"
-        self._require("dequantization", plain or self.likelihood != "bernoulli", "none: Bernoulli data are discrete")
-        self._require("dequantization", plain or self.data == "pixels", "none: real data are continuous already")
-        self._require(
-            "likelihood", self.likelihood != "bernoulli" or self.data == "pixels", "a Gaussian one for real data"
-        )
-        bounded = self.data == "pixels" and self.likelihood != "bernoulli" and self.dequantization != "langevin"
+        self._require("dequantization", plain or not discrete, f"none: {self.likelihood} data are discrete")
+        self._require("dequantization", plain or pixels, "none: real data are continuous already")
+        self._require("likelihood", pixels or not discrete, "a Gaussian one for real data")
         self._require(
             "decoder_output",
-            self.decoder_output == "linear" or bounded,
+            self.decoder_output == "linear" or (pixels and not discrete and self.dequantization != "langevin"),
             "linear: only pixels without Langevin dequantization, under a Gaussian likelihood, lie within [-1, 1]",
         )
 
     @property
     def channels(self) -> int:
-        """C of images."""
+        """The number C of channels of an image."""
         return self.shape[0]
 
     def _require(self, name: str, fulfilled: bool, expected: str) -> None:
@@ -94,9 +83,6 @@ class ModelConfig:
             raise ValueError(
                 f"ald_ext.models.{type(self).__name__}: {name}: got {getattr(self, name)!r}, expected {expected}"
             )
-
-    def _require_one_of(self, name: str, values: tuple[str, ...]) -> None:
-        self._require(name, getattr(self, name) in values, f"one of {', '.join(values)}")
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:

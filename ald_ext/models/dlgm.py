@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..samplers.potential import potential_and_gradient
+from ..settings import setting
 from .adaptive_langevin import AdaptiveLangevin, LatentLangevinConfig
 from .config import ModelConfig
 from .vae import VAE
@@ -16,20 +17,20 @@ from .vae import VAE
 
 @dataclass(frozen=True)
 class DLGMConfig(LatentLangevinConfig):
-    """Settings of a DLGM, whose latent variables begin where the encoder says."""
+    """Settings of a DLGM, whose latent variables start at the encoder's samples."""
 
-    langevin_steps: int = 5
-    inference_steps: int = 20
+    langevin_steps: int = setting(5, at_least=1)
+    inference_steps: int = setting(20, at_least=1)
 
 
 class DLGM(VAE):
     """A VAE whose decoder learns from MCMC: z ~ q(z | x), moved by Langevin steps towards p(z | x) (Hoffman 2017).
 
-    The encoder minimizes -ELBO under the decoder of the moment; decoder and prior minimize the mean potential
-    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC; with a few gradients a minibatch, Langevin
-    steps without a test reconstructed better here, as a test rejects the way down from the encoder's sample.
+    The encoder minimizes -ELBO under the current decoder; decoder and prior minimize the mean potential
+    U = -log p(x | z) - log p(z) at the final z. Hoffman's kernel is HMC. With few gradients for each minibatch,
+    Langevin steps without a test reconstructed better in our runs: a test rejects the descent from the first sample.
 
-    ``diagnostics``: the step size h.
+    ``diagnostics`` holds the step size h.
     """
 
     name: ClassVar = "dlgm"
@@ -42,9 +43,9 @@ class DLGM(VAE):
         self.dynamics = AdaptiveLangevin(self.config.step_size, self.config.target_acceptance)
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """The mean potential at the final z; its gradient for the encoder is that of -ELBO.
+        """Return the mean potential at the final z, whose gradient for the encoder is that of -ELBO.
 
-        E_q[U] - H(q) reaches the encoder by z alone: by the gradient of U at z, which leaves the decoder out.
+        E_q[U] - H(q) reaches the encoder through z alone, by the gradient of U at z, which leaves out the decoder.
         """
         index = torch.arange(len(x), device=x.device) if index is None else index
         posterior = self.posterior(x)
@@ -64,7 +65,7 @@ class DLGM(VAE):
         return self.potential(x, final).mean() + (negative_elbo - negative_elbo.detach())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Samples of p(z | x): ``inference_steps`` Langevin steps from the encoder's mean, noise of data 0, 1, …"""
+        """Return samples of p(z | x), ``inference_steps`` Langevin steps (noise of data 0, 1, …) from q's mean."""
         start = self.posterior(x).mean.detach()
         steps = self.config.inference_steps
         return self.dynamics.sample(self.observed_potential, self.observe(x), start, steps)

@@ -20,7 +20,10 @@ class ParameterEnsemble:
     p(x' | x) ≈ (1/K) Σ_k p(x' | z = f(x; φ_k), θ_k).
 
     Args:
-        capacity: K; older samples are forgotten.
+        capacity: K, the number of samples that are kept.
+
+    Raises:
+        ValueError: capacity < 1.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,12 +35,12 @@ class ParameterEnsemble:
         return len(self.samples)
 
     def append(self, model: LatentVariableModel) -> None:
-        """Keeps a copy of the parameters as they are now."""
+        """Keep a copy of the current parameters."""
         self.samples.append({name: value.detach().clone() for name, value in model.named_parameters()})
 
     @torch.no_grad()
     def mean(self, model: LatentVariableModel, function: Callable[[LatentVariableModel], Tensor]) -> Tensor:
-        """The mean of ``function(model)`` over the samples, as in ``mean(model, lambda m: m.reconstruct(x))``.
+        """Return the mean of ``function(model)`` over the samples, such as ``mean(model, lambda m: m.reconstruct(x))``.
 
         Raises:
             ValueError: no sample was kept yet.
@@ -53,10 +56,24 @@ class ParameterEnsemble:
         return total / len(self.samples)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors."""
+        """Return the samples as plain tensors."""
         return {"samples": list(self.samples)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`; of more samples than there is room for, the latest."""
+        """Take over the samples of :meth:`state_dict`; the latest, if there is not room for all."""
         self.samples.clear()
         self.samples.extend(state["samples"])
+
+
+def state_of_ensemble(ensemble: ParameterEnsemble | None) -> dict[str, Any]:
+    """Return the samples of an ensemble as plain tensors, or no samples."""
+    return {"samples": []} if ensemble is None else ensemble.state_dict()
+
+
+def ensemble_of_state(state: dict[str, Any]) -> ParameterEnsemble | None:
+    """Return the ensemble of :func:`state_of_ensemble`; None if it has no samples."""
+    if not state["samples"]:
+        return None
+    ensemble = ParameterEnsemble(len(state["samples"]))
+    ensemble.load_state_dict(state)
+    return ensemble

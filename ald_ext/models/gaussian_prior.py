@@ -13,16 +13,16 @@ from .latent_variable_model import LatentVariableModel
 
 
 class GaussianPriorModel(LatentVariableModel):
-    """p(z) = N(μ_z, diag σ_z²), both learned (paper: F.4)."""
+    """A model with the prior p(z) = N(μ_z, diag σ_z²), whose parameters are learned (paper: F.4)."""
 
     def __init__(self, config: ModelConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         self.prior = DiagonalGaussian(self.config.latent_dim)
 
     def log_prior(self, z: Tensor) -> Tensor:
-        """log N(z; μ_z, diag σ_z²), (N,)."""
+        """Return log N(z; μ_z, diag σ_z²), (N, d_z) -> (N,)."""
         return self.prior.log_prob(z)
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of the prior."""
+        """Return draws of the prior, (count, d_z)."""
         return self.prior.sample(count, generator)

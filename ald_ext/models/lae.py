@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..settings import setting
 from .config import ModelConfig
 from .gaussian_prior import GaussianPriorModel
 from .latent_variable_model import LatentVariableModel, trainable
 from .networks import scale_outputs
 
-DECODER_INFERENCE = ("bayes", "map", "mle")
-#: What a model's prior consists of.
+#: Attributes of models that are the prior's networks.
 PRIOR_MODULES = ("prior", "energy_network", "sampler")
-#: Below this spread z is taken to be the same for all data.
+#: Spread below which z is taken to be the same for all data.
 SMALLEST_SPREAD = 1e-12
 
 
@@ -25,53 +25,43 @@ class LAEConfig(ModelConfig):
     """Settings of a Langevin autoencoder.
 
     Args:
-        decoder_inference: what becomes of the decoder's parameters θ, whose prior is N(0, s² I): "bayes" samples them
-            (SGLD, Eqs. 8, 9), "map" maximizes their posterior (noise off, prior on), "mle" their likelihood (noise off,
-            prior flat).
-        decoder_prior_scale: s.
-        encoder_temperature: T of the encoder's parameters, in units of the optimizer's; None: n/p, see
-            :func:`leverage_temperature`.
-        prior_eps: λ of the optimizer for the prior's parameters, which then have no momentum either; None: as of all
-            others. Their gradients are small beside those of the networks, so that with a large λ the prior lags behind
-            z and is wider than they are.
-        initial_spread: standard deviation of z over data, mean over coordinates, that training begins with: the
-            encoder's last layer is scaled for it. None: what the layer's initial weights give, some hundredths.
+        decoder_inference: how the decoder's parameters θ, whose prior is N(0, s² I), are inferred: "bayes" samples them
+            (SGLD, Eqs. 8, 9), "map" maximizes their posterior (no noise), "mle" maximizes their likelihood (no noise,
+            flat prior).
+        decoder_prior_scale: s, the standard deviation of the decoder's prior.
+        encoder_temperature: temperature T of the encoder's parameters, in units of the optimizer's; None stands for
+            n/p, see :func:`leverage_temperature`.
+        prior_eps: λ of the optimizer for the prior's parameters, which then have no momentum either; None gives them
+            the settings of all others. Their gradients are small beside those of the networks, so with a large λ the
+            prior follows z slowly and stays wider than the distribution of z.
+        initial_spread: standard deviation of z over data, averaged over coordinates, at the beginning of training; the
+            encoder's last layer is scaled to it. None leaves the layer's initial weights, which give some hundredths.
     """
 
-    decoder_inference: str = "bayes"
-    decoder_prior_scale: float = 1.0
-    encoder_temperature: float | None = 1.0
-    prior_eps: float | None = None
-    initial_spread: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_one_of("decoder_inference", DECODER_INFERENCE)
-        self._require("decoder_prior_scale", self.decoder_prior_scale > 0, "> 0")
-        temperature = self.encoder_temperature
-        self._require("encoder_temperature", temperature is None or temperature >= 0, "None or >= 0")
-        for name in ("prior_eps", "initial_spread"):
-            value = getattr(self, name)
-            self._require(name, value is None or value > 0, "None or > 0")
+    decoder_inference: str = setting("bayes", choices=("bayes", "map", "mle"))
+    decoder_prior_scale: float = setting(1.0, above=0)
+    encoder_temperature: float | None = setting(1.0, at_least=0)
+    prior_eps: float | None = setting(None, above=0)
+    initial_spread: float | None = setting(None, above=0)
 
 
 def leverage_temperature(encoder: nn.Module, num_data: int) -> float:
-    """n/p for an encoder whose last layer has p inputs and n data; 1 if there are fewer data than inputs.
+    """Return n/p for an encoder whose last layer has p inputs and n data; 1 if there are fewer data than inputs.
 
-    Let z_i = Wᵀ g_i, a linear layer of features g_i, be sampled at T = 1, and the potentials U_i be quadratic with the
-    same curvature. The variance of z_i is then h_i times that of p(z | x_i), h_i = g_iᵀ (Σ_j g_j g_jᵀ)⁻¹ g_i being the
-    leverage of its features; the h_i add up to p. So an amortized posterior has on average p/n of the variance that it
-    should have, and T = n/p restores it. In a deep encoder the layers before the last one move, too.
+    Suppose that z_i = Wᵀ g_i, a linear layer of features g_i, is sampled at T = 1, and that the potentials U_i are
+    quadratic with the same curvature. The variance of z_i is then h_i times that of p(z | x_i), where
+    h_i = g_iᵀ (Σ_j g_j g_jᵀ)⁻¹ g_i is the leverage of its features; the h_i add up to p. So an amortized posterior has
+    on average p/n of the right variance, which T = n/p restores. In a deep encoder earlier layers move, too.
     """
     weights = [parameter for parameter in encoder.parameters() if parameter.dim() >= 2]
     return max(1.0, num_data / weights[-1][0].numel()) if weights else 1.0
 
 
 def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num_data: int) -> list[dict[str, Any]]:
-    """The decoder's parameters as ``config`` says, all others sampled under a flat prior.
+    """Return groups in which the decoder's parameters have a prior, and all others are sampled under a flat one.
 
     The prior N(0, s² I) adds ‖θ‖² / 2s² to the potential of all data, and so θ / (s² n) to the gradient of the mean
-    potential: it is the optimizer's weight decay.
+    potential, which is the optimizer's weight decay.
     """
     decoder, encoder = trainable(model.decoder.parameters()), trainable(model.encoder.parameters())
     temperature = config.encoder_temperature
@@ -95,7 +85,7 @@ def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num
 
 @torch.no_grad()
 def scale_to_spread(network: nn.Module, inputs: Tensor, target: float | None) -> None:
-    """Scales the outputs of a network to a :func:`spread`, unless none is asked for or the outputs are all the same."""
+    """Scale the outputs of a network to a :func:`spread`, unless that is None or the outputs are all the same."""
     if target is not None:
         current = spread(network(inputs))
         if current > SMALLEST_SPREAD:
@@ -103,7 +93,7 @@ def scale_to_spread(network: nn.Module, inputs: Tensor, target: float | None) ->
 
 
 def spread(z: Tensor) -> Tensor:
-    """Standard deviation over a minibatch, mean over coordinates."""
+    """Return the standard deviation over a minibatch, averaged over coordinates."""
     return z.std(0, correction=0).mean()
 
 
@@ -111,8 +101,8 @@ class LAE(GaussianPriorModel):
     """Encoder, decoder and prior sampled together by Langevin dynamics; each step gives new posterior samples z = f(x).
 
     The potential of a datum is U = -log p(x | z) - log p(z) at z = f(x) (Eqs. 8-10), with a learnable diagonal Gaussian
-    p(z). Train the mean of U with :class:`ald_ext.PSGLD`, ``num_data`` = number of images (Eqs. 6, 7, 9): the noise
-    makes the difference to an autoencoder.
+    p(z). Train the mean of U with :class:`ald_ext.PSGLD`, ``num_data`` = number of images (Eqs. 6, 7, 9); its noise is
+    what distinguishes this model from an autoencoder.
     """
 
     name: ClassVar = "lae"
@@ -121,13 +111,13 @@ class LAE(GaussianPriorModel):
     config: LAEConfig
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Mean potential."""
+        """Return the mean potential of the minibatch at z = f(x)."""
         return self.potential(x).mean()
 
     def initialize(self, x: Tensor) -> None:
-        """Scales the encoder as ``initial_spread`` says."""
+        """Scale the encoder as ``initial_spread`` says."""
         scale_to_spread(self.encoder, self.network_input(x), self.config.initial_spread)
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The decoder's parameters are sampled or optimized, see :class:`LAEConfig`; all others are sampled."""
+        """Return groups in which the decoder's parameters are sampled or optimized, all others sampled."""
         return langevin_parameter_groups(self, self.config, num_data)

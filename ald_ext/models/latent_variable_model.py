@@ -1,4 +1,4 @@
-"""What all models share: networks, likelihood, inference, reconstruction, scores."""
+"""The base of all models: networks, likelihood, inference, reconstruction, scores."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from torch import Tensor, nn
 from .. import samplers
 from ..dequantization import scale_pixels
 from .config import ModelConfig, config_from_dict
-from .likelihoods import at_least_float32, make_likelihood, to_brightness
-from .networks import make_decoder, make_encoder
+from .likelihoods import LIKELIHOODS, at_least_float32, to_brightness
+from .networks import make_decoder, make_dequantizer, make_encoder
 
 
 class LatentVariableModel(nn.Module, ABC):
-    """A decoder p(x | z), a prior on z and, in most, an encoder. A subclass states its potential and its loss.
+    """A decoder p(x | z), a prior on z and, in most models, an encoder. A subclass states its potential and its loss.
 
-    Data are uint8 (N, *shape), or brightness in [0, 1] as floats, which the encoder takes too; with ``data="real"``
-    floats of any range.
+    Data are uint8 (N, *shape), or brightness in [0, 1] as floats; with ``data="real"`` they are floats of any range.
 
     Args:
-        config: size and form; the settings of ``config_class`` may be given as keywords instead.
-        encoder: (N, *shape) floats in [-1, 1] (or real data) -> (N, encoder_outputs · d_z), instead of the built-in.
-        decoder: (N, d_z) -> (N, *shape), instead of the built-in one.
+        config: size and form.
+        encoder: network (N, *shape) -> (N, encoder_outputs · d_z) to use instead of the built-in one; its inputs are
+            floats in [-1, 1], or real data.
+        decoder: network (N, d_z) -> (N, *shape) to use instead of the built-in one.
+        options: settings of ``config_class``, instead of ``config``.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or settings beside a config.
     """
 
     #: The name on the command line and in files.
     name: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
-    #: Encoder outputs for each latent variable; 0: the model has no encoder.
+    #: Number of encoder outputs for each latent variable; 0 if the model has no encoder.
     encoder_outputs: ClassVar[int] = 1
     #: True if the parameters are sampled by PSGLD, False if they are optimized by Adam.
     langevin: ClassVar[bool] = False
-    #: False if p(z) is not a distribution that can be drawn from.
+    #: False if p(z) cannot be drawn from.
     has_prior: ClassVar[bool] = True
+    #: What may keep training from diverging, beside a smaller lr and a larger eps.
+    divergence_remedies: ClassVar[tuple[str, ...]] = ()
     #: Why a step cannot be captured as one CUDA graph; None if it can.
     why_not_captured: ClassVar[str | None] = None
 
@@ -52,86 +55,88 @@ class LatentVariableModel(nn.Module, ABC):
         **options: Any,
     ) -> None:
         super().__init__()
+        if config is not None and options:
+            names = ", ".join(options)
+            raise ValueError(
+                f"ald_ext.models.{type(self).__name__}: {names}: got settings beside config, expected either"
+            )
         self.config = self.config_class(**options) if config is None else as_config_of(self.config_class, config)
         if self.encoder_outputs:
             outputs = self.encoder_outputs * self.config.latent_dim
             self.encoder = make_encoder(self.config, outputs) if encoder is None else encoder
         self.decoder = make_decoder(self.config) if decoder is None else decoder
-        self.likelihood = make_likelihood(self.config)
-        #: Scalars about the latest loss, beside the loss itself, for logs.
+        self.likelihood = LIKELIHOODS[self.config.likelihood](self.config, make_dequantizer(self.config))
+        #: Scalars about the latest loss, for logs.
         self.diagnostics: dict[str, Tensor] = {}
 
     @abstractmethod
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """The mean over a minibatch of what training lowers.
+        """Return the mean over a minibatch of the loss that training lowers.
 
         Args:
-            x: uint8 (m, *shape), or real data.
-            index: (m,) int64, the index of each datum in its data set, for models that keep something for each.
+            x: data (m, *shape), uint8 or real.
+            index: index of each datum in its data set, (m,) int64, for models that keep something for each datum.
         """
 
     def log_prior(self, z: Tensor) -> Tensor | float:
-        """log p(z), (N, d_z) -> (N,), up to a constant; 0 for a flat prior."""
+        """Return log p(z) up to a constant, (N, d_z) -> (N,); 0 for a flat prior."""
         return 0.0
 
     def network_input(self, x: Tensor) -> Tensor:
-        """What the encoder sees: pixels scaled to [-1, 1], real data as they are."""
+        """Return the encoder's input: pixels scaled to [-1, 1], real data as they are."""
         return x if self.config.data == "real" else scale_pixels(x)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latent variables that the model infers, (N, *shape) -> (N, d_z)."""
+        """Return the latent variables that the model infers, (N, *shape) -> (N, d_z)."""
         return at_least_float32(self.encoder(self.network_input(x)))
 
     def output(self, z: Tensor) -> Tensor:
-        """The decoder's output, (N, d_z) -> (N, *shape), as the likelihood sees it."""
+        """Return the decoder's output for the likelihood, (N, d_z) -> (N, *shape)."""
         output = at_least_float32(self.decoder(z))
         return output.tanh() if self.config.decoder_output == "tanh" else output
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latent variables (N, d_z) -> brightness in [0, 1] (or real values), (N, *shape)."""
+        """Return brightness in [0, 1] (or real values), (N, *shape), of latent variables (N, d_z)."""
         return self.likelihood.to_unit(self.output(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Brightness in [0, 1] (or real values) of the reconstructions, which are free of noise that x may have."""
+        """Return the reconstructions of x, (N, *shape): brightness in [0, 1] (or real values), without x's noise."""
         return self.decode(self.encode(x))
 
     def negative_log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """-log p(x | z), (N,)."""
+        """Return -log p(x | z), (N,)."""
         return -self.likelihood.log_prob(x, self.output(z))
 
     def potential(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """U(x, z) = -log p(x | z) - log p(z), (N,) (paper: Eq. 2); at z = encode(x) if none is given."""
+        """Return U(x, z) = -log p(x | z) - log p(z), (N,) (paper: Eq. 2); z = encode(x) if none is given."""
         z = self.encode(x) if z is None else z
         return self.negative_log_likelihood(x, z) - self.log_prior(z)
 
     def observed_potential(self, observed: Tensor, z: Tensor) -> Tensor:
-        """U at values that ``likelihood.observe`` gave, (N,): dequantized once, whatever number of steps z makes."""
+        """Return U at values that :meth:`observe` gave, (N,), so that steps of z see data that are dequantized once."""
         return -self.likelihood.log_density(observed, self.output(z)) - self.log_prior(z)
 
     def observe(self, x: Tensor) -> Tensor:
-        """Dequantized data, without gradients, for :meth:`observed_potential`."""
+        """Return dequantized data, without gradients, for :meth:`observed_potential`."""
         with torch.no_grad():
             return at_least_float32(self.likelihood.observe(x))
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
-        """RE of each datum, (N,) (paper: Table 2): squared error on [0, 1], or cross-entropy of Bernoulli pixels."""
+        """Return RE of each datum, (N,) (paper: Table 2): squared error in [0, 1], or Bernoulli cross-entropy."""
         return self.likelihood.reconstruction_error(x, self.output(self.encode(x)))
 
     def score(self, x: Tensor) -> Tensor:
-        """How anomalous each datum is, (N,): its potential at the inferred z; higher is more so (paper: Section 8)."""
+        """Return how anomalous each datum is, (N,): its potential at the inferred z (paper: Section 8)."""
         return self.potential(x)
 
     def infer(self, x: Tensor, num_steps: int, *, step_size: float = 1e-3, seed: int = 0) -> Tensor:
-        """Samples of p(z | x) from the inferred z on: MALA, whose step size adapts for each datum (paper: Algorithm 2).
+        """Return samples of p(z | x) by MALA from the inferred z on, (N, d_z) (paper: Algorithm 2).
 
         Args:
-            x: data.
-            num_steps: of MALA; in the first half its step size adapts. 0 gives :meth:`encode`'s.
-            step_size: at first.
-            seed: of the noise.
-
-        Returns:
-            (N, d_z), the states after the last step.
+            x: data (N, *shape).
+            num_steps: number of steps; in the first half each datum's step size adapts. 0 gives :meth:`encode`'s z.
+            step_size: initial step size.
+            seed: seed of the noise.
 
         Raises:
             ValueError: num_steps < 0.
@@ -153,14 +158,12 @@ class LatentVariableModel(nn.Module, ABC):
         return sampler.z
 
     def interpolate(self, first: Tensor, second: Tensor, count: int) -> Tensor:
-        """Images between two, along the line between their latent variables.
+        """Return images along the lines between the latent variables of pairs of data, (N, count, *shape).
 
         Args:
-            first, second: data (N, *shape).
-            count: number of images, both ends included, >= 2.
-
-        Returns:
-            (N, count, *shape).
+            first: data (N, *shape), where the lines begin.
+            second: data (N, *shape), where they end.
+            count: number of images on a line, both ends included, >= 2.
 
         Raises:
             ValueError: count < 2.
@@ -174,35 +177,35 @@ class LatentVariableModel(nn.Module, ABC):
         return images.view(len(first), count, *images.shape[1:])
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """z ~ p(z), (count, d_z). ValueError for a model without a prior."""
+        """Return draws of z ~ p(z), (count, d_z). ValueError for a model without a prior."""
         raise ValueError(f"ald_ext.models.{type(self).__name__}: {self.name} has no prior to sample")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Brightness in [0, 1] (or real values) of new data, (count, *shape). ValueError without a prior."""
+        """Return new data, (count, *shape): brightness in [0, 1] (or real values). ValueError without a prior."""
         return self.decode(self.sample_prior(count, generator))
 
     def initialize(self, x: Tensor) -> None:
-        """Sets initial values that depend on data, of which ``x`` are some; there are none in most models."""
+        """Set initial values that depend on data, of which ``x`` are some; most models have none."""
 
     def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """The parameters that training moves, with the options that differ from the optimizer's own.
+        """Return the parameters that training moves, in groups with the options that differ from the optimizer's.
 
-        ``temperature`` is in units of the optimizer's.
+        A group's ``temperature`` is in units of the optimizer's.
         """
         return [{"params": trainable(self.parameters())}]
 
     def to_brightness(self, x: Tensor) -> Tensor:
-        """Data as :meth:`reconstruct` gives them: brightness in [0, 1]; real data as they are."""
+        """Return data as :meth:`reconstruct` gives them: brightness in [0, 1]; real data as they are."""
         return x if self.config.data == "real" else to_brightness(x)
 
 
 def trainable(parameters: Any) -> list[nn.Parameter]:
-    """Those that are not fixed."""
+    """Return the parameters that are not fixed."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def as_config_of(config_class: type[ModelConfig], config: ModelConfig) -> ModelConfig:
-    """A plain ModelConfig as the model's own kind, with its own settings at their defaults.
+    """Return a config as one of the model's class, whose own settings have defaults if it is a plain ModelConfig.
 
     Raises:
         ValueError: the settings of another kind of model.

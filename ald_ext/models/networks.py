@@ -1,7 +1,7 @@
 """The built-in networks: convolutional ones for 32 x 32 images, and MLPs for data of any shape.
 
-The convolutional ones are a stand-in for the paper's Table 4, whose text is lost. tanh after every layer but the last,
-as Langevin dynamics wants differentiable potentials (paper: Appendix F).
+The convolutional ones stand in for the paper's Table 4, whose text is lost. Every layer but the last is followed by
+tanh, because Langevin dynamics needs differentiable potentials (paper: Appendix F).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dequantization import LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
 from .config import ModelConfig
 
 IMAGE_SIZE = 32
@@ -23,7 +24,7 @@ class Encoder(nn.Sequential):
     """Three stride-2 4 x 4 convolutions (32 -> 16 -> 8 -> 4) and a 4 x 4 convolution: (N, C, 32, 32) -> (N, out).
 
     Args:
-        channels: of the images.
+        channels: number C of channels of the images.
         out: number of outputs (d_z; 2 d_z for a VAE).
         width: channels of the hidden layers.
     """
@@ -38,9 +39,9 @@ class Encoder(nn.Sequential):
 class UpsampledConv2d(nn.Conv2d):
     """Nearest-neighbour upsampling x 2, then a 3 x 3 convolution with padding 1: (N, C, H, W) -> (N, out, 2H, 2W).
 
-    Computed at once, as the transposed 4 x 4 convolution of stride 2 that it equals: each pixel that is doubled meets
-    two neighbouring taps of the kernel, so the taps are added first and the doubled image is never made. The kernel
-    that does it is F(w)_i = w_i + w_(i-1) in each direction (w outside of 0 … 2 is 0) of the flipped w.
+    Both are computed at once, as the transposed 4 x 4 convolution of stride 2 that they equal: each doubled pixel meets
+    two neighbouring taps of the kernel, so the taps are added first, and the doubled image is never made. Its kernel is
+    F(w)_i = w_i + w_(i-1) in each direction of the flipped w, where w is 0 outside of 0 … 2.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -54,11 +55,11 @@ class UpsampledConv2d(nn.Conv2d):
 
 
 class Decoder(nn.Module):
-    """A 4 x 4 transposed convolution (1 -> 4), then thrice upsampling x 2 and a 3 x 3 convolution: (N, d_z) -> images.
+    """A 4 x 4 transposed convolution (1 -> 4), then three times upsampling x 2 with a 3 x 3 convolution.
 
     Args:
         latent_dim: d_z.
-        channels: of the images.
+        channels: number of channels of the images.
         width: channels of the hidden layers.
     """
 
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor) -> Tensor:
-        """(N, d_z) -> (N, channels, 32, 32)."""
+        """Return images (N, channels, 32, 32) of latent variables (N, d_z)."""
         images: Tensor = self.layers(z[:, :, None, None])
         return images
 
@@ -79,8 +80,10 @@ class MLP(nn.Sequential):
     """Linear layers with tanh between them: (N, inputs) -> (N, outputs).
 
     Args:
-        inputs, outputs: dimensions.
-        hidden_units, hidden_layers: of each hidden layer; their number, 0 for a linear map.
+        inputs: number of inputs.
+        outputs: number of outputs.
+        hidden_units: units of each hidden layer.
+        hidden_layers: number of hidden layers; 0 makes a linear map.
     """
 
     def __init__(self, inputs: int, outputs: int, hidden_units: int, hidden_layers: int) -> None:
@@ -92,7 +95,7 @@ class MLP(nn.Sequential):
 
 
 def make_encoder(config: ModelConfig, outputs: int) -> nn.Module:
-    """(N, *shape) -> (N, outputs), as ``config.network`` says."""
+    """Return an encoder (N, *shape) -> (N, outputs), as ``config.network`` says."""
     if config.network == "mlp":
         inputs = math.prod(config.shape)
         return nn.Sequential(nn.Flatten(), MLP(inputs, outputs, config.hidden_units, config.hidden_layers))
@@ -101,7 +104,7 @@ def make_encoder(config: ModelConfig, outputs: int) -> nn.Module:
 
 
 def make_decoder(config: ModelConfig) -> nn.Module:
-    """(N, d_z) -> (N, *shape), as ``config.network`` says."""
+    """Return a decoder (N, d_z) -> (N, *shape), as ``config.network`` says."""
     if config.network == "mlp":
         mlp = MLP(config.latent_dim, math.prod(config.shape), config.hidden_units, config.hidden_layers)
         return nn.Sequential(mlp, nn.Unflatten(1, config.shape))
@@ -109,23 +112,34 @@ def make_decoder(config: ModelConfig) -> nn.Module:
     return for_convolutions(Decoder(config.latent_dim, config.channels, config.width))
 
 
-def make_dequantization_network(config: ModelConfig) -> nn.Module:
-    """g(x; ξ) of the Langevin dequantizer, (N, *shape) -> (N, *shape): two convolutions, or an MLP of the same form."""
+def make_dequantizer(config: ModelConfig) -> nn.Module:
+    """Return the module that makes real values of pixels, as ``config.data`` and ``config.dequantization`` say.
+
+    The network g(x; ξ) of the Langevin dequantizer, (N, *shape) -> (N, *shape), has two convolutions, or is an MLP
+    with one hidden layer.
+    """
+    if config.data == "real":
+        return RealValues()
+    if config.dequantization == "none":
+        return PixelScaling()
+    if config.dequantization == "uniform":
+        return UniformDequantizer()
     if config.network == "mlp":
         pixels = math.prod(config.shape)
-        return nn.Sequential(nn.Flatten(), MLP(pixels, pixels, config.hidden_units, 1), nn.Unflatten(1, config.shape))
+        mlp = MLP(pixels, pixels, config.hidden_units, 1)
+        return LangevinDequantizer(nn.Sequential(nn.Flatten(), mlp, nn.Unflatten(1, config.shape)))
     channels, width = config.channels, config.width
     layers = [nn.Conv2d(channels, width, 3, padding=1), nn.Tanh(), nn.Conv2d(width, channels, 3, padding=1)]
-    return for_convolutions(nn.Sequential(*layers))
+    return LangevinDequantizer(for_convolutions(nn.Sequential(*layers)))
 
 
 def for_convolutions(network: nn.Module) -> nn.Module:
-    """The network with weights in the memory format in which convolutions with few channels are fastest."""
+    """Return the network with weights in the memory format in which convolutions with few channels are fastest."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_image_shape(shape: Sequence[int]) -> None:
-    """ValueError for what the convolutional networks do not take."""
+    """Raise a ValueError for a shape that the convolutional networks do not take."""
     if len(shape) != 3 or tuple(shape[1:]) != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(
             f"ald_ext.models.ModelConfig: shape: got {tuple(shape)}, expected (C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the "
@@ -134,7 +148,7 @@ def check_image_shape(shape: Sequence[int]) -> None:
 
 
 def scale_outputs(network: nn.Module, factor: float | Tensor) -> None:
-    """Multiplies what a network gives, by weights and biases of its last linear layer or convolution.
+    """Multiply a network's outputs, through weights and biases of its last linear layer or convolution.
 
     Raises:
         ValueError: a network without such a layer.

@@ -1,4 +1,4 @@
-"""A Langevin chain for each datum that goes on from minibatch to minibatch."""
+"""Langevin chains, one for each datum, that continue from minibatch to minibatch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .adaptive_langevin import AdaptiveLangevin
 
 
 class PersistentChains(nn.Module):
-    """States z (count, d) of chains, which are part of a model's checkpoint; they begin at draws of N(0, I).
+    """Chains with states z (count, d), which begin at draws of N(0, I) and are part of a model's checkpoint.
 
     Args:
-        count, dimension: of z.
-        dynamics: that move them.
+        count: number of chains.
+        dimension: d.
+        dynamics: the dynamics that move them.
     """
 
     z: Tensor
@@ -27,13 +28,13 @@ class PersistentChains(nn.Module):
         self.register_buffer("z", start)
 
     def advance(self, potential: Potential, x: Tensor | None, index: Tensor, num_steps: int) -> Tensor:
-        """Moves the chains of a minibatch by ``num_steps`` steps and gives their states, (m, d), detached.
+        """Move the chains of a minibatch by ``num_steps`` steps and return their states, (m, d), detached.
 
         Args:
             potential: U(x, z).
-            x: (m, ...) data, or None for a target without data.
-            index: (m,) int64: the chains.
-            num_steps: of the dynamics.
+            x: data (m, ...), or None for a target without data.
+            index: index of each chain, (m,) int64.
+            num_steps: number of steps of the dynamics.
         """
         z = self.dynamics.move(potential, x, self.z[index], index, num_steps)
         self.z[index] = z

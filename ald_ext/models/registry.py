@@ -10,14 +10,14 @@ from .lae import LAE
 from .latent_variable_model import LatentVariableModel
 from .vae import VAE
 
-#: By the names of the command line.
+#: The models by their names on the command line.
 MODELS: dict[str, type[LatentVariableModel]] = {
     model.name: model for model in (LAE, CLAE, AE, SparseAE, VAE, ABP, DLGM)
 }
 
 
 def find_model_class(name: str) -> type[LatentVariableModel]:
-    """The class of a model by its name. ValueError for an unknown one."""
+    """Return the class of a model by its name. ValueError for an unknown one."""
     if name not in MODELS:
         raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
     return MODELS[name]

@@ -17,13 +17,13 @@ from .config import config_from_dict
 from .latent_variable_model import LatentVariableModel
 from .registry import find_model_class
 
-#: Of the files of models and checkpoints; raised whenever an older version could not read them, or the other way.
+#: Version of the files of models and checkpoints; raised when older versions cannot read newer files, or conversely.
 FORMAT = 2
 MODEL_KEYS = ("format", "model_name", "model_config", "model")
 
 
 def model_contents(model: LatentVariableModel) -> dict[str, Any]:
-    """What :func:`load_model` needs."""
+    """Return what :func:`load_model` needs."""
     return {
         "format": FORMAT,
         "model_name": model.name,
@@ -33,18 +33,18 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> None:
-    """Writes tensors and plain values, whole or not at all.
+    """Write tensors and plain values, whole or not at all.
 
     Raises:
         OSError: the folder or the disk does not take the file; an earlier file is as it was.
     """
-    buffer = io.BytesIO()  # torch.save reports a full disk as an internal error of its own
+    buffer = io.BytesIO()  # torch.save would report a full disk as an internal error
     torch.save(contents, buffer)
     write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
 
 
 def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What :func:`write_tensors` wrote.
+    """Return what :func:`write_tensors` wrote.
 
     Raises:
         FileNotFoundError: no such file.
@@ -75,10 +75,11 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
 
 
 def check_sums(path: Path) -> None:
-    """Compares the checksums in torch's zip file with what they are of, which torch.load does not.
+    """Compare the checksums in torch's zip file with its contents, which torch.load does not.
 
     Raises:
-        ValueError: they differ. Others: the file is no zip file.
+        ValueError: they differ.
+        zipfile.BadZipFile: the file is no zip file.
     """
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
@@ -87,20 +88,21 @@ def check_sums(path: Path) -> None:
 
 
 def why_unreadable(error: Exception) -> str:
-    """In one line. torch's own advice on unpickling, to trust the file, is left out."""
+    """Return the reason in one line, without torch's advice on unpickling, which is to trust the file."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds other things than tensors and plain values"
     return first_line(error)
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def model_from_contents(
     contents: dict[str, Any], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
 ) -> LatentVariableModel:
-    """The model of :func:`model_contents`.
+    """Return the model of :func:`model_contents`.
 
     Raises:
         ValueError: an unknown model, or parameters that do not fit the networks.
@@ -119,7 +121,11 @@ def model_from_contents(
 
 
 def save_model(model: LatentVariableModel, path: str | Path) -> None:
-    """Writes a model: its name, settings and parameters, as plain values and tensors."""
+    """Write a model's name, settings and parameters to a file, as plain values and tensors.
+
+    Raises:
+        OSError: the folder or the disk does not take the file; an earlier file is as it was.
+    """
     write_tensors(Path(path), model_contents(model))
 
 
@@ -130,12 +136,13 @@ def load_model(
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
 ) -> LatentVariableModel:
-    """The model of :func:`save_model`, or of a checkpoint of ``ald-ext train``; runs no code of the file.
+    """Return the model of :func:`save_model`, or of a checkpoint of ``ald-ext train``; no code of the file is run.
 
     Args:
-        path: of the file.
-        device: where the model is to be.
-        encoder, decoder: networks of the model's, where they are not the built-in ones.
+        path: the file.
+        device: torch device for the model.
+        encoder: the model's encoder, if it is not the built-in one.
+        decoder: the model's decoder, if it is not the built-in one.
 
     Raises:
         FileNotFoundError: no such file.

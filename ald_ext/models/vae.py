@@ -13,31 +13,31 @@ from .likelihoods import at_least_float32
 
 
 class VAE(GaussianPriorModel):
-    """Minimizes -ELBO = E_q[-log p(x | z)] + KL(q(z | x) ‖ p(z)), q a diagonal Gaussian, p(z) a learnable one."""
+    """A VAE, which minimizes -ELBO = E_q[-log p(x | z)] + KL(q(z | x) ‖ p(z)), q and p(z) being diagonal Gaussians."""
 
     name: ClassVar = "vae"
     encoder_outputs: ClassVar = 2
 
     def posterior(self, x: Tensor) -> Normal:
-        """q(z | x)."""
+        """Return q(z | x), a Gaussian with independent coordinates (N, d_z)."""
         mean, log_scale = at_least_float32(self.encoder(self.network_input(x))).chunk(2, dim=1)
         return Normal(mean, log_scale.exp(), validate_args=False)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z | x), (N, d_z)."""
+        """Return the mean of q(z | x), (N, d_z)."""
         return self.posterior(x).mean
 
     def negative_elbo(self, x: Tensor) -> Tensor:
-        """-ELBO of each datum, (N,), estimated with one sample of z."""
+        """Return -ELBO of each datum, (N,), estimated with one sample of z."""
         posterior = self.posterior(x)
         z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
         divergence = kl_divergence(posterior, self.prior.distribution()).sum(-1)
         return self.negative_log_likelihood(x, z) + divergence
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Mean of -ELBO."""
+        """Return the mean of -ELBO over the minibatch."""
         return self.negative_elbo(x).mean()
 
     def score(self, x: Tensor, num_samples: int = 8) -> Tensor:
-        """-ELBO with the mean over ``num_samples`` samples of z (paper: Section 8)."""
+        """Return -ELBO of each datum, (N,), averaged over ``num_samples`` samples of z (paper: Section 8)."""
         return torch.stack([self.negative_elbo(x) for _ in range(num_samples)]).mean(0)

@@ -1,4 +1,4 @@
-"""Samplers of latent variables; how potentials, sums and means are meant: :mod:`ald_ext.samplers.potential`."""
+"""Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
 from .amortized import AmortizedLangevin
 from .check import CheckReport, CheckRun, check_optimizer, check_sampler

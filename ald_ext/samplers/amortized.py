@@ -1,4 +1,4 @@
-"""Amortized Langevin dynamics: the parameters of a network move, its outputs are the samples."""
+"""Amortized Langevin dynamics: the parameters of a network move, and its outputs are the samples."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch.optim import Optimizer
 
 from ..ops import draw_seed
 
-#: What a loss sums over, and so what the optimizer's ``num_data`` is to be.
+#: What a loss is of the data's potentials, which determines the optimizer's ``num_data``.
 REDUCTIONS = ("mean", "sum")
 
 
 class AmortizedLangevin:
-    """ALD and SGALD: z_i = f(x_i; φ) for every datum, φ moved by a Langevin optimizer (paper: Algorithm 1, Eqs. 6, 7).
+    """ALD and SGALD: z_i = f(x_i; φ) for every datum; an optimizer moves φ (paper: Algorithm 1, Eqs. 6, 7).
 
     Each :meth:`step` lowers the potential of a minibatch of m data by one noisy step on φ,
 
         φ ← φ - η ∇_φ (n/m) Σ_{i in batch} U(x_i, f(x_i; φ)) + √(2ηT) ξ        (SGLD; PSGLD preconditions it)
 
-    after which the outputs of f are new samples for every datum. It is unconditional sampling (Eqs. 15, 16) when the
-    x are fixed inputs u ~ N(0, I), one a chain, which the potential ignores. When it samples what: features.py,
-    Note [What the theory covers]. The step size follows the optimizer's convention (ald_ext/ops.py, Note [The update
-    equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has ``num_data=n``, lr = η·n; with "sum" it
-    is (n/m)ΣU and ``num_data=1``, lr = η. They differ in what PSGLD's V averages: squares of mean gradients, or of
-    sums, which are n² times as large, so that eps and lr mean something else.
+    after which the outputs of f are new samples for every datum. If the x are fixed inputs u ~ N(0, I), one for each
+    chain, which the potential ignores, this is unconditional sampling (Eqs. 15, 16). Note [What the theory covers] in
+    features.py says when the samples are those of the posterior. The step size follows the optimizer's convention
+    (ald_ext/ops.py, Note [The update equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has
+    ``num_data=n``, lr = η·n; with "sum" it is (n/m)ΣU and ``num_data=1``, lr = η. PSGLD's V then averages the squares
+    of mean gradients, or of sums, which are n² times as large, so that eps and lr have other meanings.
 
     Args:
         network: f, (m, ...) → (m, d).
         potential: U(x, z) → (m,), a datum's -log p(z) - log p(x | z).
-        x: (n, ...) data or fixed inputs.
+        x: data or fixed inputs (n, ...).
         optimizer: SGLD, PSGLD or SGHMC over the network's parameters.
-        batch_size: m; all data if None. Minibatches are drawn without replacement, epoch by epoch.
+        batch_size: m; None stands for all data. Minibatches are drawn without replacement, epoch by epoch.
         reduction: "mean" or "sum".
-        seed: of the minibatches; from torch's default generator if None.
-        outputs: "all": a step returns the outputs for all data, (n, d); "batch": for its minibatch, whose indices are
-            in ``batch``, so that the cost of a step does not grow with n.
+        seed: seed of the minibatches; None draws one from torch's default generator.
+        outputs: "all" to return the outputs for all data, (n, d), at each step; "batch" to return those of its
+            minibatch, whose indices are in ``batch``, so that the cost of a step does not grow with n.
 
     Raises:
         ValueError: batch_size or outputs out of range, or an optimizer whose num_data does not suit the reduction.
@@ -77,7 +77,7 @@ class AmortizedLangevin:
                 )
 
     def step(self) -> Tensor:
-        """One update of φ; returns the new samples, (n, d) or (m, d) as ``outputs`` says."""
+        """Make one update of φ and return the new samples, (n, d) or (m, d) as ``outputs`` says."""
         self.batch = self.minibatches.draw()
         everything = self.batch_size == len(self.x)
         x = self.x if everything else self.x[self.batch]
@@ -92,7 +92,7 @@ class AmortizedLangevin:
         return samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer and minibatches; a run goes on from it bit for bit."""
+        """Return the states of network, optimizer and minibatches; a run continues from them bit for bit."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -100,17 +100,18 @@ class AmortizedLangevin:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; an lr that is a tensor stays this very tensor."""
         self.network.load_state_dict(state["network"])
         own = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, own, strict=True):
-            if isinstance(lr, Tensor):  # the caller may hold it, to set it step by step
+            if isinstance(lr, Tensor):  # which the caller may set step by step
                 group["lr"] = lr.fill_(float(group["lr"]))
         self.minibatches.load_state_dict(state["minibatches"])
 
 
 def check_minibatches(name: str, num_data: int, batch_size: int, outputs: str) -> None:
-    """ValueError for options of a sampler with minibatches that are out of range."""
+    """Raise a ValueError for options of a sampler with minibatches that are out of range."""
     if not 1 <= batch_size <= num_data:
         raise ValueError(f"{name}: batch_size: got {batch_size}, expected 1 to {num_data}, the number of data")
     if outputs not in ("all", "batch"):
@@ -118,7 +119,7 @@ def check_minibatches(name: str, num_data: int, batch_size: int, outputs: str) -
 
 
 class Minibatches:
-    """Indices of minibatches without replacement, epoch by epoch; what an epoch leaves over is dropped."""
+    """Indices of minibatches without replacement, epoch by epoch; an incomplete last minibatch is dropped."""
 
     def __init__(self, num_data: int, batch_size: int, seed: int | None = None) -> None:
         self.num_data, self.batch_size = num_data, batch_size
@@ -127,7 +128,7 @@ class Minibatches:
         self.order, self.position = torch.arange(num_data), num_data
 
     def draw(self) -> Tensor:
-        """(m,) int64; all data, in order, where they are one minibatch."""
+        """Return the next indices, (m,) int64; all data in order, where they are one minibatch."""
         if self.batch_size == self.num_data:
             return self.order
         if self.position + self.batch_size > self.num_data:

@@ -1,14 +1,14 @@
-"""Running a sampler and keeping what it draws: all samples, in memory or on disk, or their moments only.
+"""Running a sampler and keeping its draws: all samples, in memory or on disk, or their moments only.
 
 Note [Shapes of samples]
     A sampler's state is (n, d) or (n, chains, d): n data, d latent variables. Draws are stacked in front of it: (draws,
-    n, d) or (draws, n, chains, d). Where a function needs chains, the shape without that axis counts as one chain.
+    n, d) or (draws, n, chains, d). Functions that need chains take the shape without that axis for one chain.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -16,37 +16,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..progress import progress_bar
 from ..threads import FastestThreads, number_of_threads
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What can be collected from. To be resumed it also needs ``state_dict`` and ``load_state_dict``."""
+    """An object with ``step``, from which to collect; to be resumed it also needs its state methods.
+
+    These are ``state_dict`` and ``load_state_dict``, as of torch's modules.
+    """
 
     def step(self) -> Tensor:
-        """One transition; returns the new state, (n, d) or (n, chains, d), which the next step may overwrite."""
+        """Make one transition; return the new state, (n, d) or (n, chains, d), which the next step may overwrite."""
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where draws go: :class:`SampleStorage`, :class:`ald_ext.samplers.StreamingMoments`, or one's own."""
+    """A receiver of draws: :class:`SampleStorage`, :class:`ald_ext.samplers.StreamingMoments`, or one's own."""
 
     def reserve(self, num_draws: int) -> None:
-        """Announces that so many more draws will come."""
+        """Prepare for so many more draws."""
 
     def append(self, state: Tensor) -> None:
-        """Takes one draw; copies what it keeps."""
+        """Take one draw; copy what is kept of it."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the sink holds."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what :meth:`state_dict` returned."""
 
 
 AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
 
 
 def check_state_shape(name: str, state: Tensor, expected: Sequence[int] | None) -> None:
-    """ValueError unless a draw is (n, d) or (n, chains, d), and shaped as those before it."""
+    """Raise a ValueError unless a draw is (n, d) or (n, chains, d), and shaped as those before it."""
     if expected is not None and tuple(state.shape) != tuple(expected):
         raise ValueError(f"ald_ext.samplers.{name}: state: got shape {tuple(state.shape)}, expected {tuple(expected)}")
     if state.ndim not in (2, 3):
@@ -59,11 +65,11 @@ class SampleStorage:
     """All draws in one preallocated tensor, on a device, or in a .npy file that is mapped into memory.
 
     Args:
-        capacity: number of draws there is room for. None: as many as the first run announces; in memory, but not in a
-            file, more are made room for later.
-        device: of the tensor; the sampler's if None.
-        dtype: of what is kept; the sampler's if None.
-        path: a .npy file for the draws, created anew; what has not been drawn yet reads as zeros.
+        capacity: number of draws for which there is room; None stands for as many as the first run announces. In
+            memory, but not in a file, room is made for more later.
+        device: device of the tensor; None stands for the sampler's.
+        dtype: dtype of what is kept; None stands for the sampler's.
+        path: a .npy file for the draws, created anew; draws that are still to come read as zeros.
 
     Raises:
         ValueError: a draw of another shape, a file that is full, or a dtype that numpy lacks.
@@ -96,19 +102,19 @@ class SampleStorage:
 
     @property
     def samples(self) -> Tensor:
-        """(count, n, d) or (count, n, chains, d): a view of what has been drawn, not a copy."""
+        """The draws so far, (count, n, d) or (count, n, chains, d): a view, not a copy. RuntimeError without draws."""
         if self._buffer is None:
             raise RuntimeError("ald_ext.samplers.SampleStorage: samples: got none yet, expected a draw at least")
         return self._buffer[: self.count]
 
     def reserve(self, num_draws: int) -> None:
-        """Room for so many more draws: at once, or with the first draw, whose shape says how much that is."""
+        """Make room for so many more draws: at once, or with the first draw, which tells their shape."""
         self._announced = self.count + num_draws
         if self._buffer is not None and self._announced > len(self._buffer):
             self._grow(self._announced)
 
     def append(self, state: Tensor) -> None:
-        """One draw, (n, d) or (n, chains, d)."""
+        """Store one draw, (n, d) or (n, chains, d)."""
         check_state_shape("SampleStorage", state, None if self._buffer is None else self._buffer.shape[1:])
         if self._buffer is None:
             self._allocate(self.capacity or max(self._announced, 1), state)
@@ -140,18 +146,18 @@ class SampleStorage:
         self._buffer = larger
 
     def flush(self) -> None:
-        """Writes a file's draws to the disk."""
+        """Write a file's draws to the disk."""
         if self._file is not None:
             self._file.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """The draws; of a file, which keeps them itself, only their number."""
+        """Return the draws, or only their number if a file keeps them."""
         self.flush()
         samples = None if self._buffer is None or self.path is not None else self.samples.clone()
         return {"count": self.count, "samples": samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on after the draws of :meth:`state_dict`; a file's later draws are drawn, and written, again."""
+        """Continue after the draws of :meth:`state_dict`; later draws in a file will be overwritten."""
         self.count = state["count"]
         if self.count == 0:
             return
@@ -164,6 +170,7 @@ class SampleStorage:
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype in numpy. ValueError if numpy lacks it."""
     try:
         return torch.empty(0, dtype=dtype).numpy().dtype
     except TypeError as error:
@@ -173,23 +180,24 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 
 
 class Collector:
-    """Runs a sampler: leaves out ``burn_in`` steps, then gives every ``thinning``-th state to the sinks.
+    """A run of a sampler, which leaves out ``burn_in`` steps, then gives every ``thinning``-th state to the sinks.
 
-    It counts steps over all calls of :meth:`run`, so that run(5) twice is run(10), and so is a run that another
-    process continues from :meth:`state_dict`, bit for bit if the sampler's own state is.
+    Steps are counted over all calls of :meth:`run`, so run(5) twice equals run(10), also if another process continues
+    from :meth:`state_dict`; bit for bit if the sampler's own state allows it.
 
     Args:
         sampler: see :class:`Sampler`.
-        burn_in: steps before the first that can be kept.
-        thinning: steps a draw.
+        burn_in: number of steps before the first that can be kept.
+        thinning: number of steps for each draw.
         into: one sink or several.
-        progress: a bar, by tqdm.
-        fastest_threads: on the CPU, a sampler that can be resumed runs with the number of threads that is fastest at
-            the moment, and so a network's last bits may differ from run to run: see Note [Number of threads] in
-            ald_ext.threads. Its state is copied, and loaded again after steps that are timed.
+        progress: whether to show a progress bar.
+        fastest_threads: whether to run on the CPU with the number of threads that is fastest at the moment, so that a
+            network's last bits may differ from run to run: see Note [Number of threads] in ald_ext.threads. The
+            sampler's state is copied, and loaded again after steps that are timed.
 
     Raises:
-        ValueError: a bad number. ImportError: progress without tqdm.
+        ValueError: a bad number.
+        ImportError: progress without tqdm.
         TypeError: ``fastest_threads`` for a sampler that cannot be resumed.
     """
 
@@ -217,16 +225,16 @@ class Collector:
             self._check_resumable()
 
     def run(self, num_samples: int) -> None:
-        """Draws ``num_samples`` more, after what is left of the burn-in."""
+        """Draw ``num_samples`` more, after what is left of the burn-in."""
         if num_samples < 0:
             raise ValueError(f"ald_ext.samplers.Collector: num_samples: got {num_samples}, expected an integer >= 0")
         for sink in self.sinks:
             sink.reserve(num_samples)
-        # A run ends right after a draw, or, interrupted and resumed, somewhere between two.
+        # A run ends right after a draw, or, if it was interrupted, somewhere between two.
         since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
         num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
         with self.threads.in_use():
-            for _ in show_progress(range(num_steps), self.progress):
+            for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):
                 self._step()
 
     def _step(self) -> None:
@@ -247,7 +255,7 @@ class Collector:
             self.threads.choose(sampler.step, lambda: sampler.load_state_dict(copy.deepcopy(kept)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Sampler, sinks, counter and number of threads. TypeError if the sampler cannot be resumed."""
+        """Return the states of sampler, sinks and counters. TypeError if the sampler cannot be resumed."""
         self._check_resumable()
         return {
             "num_steps": self.num_steps,
@@ -259,7 +267,7 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """ValueError if the collector that was saved had another burn-in, thinning or number of sinks."""
+        """Continue from :meth:`state_dict`. ValueError for another burn-in, thinning or number of sinks."""
         self._check_resumable()
         saved = (state["burn_in"], state["thinning"], len(state["sinks"]))
         expected = (self.burn_in, self.thinning, len(self.sinks))
@@ -269,7 +277,7 @@ class Collector:
                 f"{saved}, expected {expected}"
             )
         self.num_steps, self.threads.number = state["num_steps"], state.get("threads")
-        # What a sampler computes anew from its state has bits of the number, too.
+        # A sampler may compute something anew from its state, whose last bits depend on the number, too.
         most = torch.get_num_threads()
         with number_of_threads(min(self.threads.number or most, most)):
             self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
@@ -284,61 +292,28 @@ class Collector:
             )
 
 
-def show_progress(steps: range, progress: bool) -> Iterable[int]:
-    if not progress:
-        return steps
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext.samplers.Collector: progress: needs tqdm: pip install 'ald_ext[diagnostics]'"
-        ) from error
-    return tqdm(steps, unit="step")  # type: ignore[no-any-return]
+@overload
+def collect(sampler: Sampler, num_samples: int, *, into: None = None, **options: Any) -> Tensor: ...
 
 
 @overload
-def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: None = None,
-    progress: bool = False,
-) -> Tensor: ...
-
-
-@overload
-def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: AnySink,
-    progress: bool = False,
-) -> AnySink: ...
+def collect(sampler: Sampler, num_samples: int, *, into: AnySink, **options: Any) -> AnySink: ...
 
 
 def collect(
-    sampler: Sampler,
-    num_samples: int,
-    *,
-    burn_in: int = 0,
-    thinning: int = 1,
-    into: Sink | Sequence[Sink] | None = None,
-    progress: bool = False,
-) -> Any:
-    """Draws from a sampler, in one call; a :class:`Collector` is for runs that go on.
+    sampler: Sampler, num_samples: int, *, into: Sink | Sequence[Sink] | None = None, **options: Any
+) -> Tensor | Sink | Sequence[Sink]:
+    """Draw from a sampler in one call; a :class:`Collector` is for runs that continue.
 
     Args:
-        sampler, burn_in, thinning, into, progress: as of :class:`Collector`.
-        num_samples: to keep.
+        sampler: see :class:`Sampler`.
+        num_samples: number of samples to keep.
+        into: one sink or several; None keeps all draws.
+        options: options of :class:`Collector`: burn_in, thinning, progress and fastest_threads.
 
     Returns:
-        ``into``; without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
+        ``into``, or without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
     """
     storage = SampleStorage()
-    sinks = storage if into is None else into
-    Collector(sampler, into=sinks, burn_in=burn_in, thinning=thinning, progress=progress).run(num_samples)
+    Collector(sampler, into=storage if into is None else into, **options).run(num_samples)
     return storage.samples if into is None else into

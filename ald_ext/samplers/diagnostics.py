@@ -16,22 +16,22 @@ from torch import Tensor
 
 from .potential import Potential
 
-#: Of z (..., d): the gradient (..., d), or the Laplacian (...).
+#: A function of z (..., d): the gradient (..., d), or the Laplacian (...).
 Field = Callable[[Tensor], Tensor]
 
 ESS_METHODS = ("bulk", "tail", "mean", "sd", "median", "mad", "z_scale", "folded", "identity")
 R_HAT_METHODS = ("rank", "folded", "z_scale", "split", "identity")
 MCSE_METHODS = ("mean", "sd", "median")
 
-#: Probability below and above which lie the tails of ESS "tail" (Vehtari et al. 2021).
+#: Probability of each tail of ESS "tail" (Vehtari et al. 2021).
 TAIL = 0.05
 
-#: Long batches, so that they are nearly independent whatever the autocorrelation.
+#: Number of batches: few, so that they are long and nearly independent whatever the autocorrelation.
 NUM_BATCHES = 30
 
 
 def array_statistics() -> Any:
-    """arviz-stats' functions of plain arrays, which need neither xarray nor numba."""
+    """Return arviz-stats' functions of plain arrays, which need neither xarray nor numba."""
     try:
         from arviz_stats.base import array_stats
     except ModuleNotFoundError as error:
@@ -42,7 +42,7 @@ def array_statistics() -> Any:
 
 
 def with_chains(name: str, samples: Tensor) -> Tensor:
-    """(draws, n, chains, d), detached."""
+    """Return samples as (draws, n, chains, d), detached. ValueError for another shape."""
     if samples.ndim not in (3, 4) or 0 in samples.shape:
         raise ValueError(
             f"ald_ext.samplers.{name}: samples: got shape {tuple(samples.shape)}, "
@@ -52,20 +52,28 @@ def with_chains(name: str, samples: Tensor) -> Tensor:
 
 
 def check_method(name: str, method: str, methods: tuple[str, ...]) -> None:
+    """Raise a ValueError for a method that is not one of some."""
     if method not in methods:
         raise ValueError(f"ald_ext.samplers.{name}: method: got {method!r}, expected one of {', '.join(methods)}")
 
 
 def apply_statistic(statistic: Callable[..., Any], samples: Tensor, **options: Any) -> Tensor:
+    """Return a statistic of arviz-stats of samples (draws, n, chains, d), (n, d) float64."""
     values = statistic(samples.double().cpu().numpy(), chain_axis=2, draw_axis=0, **options)
     return torch.as_tensor(values, dtype=torch.float64)
 
 
 def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
-    """Effective sample size over draws and chains, (n, d) float64 (Vehtari et al. 2021); NaN below four draws.
+    """Return the effective sample size over draws and chains, (n, d) float64; NaN below four draws.
 
-    ``method``: "bulk" (ranks, for location), "tail" (the worse of the 5% and 95% quantiles), "mean" (for the mean
-    itself) or another of arviz-stats: sd, median, mad, z_scale, folded, identity. ValueError, ImportError.
+    Args:
+        samples: (draws, n, d) or (draws, n, chains, d).
+        method: "bulk" (ranks, for location), "tail" (the worse of the 5% and 95% quantiles), "mean" (for the mean
+            itself), or another of arviz-stats (Vehtari et al. 2021): sd, median, mad, z_scale, folded, identity.
+
+    Raises:
+        ValueError: another shape or method.
+        ImportError: arviz-stats is missing.
     """
     check_method("effective_sample_size", method, ESS_METHODS)
     array = with_chains("effective_sample_size", samples)
@@ -74,10 +82,17 @@ def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
 
 
 def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
-    """Potential scale reduction, (n, d) float64 (Vehtari et al. 2021); below 1.01 where chains agree.
+    """Return the potential scale reduction, (n, d) float64; below 1.01 where chains agree (Vehtari et al. 2021).
 
-    ``method``: "rank" (ranks, and ranks of distances from the median, the worse), split, identity, z_scale, folded.
-    Of a single chain the two halves count as chains. ValueError, ImportError.
+    The two halves of a single chain count as chains.
+
+    Args:
+        samples: (draws, n, d) or (draws, n, chains, d).
+        method: "rank" (the worse of ranks and ranks of distances from the median), split, identity, z_scale, folded.
+
+    Raises:
+        ValueError: another shape or method.
+        ImportError: arviz-stats is missing.
     """
     check_method("r_hat", method, R_HAT_METHODS)
     array = with_chains("r_hat", samples)
@@ -88,14 +103,31 @@ def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
 
 
 def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
-    """Standard error of the mean, sd or median of the samples, (n, d) float64. ValueError, ImportError."""
+    """Return the standard error of the mean, sd or median of the samples, (n, d) float64.
+
+    Args:
+        samples: (draws, n, d) or (draws, n, chains, d).
+        method: "mean", "sd" or "median".
+
+    Raises:
+        ValueError: another shape or method.
+        ImportError: arviz-stats is missing.
+    """
     check_method("monte_carlo_standard_error", method, MCSE_METHODS)
     array = with_chains("monte_carlo_standard_error", samples)
     return apply_statistic(array_statistics().mcse, array, method=method)
 
 
 def summarize(samples: Tensor) -> dict[str, Tensor]:
-    """Mean, sd, mcse (of the mean), ess_bulk, ess_tail and r_hat, each (n, d) float64. ValueError, ImportError."""
+    """Return mean, sd, mcse (of the mean), ess_bulk, ess_tail and r_hat, each (n, d) float64.
+
+    Args:
+        samples: (draws, n, d) or (draws, n, chains, d).
+
+    Raises:
+        ValueError: another shape.
+        ImportError: arviz-stats is missing.
+    """
     array = with_chains("summarize", samples).double().cpu()
     pooled = array.movedim(2, 1).flatten(0, 1)
     return {
@@ -113,7 +145,13 @@ def summarize(samples: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class TemperatureEstimate:
-    """A temperature measured on samples, with its Monte Carlo standard error and its distance from the nominal one."""
+    """A temperature measured on samples.
+
+    Args:
+        temperature: the estimate.
+        standard_error: its Monte Carlo standard error.
+        nominal: the temperature that was asked for.
+    """
 
     temperature: float
     standard_error: float
@@ -121,26 +159,27 @@ class TemperatureEstimate:
 
     @property
     def z_score(self) -> float:
-        """(temperature - nominal) / standard error."""
+        """The deviation (temperature - nominal) in standard errors."""
         return (self.temperature - self.nominal) / self.standard_error
 
 
 def configurational_temperature(
     z: Tensor, gradient: Field, laplacian: Field | None = None, *, nominal: float = 1.0
 ) -> TemperatureEstimate:
-    """T = E|∇U|² / E[ΔU], an identity of exp(-U/T) (Rugh 1997; Butler et al. 1998), over draws, data and chains.
+    """Return T = E|∇U|² / E[ΔU], an identity of exp(-U/T), over draws, data and chains.
 
-    Most sensitive in the stiffest directions, where ΔU is large: there also to the error of a finite step.
+    It is most sensitive in the stiffest directions, where ΔU is large, and there it also sees the error of a finite
+    step (Rugh 1997; Butler et al. 1998).
 
     Args:
         z: samples, (draws, n, d) or (draws, n, chains, d).
-        gradient: ∇U, of one draw (n, [chains,] d); :func:`potential_gradient` makes it of a potential.
-        laplacian: ΔU, (n, [chains,] d) → (n, [chains]); None: :func:`exact_laplacian` of the gradient, d backward
-            passes a draw; :func:`hutchinson_laplacian` takes fewer.
-        nominal: the T that was asked for.
+        gradient: ∇U of one draw (n, [chains,] d); :func:`potential_gradient` makes it from a potential.
+        laplacian: ΔU, (n, [chains,] d) → (n, [chains]); None stands for :func:`exact_laplacian` of the gradient, which
+            takes d backward passes for each draw; :func:`hutchinson_laplacian` takes fewer.
+        nominal: the temperature T that was asked for.
 
     Raises:
-        ValueError: z of another shape, or fewer than 60 draws: two a batch.
+        ValueError: z of another shape, or fewer than 60 draws: two for each batch.
     """
     laplacian = laplacian or exact_laplacian(gradient)
     squares, laplacians = [], []
@@ -151,9 +190,13 @@ def configurational_temperature(
 
 
 def virial_temperature(z: Tensor, gradient: Field, *, nominal: float = 1.0) -> TemperatureEstimate:
-    """T = E[z·∇U] / d, generalized equipartition, an identity of exp(-U/T), over draws, data and chains.
+    """Return T = E[z·∇U] / d (generalized equipartition), an identity of exp(-U/T), over draws, data and chains.
 
-    Arguments and errors are those of :func:`configurational_temperature`.
+    Args:
+        z, gradient, nominal: see :func:`configurational_temperature`.
+
+    Raises:
+        ValueError: z of another shape, or fewer than 60 draws: two for each batch.
     """
     virials = torch.stack(
         [(draw * gradient(draw).detach()).double().sum(-1) for draw in check_draws("virial_temperature", z)]
@@ -162,6 +205,7 @@ def virial_temperature(z: Tensor, gradient: Field, *, nominal: float = 1.0) -> T
 
 
 def check_draws(name: str, z: Tensor) -> Tensor:
+    """Return samples, detached. ValueError for another shape, or too few draws."""
     with_chains(name, z)
     if len(z) < 2 * NUM_BATCHES:
         raise ValueError(f"ald_ext.samplers.{name}: z: got {len(z)} draws, expected {2 * NUM_BATCHES} at least")
@@ -169,21 +213,26 @@ def check_draws(name: str, z: Tensor) -> Tensor:
 
 
 def temperature_of_ratio(numerator: Tensor, denominator: Tensor, nominal: float) -> TemperatureEstimate:
-    """E[numerator]/E[denominator] of (draws, ...), with the standard error of the linearized ratio by batch means."""
+    """Return E[numerator]/E[denominator] of (draws, ...), with a standard error by batch means of its linearization."""
     temperature = numerator.mean() / denominator.mean()
     residuals = (numerator - temperature * denominator).flatten(1).mean(1) / denominator.mean()
     return TemperatureEstimate(float(temperature), batch_standard_error(residuals), nominal)
 
 
 def batch_standard_error(series: Tensor, num_batches: int = NUM_BATCHES) -> float:
-    """Of the mean of an autocorrelated series (draws,), from the means of consecutive batches."""
+    """Return the standard error of the mean of an autocorrelated series (draws,), from means of batches."""
     size = len(series) // num_batches
     means = series[len(series) - size * num_batches :].view(num_batches, size).mean(1)
     return float(means.std()) / math.sqrt(num_batches)
 
 
 def potential_gradient(potential: Potential, x: Tensor | None = None) -> Field:
-    """∇_z U(x, z) by autograd, (n, [chains,] d) → the same; it can be differentiated again. x is (n, ...) or None."""
+    """Return ∇_z U(x, z) by autograd, (n, [chains,] d) → the same, which can be differentiated again.
+
+    Args:
+        potential: U(x, z), (n, ...), (n, d) → (n,).
+        x: data (n, ...), or None.
+    """
 
     def gradient(z: Tensor) -> Tensor:
         rows_of_x = x if x is None or z.ndim == 2 else x.repeat_interleave(z.shape[1], 0)
@@ -196,7 +245,7 @@ def potential_gradient(potential: Potential, x: Tensor | None = None) -> Field:
 
 
 def derivative_along(gradient: Field, z: Tensor, directions: list[Tensor]) -> Tensor:
-    """Σ vᵀ(∇²U)v over the directions v, each of z's shape or its last axis': (..., d) → (...)."""
+    """Return Σ vᵀ(∇²U)v over directions v of the shape of z or of its last axis, (..., d) → (...)."""
     total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -210,9 +259,10 @@ def derivative_along(gradient: Field, z: Tensor, directions: list[Tensor]) -> Te
 
 
 def exact_laplacian(gradient: Field) -> Field:
-    """ΔU as the trace of the Jacobian of a gradient that autograd can follow: d backward passes.
+    """Return ΔU as the trace of the Jacobian of a gradient that autograd can follow, by d backward passes.
 
-    The gradient of one row must not depend on other rows (batch normalization would do that).
+    Args:
+        gradient: ∇U, in which one row does not depend on other rows (as batch normalization would make it).
     """
 
     def laplacian(z: Tensor) -> Tensor:
@@ -223,7 +273,16 @@ def exact_laplacian(gradient: Field) -> Field:
 
 
 def hutchinson_laplacian(gradient: Field, num_probes: int = 1, seed: int = 0) -> Field:
-    """ΔU estimated without bias by Rademacher probes v, E[vᵀ(∇²U)v] (Hutchinson 1990): num_probes backward passes."""
+    """Return an unbiased estimate of ΔU by Rademacher probes v, E[vᵀ(∇²U)v] (Hutchinson 1990).
+
+    Args:
+        gradient: see :func:`exact_laplacian`.
+        num_probes: number of probes, and of backward passes.
+        seed: seed of the probes.
+
+    Raises:
+        ValueError: num_probes < 1.
+    """
     if num_probes < 1:
         raise ValueError(
             f"ald_ext.samplers.hutchinson_laplacian: num_probes: got {num_probes}, expected an integer > 0"

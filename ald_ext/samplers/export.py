@@ -17,7 +17,7 @@ from .diagnostics import with_chains
 if TYPE_CHECKING:
     import xarray
 
-#: Packages whose versions are kept with the samples.
+#: Packages whose versions are saved with the samples.
 PACKAGES = ("torch", "numpy", "arviz-base")
 
 
@@ -28,17 +28,18 @@ def to_inference_data(
     sample_stats: Mapping[str, Tensor] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xarray.DataTree:
-    """What ArviZ reads: a DataTree whose group "posterior" has the samples, of dimensions chain, draw, datum, latent.
+    """Return samples for ArviZ: a DataTree whose group "posterior" has the dimensions chain, draw, datum, latent.
 
     Args:
         samples: (draws, n, d) or (draws, n, chains, d).
-        name: of the variable.
+        name: name of the variable.
         sample_stats: values of each draw, (draws, n) or (draws, n, chains), such as "acceptance_rate" or "lp"; they
-            become the group "sample_stats", of dimensions chain, draw, datum.
-        attributes: of the posterior, such as sampler="HMC", seed=0, step_size=0.1. Versions are added.
+            become the group "sample_stats", with the dimensions chain, draw, datum.
+        attributes: attributes of the posterior, such as sampler="HMC", seed=0, step_size=0.1. Versions are added.
 
     Raises:
-        ValueError: shapes that do not fit. ImportError: without arviz-base.
+        ValueError: shapes that do not fit.
+        ImportError: arviz-base is missing.
     """
     try:
         from arviz_base import from_dict
@@ -58,14 +59,14 @@ def to_inference_data(
 
 
 def chain_first(values: Tensor) -> Any:
-    """(draws, n, chains, ...) -> (chains, draws, n, ...) as numpy; 16-bit numbers as float32, which netCDF has."""
-    if values.dtype in (torch.bfloat16, torch.float16):
-        values = values.float()
+    """Return (draws, n, chains, ...) as (chains, draws, n, ...) in numpy; 16-bit floats as float32, as netCDF needs."""
+    if values.is_floating_point():
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
     return values.movedim(2, 0).contiguous().cpu().numpy()
 
 
 def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:
-    """(draws, n, chains) of (draws, n) or itself."""
+    """Return (draws, n) or (draws, n, chains) as the latter. ValueError for another shape."""
     values = values.detach()
     values = values.unsqueeze(2) if values.ndim == 2 else values
     if values.shape != samples.shape[:3]:
@@ -77,6 +78,7 @@ def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of this package and of those in PACKAGES that are installed."""
     found = {"created_by": "ald_ext", "ald_ext_version": __version__}
     for package in PACKAGES:
         try:
@@ -87,16 +89,24 @@ def versions() -> dict[str, str]:
 
 
 def storable(value: Any) -> Any:
-    """Numbers and text are netCDF attributes; anything else becomes text."""
+    """Return a value as a netCDF attribute: numbers and text as they are, anything else as text."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     return int(value) if isinstance(value, bool) else value if isinstance(value, (int, float, str)) else str(value)
 
 
 def save_netcdf(path: Path | str, samples: Tensor, **options: Any) -> None:
-    """Writes :func:`to_inference_data` (whose options these are) as netCDF, whole or not at all.
+    """Write samples as netCDF, whole or not at all; arviz_base.convert_to_datatree and xarray.open_datatree read it.
 
-    ``arviz_base.convert_to_datatree`` and ``xarray.open_datatree`` read it. ValueError, ImportError, OSError.
+    Args:
+        path: the file.
+        samples: (draws, n, d) or (draws, n, chains, d).
+        options: options of :func:`to_inference_data`.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        ImportError: arviz-base or h5netcdf is missing.
+        OSError: the file cannot be written.
     """
     tree = to_inference_data(samples, **options)
     try:

@@ -3,11 +3,11 @@
 Note [What the theory covers]
     With f(x) = Φ g(x) and only Φ moving, the outputs Z = GΦᵀ of n data follow Langevin dynamics preconditioned by the
     constant Gram matrix K = GGᵀ, so exp(-ΣU) is invariant (up to the step size, or exactly with a Metropolis test)
-    when K has full rank: the theorem of the paper's 2022 version. Where K is rank-deficient, Z is confined to its range
-    and the samples are not those of the posterior. Smooth features of low-dimensional data, such as tanh layers, give
-    a K that is deficient to working precision; random Fourier features of a length scale below the distances of
-    the data do not; nor does whitening, where there are at least as many features as data and the rank allows it.
-    Dynamics of all layers, as in the paper's experiments, are not covered by any proof.
+    if K has full rank: this is the theorem of the paper's 2022 version. Where K is rank-deficient, Z is confined to its
+    range, and the samples are not those of the posterior. Smooth features of low-dimensional data, such as tanh layers,
+    give a K that is deficient to working precision. Random Fourier features with a length scale below the distances of
+    the data do not, nor do whitened features, if there are at least as many features as data and the rank allows
+    whitening. No proof covers dynamics of all layers, as in the paper's experiments.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from torch import Tensor, nn
 class RandomFourierFeatures(nn.Module):
     """g(x) = √(2/F) cos(Wx + b) with W ~ N(0, I/length_scale²) and b ~ U(0, 2π) (Rahimi & Recht 2007).
 
-    g(x)·g(y) estimates exp(-‖x - y‖²/(2·length_scale²)) with an error of about √(1/F). (n, d_x) → (n, F).
+    g(x)·g(y) estimates exp(-‖x - y‖²/(2·length_scale²)) with an error of about √(1/F). Shapes are (n, d_x) → (n, F).
 
     Args:
         input_dim: d_x.
         num_features: F.
-        length_scale: > 0, in the units of x.
-        seed: of W and b.
-        dtype: of W and b.
+        length_scale: a number > 0, in the units of x.
+        seed: seed of W and b.
+        dtype: dtype of W and b.
+
+    Raises:
+        ValueError: length_scale <= 0.
     """
 
     weight: Tensor
@@ -56,12 +59,19 @@ class RandomFourierFeatures(nn.Module):
         self.register_buffer("phase", 2 * math.pi * torch.rand(num_features, generator=generator, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return g(x), (n, d_x) → (n, F)."""
         scale = math.sqrt(2 / self.phase.numel())
         return scale * torch.cos(x @ self.weight + self.phase)
 
 
 def tanh_network(sizes: Sequence[int], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Linear layers of the given sizes with tanh between them, initialized as torch does (paper: Appendix F)."""
+    """Return linear layers with tanh between them, initialized as torch does (paper: Appendix F).
+
+    Args:
+        sizes: numbers of inputs, of units of each hidden layer, and of outputs.
+        seed: seed of the initial weights.
+        dtype: dtype of the weights.
+    """
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,9 +83,9 @@ def tanh_network(sizes: Sequence[int], *, seed: int = 0, dtype: torch.dtype = to
 class WhitenedFeatures(nn.Module):
     """g̃(x) = A g(x) with A = (GᵀG)^(-1/2), so that the Gram matrix of the n given data is the identity.
 
-    Moving Φ by Langevin dynamics on g̃ is moving it on g with the constant preconditioner (GᵀG)⁻¹: the frozen
-    preconditioner that makes the amortized chain the same as n datapoint-wise ones (Note [What the theory covers]).
-    It takes at least as many features as data; A is found by a singular value decomposition, in float64.
+    Langevin dynamics of Φ on g̃ are those on g with the constant preconditioner (GᵀG)⁻¹, which makes the amortized chain
+    the same as n datapoint-wise ones (Note [What the theory covers]). There must be at least as many features as data;
+    A is found by a singular value decomposition, in float64.
 
     Args:
         features: g, (n, ...) → (n, F).
@@ -103,21 +113,22 @@ class WhitenedFeatures(nn.Module):
         self.register_buffer("transform", transform.to(design.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return g̃(x), (n, ...) → (n, F)."""
         whitened: Tensor = self.features(x) @ self.transform
         return whitened
 
 
 def numerical_rank(singular_values: Tensor, design: Tensor) -> int:
-    """Of the Gram matrix K = GGᵀ of features G (n, F), from the singular values of G.
+    """Return the numerical rank of the Gram matrix K = GGᵀ of features G (n, F), from the singular values of G.
 
-    K is what preconditions the samples, so the tolerance is K's: √(max(n, F)·eps) relative to the largest of G.
+    K preconditions the samples, so the tolerance is that of K: √(max(n, F)·eps) relative to the largest value of G.
     """
     tolerance = math.sqrt(max(design.shape) * torch.finfo(design.dtype).eps)
     return int((singular_values > tolerance * singular_values.max()).sum())
 
 
 def gram_rank(design: Tensor) -> int:
-    """Numerical rank of the Gram matrix K = GGᵀ of features (n, F)."""
+    """Return the numerical rank of the Gram matrix K = GGᵀ of features (n, F)."""
     smaller = design if design.shape[0] <= design.shape[1] else design.T @ design
     values = torch.linalg.svdvals(smaller.double())
     return numerical_rank(values if smaller is design else values.sqrt(), design)

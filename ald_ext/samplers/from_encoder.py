@@ -1,4 +1,4 @@
-"""Inference for new data (paper: Algorithm 2): an encoder gives the start, datapoint-wise dynamics the samples."""
+"""Inference for new data (paper: Algorithm 2): datapoint-wise dynamics that start at an encoder's outputs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def sampler_from_encoder(
     chains: int | None = None,
     **options: Any,
 ) -> DatapointSampler:
-    """A sampler of p(z | x) for new data, whose chains begin at the encoder's outputs.
+    """Return a sampler of p(z | x) for new data, whose chains begin at the encoder's outputs.
 
     Args:
         encoder: (n, ...) → (n, d), or (n, chains, d) as the samplers of a last layer give.
         potential: U(x, z).
-        x: (n, ...).
+        x: new data (n, ...).
         kernel: LangevinDynamics (the paper's), MALA, HMC or UnderdampedLangevin.
-        chains: a datum, all beginning at the same place; None for one chain, without that dimension.
-        options: of the kernel: step_size, temperature, seed, adapt_steps, …
+        chains: number of chains for each datum, all beginning at the same place; None for one, without that dimension.
+        options: options of the kernel: step_size, temperature, seed, adapt_steps, …
 
     Returns:
         A sampler whose ``step()`` gives (n, d), or (n, chains, d).

@@ -14,20 +14,20 @@ JITTER_DRAW = 2
 
 
 class HMC(MetropolisSampler):
-    """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011), one or more chains a datum.
+    """Hamiltonian Monte Carlo of one or more chains for each datum (Duane et al. 1987; Neal 2011).
 
-    With the inverse mass matrix M = F Fᵀ and the momentum p = F⁻ᵀ v, each step draws v ~ N(0, T I), makes L times
+    With the inverse mass matrix M = F Fᵀ and the momenta p = F⁻ᵀ v, each step draws v ~ N(0, T I), makes L times
 
         v ← v - (ε/2) Fᵀ∇U(z),      z ← z + ε F v,      v ← v - (ε/2) Fᵀ∇U(z)
 
-    and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. L gradients a step.
+    and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
 
     Args:
-        potential, x, z, step_size (ε), temperature, inverse_mass_matrix (M), adapt_steps, target_acceptance, seed,
-            data: as in :class:`MetropolisSampler`.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
+            see :class:`MetropolisSampler`; the step size is ε.
         num_leapfrog_steps: L ≥ 1.
-        jitter: 0 ≤ jitter < 1: each chain multiplies its ε, and so the length of its trajectory, by a number that is
-            uniform on [1 - jitter, 1 + jitter] and fresh at each step, which breaks the resonance of a length that is
+        jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
+            fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
             near a period of the target (Neal 2011, Section 5.4.2.2).
 
     Raises:
@@ -51,7 +51,7 @@ class HMC(MetropolisSampler):
         adapt_steps: int = 0,
         target_acceptance: float | None = None,
         seed: int | None = None,
-        data: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> None:
         super().__init__(
             potential,
@@ -63,7 +63,7 @@ class HMC(MetropolisSampler):
             adapt_steps=adapt_steps,
             target_acceptance=target_acceptance,
             seed=seed,
-            data=data,
+            index=index,
         )
         if num_leapfrog_steps < 1:
             raise self._error("num_leapfrog_steps", str(num_leapfrog_steps), "a number >= 1")
@@ -79,17 +79,17 @@ class HMC(MetropolisSampler):
         kinetic_difference = (initial.square() - final.square()).sum(-1) / 2
         return proposal, (current.potential - proposal.potential + kinetic_difference) / self.temperature
 
-    def _leapfrog(self, state: ChainStates, momentum: Tensor, step_size: Tensor) -> tuple[ChainStates, Tensor]:
-        """The end of the trajectory, and v there."""
+    def _leapfrog(self, state: ChainStates, v: Tensor, step_size: Tensor) -> tuple[ChainStates, Tensor]:
+        """Return the end of the trajectory, and v there."""
         for _ in range(self.num_leapfrog_steps):
-            momentum = momentum - step_size / 2 * self._by_transposed_mass_factor(state.gradient)
-            z = state.z + step_size * self._by_mass_factor(momentum)
+            v = v - step_size / 2 * self._by_transposed_mass_factor(state.gradient)
+            z = state.z + step_size * self._by_mass_factor(v)
             state = ChainStates(z, *self._evaluate(z))
-            momentum = momentum - step_size / 2 * self._by_transposed_mass_factor(state.gradient)
-        return state, momentum
+            v = v - step_size / 2 * self._by_transposed_mass_factor(state.gradient)
+        return state, v
 
     def _jittered_step_size(self, step: int) -> Tensor:
-        """In a shape that broadcasts with z."""
+        """Return the step sizes in a shape that broadcasts with z."""
         step_size = self._step_size_of_chains()
         if self.jitter == 0:
             return step_size

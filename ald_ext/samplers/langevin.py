@@ -12,15 +12,15 @@ from .potential import Potential
 
 
 class LangevinDynamics(DatapointSampler):
-    """Unadjusted Langevin dynamics, one or more chains a datum (paper: Eq. 3; Roberts & Tweedie 1996).
+    """Unadjusted Langevin dynamics of one or more chains for each datum (paper: Eq. 3; Roberts & Tweedie 1996).
 
         z ← z - η ∇_z U(x, z) + √(2ηT) ξ,      ξ ~ N(0, I)
 
-    One gradient a step. The iterates sample exp(-U/T) up to an error of order η; on a Gaussian of variance s², theirs
-    is T s² / (1 - η/(2s²)). The potential may change between steps.
+    A step takes one gradient. The iterates sample exp(-U/T) up to an error of order η; on a Gaussian of variance s²,
+    theirs is T s² / (1 - η/(2s²)). The potential may change between steps.
 
     Args:
-        potential, x, z, seed, data: as in :class:`DatapointSampler`.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
         step_size: η > 0.
         temperature: T ≥ 0; 0 is gradient descent.
 
@@ -39,9 +39,9 @@ class LangevinDynamics(DatapointSampler):
         step_size: float,
         temperature: float = 1.0,
         seed: int | None = None,
-        data: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, data=data)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("step_size", step_size)
         self.step_size = float(step_size)
 
@@ -49,6 +49,6 @@ class LangevinDynamics(DatapointSampler):
         _, gradient = self._evaluate(self._z)
         z = self._z.clone()
         ops.latent_langevin_step_(
-            z, gradient, self._data, lr=self.step_size, temperature=self.temperature, seed=self.seed, step=step
+            z, gradient, self._index, lr=self.step_size, temperature=self.temperature, seed=self.seed, step=step
         )
         self._z = z

@@ -21,7 +21,7 @@ from .metropolis import MALA, MetropolisSampler
 from .potential import Potential
 from .underdamped import UnderdampedLangevin
 
-#: Makes a sampler: kernel(potential, x, z, **options), such as MALA, HMC, LangevinDynamics, UnderdampedLangevin.
+#: What makes a sampler, kernel(potential, x, z, **options): MALA, HMC, LangevinDynamics or UnderdampedLangevin.
 Kernel = Callable[..., DatapointSampler]
 
 
@@ -29,9 +29,9 @@ class LastLayerPotential:
     """ΣU(x_i, Φ g_i) as a potential of Φ, rows (chains, d·F), under a flat prior on Φ; its x is ignored.
 
     Args:
-        potential: U(x, z), of a datum.
-        x: (n, ...).
-        design: g(x), (n, F).
+        potential: U(x, z) of a datum.
+        x: data (n, ...).
+        design: features g(x), (n, F).
         latent_dim: d.
     """
 
@@ -45,23 +45,23 @@ class LastLayerPotential:
 
 
 def outputs_of(weight: Tensor, design: Tensor) -> Tensor:
-    """Φ (chains, d, F), g(x) (n, F) → z (n, chains, d)."""
+    """Return z (n, chains, d) of Φ (chains, d, F) and g(x) (n, F)."""
     return (design @ weight.flatten(0, 1).T).view(len(design), *weight.shape[:2])
 
 
 class LastLayer:
-    """What the samplers of a last layer have in common: features, data, the weight Φ, its outputs.
+    """The common part of the samplers of a last layer: features, data, the weight Φ, its outputs.
 
     Args:
-        features: g, (n, ...) → (n, F); it is not changed.
+        features: g, (n, ...) → (n, F), which is not changed.
         potential: U(x, z).
-        x: (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
+        x: data (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
         latent_dim: d.
-        chains: independent Φ.
-        weight: initial Φ, (chains, d, F); normals of scale ``initial_scale``/√(mean ‖g‖²) if None, so that the outputs
-            begin as about N(0, initial_scale²).
+        chains: number of independent Φ.
+        weight: initial Φ, (chains, d, F); None draws normals of scale ``initial_scale``/√(mean ‖g‖²), so that the
+            outputs begin as about N(0, initial_scale²).
         initial_scale: see weight.
-        seed: of the initial weight, the noise and the minibatches; from torch's default generator if None.
+        seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class LastLayer:
         self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The amortized encoder: outputs for any data, (m, ...) → (m, chains, d)."""
+        """Return the outputs for any data, (m, ...) → (m, chains, d): this is the amortized encoder."""
         return outputs_of(self.weight, self._design(x))
 
     @property
     def weight(self) -> Tensor:
-        """Φ, (chains, d, F)."""
+        """The current Φ, (chains, d, F)."""
         return self._weight
 
     @property
@@ -129,15 +129,15 @@ class LastLayerALD(LastLayer):
 
         Φ' = Φ - η ∇_Φ ΣU(x_i, Φ g_i) + √(2ηT) ξ,      accepted with the Metropolis-Hastings probability of MALA
 
-    The kernel is any datapoint-wise sampler, applied to Φ as one long latent vector: MALA is the above,
-    LangevinDynamics leaves out the test, HMC is amortized Hamiltonian Monte Carlo. The outputs z_i = Φ g_i sample
-    exp(-ΣU/T) exactly (with a test) where the Gram matrix K = GGᵀ has full rank; where it has not, a UserWarning says
-    the numerical rank.
+    The kernel is any datapoint-wise sampler, applied to Φ as one long latent vector: MALA does the above,
+    LangevinDynamics leaves out the test, HMC is amortized Hamiltonian Monte Carlo. With a test, the outputs
+    z_i = Φ g_i sample exp(-ΣU/T) exactly where the Gram matrix K = GGᵀ has full rank; where it has not, a UserWarning
+    says the numerical rank.
 
     Args:
-        features, potential, x, latent_dim, chains, weight, initial_scale, seed: as in :class:`LastLayer`.
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayer`.
         kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
-        options: of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
+        options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
     """
 
     def __init__(
@@ -161,19 +161,20 @@ class LastLayerALD(LastLayer):
 
     @property
     def weight(self) -> Tensor:
-        """Φ, (chains, d, F)."""
+        """The current Φ, (chains, d, F)."""
         return self.kernel.z.view(self._weight.shape)
 
     def step(self) -> Tensor:
-        """One transition of Φ; returns the new samples of all data, (n, chains, d)."""
+        """Make one transition of Φ and return the new samples of all data, (n, chains, d)."""
         self.kernel.step()
         return self.z
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the kernel, which holds Φ; a run goes on from it bit for bit."""
+        """Return the state of the kernel, which holds Φ; a run continues from it bit for bit."""
         return self.kernel.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self.kernel.load_state_dict(state)
         self.seed = self.kernel.seed
 
@@ -181,24 +182,28 @@ class LastLayerALD(LastLayer):
 class LastLayerSGALD(LastLayer):
     """Minibatch sampling of Φ: the outputs of m data make transitions of a datapoint-wise kernel, and Φ follows them.
 
-    With z_B = G_B Φᵀ of a minibatch B, the kernel moves z_B by Δ, each datum (and chain) accepted by itself, and
+    Let z_B = G_B Φᵀ be the outputs of a minibatch B, which the kernel moves by Δ, accepting each datum and chain by
+    itself. Then
 
         Φᵀ ← Φᵀ + G_Bᵀ K_BB⁻¹ Δ,      K_BB = G_B G_Bᵀ
 
     is the smallest change of Φ that moves these outputs by Δ. Other outputs move by K_RB K_BB⁻¹ Δ. So the transition
     leaves exp(-ΣU/T) exactly invariant where the minibatch is all data and K has full rank, or where K_RB = 0
-    (WhitenedFeatures); with features that are nearly orthogonal it is an approximation, and for smooth features none.
-    In contrast to Eq. (7) the noise enters only where the gradient is known, so there is no n/m times larger
-    gradient for the noise to match, and a step costs the same for any n with ``outputs="batch"``.
+    (WhitenedFeatures). With nearly orthogonal features it is an approximation, with smooth features it is not. In
+    contrast to Eq. (7) the noise enters only where the gradient is known, so the noise need not match a gradient that
+    is n/m times as large, and with ``outputs="batch"`` a step costs the same for any n.
 
     Args:
-        features, potential, x, latent_dim, chains, weight, initial_scale, seed: as in :class:`LastLayer`.
-        batch_size: m; all data if None.
-        transitions: of the kernel, a minibatch.
-        kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta a new kernel would begin anew.
-        outputs: "all": a step returns the outputs for all data; "batch": for its minibatch, whose indices are in
-            ``batch``.
-        options: of the kernel, but neither data nor adapt_steps: the kernel is made anew for each minibatch.
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayer`.
+        batch_size: m; None stands for all data.
+        transitions: number of the kernel's transitions for each minibatch.
+        kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta would begin anew.
+        outputs: "all" to return the outputs for all data at each step, or "batch" for those of its minibatch, whose
+            indices are in ``batch``.
+        options: options of the kernel except index and adapt_steps, as the kernel is made anew for each minibatch.
+
+    Raises:
+        ValueError: an argument out of its range, or an option that such a kernel cannot have.
     """
 
     def __init__(
@@ -230,7 +235,7 @@ class LastLayerSGALD(LastLayer):
 
     @property
     def acceptance_rate(self) -> float:
-        """The share of the kernels' proposals that were accepted so far; NaN for kernels without a test."""
+        """The share of the kernels' proposals accepted so far; NaN for kernels without a test."""
         return self._acceptances / self.step_count if self.step_count else math.nan
 
     def _check(self) -> None:
@@ -245,16 +250,16 @@ class LastLayerSGALD(LastLayer):
             )
         if isinstance(self.options.get("step_size"), Tensor):
             raise ValueError(f"{name}: step_size: got a tensor, expected a number for all data")
-        for option in {"data", "adapt_steps"} & self.options.keys():
+        for option in {"index", "adapt_steps"} & self.options.keys():
             raise ValueError(f"{name}: {option}: got a value, expected none: the kernel is made anew for a minibatch")
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """The transitions of one minibatch; returns the samples of all data or of the minibatch, (…, chains, d)."""
+        """Make the transitions of one minibatch; return the samples of all data or of the minibatch, (…, chains, d)."""
         self.batch = self.minibatches.draw()
         design, x = self.design[self.batch], self.x[self.batch]
         z = outputs_of(self._weight, design)
-        kernel = self.kernel(self.potential, x, z, data=self.batch.to(z.device), seed=self.seed, **self.options)
+        kernel = self.kernel(self.potential, x, z, index=self.batch.to(z.device), seed=self.seed, **self.options)
         kernel.start_after(self.step_count * self.transitions)
         for _ in range(self.transitions):
             moved = kernel.step()
@@ -266,7 +271,7 @@ class LastLayerSGALD(LastLayer):
         return self.z if self.outputs == "all" else outputs_of(self._weight, design)
 
     def state_dict(self) -> dict[str, Any]:
-        """Φ, step counter and minibatches; a run goes on from it bit for bit."""
+        """Return Φ, step counter and minibatches; a run continues from them bit for bit."""
         return {
             "weight": self._weight.clone(),
             "step_count": self.step_count,
@@ -276,6 +281,7 @@ class LastLayerSGALD(LastLayer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
         self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
         self.minibatches.load_state_dict(state["minibatches"])

@@ -1,4 +1,4 @@
-"""Samplers with a Metropolis-Hastings test: their common part, and the Metropolis-adjusted Langevin algorithm."""
+"""The common part of samplers with a Metropolis-Hastings test, and the Metropolis-adjusted Langevin algorithm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEST_DRAW = 1
 
 
 class ChainStates(NamedTuple):
-    """States with what the potential says about them: z (n, [chains,] d), U (n, [chains]), ∇U in the shape of z."""
+    """States z (n, [chains,] d) with the potential U (n, [chains]) and its gradient ∇U in the shape of z."""
 
     z: Tensor
     potential: Tensor
@@ -25,27 +25,27 @@ class ChainStates(NamedTuple):
 
 
 class MetropolisSampler(DatapointSampler):
-    """Base of the samplers that accept or reject, so that exp(-U/T) is exactly what they leave invariant.
+    """Base of the samplers that accept or reject, so that they leave exp(-U/T) exactly invariant.
 
-    Each chain decides by itself, with probability min(1, r) for acceptance; a proposal whose potential or r is NaN or
-    infinite is rejected. A rejected proposal leaves the state as it is, bit for bit.
+    Each chain by itself accepts its proposal with probability min(1, r), and rejects one whose potential or r is NaN or
+    infinite. A rejected proposal leaves the state as it is, bit for bit.
 
     The potential and its gradient at the current states are kept from step to step: call :meth:`refresh` if the
     potential has changed.
 
     Note [Adaptation]
-        During the first ``adapt_steps`` steps, each datum's step size moves, by :class:`DualAveraging`, to where the
-        mean acceptance probability over the datum's chains is ``target_acceptance``; then it is fixed at its average.
-        A chain that adapts is not a Markov chain of the right target: throw these samples away.
+        During the first ``adapt_steps`` steps, :class:`DualAveraging` moves each datum's step size to where the mean
+        acceptance probability over the datum's chains is ``target_acceptance``; then it is fixed at its average. A
+        chain that adapts is not a Markov chain of the right target: discard these samples.
 
     Args:
-        potential, x, z, seed, data: as in :class:`DatapointSampler`.
-        step_size: > 0, or a tensor (n,) with one for each datum. Where it adapts, adaptation begins there.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
+        step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
         temperature: T > 0.
-        inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; the identity if
-            None. Best near the target's covariance.
-        adapt_steps: see Note [Adaptation]; 0: the step size stays as given.
-        target_acceptance: between 0 and 1; ``best_acceptance`` of the sampler if None.
+        inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
+            identity. The best choice is near the target's covariance.
+        adapt_steps: number of steps of Note [Adaptation]; 0 keeps the step size.
+        target_acceptance: a number between 0 and 1; None stands for the sampler's ``best_acceptance``.
 
     Raises:
         ValueError: an argument out of its range, shapes that do not fit, or initial states where the potential is not
@@ -67,9 +67,9 @@ class MetropolisSampler(DatapointSampler):
         adapt_steps: int = 0,
         target_acceptance: float | None = None,
         seed: int | None = None,
-        data: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, data=data)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("temperature", temperature)
         if adapt_steps < 0:
             raise self._error("adapt_steps", str(adapt_steps), "a number >= 0")
@@ -85,16 +85,16 @@ class MetropolisSampler(DatapointSampler):
 
     @property
     def step_size(self) -> Tensor:
-        """(n,), of z's dtype: the step size of each datum."""
+        """The step size of each datum, (n,), of z's dtype."""
         return self._adaptation.step_size
 
     @property
     def acceptance_rate(self) -> Tensor:
-        """(n,) or (n, chains): the share of the proposals that were accepted since adaptation; NaN before the first."""
+        """The share of proposals accepted since adaptation, (n,) or (n, chains); NaN before the first."""
         return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
     def refresh(self) -> None:
-        """Evaluates the potential at the current states anew, to be called when the potential has changed.
+        """Evaluate the potential at the current states anew; call it when the potential has changed.
 
         Raises:
             ValueError: it is not finite there.
@@ -107,7 +107,7 @@ class MetropolisSampler(DatapointSampler):
 
     @abstractmethod
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
-        """The proposals, and log r of each: NaN or infinite where anything about a proposal is."""
+        """Return the proposals, and log r of each, which is NaN or infinite where anything about a proposal is."""
 
     def _advance(self, step: int) -> None:
         current = ChainStates(self._z, self._potential, self._gradient)
@@ -131,18 +131,18 @@ class MetropolisSampler(DatapointSampler):
             self._adaptation = self._adaptation.frozen()
 
     def _step_size_of_chains(self) -> Tensor:
-        """The step sizes in a shape that broadcasts with z."""
+        """Return the step sizes in a shape that broadcasts with z."""
         return self.step_size.view(-1, *[1] * (self._z.dim() - 1))
 
     def _by_mass_factor(self, v: Tensor) -> Tensor:
-        """F v of each chain, for the inverse mass matrix M = F Fᵀ."""
+        """Return F v of each chain, for the inverse mass matrix M = F Fᵀ."""
         factor = self._mass_factor
         if factor is None:
             return v
         return v * factor if factor.dim() == 1 else v @ factor.mT
 
     def _by_transposed_mass_factor(self, v: Tensor) -> Tensor:
-        """Fᵀ v of each chain."""
+        """Return Fᵀ v of each chain."""
         factor = self._mass_factor
         if factor is None:
             return v
@@ -168,7 +168,7 @@ class MetropolisSampler(DatapointSampler):
         return result.expand(n).clone()
 
     def _checked_mass_factor(self, matrix: Tensor | None) -> Tensor | None:
-        """F with F Fᵀ = M, as its diagonal where M is given so."""
+        """Return F with F Fᵀ = M, as its diagonal where M is given so."""
         if matrix is None:
             return None
         d = self._z.shape[-1]
@@ -191,13 +191,13 @@ class MALA(MetropolisSampler):
         z' = z - h M ∇U(z) + √(2hT) F ξ,      M = F Fᵀ,      ξ ~ N(0, I)
         log r = (U(z) - U(z'))/T + aᵀξ - ‖a‖²/2,      a = √(h/2T) Fᵀ (∇U(z) + ∇U(z'))
 
-    The latter is log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z), without differences of large numbers. One
-    gradient a step. M = I makes the proposal a step of :class:`LangevinDynamics`; it is one leapfrog step, of size
-    √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
+    log r is the log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z), without differences of large numbers. A step
+    takes one gradient. With M = I the proposal is a step of :class:`LangevinDynamics`; it is also one leapfrog step, of
+    size √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
 
     Args:
-        potential, x, z, step_size (h), temperature, inverse_mass_matrix (M), adapt_steps, target_acceptance, seed,
-            data: as in :class:`MetropolisSampler`.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
+            see :class:`MetropolisSampler`; the step size is h.
 
     Raises:
         ValueError: as :class:`MetropolisSampler`.

@@ -1,4 +1,4 @@
-"""Potentials: what the samplers sample.
+"""Potentials, which say what samplers sample.
 
 Note [Potentials, sums and means]
     A potential is a callable ``potential(x, z) -> (batch,)`` of data x (batch, ...) and their latent variables z
@@ -6,8 +6,8 @@ Note [Potentials, sums and means]
 
         U(x, z) = -log p(z) - log p(x | z)
 
-    - It is a sum over the dimensions of a datum, never a mean. What does not depend on z may be left out.
-    - It sees each datum by itself: row r of the result depends on row r of x and z only.
+    - It is a sum over the dimensions of a datum, never a mean. Terms that do not depend on z may be left out.
+    - Each datum stands by itself: row r of the result depends on row r of x and z only.
     - The target of a datum at temperature T is exp(-U(x, z) / T). Datapoint samplers follow ∇_z U as it is, without a
       number of data. x is None where there is no datum (a prior, an energy).
     - The potential of n data is Σ U_i. A minibatch of m of them estimates it by (n/m) Σ U_i, which is n times its mean.
@@ -33,15 +33,14 @@ LogDensity = Distribution | Callable[[Tensor], Tensor]
 
 
 def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-    """U(x, z) and ∇_z U(x, z), detached; nothing else gets a gradient. Values that are not finite come as they are.
+    """Return U(x, z), (batch,), and ∇_z U(x, z), (batch, d), detached and as they are, even if they are not finite.
+
+    No parameter of the potential gets a gradient.
 
     Args:
         potential: see Note [Potentials, sums and means].
         x: (batch, ...), or None.
         z: (batch, d).
-
-    Returns:
-        (batch,) and (batch, d).
 
     Raises:
         RuntimeError: the potential's shape is not (batch,), or no gradient for z comes out of it.
@@ -49,7 +48,7 @@ def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) ->
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         value = _one_value_a_datum("potential_and_gradient", "potential", potential(x, leaf), leaf)
-        # Each row depends on its own datum only, so the gradient of the sum holds every row's.
+        # Each row depends on its own datum only, so the gradient of the sum holds the gradients of all rows.
         gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise RuntimeError(
@@ -60,7 +59,7 @@ def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) ->
 
 
 def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Tensor], Tensor]) -> Potential:
-    """U(x, z) = -log p(z) - log p(x | z).
+    """Return the potential U(x, z) = -log p(z) - log p(x | z).
 
     Args:
         log_prior: log p(z), (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a datum's
@@ -68,7 +67,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
         log_likelihood: log p(x | z), (batch, ...), (batch, d) -> (batch,).
 
     Raises:
-        RuntimeError: when it is called and a term's shape is not (batch,).
+        RuntimeError: in a call, if a term's shape is not (batch,).
     """
     prior = _log_density("posterior_potential", "log_prior", log_prior)
 
@@ -82,7 +81,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
 def prior_potential(
     log_prob: LogDensity | None = None, *, energy: Callable[[Tensor], Tensor] | None = None
 ) -> Potential:
-    """U(z) = -log p(z), or U(z) = energy(z); x is ignored.
+    """Return the potential U(z) = -log p(z), or U(z) = energy(z), which ignores x.
 
     Args:
         log_prob: log p(z) up to a constant, (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a
@@ -91,7 +90,7 @@ def prior_potential(
 
     Raises:
         ValueError: both or neither given.
-        RuntimeError: when it is called and the shape is not (batch,).
+        RuntimeError: in a call, if the shape is not (batch,).
     """
     if (log_prob is None) == (energy is None):
         got = "neither" if energy is None else "both"
@@ -104,7 +103,7 @@ def prior_potential(
 
 
 class GaussianPotential:
-    """U(z) = (z - μ)ᵀ Σ⁻¹ (z - μ) / 2, so that the target at temperature T is N(μ, TΣ); x is ignored.
+    """The potential U(z) = (z - μ)ᵀ Σ⁻¹ (z - μ) / 2, whose target at temperature T is N(μ, TΣ); x is ignored.
 
     Args:
         mean: μ, (d,).
@@ -132,7 +131,7 @@ class GaussianPotential:
             self.covariance = _inverse("GaussianPotential", "precision", precision, len(mean))
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
-        """(batch,); x is ignored."""
+        """Return U(z), (batch, d) -> (batch,); x is ignored."""
         return _half_quadratic_form(z - self.mean.to(z), self.precision)
 
 
@@ -145,19 +144,15 @@ class LinearGaussianPotential:
     Args:
         prior_mean: μ_z, (d,).
         prior_covariance: Σ_z, (d, d), symmetric and positive definite.
-        likelihood_covariance: Σ_x, (k, k), likewise.
-        weight: W, (k, d); the identity if None, as in the paper.
+        likelihood_covariance: Σ_x, (k, k), symmetric and positive definite.
+        weight: W, (k, d); None stands for the identity, as in the paper.
 
     Raises:
         ValueError: shapes that do not fit, or a covariance that is not positive definite.
     """
 
     def __init__(
-        self,
-        prior_mean: Tensor,
-        prior_covariance: Tensor,
-        likelihood_covariance: Tensor,
-        weight: Tensor | None = None,
+        self, prior_mean: Tensor, prior_covariance: Tensor, likelihood_covariance: Tensor, weight: Tensor | None = None
     ) -> None:
         if prior_mean.dim() != 1:
             raise ValueError(
@@ -179,16 +174,16 @@ class LinearGaussianPotential:
         self.likelihood_precision = _inverse(owner, "likelihood_covariance", likelihood_covariance, len(weight))
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """(batch, k), (batch, d) -> (batch,)."""
+        """Return U(x, z), (batch, k), (batch, d) -> (batch,)."""
         prior = _half_quadratic_form(z - self.prior_mean.to(z), self.prior_precision)
         return prior + _half_quadratic_form(x - z @ self.weight.to(z).T, self.likelihood_precision)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (n, d) and covariance (d, d) of p(z | x), the same covariance for every datum, for x (n, k).
+        """Return mean (n, d) and covariance (d, d) of p(z | x) for x (n, k), the same covariance for every datum.
 
-        Σ = (Σ_z⁻¹ + Wᵀ Σ_x⁻¹ W)⁻¹,      μ = Σ (Σ_z⁻¹ μ_z + Wᵀ Σ_x⁻¹ x)
+            Σ = (Σ_z⁻¹ + Wᵀ Σ_x⁻¹ W)⁻¹,      μ = Σ (Σ_z⁻¹ μ_z + Wᵀ Σ_x⁻¹ x)
 
-        At temperature T the covariance is TΣ, and the mean the same.
+        At temperature T the covariance is TΣ, and the mean is the same.
         """
         weighted = self.weight.T @ self.likelihood_precision
         covariance = torch.linalg.inv(self.prior_precision + weighted @ self.weight)
@@ -197,7 +192,7 @@ class LinearGaussianPotential:
 
 
 def _half_quadratic_form(difference: Tensor, precision: Tensor) -> Tensor:
-    """rᵀ Λ r / 2 of each row r."""
+    """Return rᵀ Λ r / 2 for each row r."""
     return ((difference @ precision.to(difference)) * difference).sum(-1) / 2
 
 
@@ -215,7 +210,7 @@ def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
 
 
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:
-    """As a function (batch, d) -> (batch,) that checks its shape."""
+    """Return a log density as a function (batch, d) -> (batch,) that checks its shape."""
     if isinstance(log_density, Distribution):
         log_prob = log_density.log_prob
         return lambda z: _one_value_a_datum(owner, name, _summed(log_prob(z)), z)
@@ -223,7 +218,7 @@ def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Te
 
 
 def _summed(log_prob: Tensor) -> Tensor:
-    """Over all dimensions but the first: distributions of independent coordinates keep theirs."""
+    """Return the sum over all dimensions but the first, which distributions of independent coordinates keep."""
     return log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
 
 

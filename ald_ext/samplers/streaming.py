@@ -7,33 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..moments import merge_mean_
 from .collection import check_state_shape
 
 TENSORS = ("_mean", "_squares", "_batch_means", "_partial_sum")
 
 
 class StreamingMoments:
-    """Mean, variance, effective sample size, Monte Carlo error and split R-hat of every latent variable, one pass.
+    """Mean, variance, effective sample size, Monte Carlo error and split R-hat of every latent variable, in one pass.
 
-    Moments follow Welford (1962), and Chan, Golub & LeVeque (1983) when merged. All accumulators are float64, on the
-    device of the draws; results are (n, d), over all chains.
+    Moments are those of :func:`ald_ext.moments.merge_mean_`. All accumulators are float64, on the device of the draws;
+    results are (n, d), over all chains.
 
     Note [Doubling batches]
         Batch means of b consecutive draws estimate the variance of an average under autocorrelation: σ² ≈ b·var(batch
         means). The length of a run need not be known: b begins at 1, and whenever ``num_batches`` batches are full they
         are averaged in pairs, which doubles b. So there are always num_batches/2 to num_batches of them, and
         b ≥ draws/num_batches. σ² is taken about the mean of all chains (replicated batch means, Argon & Andradóttir
-        2006), so that chains which disagree have a smaller effective sample size; it is never much below the number of
-        batches of all chains, though: R-hat is what shows that they disagree. The relative standard error of σ² is
-        about √(2/(batches·chains)), 0.25 for one chain in the worst case; it is too small by about (autocorrelation
-        time)/b. It takes num_batches float64 numbers a latent variable and chain.
+        2006), so that chains which disagree have a smaller effective sample size; but it never falls much below the
+        number of batches of all chains, so look at R-hat for disagreement. The relative standard error of σ² is about
+        √(2/(batches·chains)), 0.25 for one chain in the worst case; its bias is about -(autocorrelation time)/b. Memory
+        is num_batches float64 numbers for each latent variable and chain.
 
     Args:
-        covariance: keep the d x d covariances of each datum too.
-        num_batches: of Note [Doubling batches]; even, ≥ 4.
+        covariance: whether to keep the d x d covariances of each datum, too.
+        num_batches: largest number of batches in Note [Doubling batches]; even, ≥ 4.
 
     Raises:
-        ValueError: a draw of another shape, or a bad num_batches. RuntimeError: a result without draws.
+        ValueError: a draw of another shape, or a bad num_batches.
+        RuntimeError: a result is asked for without draws.
     """
 
     def __init__(self, *, covariance: bool = False, num_batches: int = 64) -> None:
@@ -42,26 +44,22 @@ class StreamingMoments:
                 f"ald_ext.samplers.StreamingMoments: num_batches: got {num_batches}, expected an even integer >= 4"
             )
         self.keeps_covariance, self.num_batches = covariance, num_batches
-        self.count = 0  # draws of each chain
+        self.count = 0  # number of draws of each chain
         self.batch_size = 1
         self._num_full = 0
         self._num_partial = 0
         self._shape: tuple[int, ...] | None = None
 
     def reserve(self, num_draws: int) -> None:
-        """Nothing: memory does not depend on the number of draws."""
+        """Do nothing: memory does not depend on the number of draws."""
 
     def append(self, state: Tensor) -> None:
-        """One draw, (n, d) or (n, chains, d)."""
+        """Take in one draw, (n, d) or (n, chains, d)."""
         check_state_shape("StreamingMoments", state, self._shape)
         if self._shape is None:
             self._allocate(state)
         draw = state.detach().double().reshape(self._mean.shape)
-        self.count += 1
-        before = draw - self._mean
-        self._mean += before / self.count
-        after = draw - self._mean
-        self._squares += self._products(before, after)
+        self.count = merge_mean_(self.count, self._mean, self._squares, 1, draw)
         self._append_to_batches(draw)
 
     def _allocate(self, state: Tensor) -> None:
@@ -70,12 +68,12 @@ class StreamingMoments:
         chains = state.shape[1] if state.ndim == 3 else 1
         zeros = torch.zeros(n, chains, d, dtype=torch.float64, device=state.device)
         self._mean, self._partial_sum = zeros, zeros.clone()
-        self._squares = self._products(zeros, zeros)
+        self._squares = self._products(zeros)
         self._batch_means = zeros.new_zeros(self.num_batches, n, chains, d)
 
-    def _products(self, first: Tensor, second: Tensor) -> Tensor:
-        """Elementwise, (n, chains, d), or outer, (n, chains, d, d)."""
-        return first[..., :, None] * second[..., None, :] if self.keeps_covariance else first * second
+    def _products(self, values: Tensor) -> Tensor:
+        """Return squares, (n, chains, d), or outer products, (n, chains, d, d)."""
+        return values[..., :, None] * values[..., None, :] if self.keeps_covariance else values.square()
 
     def _append_to_batches(self, draw: Tensor) -> None:
         self._partial_sum += draw
@@ -92,7 +90,7 @@ class StreamingMoments:
         self._num_partial = 0
 
     def _join_pairs(self) -> None:
-        """Halves the number of full batches; an odd last one goes to the incomplete batch."""
+        """Halve the number of full batches; an odd last one becomes part of the incomplete batch."""
         pairs = self._num_full // 2
         if self._num_full % 2:
             self._partial_sum += self._batch_means[self._num_full - 1] * self.batch_size
@@ -109,29 +107,30 @@ class StreamingMoments:
 
     @property
     def num_chains(self) -> int:
+        """The number of chains, 1 for draws (n, d)."""
         self._check_has_draws()
         return int(self._mean.shape[1])
 
     @property
     def mean(self) -> Tensor:
-        """(n, d), over draws and chains."""
+        """The mean over draws and chains, (n, d)."""
         self._check_has_draws()
         return self._mean.mean(1)
 
     @property
     def chain_means(self) -> Tensor:
-        """(n, chains, d)."""
+        """The mean of each chain, (n, chains, d)."""
         self._check_has_draws()
         return self._mean.clone()
 
     def _total_squares(self) -> Tensor:
-        """Sum of squares, or products, about the mean over all chains."""
+        """Return the sum of squares, or products, about the mean over all chains."""
         between = self._mean - self._mean.mean(1, keepdim=True)
-        return (self._squares + self.count * self._products(between, between)).sum(1)
+        return (self._squares + self.count * self._products(between)).sum(1)
 
     @property
     def covariance(self) -> Tensor:
-        """(n, d, d), over draws and chains, with the divisor draws·chains - 1."""
+        """The covariance over draws and chains, (n, d, d), with the divisor draws·chains - 1."""
         if not self.keeps_covariance:
             raise RuntimeError("ald_ext.samplers.StreamingMoments: covariance: got False, expected covariance=True")
         self._check_has_draws(2)
@@ -140,18 +139,18 @@ class StreamingMoments:
 
     @property
     def variance(self) -> Tensor:
-        """(n, d), over draws and chains, with the divisor draws·chains - 1."""
+        """The variance over draws and chains, (n, d), with the divisor draws·chains - 1."""
         self._check_has_draws(2)
         squares = self._total_squares() / (self.count * self.num_chains - 1)
         return squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else squares
 
     @property
     def standard_deviation(self) -> Tensor:
-        """(n, d)."""
+        """The root of the variance, (n, d)."""
         return self.variance.sqrt()
 
     def _long_run_variance(self) -> Tensor:
-        """σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
+        """Return σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
         self._check_has_draws(4)
         means = self._batch_means[: self._num_full]
         deviations = means - means.mean((0, 2), keepdim=True)
@@ -160,23 +159,23 @@ class StreamingMoments:
 
     @property
     def monte_carlo_standard_error(self) -> Tensor:
-        """Of the mean, (n, d)."""
+        """The Monte Carlo standard error of the mean, (n, d)."""
         return (self._long_run_variance() / (self.count * self.num_chains)).sqrt()
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """For the mean, (n, d): draws·chains·variance/σ². Of a constant: draws·chains."""
+        """The effective sample size for the mean, draws·chains·variance/σ², (n, d); draws·chains for a constant."""
         total = self.count * self.num_chains
         variance, long_run = self.variance, self._long_run_variance()
         return torch.where(long_run > 0, total * variance / long_run, torch.full_like(variance, total))
 
     @property
     def r_hat(self) -> Tensor:
-        """Split R-hat, (n, d) (Gelman et al. 2013, without ranks): each chain's halves count as chains.
+        """The split R-hat, (n, d) (Gelman et al. 2013, without ranks): each chain's halves count as chains.
 
         The first half ends where a batch does. With an even number of full batches and none incomplete, as after
-        num_batches·2^k draws, the halves are equal and this is the textbook number; else the second half is longer, by
-        two batches at most.
+        num_batches·2^k draws, the halves are equal and this is the textbook number; otherwise the second half is
+        longer, by two batches at most.
         """
         self._check_has_draws(4)
         first_count = self._num_full // 2 * self.batch_size
@@ -184,7 +183,7 @@ class StreamingMoments:
         first = self._batch_means[: self._num_full // 2].mean(0)
         second = (self.count * self._mean - first_count * first) / second_count
         squares = self._squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else self._squares
-        # What of a chain's squares about its mean is not the difference of its halves is within the halves.
+        # A chain's squares about its mean are those within its halves, and those of the difference of the halves.
         within = squares - first_count * second_count / self.count * (first - second).square()
         within = within.mean(1) / (self.count - 2)
         between = torch.cat([first, second], 1).var(1)
@@ -194,13 +193,13 @@ class StreamingMoments:
     # Merging and saving
 
     def merge(self, other: StreamingMoments, *, along: str) -> None:
-        """Takes in the draws of another pass over the same data.
+        """Take in the draws of another pass over the same data.
 
         Args:
-            other: is left as it is.
-            along: "draws": other's come after these, of the same chains; if these end within a batch, that rest
-                counts in the moments but not in the batch means. "chains": other's are further chains, with as many
-                draws.
+            other: moments of the other draws, left unchanged.
+            along: "draws" if the others come after these, of the same chains; if these end within a batch, that rest
+                counts in the moments but not in the batch means. "chains" if the others are further chains, with as
+                many draws.
 
         Raises:
             ValueError: shapes, options or numbers of draws that do not fit.
@@ -244,11 +243,8 @@ class StreamingMoments:
         self._shape = (n, chains, d)
 
     def _merge_draws(self, other: StreamingMoments) -> None:
-        count = self.count + other.count
-        between = other._mean - self._mean
-        self._squares += other._squares + self._products(between, between) * (self.count * other.count / count)
-        self._mean += between * (other.count / count)
-        self.count = count
+        self._squares += other._squares
+        self.count = merge_mean_(self.count, self._mean, self._squares, other.count, other._mean)
         later = StreamingMoments(covariance=self.keeps_covariance, num_batches=self.num_batches)
         later.load_state_dict(other.state_dict())
         while self.batch_size != later.batch_size or self._num_full + later._num_full > self.num_batches:
@@ -259,7 +255,7 @@ class StreamingMoments:
         self._partial_sum, self._num_partial = later._partial_sum, later._num_partial
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, copied; loads with weights_only=True."""
+        """Return copies of everything, which load with weights_only=True."""
         state: dict[str, Any] = {
             "keeps_covariance": self.keeps_covariance,
             "num_batches": self.num_batches,
@@ -274,7 +270,7 @@ class StreamingMoments:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """ValueError if it was made with other options."""
+        """Continue from :meth:`state_dict`. ValueError if it was made with other options."""
         for option in ("keeps_covariance", "num_batches"):
             if state[option] != getattr(self, option):
                 raise ValueError(

@@ -13,18 +13,18 @@ from .potential import Potential
 
 
 class UnderdampedLangevin(DatapointSampler):
-    """Underdamped Langevin dynamics by the splitting BAOAB (Leimkuhler & Matthews 2013), one or more chains a datum.
+    """Underdamped Langevin dynamics by the splitting BAOAB (Leimkuhler & Matthews 2013), chains for each datum.
 
-    With h the step size, γ the friction and μ = exp(-γh), in this order, beginning with p ~ N(0, T):
+    With the step size h, the friction γ and μ = exp(-γh), a step makes in this order, beginning with p ~ N(0, T):
 
         p ← p - h ∇_z U(x, z),      z ← z + (h/2) p,      p ← μp + √((1 - μ²)T) ξ,      z ← z + (h/2) p
 
-    which is BAOAB with its half steps of p in one, so one gradient a step. The positions sample exp(-U/T) up to an
-    error of order h², and exactly for a Gaussian, if h < 2s for its smallest standard deviation s. The momenta belong
-    to a time half a step before. The potential may change between steps.
+    This is BAOAB with its two half steps of p joined, so that a step takes one gradient. The positions sample
+    exp(-U/T) up to an error of order h², and exactly for a Gaussian, if h < 2s for its smallest standard deviation s.
+    The momenta belong to a time half a step before. The potential may change between steps.
 
     Args:
-        potential, x, z, seed, data: as in :class:`DatapointSampler`.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
         step_size: h > 0.
         friction: γ > 0.
         temperature: T ≥ 0; 0 is gradient descent with momentum.
@@ -45,39 +45,39 @@ class UnderdampedLangevin(DatapointSampler):
         friction: float = 1.0,
         temperature: float = 1.0,
         seed: int | None = None,
-        data: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, data=data)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.step_size = float(step_size)
         self.friction = float(friction)
-        self._momentum = math.sqrt(temperature) * self._normal(self._z.shape, step=0, draw=0)
+        self._momenta = math.sqrt(temperature) * self._normal(self._z.shape, step=0, draw=0)
 
     @property
-    def momentum(self) -> Tensor:
+    def momenta(self) -> Tensor:
         """The current momenta, in the shape of z. Later steps do not overwrite them; nor should you."""
-        return self._momentum.detach()
+        return self._momenta.detach()
 
     def _advance(self, step: int) -> None:
         _, gradient = self._evaluate(self._z)
-        z, momentum = self._z.clone(), self._momentum.clone()
+        z, momenta = self._z.clone(), self._momenta.clone()
         ops.latent_underdamped_step_(
             z,
-            momentum,
+            momenta,
             gradient,
-            self._data,
+            self._index,
             lr=self.step_size**2,
             momentum_decay=math.exp(-self.friction * self.step_size),
             temperature=self.temperature,
             seed=self.seed,
             step=step,
         )
-        self._z, self._momentum = z, momentum
+        self._z, self._momenta = z, momenta
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "momentum": self._momentum}
+        return {**super()._tensors(), "momenta": self._momenta}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         super()._restore(tensors)
-        self._momentum = tensors["momentum"]
+        self._momenta = tensors["momenta"]

@@ -1,4 +1,4 @@
-"""Amortized variational inference with Gaussians: what amortized Langevin dynamics is compared with."""
+"""Amortized variational inference with Gaussians, to compare amortized Langevin dynamics with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ COVARIANCES = ("diagonal", "full")
 
 
 class GaussianEncoder(nn.Module):
-    """q(z | x) = N(μ(x), Σ(x)) with Σ diagonal or full, as a lower triangular factor L: Σ = LLᵀ (paper: Appendix F.3).
+    """q(z | x) = N(μ(x), Σ(x)), Σ = LLᵀ with a diagonal or a lower triangular factor L (paper: Appendix F.3).
 
     Args:
         network: (n, ...) → (n, :meth:`num_outputs`): the mean, the inverse softplus of L's diagonal, and, if full, the
             entries below the diagonal.
         latent_dim: d.
         covariance: "diagonal" or "full".
+
+    Raises:
+        ValueError: another covariance.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, covariance: str = "diagonal") -> None:
@@ -30,12 +33,12 @@ class GaussianEncoder(nn.Module):
 
     @staticmethod
     def num_outputs(latent_dim: int, covariance: str = "diagonal") -> int:
-        """How many outputs the network must have."""
+        """Return how many outputs the network must have."""
         check_covariance(covariance)
         return 2 * latent_dim + (latent_dim * (latent_dim - 1) // 2 if covariance == "full" else 0)
 
     def forward(self, x: Tensor) -> Independent | MultivariateNormal:
-        """q(z | x) for a batch."""
+        """Return q(z | x) for a batch (n, ...)."""
         outputs, d = self.network(x), self.latent_dim
         mean, deviation = outputs[:, :d], F.softplus(outputs[:, d : 2 * d]) + torch.finfo(outputs.dtype).tiny
         if self.covariance == "diagonal":
@@ -47,6 +50,7 @@ class GaussianEncoder(nn.Module):
 
 
 def check_covariance(covariance: str) -> None:
+    """Raise a ValueError for another kind of covariance than diagonal or full."""
     if covariance not in COVARIANCES:
         raise ValueError(
             f"ald_ext.samplers.GaussianEncoder: covariance: got {covariance!r}, expected 'diagonal' or 'full'"
@@ -56,8 +60,16 @@ def check_covariance(covariance: str) -> None:
 def negative_elbo(
     encoder: GaussianEncoder, potential: Callable[[Any, Tensor], Tensor], x: Tensor, num_samples: int = 1
 ) -> Tensor:
-    """E_q[U(x, z)] - H(q), (n,), by ``num_samples`` reparameterized draws; U with its normalizing constants is a bound
-    on -log p(x) (paper: Section 6)."""
+    """Return E_q[U(x, z)] - H(q), (n,), estimated with reparameterized draws (paper: Section 6).
+
+    It bounds -log p(x) from above if U contains its normalizing constants.
+
+    Args:
+        encoder: q(z | x).
+        potential: U(x, z) → (m,).
+        x: data (n, ...).
+        num_samples: number of draws for each datum.
+    """
     posterior = encoder(x)
     z = posterior.rsample((num_samples,))
     repeated = x.expand(num_samples, *x.shape).flatten(0, 1)
@@ -75,16 +87,16 @@ def fit_variational(
     num_samples: int = 32,
     on_step: Callable[[], Any] | None = None,
 ) -> list[float]:
-    """Lowers the mean :func:`negative_elbo` of all data by Adam, with lr falling to 0 by a cosine.
+    """Lower the mean :func:`negative_elbo` of all data by Adam, with lr falling to 0 along a cosine.
 
     Args:
-        encoder: changed in place.
+        encoder: q(z | x), which is changed in place.
         potential: U(x, z) → (m,).
-        x: (n, ...).
-        num_steps: of Adam.
-        lr: at the beginning.
-        num_samples: draws a datum and step.
-        on_step: called after every step, for progress.
+        x: data (n, ...).
+        num_steps: number of steps of Adam.
+        lr: initial learning rate.
+        num_samples: number of draws for each datum at each step.
+        on_step: function called after every step, for progress.
 
     Returns:
         The loss at every step.

@@ -5,10 +5,4 @@ from .divergence import TrainingDivergedError
 from .interruption import TrainingInterrupted
 from .loop import fit, train
 
-__all__ = [
-    "TrainingConfig",
-    "TrainingDivergedError",
-    "TrainingInterrupted",
-    "fit",
-    "train",
-]
+__all__ = ["TrainingConfig", "TrainingDivergedError", "TrainingInterrupted", "fit", "train"]

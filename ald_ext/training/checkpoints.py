@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from ..models import LatentVariableModel, ParameterEnsemble
+from ..models.ensemble import ensemble_of_state
 from ..models.saving import MODEL_KEYS, model_from_contents, read_tensors, write_tensors
 from .config import TrainingConfig
 
-#: Beside what a model's file holds.
+#: What a checkpoint holds beside what a model's file does.
 RUN_KEYS = (
     "config",
     "epoch",
@@ -29,12 +30,12 @@ RUN_KEYS = (
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Writes the checkpoint whole or not at all. OSError if the disk or the folder does not take it."""
+    """Write the checkpoint whole or not at all. OSError if the disk or the folder does not take it."""
     write_tensors(path, checkpoint)
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """The checkpoint of ``ald-ext train``.
+    """Return the checkpoint of ``ald-ext train``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,15 +45,10 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
 
 def model_of_checkpoint(checkpoint: dict[str, Any]) -> tuple[LatentVariableModel, TrainingConfig]:
-    """The trained model, and the settings that it was trained with."""
+    """Return the trained model, and the settings that it was trained with."""
     return model_from_contents(checkpoint), TrainingConfig.from_dict(checkpoint["config"])
 
 
 def ensemble_of_checkpoint(checkpoint: dict[str, Any]) -> ParameterEnsemble | None:
-    """The samples of the parameters that the run kept; None if there are none."""
-    state = checkpoint["ensemble"]
-    if not state["samples"]:
-        return None
-    ensemble = ParameterEnsemble(len(state["samples"]))
-    ensemble.load_state_dict(state)
-    return ensemble
+    """Return the samples of the parameters that the run kept; None if there are none."""
+    return ensemble_of_state(checkpoint["ensemble"])

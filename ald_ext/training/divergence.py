@@ -1,4 +1,4 @@
-"""Watching for a loss that is no number any more, or explodes."""
+"""Watching for a loss that explodes or is no longer finite."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..models import find_model_class
+
 if TYPE_CHECKING:
     from .config import TrainingConfig
 
-#: Energies of a contrastive model beyond this, in nats, have run away.
+#: Largest diagnostic, in nats; energies of a contrastive model beyond it have run away.
 DIAGNOSTIC_LIMIT = 1e4
 
-#: Steps from one look at the device's flag to the next: looking waits for the device.
+#: Steps from one look at the device's flag to the next, as looking waits for the device.
 LOOK_EVERY = 50
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is not finite, or exploded; a checkpoint, if there is one, is of before."""
+    """The loss is not finite, or exploded; a checkpoint, if there is one, is from before that."""
 
 
 class DivergenceWatch:
-    """Finds the step at which a loss or a diagnostic stops being finite or leaves its limits.
+    """A watch for the step at which a loss or a diagnostic stops being finite or exceeds its limit.
 
-    On the CPU each step is looked at before its update is made. On a GPU, where looking would wait for the device, a
-    flag there remembers the first bad step, and :meth:`look` reads it every few steps and before each checkpoint.
-    Gradients are not looked at, which would take some percent of a step: a bad one shows in the next loss, or in
-    :meth:`check`, before anything is saved.
+    On the CPU each step is checked before its update is made. On a GPU, where a check would wait for the device, a flag
+    there remembers the first bad step, and :meth:`look` reads it every few steps and before each checkpoint. Gradients
+    are not checked, which would take some percent of a step: a bad one shows in the next loss, or in :meth:`check`,
+    before anything is saved.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -36,10 +38,10 @@ class DivergenceWatch:
         self.first_bad_step = torch.tensor(-1, device=config.device)
 
     def observe(self, step: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
-        """Takes note of a step's values.
+        """Note a step's loss and diagnostics.
 
         Raises:
-            TrainingDivergedError: they are bad, or at a look an earlier step's were.
+            TrainingDivergedError: they are bad, or on a GPU those of an earlier step were.
         """
         if self.immediate:
             self._observe_now(step, {"loss": loss.item(), **{name: v.item() for name, v in diagnostics.items()}})
@@ -60,7 +62,7 @@ class DivergenceWatch:
                 self._stop(step, values)
 
     def check(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """TrainingDivergedError if a step up to now was bad, or left parameters or states that are not finite."""
+        """Raise a TrainingDivergedError if a step was bad, or if parameters or states are not finite."""
         self.look()
         states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
         parameters = [parameter.detach() for parameter in model.parameters()]
@@ -70,19 +72,17 @@ class DivergenceWatch:
                 self._stop(step, {f"norm of the {name}": float(norm)})
 
     def look(self) -> None:
-        """TrainingDivergedError if a step up to now was bad."""
+        """Raise a TrainingDivergedError if a step up to now was bad."""
         bad_step = int(self.first_bad_step)
         if bad_step >= 0:
             self._stop(bad_step, {})
 
     def _stop(self, step: int, values: dict[str, float]) -> None:
         seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "not finite, or beyond its limit"
-        remedies = "a smaller lr"
-        if self.config.model in ("lae", "clae"):
-            remedies += f", a larger eps (now {self.config.eps})"
-        if self.config.model == "clae":
-            remedies += " or the tilt"
+        model = find_model_class(self.config.model)
+        remedies = f"a smaller lr, a larger eps (now {self.config.eps})" if model.langevin else "a smaller lr"
+        remedies += "".join(f" or {remedy}" for remedy in model.divergence_remedies)
         raise TrainingDivergedError(
             f"{self.config.model}: diverged at step {step} ({seen}). "
-            f"A checkpoint, if there is one, is of before. Try {remedies} (lr is {self.config.lr:g})."
+            f"A checkpoint, if there is one, is from before that. Try {remedies} (lr is {self.config.lr:g})."
         )

@@ -1,4 +1,4 @@
-"""What is measured on test data, without touching the random state that training draws from."""
+"""Measurements on test data, which do not touch the random state that training draws from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import LatentVariableModel, ParameterEnsemble
@@ -16,8 +15,8 @@ EVALUATION_BATCH = 500
 
 @contextlib.contextmanager
 def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
-    """No gradients, evaluation mode, and a random state of its own, so that training goes on as if nothing had been."""
-    modes = [(module, module.training) for module in model.modules()]  # parts of a network may be held in one of them
+    """Provide evaluation mode without gradients and with a random state of its own, and restore everything after it."""
+    modes = [(module, module.training) for module in model.modules()]  # parts of a network may be fixed in one mode
     model.eval()
     devices = list(range(torch.cuda.device_count()))
     try:
@@ -32,13 +31,13 @@ def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
 def values_of_data(
     model: LatentVariableModel, images: Tensor, function: Callable[[Tensor], Tensor], seed: int = 0
 ) -> Tensor:
-    """``function`` of minibatches, one value or tensor a datum, on the CPU, (N, ...).
+    """Return the values of a function of data, computed in minibatches, on the CPU, (N, ...).
 
     Args:
-        model: which is in evaluation mode meanwhile.
-        images: (N, *shape), on any device; minibatches are moved to the model's.
+        model: the model, which is in evaluation mode meanwhile.
+        images: data (N, *shape), on any device; minibatches are moved to the model's.
         function: (m, *shape) -> (m, ...).
-        seed: of what the function draws.
+        seed: seed of what the function draws.
     """
     device = next(model.parameters()).device
     with evaluating(model, seed):
@@ -46,18 +45,15 @@ def values_of_data(
 
 
 def reconstruction_error(model: LatentVariableModel, images: Tensor) -> float:
-    """RE of the paper's Table 2: mean squared error on [0, 1] pixels; of Bernoulli pixels nats an image."""
+    """Return RE (paper: Table 2): mean squared error of pixels in [0, 1]; nats an image for Bernoulli pixels."""
     return values_of_data(model, images, model.reconstruction_error).double().mean().item()
 
 
 def averaged_reconstruction_error(
     model: LatentVariableModel, ensemble: ParameterEnsemble | None, images: Tensor
 ) -> float | None:
-    """:func:`reconstruction_error` of the mean reconstruction over samples of the parameters; None without such."""
+    """Return RE of the mean reconstruction over samples of the parameters; None if there are none."""
     if not ensemble:
         return None
     means = ensemble.mean(model, lambda member: values_of_data(member, images, member.reconstruct))
-    brightness = model.to_brightness(images)
-    if model.config.likelihood == "bernoulli":
-        return F.binary_cross_entropy(means, brightness, reduction="sum").item() / len(images)
-    return (means - brightness).square().mean(dtype=torch.float64).item()
+    return model.likelihood.error_of_unit(images, means).mean(dtype=torch.float64).item()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request that the training loop grants between two steps."""
+"""SIGINT and SIGTERM as a request, which the training loop grants between two steps."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterrupted(RuntimeError):  # noqa: N818 - it is no error
-    """A signal ended the run; its checkpoint was written. ``signal_number`` says which."""
+    """The signal ``signal_number`` ended the run; its checkpoint was written."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
 
     def __reduce__(self) -> tuple[type[TrainingInterrupted], tuple[str, int]]:
-        """Of both arguments, so that it comes back from other processes."""
+        """Pickle both arguments, so that the exception can come from other processes."""
         return type(self), (str(self), self.signal_number)
 
 
 class Interruption:
-    """While it is entered, the first SIGINT or SIGTERM only sets ``signal_number``; a second one acts as ever.
+    """A context in which the first SIGINT or SIGTERM only sets ``signal_number``; a second one acts as usual.
 
-    Signals can be handled in the main thread alone; in others it does nothing. One that the process was started to
-    ignore stays ignored.
+    Only the main thread can handle signals; in others the context does nothing. A signal that the process was started
+    to ignore stays ignored.
     """
 
     def __init__(self) -> None:

@@ -17,13 +17,13 @@ from .config import TrainingConfig
 def make_optimizer(
     model: LatentVariableModel, config: TrainingConfig, num_data: int, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """PSGLD for a model whose parameters are sampled, fused Adam for the others.
+    """Return PSGLD for a model whose parameters are sampled, and fused Adam for other models.
 
-    With ``capturable`` step counters and lr live on the device, so that a CUDA graph may hold the step.
+    With ``capturable``, step counters and lr live on the device, so that a CUDA graph can hold the step.
     """
     groups = model.parameter_groups(num_data)
     for group in groups:
-        if "temperature" in group:  # which a model gives in units of the run's
+        if "temperature" in group:  # in units of the run's
             group["temperature"] *= config.temperature
     lr: float | torch.Tensor = config.lr
     if capturable:
@@ -71,7 +71,7 @@ def average_gradients(momentum: float, optimizer: torch.optim.Optimizer, *_: obj
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
-    """The schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
+    """Return the schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
     offset, exponent, warm_up = config.decay_offset, config.decay_exponent, config.warm_up
     final = config.final_lr if config.schedule == "cosine" else 1.0
 

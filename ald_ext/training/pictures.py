@@ -10,12 +10,15 @@ from torch import Tensor
 
 from ..files import write_atomically
 
-#: Pixels between two images, and how much a pixel is enlarged.
+#: Pixels around each image, and the factor by which pixels are enlarged.
 GAP, ENLARGEMENT = 2, 2
 
 
 def grid(images: Tensor, columns: int = 10) -> Tensor:
-    """Brightness in [0, 1], (N, C, H, W) -> (H', W', 3), N images row by row on white. Other data as rows of pixels."""
+    """Return N images of brightness in [0, 1], (N, C, H, W), row by row on white, (H', W', 3).
+
+    Data of another shape are shown as rows of pixels.
+    """
     images = as_images(images.detach().float().cpu()).clamp(0, 1)
     rows = -(-len(images) // columns)
     missing = rows * columns - len(images)
@@ -28,26 +31,26 @@ def grid(images: Tensor, columns: int = 10) -> Tensor:
 
 
 def as_images(data: Tensor) -> Tensor:
-    """(N, C, H, W) of 1 or 3 channels as they are; anything else as one row of pixels a datum."""
+    """Return (N, C, H, W) of 1 or 3 channels as they are; anything else as one row of pixels for each datum."""
     if data.dim() == 4 and data.shape[1] in (1, 3):
         return data
     return data.flatten(1)[:, None, None]
 
 
 def save_picture(path: Path, table: Tensor) -> None:
-    """Writes (H, W, 3), brightness in [0, 1], as a PNG."""
+    """Write a picture (H, W, 3), brightness in [0, 1], as a PNG."""
     from matplotlib.image import imsave
 
     write_atomically(path, lambda file: imsave(file, table.numpy(), format="png"))
 
 
 def save_grid(path: Path, images: Tensor, columns: int = 10) -> None:
-    """Writes images of brightness in [0, 1], (N, C, H, W), as one PNG."""
+    """Write images of brightness in [0, 1], (N, C, H, W), as one PNG."""
     save_picture(path, grid(images, columns))
 
 
 def curves(history: list[dict[str, float]], title: str, file: Path) -> None:
-    """Draws what was logged over the epochs: the loss, the test RE, and the model's own diagnostics."""
+    """Draw the loss, the test RE and the model's diagnostics over the epochs."""
     from matplotlib.figure import Figure
 
     names = [name for name in history[-1] if name not in ("epoch", "step", "lr")]
@@ -67,6 +70,6 @@ def curves(history: list[dict[str, float]], title: str, file: Path) -> None:
 
 
 def pair_up(originals: Tensor, reconstructions: Tensor, columns: int = 10) -> Tensor:
-    """Rows of originals, each above a row of their reconstructions."""
+    """Return rows of originals, each above a row of their reconstructions, (2N, C, H, W)."""
     pairs = zip(originals.split(columns), reconstructions.split(columns), strict=True)
     return torch.cat([images for pair in pairs for images in pair])

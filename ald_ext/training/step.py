@@ -11,15 +11,15 @@ from ..models import LatentVariableModel
 from .config import TrainingConfig
 from .divergence import DivergenceWatch
 
-#: Eager steps before the capture, in which optimizer states and library workspaces come to be.
+#: Number of eager steps before the capture, which create optimizer states and workspaces of libraries.
 WARM_UP_STEPS = 3
 
 
 def why_not_captured(model: LatentVariableModel, config: TrainingConfig) -> str | None:
-    """Why steps are not captured as a CUDA graph; None if they are.
+    """Return why steps are not captured as a CUDA graph; None if they are.
 
     Raises:
-        ValueError: capture was demanded and cannot be had.
+        ValueError: the settings demand a capture that is not possible.
     """
     reason = "not asked for" if config.capture is False else model.why_not_captured
     if torch.device(config.device).type != "cuda":
@@ -30,16 +30,18 @@ def why_not_captured(model: LatentVariableModel, config: TrainingConfig) -> str 
 
 
 class TrainingStep:
-    """Calls: (x, index) -> the loss, after the parameters were updated.
+    """A function that updates the parameters with a minibatch and returns the loss before the update.
 
     Note [Captured steps]
-        Capturing records the kernels of a step, which replays launch at once: counters, lr and noise keys live on the
-        device, the minibatch is copied to where the graph reads it. The first steps, and a short last minibatch, run
-        eagerly; they make the same update.
+        Capturing records the kernels of a step, and a replay launches them all at once: counters, lr and noise keys
+        live on the device, and the minibatch is copied to where the graph reads it. The first steps, and a short last
+        minibatch, run eagerly and make the same update.
 
     Args:
-        model, optimizer, config: of the run; the optimizer capturable if ``captured``.
-        captured: capture the step.
+        model: the run's model.
+        optimizer: the run's optimizer, which must be capturable if ``captured``.
+        config: the run's settings.
+        captured: whether to capture the step.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class TrainingStep:
         self.device_type = torch.device(config.device).type
 
     def __call__(self, step: int, x: Tensor, index: Tensor) -> Tensor:
-        """Makes step number ``step``. TrainingDivergedError if its loss is bad."""
+        """Make step number ``step``, and return its loss. TrainingDivergedError if that is bad."""
         if self.captured and len(x) == self.config.batch_size:
             if self.graph is not None:
                 return self._replay(step, x, index)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class TensorBoardLog:
-    """Writes events to a folder; with ``enabled=False`` does nothing.
+    """A log of events in a folder.
 
     Args:
-        folder: of the events.
-        first_step: events of an earlier run from this step on are discarded.
-        enabled: False for a log that is not wanted.
+        folder: the folder.
+        first_step: step from which on events of an earlier run are discarded.
+        enabled: False for a log that does nothing.
 
     Raises:
         ImportError: the package tensorboard is missing.
@@ -31,17 +31,17 @@ class TensorBoardLog:
         self.writer = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point of each curve."""
+        """Write one point of each curve."""
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, grid: Tensor) -> None:
-        """A picture (H, W, 3), brightness in [0, 1]."""
+        """Write a picture (H, W, 3), brightness in [0, 1]."""
         if self.writer is not None:
             self.writer.add_image(name, grid, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left, and close the log."""
         if self.writer is not None:
             self.writer.close()

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from command_line import run
 from patience import PATIENCE
+from typer.main import get_command
+
+from ald_ext.cli.commands import app
+from ald_ext.models import MODELS
+from ald_ext.training import TrainingConfig
 
 
 @pytest.mark.processes
@@ -84,7 +89,7 @@ def test_settings_come_from_a_file_and_options_go_before_it(trained, tmp_path):
 
 
 def test_settings_of_the_model(tmp_path, digits_file):
-    settings = ("--option", "decoder_inference=mle", "--option", "tilt=false", "--precision-prior", "2,0.5")
+    settings = ("--decoder-inference", "mle", "--option", "tilt=false", "--precision-prior", "2,0.5")
     small = ("--model", "clae", "--epochs", 1, "--width", 4, "--batch-size", 4)
     result = run("train", "--out", tmp_path / "clae", "--dataset", digits_file, *small, *settings)
     assert result.returncode == 0, result.stderr
@@ -192,3 +197,20 @@ def test_sample_of_a_file_that_is_no_checkpoint(tmp_path):
     assert result.returncode == 1
     assert "is corrupt, truncated or of another program" in result.stderr
     assert not (tmp_path / "samples.png").exists()
+
+
+def test_every_setting_is_an_option_of_train():
+    options = {option.name: option for option in get_command(app).commands["train"].params}
+    fields = {*TrainingConfig.__dataclass_fields__}.union(
+        *(m.config_class.__dataclass_fields__ for m in MODELS.values())
+    )
+    assert fields - set(options) == {"data", "num_data", "shape"}  # which follow from the images
+    assert all(option.help for option in options.values())
+    assert {name for name in fields & set(options) if options[name].default is not None} == {"device"}
+    assert options["batch_size"].opts == ["--batch-size"]
+    assert "Default: 25." in options["batch_size"].help
+    assert options["langevin_steps"].help.startswith("abp, dlgm: Steps on z")
+    assert "Default: 10 or 5." in options["langevin_steps"].help
+    flags = {name: option.opts + option.secondary_opts for name, option in options.items() if option.is_flag}
+    assert flags["bf16"] == ["--bf16"]
+    assert flags["capture"] == ["--capture", "--no-capture"]

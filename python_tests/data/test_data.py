@@ -437,10 +437,14 @@ def test_files_that_are_no_npz(tmp_path, npz):
         "truncated": whole[: len(whole) // 2],
         "flipped": bytes(flipped),
     }
-    for kind, contents in damaged.items():
-        path.write_bytes(contents)
-        with pytest.raises(ValueError, match=r"dataset '.*file.npz':.* no .npz file"):
-            pytest.fail(f"{kind}: {load_dataset(str(path))}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for kind, contents in damaged.items():
+            path.write_bytes(contents)
+            with pytest.raises(ValueError, match=r"dataset '.*file.npz':.* no .npz file"):
+                pytest.fail(f"{kind}: {load_dataset(str(path))}")
+        gc.collect()
+    assert caught == []  # a ResourceWarning would say that the file stays open
     with open(path, "wb") as file:
         np.save(file, GREY)
     with pytest.raises(ValueError, match=r"got a single array, expected a .npz file with the key train_images"):

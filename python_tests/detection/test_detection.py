@@ -22,7 +22,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ald_ext import AnomalyDetector, detection
+from ald_ext import AnomalyDetector
+from ald_ext.detection import detector as detection
 from ald_ext.models import MODELS
 from ald_ext.training import TrainingInterrupted
 

@@ -645,13 +645,10 @@ def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
         ({"decoder_output": "tanh", "dequantization": "langevin"}, "decoder_output: got 'tanh', expected linear"),
         ({"decoder_output": "tanh", "data": "real"}, "decoder_output: got 'tanh', expected linear"),
         ({"dequantization": "wavelet"}, "dequantization: got 'wavelet', expected one of none, uniform, langevin"),
-        (
-            {"likelihood": "poisson"},
-            "likelihood: got 'poisson', expected one of marginal-gaussian, gaussian",
-        ),
+        ({"likelihood": "poisson"}, "likelihood: got 'poisson', expected one of marginal-gaussian, gaussian"),
         ({"network": "transformer"}, "network: got 'transformer', expected one of conv, mlp"),
         ({"precision_prior": (1.0, -1.0)}, "prior: got"),
-        ({"likelihood": "bernoulli", "dequantization": "uniform"}, "expected none: Bernoulli data are discrete"),
+        ({"likelihood": "bernoulli", "dequantization": "uniform"}, "expected none: bernoulli data are discrete"),
         ({"data": "real", "dequantization": "langevin"}, "expected none: real data are continuous already"),
         ({"shape": ()}, "shape: got ()"),
     ],
@@ -670,7 +667,7 @@ def test_bad_options_are_refused(options, message):
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
         ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),
-        ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected None or a number between 0 and 1"),
+        ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected None or > 0 and < 1"),
         ("sparse-ae", {"sparsity": -1.0}, "sparsity: got -1.0, expected >= 0"),
         ("lae", {"shape": (1, 28, 28)}, r"expected (C, 32, 32) for the network 'conv'; 'mlp' takes any shape"),
     ],
@@ -684,9 +681,7 @@ def test_bad_options_of_a_model_are_refused(name, options, message):
     ("values", "message"),
     [
         ({"widht": 3}, "got 'widht', expected some of"),
-        ({"width": "three"}, "width: got 'three', expected int"),
         ({"tilt": "maybe"}, "tilt: got 'maybe', expected bool or None"),
-        ({"width": True}, "width: got True, expected int"),
         ({"precision_prior": 3}, "precision_prior: got 3, expected str or tuple"),
     ],
 )
@@ -709,3 +704,5 @@ def test_a_plain_config_becomes_the_models_own():
     assert isinstance(VAE(ModelConfig(width=4)).config, ModelConfig)
     with pytest.raises(ValueError, match="'sparsity'"):
         LAE(SparseAE.config_class())
+    with pytest.raises(ValueError, match="LAE: latent_dim, width: got settings beside config, expected either"):
+        LAE(ModelConfig(), latent_dim=5, width=4)

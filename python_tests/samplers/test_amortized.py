@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,12 +24,6 @@ from ald_ext.samplers import (
 DOUBLE = torch.float64
 SEED = 5
 NUM_DATA, NUM_FEATURES, LATENT_DIM = 12, 4, 2
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def make_potential() -> LinearGaussianPotential:

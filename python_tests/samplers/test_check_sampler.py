@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import run
 from torch import Tensor
 
 from ald_ext import PSGLD, SGLD
 from ald_ext.samplers import HMC, MALA, GaussianPotential, LangevinDynamics, UnderdampedLangevin
-from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler, deviation_shrinks, is_right, is_wrong
+from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler
+from ald_ext.samplers.check.verdicts import deviation_shrinks, is_right, is_wrong
 
 NUM_DATA = 10.0
 
@@ -263,37 +265,25 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 # The command
 
 
-def run_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+def run_check(*arguments: str | Path) -> tuple[int, str]:
     """Exit code and output of ald-ext check-sampler."""
-    from ald_ext.cli import main
-
-    original, code = sys.argv, 0
-    sys.argv = ["ald-ext", "check-sampler", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 2
-        if isinstance(end.code, str):
-            print(end.code)
-    finally:
-        sys.argv = original
-    return code, capsys.readouterr().out
+    pytest.importorskip("typer")
+    result = run("check-sampler", *arguments)
+    return result.returncode, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["sgld", "sghmc", "langevin", "mala", "hmc", "underdamped"])
-def test_built_in_samplers_pass_by_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
-    code, output = run_command(capsys, name, "--replicas", "500", "--dimension", "2")
+def test_built_in_samplers_pass_by_default(name: str) -> None:
+    code, output = run_check(name, "--replicas", "500", "--dimension", "2")
     assert code == 0, output
     assert "right: " in output
 
 
-def test_command_writes_a_report_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
+def test_command_writes_a_report_and_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "new" / "report.json"
     options = ["--temperature", "2", "--option", "lr=0.05", "--option", "eps=1e-3", "--num-data", "1"]
-    code, output = run_command(capsys, "psgld", *options, "--replicas", "500", "--out", out)
+    code, output = run_check("psgld", *options, "--replicas", "500", "--out", out)
     assert code == 1
     assert "hint: bias of an adapting preconditioner" in output
     report = json.loads(out.read_text())
@@ -308,17 +298,16 @@ def test_command_writes_a_report_and_a_picture(tmp_path: Path, capsys: pytest.Ca
     [
         (["torch.optim:SGD", "--option", "lr=0.2"], 1, "hint: there is no noise"),
         (["ald_ext.optim:SGLD", "--option", "lr=0.1"], 0, "right: "),
-        (["sgld", "--option", "lr"], 2, "option: got 'lr', expected KEY=VALUE"),
-        (["sgld", "--option", "colour=red"], 2, "option: "),
-        (["nothing"], 2, "name: got 'nothing', expected sgld, psgld"),
-        (["torch.optim:Nothing"], 2, "torch.optim has no 'Nothing'"),
-        (["torch.nn:Linear"], 2, "expected a class with a method step"),
-        (["no_such_package:Class"], 2, "no_such_package"),
+        (["sgld", "--option", "lr"], 1, "option: got 'lr', expected KEY=VALUE"),
+        (["sgld", "--option", "colour=red"], 1, "option: "),
+        (["nothing"], 1, "name: got 'nothing', expected sgld, psgld"),
+        (["torch.optim:Nothing"], 1, "torch.optim has no 'Nothing'"),
+        (["torch.nn:Linear"], 1, "expected a class with a method step"),
+        (["no_such_package:Class"], 1, "no_such_package"),
     ],
 )
-def test_command_line(arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("typer")
-    got, output = run_command(capsys, *arguments, "--replicas", "500", "--dimension", "2")
+def test_command_line(arguments: list[str], code: int, message: str) -> None:
+    got, output = run_check(*arguments, "--replicas", "500", "--dimension", "2")
     assert got == code, output
     assert message in output
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,12 +28,6 @@ from ald_ext.samplers import (
 from ald_ext.samplers.step_size import DualAveraging
 
 SEED = 7
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def potential(x: Tensor, z: Tensor) -> Tensor:
@@ -79,14 +73,14 @@ def data_and_states(n: int, *chains: int, device: torch.device | str = "cpu") ->
 class Draws:
     """Normals and the random tests as the documentation words them."""
 
-    def __init__(self, data: Tensor, z: Tensor, draws_per_step: int) -> None:
-        self.data, self.shape, self.draws_per_step = data, z.shape, draws_per_step
+    def __init__(self, index: Tensor, z: Tensor, draws_per_step: int) -> None:
+        self.index, self.shape, self.draws_per_step = index, z.shape, draws_per_step
 
     def normal(self, step: int, draw: int, of_chains: bool = False) -> Tensor:
         shape = self.shape[:-1] if of_chains else self.shape
         count = math.prod(shape[1:])
         noise_step = step * self.draws_per_step + draw
-        return ops.latent_normal(self.data, count, seed=SEED, step=noise_step, dtype=torch.float64).view(shape)
+        return ops.latent_normal(self.index, count, seed=SEED, step=noise_step, dtype=torch.float64).view(shape)
 
     def uniform(self, step: int, draw: int) -> Tensor:
         return 0.5 * torch.erfc(-self.normal(step, draw, of_chains=True) / math.sqrt(2))
@@ -99,9 +93,9 @@ def per_chain(x: Tensor, z: Tensor) -> Tensor:
 @pytest.mark.parametrize("chains", [(), (4,)])
 def test_langevin_dynamics_recursion(device: torch.device, chains: tuple[int, ...]) -> None:
     x, z = data_and_states(5, *chains, device=device)
-    data = torch.tensor([3, 0, 9, 2**40, 1], device=device)
-    sampler = LangevinDynamics(potential, x, z, step_size=0.05, temperature=0.7, seed=SEED, data=data)
-    draws, x = Draws(data, z, 1), per_chain(x, z)
+    index = torch.tensor([3, 0, 9, 2**40, 1], device=device)
+    sampler = LangevinDynamics(potential, x, z, step_size=0.05, temperature=0.7, seed=SEED, index=index)
+    draws, x = Draws(index, z, 1), per_chain(x, z)
     for step in range(1, 6):
         z = z - 0.05 * gradient_of(x, z) + math.sqrt(2 * 0.05 * 0.7) * draws.normal(step, 0)
         torch.testing.assert_close(sampler.step(), z, rtol=1e-12, atol=1e-12)
@@ -111,19 +105,19 @@ def test_langevin_dynamics_recursion(device: torch.device, chains: tuple[int, ..
 @pytest.mark.parametrize("chains", [(), (4,)])
 def test_underdamped_recursion(device: torch.device, chains: tuple[int, ...]) -> None:
     x, z = data_and_states(5, *chains, device=device)
-    data = torch.arange(5, device=device)
+    index = torch.arange(5, device=device)
     sampler = UnderdampedLangevin(potential, x, z, step_size=0.2, friction=2.0, temperature=0.7, seed=SEED)
-    draws, x = Draws(data, z, 1), per_chain(x, z)
+    draws, x = Draws(index, z, 1), per_chain(x, z)
     decay = math.exp(-2.0 * 0.2)
     p = math.sqrt(0.7) * draws.normal(0, 0)
-    torch.testing.assert_close(sampler.momentum, p, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sampler.momenta, p, rtol=1e-12, atol=1e-12)
     for step in range(1, 6):
         p = p - 0.2 * gradient_of(x, z)
         z = z + 0.1 * p
         p = decay * p + math.sqrt((1 - decay**2) * 0.7) * draws.normal(step, 0)
         z = z + 0.1 * p
         torch.testing.assert_close(sampler.step(), z, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(sampler.momentum, p, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(sampler.momenta, p, rtol=1e-12, atol=1e-12)
 
 
 def metric(kind: str, device: torch.device) -> tuple[Tensor | None, Tensor]:
@@ -223,7 +217,7 @@ def test_a_datum_moves_alike_in_any_minibatch(
     full = run(make(x, z), 10)
     for rows in ([4], [7, 2, 9], list(range(5)), list(range(5, 10))):
         index = torch.tensor(rows, device=device)
-        part = run(make(x[index], z[index], data=index), 10)
+        part = run(make(x[index], z[index], index=index), 10)
         assert torch.equal(part, full[:, index])
     assert full.dtype == dtype
     assert not torch.equal(run(make(x, z, seed=SEED + 1), 10), full)
@@ -283,13 +277,15 @@ def test_states_that_do_not_fit(make: Make) -> None:
     for change, message in (
         ({"z": z[:, :2]}, "got 'z' of shape (4, 2), torch.float64, expected shape (4, 3), torch.float64"),
         ({"z": z.float()}, "got 'z' of shape (4, 3), torch.float32"),
-        ({"data": torch.arange(1, 5)}, "got the state of other data"),
+        ({"index": torch.arange(1, 5)}, "got the state of other data"),
     ):
         with pytest.raises(ValueError, match=re.escape(name + message)):
             sampler.load_state_dict({**before, **change})
     for missing in before:
         with pytest.raises(ValueError, match=re.escape(f"{name}got no entry '{missing}'")):
             sampler.load_state_dict({key: value for key, value in before.items() if key != missing})
+    earlier = {"index": "data", "momenta": "momentum"}  # names of earlier versions
+    sampler.load_state_dict({earlier.get(key, key): value for key, value in before.items()})
     after = sampler.state_dict()
     assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(before[key])) for key in before)
 
@@ -502,9 +498,9 @@ GAUSSIAN = GaussianPotential(torch.zeros(2), torch.eye(2))
         (LangevinDynamics, Z, {"temperature": -1.0}, "temperature: got -1.0, expected a finite number >= 0"),
         (LangevinDynamics, Z, {"temperature": math.nan}, "temperature: got nan"),
         (LangevinDynamics, Z, {"seed": -1}, "seed: got -1, expected an integer"),
-        (LangevinDynamics, Z, {"data": torch.arange(3)}, "data: got shape (3,), torch.int64, expected (4,)"),
-        (LangevinDynamics, Z, {"data": torch.zeros(4)}, "data: got shape (4,), torch.float32"),
-        (LangevinDynamics, Z, {"data": torch.arange(-1, 3)}, "data: got indices from -1 to 2, expected 0 to"),
+        (LangevinDynamics, Z, {"index": torch.arange(3)}, "index: got shape (3,), torch.int64, expected (4,)"),
+        (LangevinDynamics, Z, {"index": torch.zeros(4)}, "index: got shape (4,), torch.float32"),
+        (LangevinDynamics, Z, {"index": torch.arange(-1, 3)}, "index: got values from -1 to 2, expected 0 to"),
         (UnderdampedLangevin, Z, {"step_size": math.inf}, "step_size: got inf"),
         (UnderdampedLangevin, Z, {"friction": 0.0}, "friction: got 0.0, expected a finite number > 0"),
         (MALA, Z, {"temperature": 0.0}, "temperature: got 0.0, expected a finite number > 0"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from ald_ext.samplers import (
 )
 
 DOUBLE = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

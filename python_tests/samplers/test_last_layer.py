@@ -10,7 +10,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,12 +38,6 @@ NUM_FEATURES, LATENT_DIM = 24, 2
 
 #: The data of the paper's F.1 come from the prior predictive; these are as far apart.
 X = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-1.5, 1.0], [0.5, 1.5], [2.0, 0.5], [-1.0, -1.0]], dtype=DOUBLE)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def make_potential() -> LinearGaussianPotential:
@@ -210,7 +204,7 @@ def test_minibatch_transitions(kernel: str, features: str, outputs: str) -> None
         samples = sampler.step()
         batch = sampler.batch
         rest = torch.tensor([i for i in range(len(X)) if i not in batch])
-        oracle = make(potential, X[batch], before[batch], data=batch, seed=7, **options)
+        oracle = make(potential, X[batch], before[batch], index=batch, seed=7, **options)
         oracle.start_after(transitions * step)
         for _ in range(transitions):
             oracle.step()
@@ -415,7 +409,7 @@ def test_state_of_other_chains_is_refused() -> None:
         ({"batch_size": 7}, "batch_size: got 7, expected 1 to 6"),
         ({"transitions": 0}, "transitions: got 0, expected >= 1"),
         ({"outputs": "some"}, "outputs: got 'some', expected 'all' or 'batch'"),
-        ({"data": torch.arange(6)}, "data: got a value, expected none"),
+        ({"index": torch.arange(6)}, "index: got a value, expected none"),
         ({"adapt_steps": 5}, "adapt_steps: got a value, expected none"),
         ({"weight": torch.zeros(2, 24)}, r"weight: got shape \(2, 24\), expected \(2, 2, 24\)"),
     ],

@@ -9,7 +9,7 @@ sampler fails here is below 2% (about 8,000 bounds, two-sided 5 sigma, with room
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -34,12 +34,6 @@ Statistic = Callable[[Tensor], Tensor]
 
 #: Behind the mean loss of the optimizers.
 NUM_DATA = 10
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def correlated(dimension: int) -> Tensor:

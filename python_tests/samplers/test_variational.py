@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,12 +14,6 @@ from ald_ext.samplers import GaussianEncoder, LinearGaussianPotential, fit_varia
 DOUBLE = torch.float64
 
 X = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-1.5, 1.0], [0.5, 1.5]], dtype=DOUBLE)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(restore_threads: Iterator[None]) -> None:
-    """Tensors are small here."""
-    torch.set_num_threads(1)
 
 
 def make_potential() -> LinearGaussianPotential:

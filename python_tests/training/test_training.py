@@ -25,6 +25,7 @@ from ald_ext.data import datasets as data
 from ald_ext.data.image_data import binarize
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
 from ald_ext.training import TrainingConfig, TrainingDivergedError, fit, loop, train
+from ald_ext.training import run as runs
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
@@ -51,9 +52,14 @@ def few_images_dataset(monkeypatch):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """They take most of a short run's time."""
-    monkeypatch.setattr(loop.Loop, "save_pictures", lambda self: None)
+def with_pictures():
+    """For tests of pictures: elsewhere none are made, as they take most of a short run's time."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch, request):
+    if "with_pictures" not in request.fixturenames:
+        monkeypatch.setattr(loop.Loop, "save_pictures", lambda self: None)
 
 
 def config(network: dict | None = None, **options) -> TrainingConfig:
@@ -151,7 +157,6 @@ def test_every_model_is_among_the_runs():
     assert {RUNS[name].get("model", "lae") for name in QUICK_RUNS} == set(MODELS)
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK_RUNS else pytest.mark.exhaustive) for name in RUNS]
 )
@@ -174,7 +179,6 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     assert differences(whole, checkpoint_of(tmp_path / "more")) == []
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_what_the_resumed_runs_are_compared_in_is_there(tmp_path):
     """Else the comparison would say nothing."""
     train(config(model="abp", epochs=2), tmp_path / "abp", progress=False)
@@ -189,7 +193,6 @@ def test_what_the_resumed_runs_are_compared_in_is_there(tmp_path):
     assert all(math.isfinite(row["loss"]) for row in checkpoint["history"])
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_cosine_schedule_resumes_where_the_epochs_stay_the_same(tmp_path):
     settings = config(schedule="cosine", final_lr=0.1, lr=1e-3, checkpoint_every=2)
     metrics = train(settings, tmp_path / "whole", progress=False)
@@ -217,7 +220,7 @@ def test_learning_rates_of_the_steps(options, expected):
         expected = [0.5 + 0.25 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]
     parameter = nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    scheduler = loop.make_scheduler(optimizer, config(**options), 8)
+    scheduler = runs.make_scheduler(optimizer, config(**options), 8)
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -273,7 +276,6 @@ def test_small_steps_with_momentum_sample_the_target():
     assert abs(error) < 5 * (2 / chains) ** 0.5
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     first = train(config(), tmp_path, progress=False)
     before = checkpoint_of(tmp_path)
@@ -282,7 +284,6 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert again["history"] == first["history"]
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_is_resumed_to_end_early_is_evaluated(tmp_path):
     train_until(7, config(epochs=9, evaluate_every=9), tmp_path)
     metrics = train(config(epochs=2, evaluate_every=9), tmp_path, resume=True, progress=False)
@@ -290,7 +291,6 @@ def test_a_run_that_is_resumed_to_end_early_is_evaluated(tmp_path):
     assert metrics["test_re"] > 0
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_fewer_epochs_than_were_begun_are_refused(tmp_path):
     train_until(5, config(checkpoint_every=2), tmp_path)
     with pytest.raises(ValueError, match="resume: epochs: got 1, expected >= 2, those of the checkpoint"):
@@ -300,10 +300,10 @@ def test_fewer_epochs_than_were_begun_are_refused(tmp_path):
 def test_a_state_of_a_captured_run_is_taken_by_one_that_is_not():
     """Its lr is a tensor and its groups are capturable; and the other way."""
     captured, eager = loop.start_run(config()), loop.start_run(config(lr=5e-4))
-    captured.optimizer = loop.make_optimizer(captured.model, captured.config, 50, capturable=True)
+    captured.optimizer = runs.make_optimizer(captured.model, captured.config, 50, capturable=True)
     for first, second in ((captured, eager), (eager, captured)):
         own = second.optimizer.param_groups[0]["lr"]
-        loop.load_optimizer(second.optimizer, first.optimizer.state_dict())
+        runs.load_optimizer(second.optimizer, first.optimizer.state_dict())
         for group in second.optimizer.param_groups:
             assert type(group["lr"]) is type(own)
             assert float(group["lr"]) == pytest.approx(4e-3)
@@ -322,7 +322,6 @@ def test_seconds_are_those_of_training(tmp_path, monkeypatch):
 # ---- the number of threads ----
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", RUNS)
 def test_steps_that_are_timed_are_taken_back(tmp_path, monkeypatch, name):
     """Before every step some are timed, and nothing comes of it."""
@@ -359,7 +358,7 @@ def change_threads(running) -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.usefixtures("no_pictures", "two_threads")
+@pytest.mark.usefixtures("two_threads")
 def test_a_run_resumes_with_the_number_of_threads_it_had(tmp_path):
     settings = config(threads=None)
     with each_step_calls(change_threads):
@@ -374,7 +373,7 @@ def test_a_run_resumes_with_the_number_of_threads_it_had(tmp_path):
     assert differences(whole, checkpoint_of(tmp_path / "parts")) == []
 
 
-@pytest.mark.usefixtures("no_pictures", "two_threads")
+@pytest.mark.usefixtures("two_threads")
 def test_another_number_of_threads_may_be_asked_for_when_a_run_is_resumed(tmp_path):
     train(config(epochs=1), tmp_path, progress=False)
     metrics = train(config(epochs=2, threads=2), tmp_path, resume=True, progress=False)
@@ -394,7 +393,7 @@ def test_the_first_values_do_not_depend_on_the_number_of_threads():
     assert differences(states[0], states[1]) == differences(states[0], states[2]) == []
 
 
-@pytest.mark.usefixtures("no_pictures", "restore_threads")
+@pytest.mark.usefixtures("restore_threads")
 def test_a_checkpoint_of_before_threads_were_chosen_is_resumed(tmp_path):
     train(config(epochs=1), tmp_path, progress=False)
     path = tmp_path / "checkpoint.pt"
@@ -408,6 +407,7 @@ def test_a_checkpoint_of_before_threads_were_chosen_is_resumed(tmp_path):
 # ---- what may not matter ----
 
 
+@pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("model", ["lae", "vae", "clae", "abp"])
 def test_evaluation_pictures_and_logs_do_not_disturb_training(tmp_path, model):
     options = {"model": model, "network": {"dequantization": "uniform"}, "epochs": 4}
@@ -420,7 +420,6 @@ def test_evaluation_pictures_and_logs_do_not_disturb_training(tmp_path, model):
         assert differences(first.state()[name], second[name]) == []
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_is_a_function_of_its_settings_and_leaves_the_random_state_alone(tmp_path):
     torch.manual_seed(1)
     train(config(model="vae"), tmp_path / "a", progress=False)
@@ -482,6 +481,7 @@ def refuse(constant: str) -> None:
     raise AssertionError(f"JSON has no {constant}")
 
 
+@pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("model", ["lae", "clae", "abp"])
 def test_results_are_complete(tmp_path, model):
     settings = config(model=model, ensemble_size=2, ensemble_every=4)
@@ -567,20 +567,19 @@ def test_averaged_error_of_binary_images_is_cross_entropy():
     assert value < sum(errors) / 2
 
 
+def logged(folder: Path):
+    """The events of TensorBoard."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulators.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    return events
+
+
 def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulators.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
+    return [(event.step, event.value) for event in logged(folder).Scalars(name)]
 
 
-def pictures(folder: Path, name: str) -> list[int]:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulators.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
-    events.Reload()
-    return [event.step for event in events.Images(name)]
-
-
+@pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("options", [{"checkpoint_every": 2}, {}])
 def test_tensorboard_has_each_epoch_once_however_often_the_run_was_resumed(tmp_path, options):
     pytest.importorskip("tensorboard")
@@ -591,7 +590,8 @@ def test_tensorboard_has_each_epoch_once_however_often_the_run_was_resumed(tmp_p
     for name in ("loss", "test_re", "lr", "energy_gap", "spread_sampler"):
         expected = [(row["step"], pytest.approx(row[name])) for row in metrics["history"]]
         assert scalars(tmp_path, name) == expected
-    assert pictures(tmp_path, "reconstructions") == pictures(tmp_path, "samples") == [6, 12]
+    for name in ("reconstructions", "samples"):
+        assert [event.step for event in logged(tmp_path).Images(name)] == [6, 12]
 
 
 def test_beginning_again_discards_the_events_of_before(tmp_path):
@@ -611,6 +611,7 @@ def test_earlier_results_are_not_overwritten_unasked(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 1
 
 
+@pytest.mark.usefixtures("with_pictures")
 def test_fit_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = fit(config(tensorboard=True, pictures_every=1, checkpoint_every=1), few_images())
@@ -618,7 +619,6 @@ def test_fit_writes_nothing(tmp_path, monkeypatch):
     assert run.epoch == 3
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_fit_and_train_are_the_same_run(tmp_path):
     train(config(model="dlgm"), tmp_path, progress=False)
     state = fit(config(model="dlgm"), few_images()).state()
@@ -629,6 +629,7 @@ def test_fit_and_train_are_the_same_run(tmp_path):
 # ---- data and networks of one's own ----
 
 
+@pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("model", ["lae", "vae", "abp", "clae", "dlgm", "ae"])
 def test_real_data(tmp_path, model):
     points = torch.randn(60, 3) * 5
@@ -648,7 +649,6 @@ def linear_lae(settings: ModelConfig) -> LAE:
     return LAE(settings, encoder=encoder, decoder=decoder)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_networks_of_ones_own_resume_bit_for_bit(tmp_path):
     """Running means and dropout included."""
     settings = config(checkpoint_every=2)
@@ -660,7 +660,6 @@ def test_networks_of_ones_own_resume_bit_for_bit(tmp_path):
     assert whole["model"]["encoder.1.num_batches_tracked"] == 9
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_other_networks_than_the_checkpoints_are_refused(tmp_path):
     train(config(), tmp_path, make_model=linear_lae, progress=False)
     with pytest.raises(ValueError, match="resume: the checkpoint is of other networks"):
@@ -672,7 +671,7 @@ def test_other_networks_than_the_checkpoints_are_refused(tmp_path):
 
 def poison_gradient(step: int, value: float):
     """The gradient of one weight at a step; the loss is as it was."""
-    eager = loop.TrainingStep._loss
+    eager = runs.TrainingStep._loss
     calls, hooks = [], []
 
     def loss(self, x, index):
@@ -686,12 +685,11 @@ def poison_gradient(step: int, value: float):
     return loss
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("value", "what"), [(math.inf, "parameters"), (-math.inf, "parameters"), (1e30, "optimizer")])
 @pytest.mark.parametrize("step", [3, 5])
 def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path, monkeypatch, step, value, what):
     """1e30 has a square that is infinite, from which the preconditioner would not recover."""
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(step, value))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(step, value))
     weights = []
     with (
         each_step_calls(lambda running: weights.append(running.run.model.encoder[0].weight.detach().clone())),
@@ -703,15 +701,13 @@ def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path, monkeyp
     assert torch.equal(checkpoint["model"]["encoder.0.weight"], weights[step - 2])
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_an_infinite_gradient_shows_in_the_next_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(4, math.inf))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(4, math.inf))
     with pytest.raises(TrainingDivergedError, match=r"lae: diverged at step 5 \(loss nan"):
         train(config(), tmp_path, progress=False)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_parameters_that_are_no_numbers_are_neither_evaluated_nor_saved(tmp_path, monkeypatch):
     """As a GPU's step leaves them, where gradients are not looked at."""
     train(config(epochs=1), tmp_path, progress=False)
@@ -728,7 +724,6 @@ def test_parameters_that_are_no_numbers_are_neither_evaluated_nor_saved(tmp_path
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
     def spoil(running):
         if running.run.step == 4:
@@ -777,7 +772,6 @@ def test_a_gpus_watch_remembers_the_first_bad_step():
         watch.observe(LOOK_EVERY, good, {"gap": good})
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("every", "message"),
     [(None, r"diverged at step 5 \(not finite"), (1, r"diverged at step 4 \(norm of the parameters nan")],
@@ -786,7 +780,7 @@ def test_a_gpus_divergence_is_seen_before_the_checkpoint(tmp_path, monkeypatch, 
     """Step 4 makes bad parameters, which step 5 notices, or the checkpoint."""
     train(config(epochs=1), tmp_path, progress=False)
     good = (tmp_path / "checkpoint.pt").read_bytes()
-    monkeypatch.setattr(loop.TrainingStep, "_loss", poison_gradient(1, math.inf))
+    monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(1, math.inf))
     start = loop.start_run
 
     def start_as_on_a_gpu(*arguments):
@@ -813,36 +807,27 @@ def test_a_gpus_divergence_is_seen_before_the_checkpoint(tmp_path, monkeypatch, 
         ("abp", {"device": "cuda"}, "counted on the host"),
         ("dlgm", {"device": "cuda"}, "counted on the host"),
         ("clae", {"device": "cuda"}, None),
+        (
+            "clae",
+            {"device": "cuda", "network": {"prior_sampler": "langevin"}},
+            "Langevin steps are counted on the host",
+        ),
     ],
 )
 def test_why_steps_are_not_captured(model, options, reason):
     settings = config(model=model, **options)
-    network = dataclasses.replace(settings.network, num_data=5)
-    found = why_not_captured(find_model_class(model)(network), settings)
+    made = find_model_class(model)(dataclasses.replace(settings.network, num_data=5))
+    found = why_not_captured(made, settings)
     assert found is None if reason is None else found.endswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [({"device": "cpu"}, "the device is no GPU"), ({"device": "cuda", "model": "abp"}, "counted on the host")],
-)
-def test_capture_that_cannot_be_had_is_refused(options, reason):
-    settings = config(capture=True, **options)
-    model = find_model_class(settings.model)(dataclasses.replace(settings.network, num_data=5))
-    with pytest.raises(ValueError, match=f"TrainingConfig: capture: got True .*, expected False: .*{reason}"):
-        why_not_captured(model, settings)
+    if reason is not None and "capture" not in options:
+        with pytest.raises(ValueError, match=f"TrainingConfig: capture: got True .*, expected False: .*{reason}"):
+            why_not_captured(made, dataclasses.replace(settings, capture=True))
 
 
 def test_capture_on_the_cpu_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="capture: got True for model 'lae', expected False: the device is no GPU"):
         train(config(capture=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_clae_with_langevin_chains_says_why_it_is_not_captured():
-    settings = config(model="clae", device="cuda", network={"prior_sampler": "langevin", "num_data": 5})
-    model = find_model_class("clae")(settings.network)
-    assert why_not_captured(model, settings) == "its prior's Langevin steps are counted on the host"
 
 
 # ---- bad input ----
@@ -997,8 +982,6 @@ def test_bad_settings_are_refused(options, message):
         ("{", "is no JSON file"),
         ("\x00\x01", "is no JSON file"),
         ("[1, 2]", "got a list, expected an object of settings"),
-        ('{"epochs": "3"}', "TrainingConfig: epochs: got '3', expected int or None"),
-        ('{"epochs": 3.0}', "TrainingConfig: epochs: got 3.0, expected int or None"),
         ('{"epochs": true}', "TrainingConfig: epochs: got True, expected int or None"),
         ('{"lr": "fast"}', "TrainingConfig: lr: got 'fast', expected float"),
         ('{"model": ["lae"]}', r"TrainingConfig: model: got \['lae'\], expected str"),
@@ -1019,15 +1002,11 @@ def test_bad_files_of_settings_are_refused(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_settings_survive_a_file(tmp_path, name):
-    settings = config(**RUNS[name])
-    settings.save(tmp_path / "config.json")
-    assert TrainingConfig.load(tmp_path / "config.json") == settings
-
-
-def test_settings_with_tuples_survive_a_file(tmp_path):
-    settings = config(network={"precision_prior": (2.0, 0.5), "shape": (3, 32, 32)})
+@pytest.mark.parametrize(
+    "options", [*RUNS.values(), {"network": {"precision_prior": (2.0, 0.5), "shape": (3, 32, 32)}}]
+)
+def test_settings_survive_a_file(tmp_path, options):
+    settings = config(**options)
     settings.save(tmp_path / "config.json")
     assert TrainingConfig.load(tmp_path / "config.json") == settings
 
@@ -1043,7 +1022,6 @@ def full_disk(self: Path, contents: bytes | str, *arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("method", "name"),
     [("write_bytes", "checkpoint.pt"), ("write_text", "config.json"), ("write_text", "metrics.json")],
@@ -1082,7 +1060,6 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         train(config(), tmp_path / "out")
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_leftovers_of_a_killed_run_are_removed_at_the_next_start(tmp_path):
     train(config(epochs=1), tmp_path, progress=False)
     names = {path.name for path in tmp_path.iterdir()}

@@ -57,9 +57,7 @@ def generate(model: LatentVariableModel, extractor: FeatureExtractor, count: int
     images, features = [], []
     with evaluating(model):
         for z in model.sample_prior(count, generator).split(EVALUATION_BATCH):
-            brightness = model.decode(z)
-            if model.config.likelihood == "bernoulli":
-                brightness = torch.bernoulli(brightness, generator=generator)
+            brightness = model.likelihood.draw_unit(model.decode(z), generator)
             images.append(to_uint8(brightness.cpu()))
     for batch in torch.cat(images).split(100):
         features.append(extractor(batch).cpu())

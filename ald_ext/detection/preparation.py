@@ -1,0 +1,222 @@
+"""Data of a user as what a model takes: checked, and resized or standardized."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.image_data import resize
+from ..models.networks import IMAGE_SIZE
+
+#: Bound of standardized values, whose squares, summed, have to fit into float32.
+LARGEST_VALUE = 1e6
+#: Prior of the precision of real data, Gamma(a, b), which expects a noise of about 0.3 standard deviations. A flat
+#: prior rewards residuals without bound as they vanish, which they do on data of few dimensions.
+REAL_PRECISION_PRIOR = (1.0, 0.1)
+REAL_HIDDEN_UNITS = 64
+REAL_LATENT_DIM = 32
+
+
+class Preparation(ABC):
+    """A function from a user's data to a model's, which is fixed when the detector is fitted."""
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """The number of values of a datum as given."""
+
+    @abstractmethod
+    def __call__(self, values: Tensor, owner: str) -> Tensor:
+        """Return (n, ...) as given -> (n, *shape) of the model. ValueError for data of another form than the fitted."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return settings of the model that suit such data."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return plain tensors, for :func:`preparation_of_state`."""
+
+
+@dataclass(frozen=True)
+class ImagePreparation(Preparation):
+    """uint8 images in any layout, resized to 32 x 32.
+
+    Args:
+        image_shape: (C, H, W) of the images as given.
+    """
+
+    image_shape: tuple[int, ...]
+
+    @property
+    def num_features(self) -> int:
+        return math.prod(self.image_shape)
+
+    def __call__(self, values: Tensor, owner: str) -> Tensor:
+        """Return (n, H, W), (n, H, W, C) or (n, C, H, W) uint8 as (n, C, 32, 32) uint8."""
+        if not is_images(values):
+            raise ValueError(
+                f"{owner}: X: got {describe(values)}, expected uint8 images of {self.image_shape} (channels, height, "
+                "width), which the detector was fitted to"
+            )
+        images = channels_first(values, owner)
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"{owner}: X: got images of {tuple(images.shape[1:])} (channels, height, width), expected "
+                f"{self.image_shape}, to which the detector was fitted"
+            )
+        return resize(images)
+
+    def settings(self) -> dict[str, Any]:
+        return {"data": "pixels", "network": "conv", "shape": (self.image_shape[0], IMAGE_SIZE, IMAGE_SIZE)}
+
+    def state(self) -> dict[str, Any]:
+        return {"image_shape": torch.tensor(self.image_shape)}
+
+
+@dataclass(frozen=True)
+class VectorPreparation(Preparation):
+    """Real vectors, standardized: (x - centre) / scale.
+
+    Args:
+        centre: mean of the training data, (d,) float64.
+        scale: standard deviation of the training data, (d,) float64; 1 for a constant feature.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    @property
+    def num_features(self) -> int:
+        return len(self.centre)
+
+    def __call__(self, values: Tensor, owner: str) -> Tensor:
+        """Return (n, ...) numbers as (n, d) float32."""
+        if is_images(values):
+            raise ValueError(
+                f"{owner}: X: got uint8 images, expected vectors of {self.num_features} features, to which the "
+                "detector was fitted"
+            )
+        vectors = as_vectors(values)
+        if vectors.shape[1] != self.num_features:
+            raise ValueError(
+                f"{owner}: X: got {vectors.shape[1]} features, expected {self.num_features}, as the data that the "
+                "detector was fitted to"
+            )
+        return ((vectors - self.centre) / self.scale).clamp(-LARGEST_VALUE, LARGEST_VALUE).float()
+
+    def settings(self) -> dict[str, Any]:
+        dimension = self.num_features
+        return {
+            "data": "real",
+            "network": "mlp",
+            "shape": (dimension,),
+            "hidden_units": REAL_HIDDEN_UNITS,
+            "latent_dim": min(REAL_LATENT_DIM, max(1, dimension // 2)),
+            "precision_prior": REAL_PRECISION_PRIOR,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {"centre": self.centre, "scale": self.scale}
+
+
+def as_tensor(values: Any, owner: str) -> Tensor:
+    """Return data of any kind as a tensor on the CPU: uint8 where they are that, otherwise finite float64.
+
+    Raises:
+        ValueError: data that are no numbers, lack the dimension of samples, or are not all finite.
+    """
+    tensor: Tensor = values.detach() if isinstance(values, Tensor) else from_numpy(np.asarray(values), owner)
+    check_form(tensor, owner)
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.uint8:
+        return tensor
+    tensor = tensor.double()
+    bad = int((~tensor.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{owner}: X: got {bad} values that are NaN or infinite, expected finite ones")
+    return tensor
+
+
+def check_form(values: Tensor, owner: str) -> None:
+    """Raise a ValueError for complex numbers, and for a shape that is not that of data."""
+    if values.is_complex():
+        raise ValueError(f"{owner}: X: got {values.dtype}, expected real numbers or integers")
+    if values.dim() < 2:
+        raise ValueError(
+            f"{owner}: X: got shape {tuple(values.shape)}, expected (n, d) vectors or uint8 images (n, H, W), "
+            "(n, H, W, C) or (n, C, H, W)"
+        )
+    if 0 in values.shape:
+        raise ValueError(f"{owner}: X: got shape {tuple(values.shape)}, expected at least one sample and one feature")
+
+
+def from_numpy(values: np.ndarray, owner: str) -> Tensor:
+    """Return a tensor of the same numbers. ValueError for anything else."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{owner}: X: got dtype {values.dtype}, expected real numbers or integers")
+    if values.dtype != np.uint8:
+        values = values.astype(np.float64)  # torch has no long double and hardly any uint16
+    return torch.from_numpy(np.array(values, order="C"))  # a copy: torch warns of arrays that cannot be written to
+
+
+def is_images(values: Tensor) -> bool:
+    """Return whether data are modelled as pixels: uint8 with more dimensions than vectors have."""
+    return values.dtype == torch.uint8 and values.dim() > 2
+
+
+def describe(values: Tensor) -> str:
+    """Return dtype and shape for messages."""
+    return f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+
+
+def channels_first(images: Tensor, owner: str) -> Tensor:
+    """Return images in any layout as (n, C, H, W), contiguous. ValueError where C could be either."""
+    if images.dim() == 3:
+        images = images[:, None]
+    elif images.dim() != 4 or images.shape[1] == images.shape[3]:
+        raise ValueError(
+            f"{owner}: X: got uint8 of shape {tuple(images.shape)}, expected images (n, H, W), (n, H, W, C) or "
+            "(n, C, H, W) with fewer channels than columns or rows"
+        )
+    elif images.shape[3] < images.shape[1]:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
+
+
+def as_vectors(values: Tensor) -> Tensor:
+    """Return (n, ...) as (n, d) float64."""
+    return values.double().flatten(1)
+
+
+def make_preparation(values: Tensor, owner: str) -> Preparation:
+    """Return the preparation that suits the training data.
+
+    Raises:
+        ValueError: images of an unknown layout, or values whose squares are beyond float64.
+    """
+    if is_images(values):
+        return ImagePreparation(tuple(channels_first(values, owner).shape[1:]))
+    vectors = as_vectors(values)
+    smallest, constant = vectors.amin(0), vectors.amin(0) == vectors.amax(0)
+    # The mean of equal values may be off by a rounding, which a scale of 1 would leave as large as they are.
+    centre = torch.where(constant, smallest, vectors.mean(0))
+    scale = torch.where(constant, 1.0, vectors.std(0, correction=0))
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise ValueError(
+            f"{owner}: X: got a feature whose variance is beyond float64's range, expected one within it; rescale it"
+        )
+    return VectorPreparation(centre, scale)
+
+
+def preparation_of_state(state: dict[str, Tensor]) -> Preparation:
+    """Return the preparation of ``Preparation.state``."""
+    if "image_shape" in state:
+        return ImagePreparation(tuple(state["image_shape"].tolist()))
+    return VectorPreparation(state["centre"].cpu(), state["scale"].cpu())

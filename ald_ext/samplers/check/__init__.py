@@ -1,0 +1,166 @@
+"""Check whether an optimizer or sampler draws from the right distribution: a Gaussian, where the answer is known.
+
+Note [How a sampler is checked]
+    The target is N(μ, TΣ), U(z) = (z - μ)ᵀΣ⁻¹(z - μ)/2, with badly scaled, correlated dimensions. Thousands of
+    independent replicas run side by side in one tensor, half of them from μ, half from N(μ, 2TΣ). As long as these two
+    halves differ, or the first and the second half of the run do, the run is doubled. Then a window as long as all
+    before it is measured: for every replica the time average of its squared distance from μ along each eigenvector of
+    Σ. The spread over replicas gives an honest standard error, whatever the autocorrelation.
+
+    A ratio of sampled to true variance, or a mean, that is off by 5 standard errors or more counts as off. For a right
+    sampler that happens once in 1.7 million comparisons, of which a run makes 2·dimension.
+
+    A finite step size makes the variance of an unadjusted sampler wrong: for Langevin dynamics with steps h it is
+    T/(λ(1 - hλ/2)) instead of T/λ. So if a ratio is off, it is measured again at half the step size, and again. A
+    deviation that vanishes, or evidently shrinks and vanishes at step size 0 by extrapolation, is the
+    discretization's, and the verdict is "right"; one that does not shrink is a fault, "wrong". If neither is clear at
+    1/16 of the step size, or the chains do not converge, the verdict is "undecided".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...threads import number_of_threads
+from .runs import CheckRun
+from .targets import (
+    Chains,
+    MakeOptimizer,
+    MakeSampler,
+    OptimizerChains,
+    SamplerChains,
+    Target,
+    default_covariance,
+    initial_states,
+    make_target,
+)
+from .verdicts import CheckReport, describe, find_hints, run_until_judged
+
+__all__ = ["CheckReport", "CheckRun", "check_optimizer", "check_sampler"]
+
+
+def check_optimizer(
+    make_optimizer: MakeOptimizer,
+    *,
+    dimension: int = 4,
+    temperature: float = 1.0,
+    num_data: float = 10,
+    covariance: Tensor | None = None,
+    num_replicas: int = 4096,
+    max_steps: int = 20_000,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> CheckReport:
+    """Check whether the iterates of a torch.optim.Optimizer sample exp(-U/T), on a Gaussian, at its learning rate.
+
+        report = check_optimizer(lambda params: ald_ext.SGLD(params, lr=0.1, num_data=10))
+        assert report.ok, report
+
+    Note [How a sampler is checked] says how. The parameter has the shape (num_replicas, dimension); its gradient is
+    that of the loss U/N, summed over replicas.
+
+    Args:
+        make_optimizer: function of a list of parameters that returns the optimizer; it is called anew for every step
+            size, which is group["lr"].
+        dimension: dimension d of the Gaussian.
+        temperature: T that the optimizer was given.
+        num_data: N that the optimizer was given; 1 if its loss is U itself.
+        covariance: Σ, (d, d), instead of one with standard deviations from 1/2 to 2 and correlations of 1/2.
+        num_replicas: number of independent chains; standard errors are about √(2/num_replicas) or smaller.
+        max_steps: largest number of steps at the caller's step size; in proportion more at a fraction of it.
+        seed: seed of torch's default generator during the check, which afterwards is as before.
+        dtype: dtype of the parameter.
+        device: device of the parameter.
+
+    Returns:
+        The report, whose ``ok`` is True if the optimizer is right.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    check_numbers("check_optimizer", dimension, temperature, num_data, num_replicas, covariance)
+    settings = {"num_data": num_data, "temperature": temperature, "num_replicas": num_replicas, "seed": seed}
+    like = torch.empty(0, dtype=dtype, device=device)
+    target = make_target(default_covariance(dimension) if covariance is None else covariance, temperature, like)
+
+    def start_chains(step_scale: float) -> Chains:
+        return OptimizerChains(make_optimizer, target, initial_states(target, num_replicas), num_data, step_scale)
+
+    return run_check(start_chains, target, max_steps, settings)
+
+
+def check_sampler(
+    make_sampler: MakeSampler,
+    *,
+    dimension: int = 4,
+    temperature: float = 1.0,
+    covariance: Tensor | None = None,
+    num_replicas: int = 4096,
+    max_steps: int = 20_000,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> CheckReport:
+    """Check whether a sampler draws from exp(-U/T), on a Gaussian.
+
+        report = check_sampler(lambda potential, z: LangevinDynamics(potential, None, z, step_size=0.02))
+
+    Args:
+        make_sampler: function of (potential, z) that returns an object with ``step() -> Tensor``, the new states; z is
+            (num_replicas, dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called
+            anew for every step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a
+            deviation that is the discretization's counts as wrong.
+        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`.
+
+    Returns:
+        The report, whose ``ok`` is True if the sampler is right.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    check_numbers("check_sampler", dimension, temperature, 1, num_replicas, covariance)
+    settings = {"temperature": temperature, "num_replicas": num_replicas, "seed": seed}
+    like = torch.empty(0, dtype=dtype, device=device)
+    target = make_target(default_covariance(dimension) if covariance is None else covariance, temperature, like)
+
+    def start_chains(step_scale: float) -> Chains:
+        return SamplerChains(make_sampler, target, initial_states(target, num_replicas), step_scale)
+
+    return run_check(start_chains, target, max_steps, settings)
+
+
+def check_numbers(
+    name: str, dimension: int, temperature: float, num_data: float, num_replicas: int, covariance: Tensor | None
+) -> None:
+    """Raise a ValueError for a number out of its range, or a bad covariance."""
+    bounds = {"dimension": (dimension, 1), "num_replicas": (num_replicas, 100)}
+    for argument, (value, least) in bounds.items():
+        if value < least:
+            raise ValueError(f"ald_ext.samplers.{name}: {argument}: got {value}, expected {least} at least")
+    for argument, number in (("temperature", temperature), ("num_data", num_data)):
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"ald_ext.samplers.{name}: {argument}: got {number}, expected a finite number > 0")
+    if covariance is not None and bool(torch.linalg.cholesky_ex(covariance.double()).info):
+        raise ValueError(f"ald_ext.samplers.{name}: covariance: got a matrix that is not positive definite")
+
+
+def run_check(
+    start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
+) -> CheckReport:
+    """Return the report on chains that ``start_chains`` makes for each step size."""
+    device = target.mean.device
+    # The tensors are small: on a busy machine, several threads take a hundred times as long, waiting for each other.
+    with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings["seed"])
+        verdict, runs, chains = run_until_judged(start_chains, target, max_steps)
+        hints: list[str] = []
+        if verdict != "right":
+            hints = find_hints(runs[-1], chains, target, settings.get("num_data", 1), settings["temperature"])
+    settings = {**settings, "dimension": len(target.mean), "dtype": str(target.mean.dtype), "device": str(device)}
+    return CheckReport(verdict, describe(verdict, runs), hints, runs, target.variances.tolist(), settings)

@@ -6,13 +6,8 @@ import sys
 from typing import Any
 
 
-def progress_interval() -> float:
-    """Return the seconds between two updates of a bar: a terminal overwrites them, a log file keeps them all."""
-    return 0.1 if sys.stderr.isatty() else 10.0
-
-
 def progress_bar(items: Any = None, *, show: bool = True, **options: Any) -> Any:
-    """Return a bar of tqdm's, updated as often as :func:`progress_interval` says.
+    """Return a bar of tqdm's that is updated ten times a second on a terminal, every ten seconds in a log file.
 
     Args:
         items: what the bar iterates over; None for a bar that is updated by hand.
@@ -28,4 +23,4 @@ def progress_bar(items: Any = None, *, show: bool = True, **options: Any) -> Any
         from tqdm import tqdm
     except ModuleNotFoundError as error:
         raise ImportError("progress: needs tqdm: pip install tqdm") from error
-    return tqdm(items, disable=not show, mininterval=progress_interval(), **options)
+    return tqdm(items, disable=not show, mininterval=0.1 if sys.stderr.isatty() else 10.0, **options)

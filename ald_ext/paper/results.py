@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import write_atomically
+from ..files import write_json
 from ..settings import from_dict
 from ..version import __version__
 
@@ -163,7 +163,7 @@ def write_results(results: Results) -> None:
     """Write results.json into the folder of the results."""
     values = asdict(results)
     del values["folder"]
-    write_atomically(results.folder / FILE, lambda file: file.write_text(json.dumps(values, indent=2) + "\n"))
+    write_json(results.folder / FILE, values)
 
 
 def find_results(folders: Sequence[Path]) -> list[Results]:

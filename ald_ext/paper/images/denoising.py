@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...data.image_data import add_noise
 from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
 from ...training.pictures import save_grid
@@ -31,17 +32,11 @@ PAPER_MSE = {
 }
 
 
-def add_noise(images: Tensor) -> Tensor:
-    """Return the brightness of uint8 images (n, C, H, W) plus N(0, 0.1²), not clipped, the same for every model."""
-    brightness = to_brightness(images)
-    return brightness + NOISE * torch.randn(brightness.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
-
-
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure the mean squared error of the reconstructions of noisy test images to the clean ones."""
     model, ensemble = subject.trained.model, subject.trained.ensemble
     clean = to_brightness(subject.data.test_images)
-    noisy = add_noise(subject.data.test_images)
+    noisy = add_noise(clean, NOISE, NOISE_SEED)  # the same for every model
     restored = values_of_data(model, noisy, model.reconstruct)
     values = {"denoising_mse": mean_squared_error(restored, clean)}
     if ensemble:

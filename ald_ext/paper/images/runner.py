@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ...data import ImageData
 from ...files import write_atomically
+from ...progress import progress_bar
 from ...settings import from_dict
 from ...training import TrainingConfig
 from ..pictures import save_picture
@@ -110,10 +111,6 @@ def run_jobs(
     num_workers: int,
 ) -> dict[Job, JobOutcome]:
     """Return the outcomes of the jobs, in their order; the folders are those of the experiment and of training runs."""
-    from tqdm import tqdm
-
-    from ...progress import progress_interval
-
     images = {}
     for job in jobs:
         data, config = data_and_config(experiment, settings, job)
@@ -122,8 +119,8 @@ def run_jobs(
         order = sorted(jobs, key=lambda job: (job.dataset, job.seed))
     else:  # the longest come first, so that no worker is left alone with one at the end
         order = sorted(jobs, key=lambda job: -images[job] / FEWER_TRAINED_IMAGES.get(job.model, TRAINED_IMAGES))
-    options = {"desc": experiment.name, "unit": " images", "unit_scale": True, "mininterval": progress_interval()}
-    with tqdm(total=sum(images.values()), **options) as bar:
+    total = sum(images.values())
+    with progress_bar(total=total, desc=experiment.name, unit=" images", unit_scale=True) as bar:
         arguments = [(experiment, settings, job, *folders) for job in order]
         by_job = dict(zip(order, run_all(run_job, arguments, min(num_workers, len(jobs)), bar), strict=True))
     return {job: by_job[job] for job in jobs}

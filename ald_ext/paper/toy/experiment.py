@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
+from ...progress import progress_bar
 from ...threads import number_of_threads
 from ..pictures import Figure, save_picture
 from ..results import Difference, Picture, Results, make_row, versions, write_results
@@ -116,10 +117,8 @@ def run_experiment(
 
 
 def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_workers: int) -> list[Outcome]:
-    from tqdm import tqdm
-
     total = experiment.units(settings) * num_seeds
-    with tqdm(total=total, desc=experiment.name, unit="step", mininterval=0.5) as bar:
+    with progress_bar(total=total, desc=experiment.name, unit="step") as bar:
         jobs = [(experiment.run_seed, settings, seed) for seed in range(num_seeds)]
         # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
         with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from . import ops
 
+__all__ = ["LangevinDequantizer", "PixelScaling", "RealValues", "UniformDequantizer", "scale_pixels"]
+
 #: 2^8 bins, of which brightness counts 255 steps.
 BINS = 256
 

@@ -17,6 +17,7 @@ extensions = [
     "sphinx_copybutton",
     "docstrings",
     "command_line",
+    "public_names",
 ]
 html_theme = "furo"
 html_copy_source = False
@@ -27,6 +28,8 @@ exclude_patterns = ["_build", "**/README.md", "**/notes.md", "results.md"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
+nitpicky = True  # as to public names of this package: neither others' nor the modules that they are defined in
+nitpick_ignore_regex = [(".*", r"(?!ald_ext\.).*"), (".*", r"ald_ext(\.\w+){3,}")]
 default_role = "code"
 highlight_language = "none"  # of docstrings' equations
 autodoc_member_order = "bysource"
@@ -34,5 +37,6 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "imported-members": True, "exclude-members": "steps, state_names"}
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
+napoleon_use_param = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"

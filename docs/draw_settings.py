@@ -44,7 +44,7 @@ def standard_normal(theta: Tensor) -> Tensor:
 def histogram(axes: Axes, samples: Tensor, title: str, *, right: bool, mean: float = 0.0, deviation: float = 1.0) -> None:
     """The samples' density over the exact one."""
     width = max(4 * deviation, 3.2 * samples.std().item())
-    x = torch.linspace(mean - width, mean + width, 400)
+    x = torch.linspace(mean - width, mean + width, 4000)
     density = torch.exp(-((x - mean) ** 2) / (2 * deviation**2)) / (deviation * math.sqrt(2 * math.pi))
     bins = torch.linspace(mean - width, mean + width, 80).tolist()
     axes.hist(samples.flatten().numpy(), bins=bins, density=True, color=BLUE if right else RED, alpha=0.6)

@@ -42,7 +42,7 @@ class TrainingConfig:
 
     Args:
         model: a name of :data:`ald_ext.models.MODELS`.
-        dataset: see :func:`ald_ext.training.load_dataset`: "mnist5k" (embedded), another name, a .npz file or a folder.
+        dataset: see :func:`ald_ext.data.load_dataset`: "mnist5k" (embedded), another name, a .npz file or a folder.
         data_root: folder of the files of a data set that has a name.
         download: fetch files that are missing there.
         epochs: passes over the training images; None: 80, and fewer for ABP and DLGM, whose steps take longer.

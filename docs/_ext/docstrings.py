@@ -18,6 +18,8 @@ from sphinx.util.docutils import SphinxDirective
 
 LITERAL_OR_ROLE = re.compile(r"(``.+?``|:[\w:]+:`.+?`|`.+?`)")
 NOTE = re.compile(r"(\s*)Note \[(.+)\]:?$")
+#: The names of several arguments, some with their symbol, as in "step_size (ε), temperature: as in ...".
+SEVERAL_NAMES = re.compile(r"(\s+\w[\w*]*(?: \([^)]*\))?(?:, \w[\w*]*(?: \([^)]*\))?)+):(?=\s)")
 LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d+\.) ")
 
 
@@ -62,6 +64,8 @@ def converted(lines: list[str]) -> list[str]:
             result += [*marker, line]
             literal, previous = indent, line
             continue
+        if names := SEVERAL_NAMES.match(line):  # napoleon would take what is in parentheses for types
+            line = re.sub(r" \([^)]*\)", "", names[1]) + line[names.end(1) :]
         result.append(escaped(line))
         previous = line
     return result
@@ -74,7 +78,7 @@ def before_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, li
 
 def after_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Napoleon takes what stands before a colon in an attribute's text for its type; ours have their types in code."""
-    if what in ("attribute", "data"):
+    if what in ("attribute", "data", "property"):
         lines[:] = app.env.temp_data["docstring"]
 
 

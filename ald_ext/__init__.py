@@ -9,7 +9,11 @@ from .optim import PSGLD, SGHMC, SGLD
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import data as data, detection as detection, metrics as metrics, paper as paper, training as training
+    from . import data as data
+    from . import detection as detection
+    from . import metrics as metrics
+    from . import paper as paper
+    from . import training as training
     from .detection import AnomalyDetector as AnomalyDetector
 
 __all__ = [
@@ -34,7 +38,9 @@ _LAZY = ["AnomalyDetector", "data", "detection", "metrics", "paper", "training"]
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return __getattr__("detection").AnomalyDetector if name == "AnomalyDetector" else import_module(f".{name}", __name__)
+    return (
+        __getattr__("detection").AnomalyDetector if name == "AnomalyDetector" else import_module(f".{name}", __name__)
+    )
 
 
 def __dir__() -> list[str]:

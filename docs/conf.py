@@ -8,6 +8,7 @@ import ald_ext
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "ald_ext"
+project_copyright = "the ald_ext authors"
 version = release = ald_ext.__version__
 html_title = f"ald_ext {version}"
 extensions = [

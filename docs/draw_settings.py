@@ -41,7 +41,9 @@ def standard_normal(theta: Tensor) -> Tensor:
     return theta.square() / 2
 
 
-def histogram(axes: Axes, samples: Tensor, title: str, *, right: bool, mean: float = 0.0, deviation: float = 1.0) -> None:
+def histogram(
+    axes: Axes, samples: Tensor, title: str, *, right: bool, mean: float = 0.0, deviation: float = 1.0
+) -> None:
     """The samples' density over the exact one."""
     width = max(4 * deviation, 3.2 * samples.std().item())
     x = torch.linspace(mean - width, mean + width, 4000)

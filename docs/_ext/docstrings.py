@@ -20,6 +20,10 @@ LITERAL_OR_ROLE = re.compile(r"(``.+?``|:[\w:]+:`.+?`|`.+?`)")
 NOTE = re.compile(r"(\s*)Note \[(.+)\]:?$")
 #: The names of several arguments, some with their symbol, as in "step_size (ε), temperature: as in ...".
 SEVERAL_NAMES = re.compile(r"(\s+\w[\w*]*(?: \([^)]*\))?(?:, \w[\w*]*(?: \([^)]*\))?)+):(?=\s)")
+#: The first of two lines of such names.
+UNFINISHED_NAMES = re.compile(
+    r"^(    \w[\w*]*(?: \([^)\s]*\))?(?:, \w[\w*]*(?: \([^)\s]*\))?)+,)\n\s+(?=[^\n]*:\s)", re.MULTILINE
+)
 LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d+\.) ")
 
 
@@ -38,6 +42,7 @@ def escaped(line: str) -> str:
 
 def converted(lines: list[str]) -> list[str]:
     """The docstring as reStructuredText, before napoleon sees it."""
+    lines = UNFINISHED_NAMES.sub(r"\1 ", "\n".join(lines)).split("\n")
     result: list[str] = []
     previous = ""  # the last line that is not blank
     literal = -1  # the indentation of the block that is shown as it stands; -1 outside of one
@@ -53,7 +58,7 @@ def converted(lines: list[str]) -> list[str]:
             continue
         literal = -1
         if note := NOTE.match(line):
-            result += [f"{note[1]}.. admonition:: {note[2]}", f"{note[1]}   :class: note", ""]
+            result += [f"{note[1]}.. admonition:: {note[2]}", f"{note[1]}    :class: note", ""]
             previous, base = line, indent + 4
             continue
         if indent < base:

@@ -16,7 +16,9 @@ def public_names() -> list[str]:
     """Of the package and of its public modules."""
     modules = {name: module for name in dir(ald_ext) if isinstance(module := getattr(ald_ext, name), ModuleType)}
     own = [f"ald_ext.{name}" for name in dir(ald_ext) if name not in modules and name != "__version__"]
-    return own + [f"ald_ext.{name}.{each}" for name, module in modules.items() for each in getattr(module, "__all__", [])]
+    return own + [
+        f"ald_ext.{name}.{each}" for name, module in modules.items() for each in getattr(module, "__all__", [])
+    ]
 
 
 def check(app: Any, env: Any) -> None:

@@ -16,7 +16,9 @@ REMARK = re.compile(r"<!-- test: (.*) -->")
 def blocks_of(page: Path, language: str) -> list[tuple[str, list[str]]]:
     """Code and remarks, in order. A remark ``<!-- test: slow -->`` marks a block, and ``<!-- test: OLD -> NEW -->``
     says what a test runs instead of what the reader sees, so that it takes less time."""
-    found = [(code, REMARK.findall(remarks)) for remarks, name, code in BLOCK.findall(page.read_text()) if name == language]
+    found = [
+        (code, REMARK.findall(remarks)) for remarks, name, code in BLOCK.findall(page.read_text()) if name == language
+    ]
     return [(shortened(code, page, remarks), remarks) for code, remarks in found]
 
 

@@ -1,4 +1,4 @@
-"""What is public is documented: its arguments and its errors. `make docs` says which name is not in the API reference."""
+"""Docstrings of what is public tell arguments and errors. `make docs` says which name is not in the API reference."""
 
 from __future__ import annotations
 

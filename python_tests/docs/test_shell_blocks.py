@@ -35,7 +35,7 @@ def requirements_of(name: str, extras: set[str], found: dict[tuple[str, str], An
         try:
             found[name, extra] = distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # a library of CUDA, beside a torch that is for the CPU; what else lacks will be missed by a command
+            continue  # as CUDA's libraries beside a torch for the CPU; anything else will be missed by a command
         for text in distribution.requires or []:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):

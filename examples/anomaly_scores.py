@@ -21,7 +21,7 @@ COLUMNS = 12
 def draw(rows: dict[str, np.ndarray], images: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Figure:
     """One row of images for each title, with their scores and true classes."""
     figure = Figure(figsize=(COLUMNS, 1.75 * len(rows)), layout="constrained")
-    parts = np.ravel(figure.subfigures(len(rows), 1))
+    parts = figure.subfigures(len(rows), 1, squeeze=False).flat
     for part, (title, chosen) in zip(parts, rows.items(), strict=True):
         part.suptitle(title)
         for axes, index in zip(part.subplots(1, COLUMNS), chosen, strict=True):

@@ -70,6 +70,7 @@ def test_bash_blocks(page: Path, environment: Path, tmp_path: Path) -> None:
     script = "\n".join(code for code, _ in blocks_of(page, "bash"))
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables["PATH"] = f"{environment / 'bin'}:{variables['PATH']}"
+    variables.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and other tests may have the other cores
     result = subprocess.run(
         ["bash", "-euxc", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=PATIENCE
     )

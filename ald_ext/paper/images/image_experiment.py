@@ -69,7 +69,7 @@ FIXED = {
 class ImageSettings:
     """
     Attributes:
-        datasets: names that ``ald_ext.data.load_dataset`` knows, or NAME=PATH of a .npz file or a folder.
+        datasets: names that ``ald_ext.training.load_dataset`` knows, or NAME=PATH of a .npz file or a folder.
         models: names of ``ald_ext.models.MODELS``.
         width: channels of the hidden layers; the paper has 64.
         latent_dim: d_z.

@@ -24,13 +24,18 @@ html_theme = "furo"
 html_copy_source = False
 html_show_sphinx = False
 templates_path: list[str] = []
-exclude_patterns = ["_build", "**/README.md", "**/notes.md", "results.md"]
+exclude_patterns = ["_build", "**/README.md", "results/*/**.md", "results.md"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
-nitpicky = True  # as to public names of this package: neither others' nor the modules that they are defined in
-nitpick_ignore_regex = [(".*", r"(?!ald_ext\.).*"), (".*", r"ald_ext(\.\w+){3,}")]
+nitpicky = True  # as to what is public here: neither names of other packages nor modules within this one
+nitpick_ignore_regex = [
+    (".*", r"(?!ald_ext\.).*"),
+    (".*", rf"ald_ext\.(?!({'|'.join(dir(ald_ext))})\b).*"),
+    (".*", r"ald_ext(\.\w+){3,}"),
+    ("py:mod", ".*"),
+]
 default_role = "code"
 highlight_language = "none"  # of docstrings' equations
 autodoc_member_order = "bysource"

@@ -35,15 +35,21 @@ def public_things() -> dict[str, Any]:
 
 THINGS = public_things()
 EVERY_THING = pytest.mark.parametrize("name", THINGS)
+#: The arguments of the reference are those of the ops, and users catch exceptions and make none.
+EVERY_THING_OF_ITS_OWN = pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, thing in THINGS.items()
+        if not name.startswith("ald_ext.reference.") and not (inspect.isclass(thing) and issubclass(thing, Exception))
+    ],
+)
 
 
 def docstrings_of(thing: Any) -> str:
-    """Of a class with those of its bases in this package, which explain what they have in common; of a function of
-    the reference with that of the op that it specifies."""
-    if inspect.isclass(thing):
-        return "\n".join(base.__doc__ or "" for base in inspect.getmro(thing) if base.__module__.startswith("ald_ext"))
-    op = getattr(ald_ext.ops, re.sub("foreach_$", "", thing.__name__), None)
-    return f"{thing.__doc__}\n{op.__doc__ if op is not None else ''}"
+    """The docstring, of a class with those of its bases in this package, which explain what they have in common."""
+    bases = inspect.getmro(thing) if inspect.isclass(thing) else [thing]
+    return "\n".join(base.__doc__ or "" for base in bases if base.__module__.startswith("ald_ext"))
 
 
 def test_dir_shows_what_is_public() -> None:
@@ -60,7 +66,7 @@ def test_docstring(name: str) -> None:
     assert THINGS[name].__doc__, f"{name} has no docstring"
 
 
-@EVERY_THING
+@EVERY_THING_OF_ITS_OWN
 def test_arguments_are_documented(name: str) -> None:
     thing = THINGS[name]
     documented = docstrings_of(thing)

@@ -8,8 +8,8 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: always demo models experiments results test test-all native-test bench noise-check gpu-check lint docs docs-pictures clean \
-    matrix constraints sdist wheels
+.PHONY: always demo models experiments results test test-all native-test bench noise-check gpu-check lint clean \
+    docs docs-pictures matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built

@@ -9,7 +9,7 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 .PHONY: always demo models experiments results pages test test-all native-test bench noise-check gpu-check lint clean \
-    matrix constraints sdist wheels
+    docs docs-pictures matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -83,6 +83,14 @@ noise-check: $(VENV)/built
 gpu-check:
 	PYTHON=$(PYTHON) tools/gpu_check.sh $(STAGES)
 
+## The documentation as a site that reads without a network: docs/_build/html/index.html. Warnings are errors.
+docs: $(VENV)/built
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+## Draw the pictures of settings that are right and wrong again: docs/pictures.
+docs-pictures: $(VENV)/built
+	$(BIN)/python docs/draw_settings.py
+
 lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -129,7 +137,7 @@ $(VENV)/installed: pyproject.toml constraints.txt $(if $(LATEST),always)
 $(VENV)/built: $(VENV)/installed $(NATIVE)
 	rm -f $(OTHER_VENV)/built  # the modules lie in the checkout, which both share
 	$(BIN)/pip install $(CONSTRAINT) $(if $(LATEST),--upgrade) --no-build-isolation --verbose \
-	    --editable '.[train,diagnostics,data,test,lint]'
+	    --editable '.[train,diagnostics,data,test,lint,docs]'
 	touch $@
 
 $(VENV)/release: $(VENV)/installed

@@ -1,5 +1,6 @@
-"""ald_ext: amortized Langevin dynamics for PyTorch, with fused kernels."""
+"""Amortized Langevin dynamics for PyTorch, with fused kernels: optimizers, samplers and Langevin autoencoders."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import dequantization, distributions, models, ops, optim, reference, samplers
@@ -8,6 +9,11 @@ from .optim import PSGLD, SGHMC, SGLD
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import data as data
+    from . import detection as detection
+    from . import metrics as metrics
+    from . import paper as paper
+    from . import training as training
     from .detection import AnomalyDetector as AnomalyDetector
 
 __all__ = [
@@ -25,16 +31,17 @@ __all__ = [
     "samplers",
 ]
 
+#: Public too, but imported when they are first asked for, and not by ``import *``: they need extras.
+_LAZY = ["AnomalyDetector", "data", "detection", "metrics", "paper", "training"]
+
 
 def __getattr__(name: str) -> Any:
-    """``AnomalyDetector``, imported when it is asked for: it needs the extra "train", which the rest does without."""
-    if name == "AnomalyDetector":
-        from .detection import AnomalyDetector
-
-        return AnomalyDetector
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return (
+        __getattr__("detection").AnomalyDetector if name == "AnomalyDetector" else import_module(f".{name}", __name__)
+    )
 
 
 def __dir__() -> list[str]:
-    """The public names, the lazy one included. It is not in ``__all__``: ``import *`` would import it."""
-    return sorted({*globals(), "AnomalyDetector"})
+    return sorted([*__all__, *_LAZY])

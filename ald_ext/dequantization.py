@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from . import ops
 
+__all__ = ["LangevinDequantizer", "PixelScaling", "RealValues", "UniformDequantizer", "scale_pixels"]
+
 #: Number of values of a pixel, 2^8, between which brightness has 255 steps.
 BINS = 256
 
 
 def scale_pixels(x: Tensor) -> Tensor:
-    """Return pixels, uint8 0 … 255 or floats in [0, 1], scaled to [-1, 1], the networks' input."""
+    """Return pixels x, uint8 0 … 255 or floats in [0, 1], scaled to [-1, 1], the networks' input."""
     if x.dtype != torch.uint8:
         return 2 * x - 1
     return x.float().mul_(2 / (BINS - 1)).sub_(1)

@@ -10,6 +10,8 @@ from torch.distributions import Distribution, constraints
 
 from . import ops
 
+__all__ = ["MarginalizedGaussian"]
+
 
 class MarginalizedGaussian(Distribution):
     """A Gaussian with a given mean, whose precision, one for each datum, is integrated out (paper: Appendix B).

@@ -21,7 +21,8 @@ COLUMNS = 12
 def draw(rows: dict[str, np.ndarray], images: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Figure:
     """Draw a row of images for each title, with their scores and true classes."""
     figure = Figure(figsize=(COLUMNS, 1.75 * len(rows)), layout="constrained")
-    for part, (title, chosen) in zip(figure.subfigures(len(rows), 1), rows.items(), strict=True):
+    parts = figure.subfigures(len(rows), 1, squeeze=False).flat
+    for part, (title, chosen) in zip(parts, rows.items(), strict=True):
         part.suptitle(title)
         for axes, index in zip(part.subplots(1, COLUMNS), chosen, strict=True):
             axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
@@ -30,12 +31,12 @@ def draw(rows: dict[str, np.ndarray], images: np.ndarray, scores: np.ndarray, la
     return figure
 
 
-def score_all(data: ImageData, digit: int, epochs: int) -> tuple[np.ndarray, float]:
+def score_all(data: ImageData, labels: np.ndarray, digit: int, epochs: int) -> tuple[np.ndarray, float]:
     """Return scores by a detector that was fitted to one class, and the share of that class below the threshold."""
     normal = data.train_images[data.train_labels == digit, 0]  # (n, 32, 32) uint8
     detector = ald_ext.AnomalyDetector(model="lae", contamination=0.05, epochs=epochs, seed=0).fit(normal)
     scores = detector.decision_function(data.test_images[:, 0])  # higher: more anomalous
-    return scores, float((scores[data.test_labels.numpy() == digit] <= detector.threshold_).mean())
+    return scores, float((scores[labels == digit] <= detector.threshold_).mean())
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -47,8 +48,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(arguments)
 
     data = load_dataset("mnist5k")
-    scores, normal_below = score_all(data, options.digit, epochs=15 if options.quick else 100)
-    labels = data.test_labels.numpy()
+    labels = np.asarray(data.test_labels)
+    scores, normal_below = score_all(data, labels, options.digit, epochs=15 if options.quick else 100)
     anomalous = labels != options.digit
     area = float(roc_auc_score(anomalous, scores))
     print(f"normal: {options.digit}; AUROC against all other digits: {area:.3f}")

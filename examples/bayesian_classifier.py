@@ -24,6 +24,7 @@ PRIOR_PRECISION = 3.0  # every parameter has the prior N(0, 1/3)
 def load_digits() -> tuple[Tensor, Tensor]:
     """Return 2,500 digits, brightness in [0, 1], and their classes."""
     data = load_dataset("mnist5k")
+    assert data.train_labels is not None  # other data sets may have none
     return data.train_images[:2500] / 255, data.train_labels[:2500]
 
 

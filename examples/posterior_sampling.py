@@ -6,6 +6,7 @@ python examples/posterior_sampling.py [--out DIR] [--quick]
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,9 +32,9 @@ def make_problem() -> tuple[samplers.LinearGaussianPotential, Tensor]:
 def sample_last_layer(potential: samplers.Potential, x: Tensor, num_samples: int) -> Tensor:
     """Sample by one weight Φ that moves all z_i = Φ g(x_i); with whitened features no datum slows another."""
     features = samplers.RandomFourierFeatures(x.shape[1], 128, length_scale=0.5, dtype=DTYPE)
-    features = samplers.WhitenedFeatures(features, x)
-    options = {"kernel": samplers.HMC, "step_size": 0.1, "num_leapfrog_steps": 5, "adapt_steps": 200}
-    sampler = samplers.LastLayerALD(features, potential, x, latent_dim=2, chains=4, seed=0, **options)
+    whitened = samplers.WhitenedFeatures(features, x)
+    kernel = partial(samplers.HMC, step_size=0.1, num_leapfrog_steps=5, adapt_steps=200)
+    sampler = samplers.LastLayerALD(whitened, potential, x, latent_dim=2, kernel=kernel, chains=4, seed=0)
     return samplers.collect(sampler, num_samples, burn_in=300)  # (draws, data, chains, 2)
 
 

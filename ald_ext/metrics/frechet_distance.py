@@ -121,6 +121,9 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
     2020), and by a great deal if there are fewer samples than dimensions, as the covariances are then singular. So
     compare only distances from the same numbers of samples.
 
+    Args:
+        first, second: means m₁, m₂ and covariances C₁, C₂, of the same features.
+
     Raises:
         ValueError: the Gaussians have different dimensions.
     """

@@ -88,6 +88,10 @@ class ModelConfig:
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:
     """Return the settings that ``dataclasses.asdict`` gave, also after a round trip through JSON.
 
+    Args:
+        config_class: :class:`ald_ext.models.ModelConfig` or a subclass of it.
+        values: the settings by name; what is missing has its default.
+
     Raises:
         ValueError: a setting that the model does not have, a value of another type, or one out of its range.
     """

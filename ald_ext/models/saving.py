@@ -123,6 +123,10 @@ def model_from_contents(
 def save_model(model: LatentVariableModel, path: str | Path) -> None:
     """Write a model's name, settings and parameters to a file, as plain values and tensors.
 
+    Args:
+        model: any model of this package, with networks of its own or built-in ones.
+        path: the file, which is replaced if it exists.
+
     Raises:
         OSError: the folder or the disk does not take the file; an earlier file is as it was.
     """

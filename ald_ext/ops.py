@@ -135,46 +135,46 @@ def normal(
     return out
 
 
-def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normals for latent variables: row r is ``normal(count, seed=seed, step=step, parameter=data[r])``.
+def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normals for latent variables: row r is ``normal(count, seed=seed, step=step, parameter=index[r])``.
 
     A chain's noise is keyed by its datum, so it does not depend on the minibatch the datum is in (Note [Noise]).
 
     Args:
-        data: (n,) int64, the index of each row's datum, 0 ≤ data < 2^44; it may repeat. (Another one raises on a CPU;
+        index: (n,) int64, the index of each row's datum, 0 ≤ index < 2^44; it may repeat. (Another one raises on a CPU;
             CUDA does not look, and gives it noise that is not its own.)
         count: of elements a row.
         seed, step: the noise key, as in :func:`normal`.
         dtype: torch.float32 or torch.float64.
 
     Returns:
-        (n, count) tensor on the device of ``data``.
+        (n, count) tensor on the device of ``index``.
 
     Raises:
         RuntimeError: an argument out of its range, or of another shape or dtype.
     """
     if count < 0:
         raise RuntimeError(f"ald_ext.ops.latent_normal: count: got {count}, expected count >= 0")
-    if data.dim() != 1:
-        raise RuntimeError(f"ald_ext.ops.latent_normal: data: got shape {tuple(data.shape)}, expected (n,)")
-    if data.device.type not in KERNEL_DEVICES:
-        return reference.latent_normal(data, count, seed=seed, step=step, dtype=dtype)
-    out = torch.empty(len(data), count, dtype=dtype, device=data.device)
-    write(_OPS.latent_normal_, with_version_counter([out]), out, data, seed=seed, step=step)
+    if index.dim() != 1:
+        raise RuntimeError(f"ald_ext.ops.latent_normal: index: got shape {tuple(index.shape)}, expected (n,)")
+    if index.device.type not in KERNEL_DEVICES:
+        return reference.latent_normal(index, count, seed=seed, step=step, dtype=dtype)
+    out = torch.empty(len(index), count, dtype=dtype, device=index.device)
+    write(_OPS.latent_normal_, with_version_counter([out]), out, index, seed=seed, step=step)
     return out
 
 
 def latent_langevin_step_(
-    z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float = 1.0, seed: int, step: int
+    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float = 1.0, seed: int, step: int
 ) -> None:
     """One Langevin step of latent variables in place: z ← z - lr·∇U + √(2·lr·T) ξ (paper: Eq. 3).
 
-    Row r of ξ is that of :func:`latent_normal` for datum data[r].
+    Row r of ξ is that of :func:`latent_normal` for datum index[r].
 
     Args:
         z: (n, ...) float32 or float64, contiguous.
         grad: ∇U, of the same shape, dtype and device; any strides.
-        data: (n,) int64, the index of each row's datum, as in :func:`latent_normal`.
+        index: (n,) int64, the index of each row's datum, as in :func:`latent_normal`.
         lr: η ≥ 0.
         temperature: T ≥ 0.
         seed, step: the noise key, as in :func:`normal`.
@@ -186,48 +186,48 @@ def latent_langevin_step_(
     _check_not_recorded("latent_langevin_step_", ("z", z))
     settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": seed, "step": step}
     if z.device.type not in KERNEL_DEVICES:
-        reference.latent_langevin_step_(z, grad, data, **settings)
+        reference.latent_langevin_step_(z, grad, index, **settings)
         return
-    write(_OPS.latent_langevin_step_, with_version_counter([z]), z, grad, data, **settings)
+    write(_OPS.latent_langevin_step_, with_version_counter([z]), z, grad, index, **settings)
 
 
 def latent_underdamped_step_(
     z: Tensor,
-    momentum: Tensor,
+    momenta: Tensor,
     grad: Tensor,
-    data: Tensor,
+    index: Tensor,
     *,
     lr: float,
-    momentum_decay: float,
+    momentum: float,
     temperature: float = 1.0,
     seed: int,
     step: int,
 ) -> None:
     """One underdamped step of latent variables and their momenta in place (Note [The underdamped update], N = 1).
 
-    Row r of ξ is that of :func:`latent_normal` for datum data[r].
+    Row r of ξ is that of :func:`latent_normal` for datum index[r].
 
     Args:
-        z, grad, data, lr, temperature, seed, step: as in :func:`latent_langevin_step_`; lr = h².
-        momentum: p, of the same shape, dtype and device as z; contiguous.
-        momentum_decay: μ, 0 ≤ momentum_decay < 1.
+        z, grad, index, lr, temperature, seed, step: as in :func:`latent_langevin_step_`; lr = h².
+        momenta: p, of the same shape, dtype and device as z; contiguous.
+        momentum: μ, 0 ≤ momentum < 1.
 
     Raises:
         RuntimeError: as :func:`latent_langevin_step_`.
     """
-    _check_not_recorded("latent_underdamped_step_", ("z", z), ("momentum", momentum))
+    _check_not_recorded("latent_underdamped_step_", ("z", z), ("momenta", momenta))
     settings: dict[str, Any] = {
         "lr": lr,
-        "momentum_decay": momentum_decay,
+        "momentum": momentum,
         "temperature": temperature,
         "seed": seed,
         "step": step,
     }
     if z.device.type not in KERNEL_DEVICES:
-        reference.latent_underdamped_step_(z, momentum, grad, data, **settings)
+        reference.latent_underdamped_step_(z, momenta, grad, index, **settings)
         return
-    counted = with_version_counter([z, momentum])
-    write(_OPS.latent_underdamped_step_, counted, z, momentum, grad, data, **settings)
+    counted = with_version_counter([z, momenta])
+    write(_OPS.latent_underdamped_step_, counted, z, momenta, grad, index, **settings)
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
@@ -247,7 +247,7 @@ def sgld_step_(
     maximize: bool = False,
     seed: int,
     step: int | Tensor,
-    parameters: Sequence[int] | None = None,
+    noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None:
     """One SGLD step of all ``params`` in place, in one pass: θ ← θ - lr·g + √(2·lr·T/N) ξ (Note [The update equation]).
@@ -262,7 +262,7 @@ def sgld_step_(
         num_data: N > 0.
         maximize: ascend.
         seed, step: the noise key, as in :func:`normal`; step also as a tensor (one element, int64).
-        parameters: the index k of each tensor's noise; 0, 1, 2, … if None.
+        noise_ids: the index k of each tensor's noise; 0, 1, 2, … if None.
         offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None.
 
     Raises:
@@ -276,7 +276,7 @@ def sgld_step_(
         "maximize": maximize,
         "seed": seed,
     }
-    _run_step("sgld_step_", [params, grads], lr, step, parameters, offsets, settings)
+    _run_step("sgld_step_", [params, grads], lr, step, noise_ids, offsets, settings)
 
 
 def psgld_step_(
@@ -294,13 +294,13 @@ def psgld_step_(
     freeze_after: int = NEVER,
     seed: int,
     step: int | Tensor,
-    parameters: Sequence[int] | None = None,
+    noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None:
     """One pSGLD step of all ``params`` and ``square_avgs`` in place, in one pass (Note [The update equation]).
 
     Args:
-        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, parameters, offsets: as in
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
             :func:`sgld_step_`.
         square_avgs: v, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
             for 16-bit params.
@@ -321,7 +321,7 @@ def psgld_step_(
         "freeze_after": freeze_after,
         "seed": seed,
     }
-    _run_step("psgld_step_", [params, grads, square_avgs], lr, step, parameters, offsets, settings)
+    _run_step("psgld_step_", [params, grads, square_avgs], lr, step, noise_ids, offsets, settings)
 
 
 def sghmc_step_(
@@ -337,13 +337,13 @@ def sghmc_step_(
     momentum: float = 0.9,
     seed: int,
     step: int | Tensor,
-    parameters: Sequence[int] | None = None,
+    noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None:
     """One SGHMC step of all ``params`` and ``momenta`` in place, in one pass (Note [The underdamped update]).
 
     Args:
-        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, parameters, offsets: as in
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
             :func:`sgld_step_`; lr = h².
         momenta: p, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
             for 16-bit params.
@@ -360,7 +360,7 @@ def sghmc_step_(
         "momentum": momentum,
         "seed": seed,
     }
-    _run_step("sghmc_step_", [params, grads, momenta], lr, step, parameters, offsets, settings)
+    _run_step("sghmc_step_", [params, grads, momenta], lr, step, noise_ids, offsets, settings)
 
 
 def _run_step(
@@ -368,14 +368,14 @@ def _run_step(
     lists: Sequence[Sequence[Tensor]],
     lr: float | Tensor,
     step: int | Tensor,
-    parameters: Sequence[int] | None,
+    noise_ids: Sequence[int] | None,
     offsets: Sequence[int] | None,
     settings: dict[str, Any],
 ) -> None:
     params, _, *states = lists
     if not _prepare_step(name, *lists):
         return
-    settings["parameters"] = list(range(len(params)) if parameters is None else parameters)
+    settings["noise_ids"] = list(range(len(params)) if noise_ids is None else noise_ids)
     settings["offsets"] = [0] * len(params) if offsets is None else list(offsets)
     if params[0].device.type not in KERNEL_DEVICES:
         getattr(reference, name)(*lists, lr=float(lr), step=int(step), **settings)
@@ -597,18 +597,18 @@ def _sghmc_step_fake(params: list[Tensor], grads: list[Tensor], momenta: list[Te
 
 
 @torch.library.register_fake("ald_ext::latent_normal_", lib=_LIBRARY)
-def _latent_normal_fake(out: Tensor, data: Tensor, **settings: Any) -> None:
-    _check_same_device("latent_normal_", ("out", out), ("data", data))
+def _latent_normal_fake(out: Tensor, index: Tensor, **settings: Any) -> None:
+    _check_same_device("latent_normal_", ("out", out), ("index", index))
 
 
 @torch.library.register_fake("ald_ext::latent_langevin_step_", lib=_LIBRARY)
-def _latent_langevin_step_fake(z: Tensor, grad: Tensor, data: Tensor, **settings: Any) -> None:
-    _check_same_device("latent_langevin_step_", ("z", z), ("grad", grad), ("data", data))
+def _latent_langevin_step_fake(z: Tensor, grad: Tensor, index: Tensor, **settings: Any) -> None:
+    _check_same_device("latent_langevin_step_", ("z", z), ("grad", grad), ("index", index))
 
 
 @torch.library.register_fake("ald_ext::latent_underdamped_step_", lib=_LIBRARY)
-def _latent_underdamped_step_fake(z: Tensor, momentum: Tensor, grad: Tensor, data: Tensor, **settings: Any) -> None:
-    named = ("z", z), ("momentum", momentum), ("grad", grad), ("data", data)
+def _latent_underdamped_step_fake(z: Tensor, momenta: Tensor, grad: Tensor, index: Tensor, **settings: Any) -> None:
+    named = ("z", z), ("momenta", momenta), ("grad", grad), ("index", index)
     _check_same_device("latent_underdamped_step_", *named)
 
 

@@ -109,9 +109,9 @@ def normal(
     return _normals(n, offset, _NoiseKey(seed, step, parameter), dtype, device)
 
 
-def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(n, count): row r is ``normal(count, parameter=data[r])``, so a datum's noise is the same in any minibatch."""
-    return _normals(count, 0, _NoiseKey(seed, step, data[:, None]), dtype, data.device)
+def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(n, count): row r is ``normal(count, parameter=index[r])``, so a datum's noise is the same in any minibatch."""
+    return _normals(count, 0, _NoiseKey(seed, step, index[:, None]), dtype, index.device)
 
 
 def _normals(n: int, offset: int, key: _NoiseKey, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
@@ -162,7 +162,7 @@ def _rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., Non
         values = [param.float() for param in params]
         step_(values, [grad.float() for grad in grads], *states, **settings)
         key = {name: settings[name] for name in ("seed", "step")}
-        for param, value, k, offset in zip(params, values, settings["parameters"], settings["offsets"], strict=True):
+        for param, value, k, offset in zip(params, values, settings["noise_ids"], settings["offsets"], strict=True):
             random = _in_memory_order(
                 value.long(), rounding_words(param.numel(), **key, parameter=k, offset=offset, device=param.device)
             )
@@ -198,12 +198,12 @@ def sgld_step_(
     maximize: bool,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """θ ← θ - lr·g + √(2·lr·T/N) ξ with g = ±∇L + weight_decay·θ, tensor by tensor."""
-    for param, grad, parameter, offset in zip(params, grads, parameters, offsets, strict=True):
+    for param, grad, parameter, offset in zip(params, grads, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         update = -lr * g
         if temperature > 0:
@@ -214,10 +214,10 @@ def sgld_step_(
 
 
 def latent_langevin_step_(
-    z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float, seed: int, step: int
+    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float, seed: int, step: int
 ) -> None:
-    """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum data[r] (paper: Eq. 3)."""
-    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, data, seed, step)
+    """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum index[r] (paper: Eq. 3)."""
+    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, index, seed, step)
 
 
 def _underdamped_update(
@@ -251,12 +251,12 @@ def sghmc_step_(
     momentum: float,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """Underdamped Langevin dynamics with g = ±∇L + weight_decay·θ (BAOAB), tensor by tensor."""
-    for param, grad, p, parameter, offset in zip(params, grads, momenta, parameters, offsets, strict=True):
+    for param, grad, p, parameter, offset in zip(params, grads, momenta, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         noise = functools.partial(_noise_like, param, normal, seed, step, parameter, offset)
         _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
@@ -264,23 +264,23 @@ def sghmc_step_(
 
 def latent_underdamped_step_(
     z: Tensor,
-    momentum: Tensor,
+    momenta: Tensor,
     grad: Tensor,
-    data: Tensor,
+    index: Tensor,
     *,
     lr: float,
-    momentum_decay: float,
+    momentum: float,
     temperature: float,
     seed: int,
     step: int,
 ) -> None:
-    """The same of latent variables, with row r of ξ that of datum data[r]."""
-    noise = functools.partial(_latent_noise_like, z, data, seed, step)
-    _underdamped_update(z, momentum, grad, lr, momentum_decay, temperature, noise)
+    """The same of latent variables, with row r of ξ that of datum index[r]."""
+    noise = functools.partial(_latent_noise_like, z, index, seed, step)
+    _underdamped_update(z, momenta, grad, lr, momentum, temperature, noise)
 
 
-def _latent_noise_like(z: Tensor, data: Tensor, seed: int, step: int) -> Tensor:
-    return latent_normal(data, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
+def _latent_noise_like(z: Tensor, index: Tensor, seed: int, step: int) -> Tensor:
+    return latent_normal(index, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
 
 
 @_rounding_16_bit_parameters
@@ -299,12 +299,12 @@ def psgld_step_(
     freeze_after: int,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """v ← αv + (1-α)g², G = 1/(√v + λ), θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ, tensor by tensor."""
-    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, parameters, offsets, strict=True):
+    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         if step <= freeze_after:
             v.copy_(alpha * v + (1 - alpha) * g**2)
@@ -328,7 +328,7 @@ def sgld_step_foreach_(
     maximize: bool,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
@@ -336,7 +336,7 @@ def sgld_step_foreach_(
     gradients = _decayed_gradients(params, grads, weight_decay, maximize)
     updates = list(torch._foreach_mul(gradients, -lr))
     if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
     torch._foreach_add_(params, updates)
 
@@ -357,7 +357,7 @@ def psgld_step_foreach_(
     freeze_after: int,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
@@ -371,7 +371,7 @@ def psgld_step_foreach_(
     updates = list(torch._foreach_div(gradients, denominators))
     torch._foreach_mul_(updates, -lr)
     if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
         torch._foreach_sqrt_(denominators)
         torch._foreach_div_(noises, denominators)
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
@@ -392,7 +392,7 @@ def sghmc_step_foreach_(
     momentum: float,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
@@ -404,7 +404,7 @@ def sghmc_step_foreach_(
     torch._foreach_add_(params, momenta, alpha=h / 2)
     torch._foreach_mul_(momenta, momentum)
     if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
+        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
         torch._foreach_add_(momenta, noises, alpha=math.sqrt((1 - momentum**2) * temperature / num_data))
     torch._foreach_add_(params, momenta, alpha=h / 2)
 

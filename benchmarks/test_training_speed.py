@@ -71,7 +71,7 @@ def test_updates_compute_the_same(variant: str) -> None:
     group = ParameterGroup(params, 0.1, StepOptions(lr=0.01, num_data=10**20, alpha=0.9, eps=0.1))
     with torch.no_grad():
         step_of_variant(variant)(group)
-    fixed = {"maximize": False, "freeze_after": 10, "seed": 0, "step": 1, "parameters": [0, 1], "offsets": [0, 0]}
+    fixed = {"maximize": False, "freeze_after": 10, "seed": 0, "step": 1, "noise_ids": [0, 1], "offsets": [0, 0]}
     reference.psgld_step_(
         expected, grads, square_avgs, lr=0.01, num_data=1, temperature=0, weight_decay=0.1, alpha=0.9, eps=0.1, **fixed
     )

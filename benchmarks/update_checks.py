@@ -27,7 +27,7 @@ Steps = Callable[[list[Tensor], list[Tensor]], Any]
 
 def reference_sgld_options(params: Sequence[Tensor]) -> dict[str, Any]:
     """With what the reference functions want to be told besides: they have no defaults."""
-    usual = {"weight_decay": 0.0, "maximize": False, "parameters": range(len(params)), "offsets": [0] * len(params)}
+    usual = {"weight_decay": 0.0, "maximize": False, "noise_ids": range(len(params)), "offsets": [0] * len(params)}
     return {**SGLD_OPTIONS, **usual}
 
 

@@ -30,7 +30,7 @@ class StepLists:
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     states: dict[str, list[Tensor]] = field(default_factory=dict)
-    parameters: list[int] = field(default_factory=list)
+    noise_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class GroupPlan:
     state_entries: list[dict[str, Any]]
     states: list[list[Tensor]]
     counted: list[Tensor]
-    parameters: list[int]
+    noise_ids: list[int]
     offsets: list[int]
     seen: SeenTensors | None  # None: the op looks, before anything of the step is written
 
@@ -246,7 +246,7 @@ class LangevinOptimizer(Optimizer, ABC):
                         **part.settings,
                         lr=lr,
                         step=step,
-                        parameters=part.parameters,
+                        noise_ids=part.noise_ids,
                         offsets=part.offsets,
                     )
                 except RuntimeError:
@@ -350,7 +350,7 @@ class LangevinOptimizer(Optimizer, ABC):
             state_entries=entries,
             states=states,
             counted=ops.with_version_counter([*tensors.params, *chain.from_iterable(states)]),
-            parameters=tensors.parameters,
+            noise_ids=tensors.noise_ids,
             offsets=[0] * len(tensors.params),
             seen=None if is_first and lists else SeenTensors.of(tensors.params, states),
         )
@@ -370,7 +370,7 @@ class LangevinOptimizer(Optimizer, ABC):
             tensors = lists.setdefault((param.device, param.dtype), StepLists())
             tensors.params.append(param)
             tensors.grads.append(in_layout_of(param.grad, param))
-            tensors.parameters.append(index)
+            tensors.noise_ids.append(index)
             for name in self.state_names:
                 tensors.states.setdefault(name, []).append(self._state_of(param, name))
         return list(lists.values())
@@ -487,7 +487,7 @@ class LangevinOptimizer(Optimizer, ABC):
             *(tensors.states[name] for name in self.state_names),
             lr=lr if in_place or isinstance(lr, float) else float(lr),
             step=step if in_place else int(step),
-            parameters=tensors.parameters,
+            noise_ids=tensors.noise_ids,
             offsets=[0] * len(tensors.params),
             **self._settings(group),
         )

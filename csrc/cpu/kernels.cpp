@@ -132,7 +132,7 @@ class ShortRows {
     void begin_tile() {
         const std::int64_t left = end_row_ - next_row_, rows = (first_ + size_ + dimension_ - 1) / dimension_;
         for (std::int64_t row = 0; row < rows && row < left; ++row) {
-            const NoiseStream stream = make_noise_stream(0, key_.step, key_.data[next_row_ + row]);
+            const NoiseStream stream = make_noise_stream(0, key_.step, key_.index[next_row_ + row]);
             std::uint32_t* low = parameter_low_ + chunk_blocks + row * dimension_ - first_;
             std::uint32_t* high = high_bits_ + chunk_blocks + row * dimension_ - first_;
             ALD_EXT_VECTORIZE
@@ -195,7 +195,7 @@ ALD_EXT_INLINE void for_each_latent_normal(const LatentNoiseKey& key, std::int64
         const std::int64_t row = start / key.dimension, row_end = (row + 1) * key.dimension;
         stop = row_end < end ? row_end : end;
         for_each_normal<Scalar>(
-            stop - start, {key.seed, key.step, key.data[row], start - row * key.dimension},
+            stop - start, {key.seed, key.step, key.index[row], start - row * key.dimension},
             [=](std::int64_t i) { return prepare(start + i); },
             [=](std::int64_t i, Scalar xi, Scalar prepared) { finish(start + i, xi, prepared); });
     }
@@ -326,17 +326,17 @@ ALD_EXT_INLINE void run_psgld(Param* param, const Param* grad, Compute<Param>* s
 }
 
 template <typename Param, typename Elements>
-ALD_EXT_INLINE void run_sghmc(Param* param, const Param* grad, Compute<Param>* momentum, const Elements& elements,
+ALD_EXT_INLINE void run_sghmc(Param* param, const Param* grad, Compute<Param>* momenta, const Elements& elements,
                               const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
-        return kicked_momentum(theta, gradient, momentum[i], step);
+        return kicked_momentum(theta, gradient, momenta[i], step);
     };
     run_step(param, grad, elements, settings, prepare,
              [=](std::int64_t i, Scalar theta, Scalar, Scalar xi, Scalar kicked) {
                  const Scalar moved = underdamped_update(theta, kicked, xi, step);
-                 momentum[i] = kicked;
+                 momenta[i] = kicked;
                  return moved;
              });
 }
@@ -359,9 +359,9 @@ void psgld_step(Param* param, const Param* grad, Compute<Param>* square_avg, std
 }
 
 template <typename Param>
-void sghmc_step(Param* param, const Param* grad, Compute<Param>* momentum, std::int64_t count, NoiseKey key,
+void sghmc_step(Param* param, const Param* grad, Compute<Param>* momenta, std::int64_t count, NoiseKey key,
                 const LangevinSettings& settings) {
-    run_sghmc(param, grad, momentum, ParameterElements<Compute<Param>>{key, 0, count}, settings);
+    run_sghmc(param, grad, momenta, ParameterElements<Compute<Param>>{key, 0, count}, settings);
 }
 
 template <typename Scalar>
@@ -371,9 +371,9 @@ void latent_sgld_step(Scalar* z, const Scalar* grad, Scalar*, LatentNoiseKey key
 }
 
 template <typename Scalar>
-void latent_sghmc_step(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
+void latent_sghmc_step(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
                        std::int64_t end, const LangevinSettings& settings) {
-    run_sghmc(z, grad, momentum, LatentElements<Scalar>{key, begin, end}, settings);
+    run_sghmc(z, grad, momenta, LatentElements<Scalar>{key, begin, end}, settings);
 }
 
 // csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;

@@ -26,9 +26,9 @@ struct StepKernels {
     }
 };
 
-// A step of the elements `begin` to `end` of latent variables; `momentum` is null for SGLD.
+// A step of the elements `begin` to `end` of latent variables; `momenta` is null for SGLD.
 template <typename Scalar>
-using LatentStep = void (*)(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
+using LatentStep = void (*)(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
                             std::int64_t end, const LangevinSettings& settings);
 
 // A batch of rows of `dimension` values, and where the gradients for x and for the mean go.

@@ -194,7 +194,7 @@ StepKernel<Param> choose_step_kernel(StepKind kind, bool noisy) {
 template <typename Scalar>
 __device__ Scalar latent_normal_of(const LatentNoiseKey& key, std::int64_t i) {
     const std::int64_t row = i / key.dimension;
-    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.data[row]), i - row * key.dimension);
+    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.index[row]), i - row * key.dimension);
 }
 
 __device__ inline std::int64_t element_of_thread() {
@@ -215,13 +215,13 @@ __global__ void __launch_bounds__(threads_per_block)
     if (i >= batch.count) return;
     const Scalar z = batch.z[i], gradient = batch.grad[i];
     const Scalar xi = noisy ? latent_normal_of<Scalar>(batch.key, i) : Scalar(0);
-    if (batch.momentum == nullptr) {
+    if (batch.momenta == nullptr) {
         batch.z[i] = sgld_update(z, gradient, xi, step);
         return;
     }
-    Scalar momentum = kicked_momentum(z, gradient, batch.momentum[i], step);
+    Scalar momentum = kicked_momentum(z, gradient, batch.momenta[i], step);
     batch.z[i] = underdamped_update(z, momentum, xi, step);
-    batch.momentum[i] = momentum;
+    batch.momenta[i] = momentum;
 }
 
 }  // namespace

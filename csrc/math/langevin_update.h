@@ -7,7 +7,7 @@
 // Paper: Eq. (6); preconditioner of Li et al. 2016 with V on mean gradients.
 //
 // Note [Underdamped steps]
-// SGHMC with momentum p and h = sqrt(lr):
+// SGHMC with momenta p and h = sqrt(lr):
 //     p     <- p - h g                                       (B)
 //     theta <- theta + h/2 p                                 (A/2)
 //     p     <- mu p + sqrt((1 - mu^2) T / N) xi              (O)
@@ -28,15 +28,15 @@ struct StepScalars {
     Scalar noise_scale;  // sqrt(2 lr T / N)
     Scalar alpha, one_minus_alpha, eps;
     Scalar kick, half_drift;                      // h, h/2
-    Scalar momentum_decay, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
+    Scalar momentum, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
 };
 
 template <typename Scalar>
 ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
     const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
     const double duration = square_root(settings.lr);
-    const double decay = settings.lr > 0.0 ? settings.momentum : 1.0;
-    const double momentum_variance = (1.0 - decay) * (1.0 + decay) * settings.temperature / settings.num_data;
+    const double momentum = settings.lr > 0.0 ? settings.momentum : 1.0;
+    const double momentum_variance = (1.0 - momentum) * (1.0 + momentum) * settings.temperature / settings.num_data;
     return {static_cast<Scalar>(settings.lr),
             static_cast<Scalar>(settings.weight_decay),
             settings.maximize ? Scalar(-1) : Scalar(1),
@@ -46,7 +46,7 @@ ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& set
             static_cast<Scalar>(settings.eps),
             static_cast<Scalar>(duration),
             static_cast<Scalar>(duration / 2.0),
-            static_cast<Scalar>(decay),
+            static_cast<Scalar>(momentum),
             static_cast<Scalar>(square_root(momentum_variance))};
 }
 
@@ -79,16 +79,16 @@ ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar root, S
 
 // B of Note [Underdamped steps].
 template <typename Scalar>
-ALD_EXT_INLINE Scalar kicked_momentum(Scalar theta, Scalar gradient, Scalar momentum, const StepScalars<Scalar>& step) {
-    return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), momentum);
+ALD_EXT_INLINE Scalar kicked_momentum(Scalar theta, Scalar gradient, Scalar p, const StepScalars<Scalar>& step) {
+    return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), p);
 }
 
-// What follows B. Updates the kicked momentum, and gives theta: both half drifts at once, for one rounding.
+// What follows B. Updates the kicked p, and gives theta: both half drifts at once, for one rounding.
 template <typename Scalar>
-ALD_EXT_INLINE Scalar underdamped_update(Scalar theta, Scalar& momentum, Scalar xi, const StepScalars<Scalar>& step) {
-    const Scalar kicked = momentum;
-    momentum = fused_multiply_add(step.momentum_decay, kicked, step.momentum_noise_scale * xi);
-    return fused_multiply_add(step.half_drift, kicked + momentum, theta);
+ALD_EXT_INLINE Scalar underdamped_update(Scalar theta, Scalar& p, Scalar xi, const StepScalars<Scalar>& step) {
+    const Scalar kicked = p;
+    p = fused_multiply_add(step.momentum, kicked, step.momentum_noise_scale * xi);
+    return fused_multiply_add(step.half_drift, kicked + p, theta);
 }
 
 ALD_EXT_MATH_END

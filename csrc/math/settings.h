@@ -29,10 +29,10 @@ struct NoiseKey {
     std::int64_t seed, step, parameter, offset;
 };
 
-// The same for latent variables: rows of `dimension` elements, row r of the parameter data[r].
+// The same for latent variables: rows of `dimension` elements, row r of the parameter index[r].
 struct LatentNoiseKey {
     std::int64_t seed, step;
-    const std::int64_t* data;
+    const std::int64_t* index;
     std::int64_t dimension;
 };
 

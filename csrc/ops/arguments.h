@@ -35,11 +35,12 @@ struct StepArguments {
     StepClock clock;
 };
 
-inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op) {
+inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op,
+                            const ArgumentName& parameter = "parameter", const ArgumentName& offset = "offset") {
     check_range(key.seed, 0, INT64_MAX, op, "seed");
     check_range(key.step, 0, max_step, op, "step");
-    check_range(key.parameter, 0, max_parameter, op, "parameter");
-    check_range(key.offset, 0, max_elements - count, op, "offset");
+    check_range(key.parameter, 0, max_parameter, op, parameter);
+    check_range(key.offset, 0, max_elements - count, op, offset);
 }
 
 inline void check_contiguous(const Tensor& tensor, const char* op, const char* argument) {
@@ -53,15 +54,15 @@ inline void check_noise_output(const Tensor& out, const NoiseKey& key, const cha
     check_noise_key(key, out.numel(), op);
 }
 
-inline void check_settings(const LangevinSettings& settings, const char* op, const char* momentum_name = "momentum") {
+inline void check_settings(const LangevinSettings& settings, const char* op) {
     check_not_negative(settings.temperature, op, "temperature");
     check_not_negative(settings.weight_decay, op, "weight_decay");
     check_positive(settings.num_data, op, "num_data");
     check_not_negative(settings.eps, op, "eps");
     ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
                   ", expected 0 <= alpha < 1");
-    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, momentum_name, "got ", settings.momentum,
-                  ", expected 0 <= ", momentum_name, " < 1");
+    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, "momentum", "got ", settings.momentum,
+                  ", expected 0 <= momentum < 1");
 }
 
 inline void check_scalar_argument(const Tensor& tensor, const Tensor& param, const char* op, const char* argument) {
@@ -141,7 +142,7 @@ constexpr StepNames sghmc_names = {StepKind::sghmc, "ald_ext::sghmc_step_", "mom
 // `states` is empty for SGLD.
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
-                                const std::vector<std::int64_t>& parameters, const std::vector<std::int64_t>& offsets,
+                                const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
                                 std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
     const char* op = names.op;
     const std::size_t count = params.size();
@@ -152,7 +153,7 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     };
     check_length(grads.size(), "grads");
     if (names.states != nullptr) check_length(states.size(), names.states);
-    check_length(parameters.size(), "parameters");
+    check_length(noise_ids.size(), "noise_ids");
     check_length(offsets.size(), "offsets");
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
@@ -175,14 +176,15 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
                       shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
         check_companion(grads[i], param, arguments.type, op, {"grads", index});
         if (names.states != nullptr) check_companion(states[i], param, state_type, op, {names.states, index});
-        check_noise_key({seed, clock.step, parameters[i], offsets[i]}, param.numel(), op);
+        check_noise_key({seed, clock.step, noise_ids[i], offsets[i]}, param.numel(), op, {"noise_ids", index},
+                        {"offsets", index});
         if (param.numel() == 0) continue;
         void* state = names.states == nullptr ? nullptr : states[i].mutable_data_ptr();
         ranges.push_back(memory_range(param, true));
         ranges.push_back(memory_range(grads[i], false));
         if (state != nullptr) ranges.push_back(memory_range(states[i], true));
         arguments.tensors.push_back(
-            {param.mutable_data_ptr(), grads[i].const_data_ptr(), state, param.numel(), parameters[i], offsets[i]});
+            {param.mutable_data_ptr(), grads[i].const_data_ptr(), state, param.numel(), noise_ids[i], offsets[i]});
     }
     check_no_overlap(std::move(ranges), op, names.written, "grads");
     return arguments;
@@ -191,31 +193,31 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
 // What keys the noise of latent rows.
 struct LatentArguments {
     const char* op;
-    Tensor data;  // contiguous
+    Tensor index;  // contiguous
     std::int64_t seed, step, dimension;
 
-    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(data), dimension}; }
+    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(index), dimension}; }
 };
 
-inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& data,
+inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& index,
                                     std::int64_t seed, std::int64_t step) {
     check_floating(rows, op, name);
     ALD_EXT_CHECK(rows.dim() >= 1, op, name, "got a tensor without dimensions, expected (n, ...)");
     check_contiguous(rows, op, name);
-    check_type(data, ScalarType::Long, op, "data");
-    check_same_device(data, rows, op, "data", name);
-    ALD_EXT_CHECK(data.dim() == 1 && data.size(0) == rows.size(0), op, "data", "got shape ", shape_text(data.sizes()),
+    check_type(index, ScalarType::Long, op, "index");
+    check_same_device(index, rows, op, "index", name);
+    ALD_EXT_CHECK(index.dim() == 1 && index.size(0) == rows.size(0), op, "index", "got shape ", shape_text(index.sizes()),
                   ", expected (", rows.size(0), "), one datum a row of ", name);
     std::int64_t dimension = 1;
     for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
     check_noise_key({seed, step, 0, 0}, dimension, op);
-    return {op, torch::stable::contiguous(data), seed, step, dimension};
+    return {op, torch::stable::contiguous(index), seed, step, dimension};
 }
 
 struct LatentStepArguments {
     LatentArguments rows;
     const Tensor& z;
-    const Tensor* momentum;  // null for SGLD
+    const Tensor* momenta;  // null for SGLD
     Tensor grad;             // contiguous
     LangevinSettings settings;
 };
@@ -226,27 +228,27 @@ inline void check_latent_companion(const Tensor& tensor, const Tensor& z, const 
     check_same_shape(tensor, z, op, name, "z");
 }
 
-// `momentum` is null for SGLD.
-inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momentum,
-                                             const Tensor& grad, const Tensor& data, std::int64_t seed,
+// `momenta` is null for SGLD.
+inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momenta,
+                                             const Tensor& grad, const Tensor& index, std::int64_t seed,
                                              std::int64_t step, const LangevinSettings& settings) {
-    check_settings(settings, op, "momentum_decay");
+    check_settings(settings, op);
     check_not_negative(settings.lr, op, "lr");
     check_floating(z, op, "z");
     check_latent_companion(grad, z, op, "grad");
-    if (momentum != nullptr) {
-        check_latent_companion(*momentum, z, op, "momentum");
-        check_contiguous(*momentum, op, "momentum");
+    if (momenta != nullptr) {
+        check_latent_companion(*momenta, z, op, "momenta");
+        check_contiguous(*momenta, op, "momenta");
     }
-    const LatentArguments rows = check_latent(op, z, "z", data, seed, step);
+    const LatentArguments rows = check_latent(op, z, "z", index, seed, step);
     const Tensor gradient = torch::stable::contiguous(grad);
     if (z.numel() > 0) {
         std::vector<MemoryRange> ranges = {memory_range(z, true), memory_range(gradient, false),
-                                           memory_range(rows.data, false)};
-        if (momentum != nullptr) ranges.push_back(memory_range(*momentum, true));
-        check_no_overlap(std::move(ranges), op, momentum != nullptr ? "z, momentum" : "z", "grad, data");
+                                           memory_range(rows.index, false)};
+        if (momenta != nullptr) ranges.push_back(memory_range(*momenta, true));
+        check_no_overlap(std::move(ranges), op, momenta != nullptr ? "z, momenta" : "z", "grad, index");
     }
-    return {rows, z, momentum, gradient, settings};
+    return {rows, z, momenta, gradient, settings};
 }
 
 // x and mean as rows of `dimension` values.

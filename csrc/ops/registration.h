@@ -31,15 +31,15 @@ struct StepOps {
 
     static void sgld_step_(const Tensors& params, const Tensors& grads, double lr, double num_data, double temperature,
                            double weight_decay, bool maximize, std::int64_t seed, std::int64_t step,
-                           const Integers& parameters, const Integers& offsets) {
-        run(check_step(sgld_names, params, grads, {}, parameters, offsets, seed, {lr, step},
+                           const Integers& noise_ids, const Integers& offsets) {
+        run(check_step(sgld_names, params, grads, {}, noise_ids, offsets, seed, {lr, step},
                        sgld_settings(num_data, temperature, weight_decay, maximize)));
     }
 
     static void sgld_step_tensor(const Tensors& params, const Tensors& grads, const Tensor& lr, double num_data,
                                  double temperature, double weight_decay, bool maximize, std::int64_t seed,
-                                 const Tensor& step, const Integers& parameters, const Integers& offsets) {
-        run(check_step(sgld_names, params, grads, {}, parameters, offsets, seed,
+                                 const Tensor& step, const Integers& noise_ids, const Integers& offsets) {
+        run(check_step(sgld_names, params, grads, {}, noise_ids, offsets, seed,
                        check_clock(lr, step, params, sgld_names.op),
                        sgld_settings(num_data, temperature, weight_decay, maximize)));
     }
@@ -47,32 +47,32 @@ struct StepOps {
     static void psgld_step_(const Tensors& params, const Tensors& grads, const Tensors& square_avgs, double lr,
                             double num_data, double temperature, double weight_decay, bool maximize, double alpha,
                             double eps, std::int64_t freeze_after, std::int64_t seed, std::int64_t step,
-                            const Integers& parameters, const Integers& offsets) {
-        run(check_step(psgld_names, params, grads, square_avgs, parameters, offsets, seed, {lr, step},
+                            const Integers& noise_ids, const Integers& offsets) {
+        run(check_step(psgld_names, params, grads, square_avgs, noise_ids, offsets, seed, {lr, step},
                        {0.0, weight_decay, temperature, num_data, maximize, alpha, eps, freeze_after}));
     }
 
     static void psgld_step_tensor(const Tensors& params, const Tensors& grads, const Tensors& square_avgs,
                                   const Tensor& lr, double num_data, double temperature, double weight_decay,
                                   bool maximize, double alpha, double eps, std::int64_t freeze_after, std::int64_t seed,
-                                  const Tensor& step, const Integers& parameters, const Integers& offsets) {
-        run(check_step(psgld_names, params, grads, square_avgs, parameters, offsets, seed,
+                                  const Tensor& step, const Integers& noise_ids, const Integers& offsets) {
+        run(check_step(psgld_names, params, grads, square_avgs, noise_ids, offsets, seed,
                        check_clock(lr, step, params, psgld_names.op),
                        {0.0, weight_decay, temperature, num_data, maximize, alpha, eps, freeze_after}));
     }
 
     static void sghmc_step_(const Tensors& params, const Tensors& grads, const Tensors& momenta, double lr,
                             double num_data, double temperature, double weight_decay, bool maximize, double momentum,
-                            std::int64_t seed, std::int64_t step, const Integers& parameters, const Integers& offsets) {
-        run(check_step(sghmc_names, params, grads, momenta, parameters, offsets, seed, {lr, step},
+                            std::int64_t seed, std::int64_t step, const Integers& noise_ids, const Integers& offsets) {
+        run(check_step(sghmc_names, params, grads, momenta, noise_ids, offsets, seed, {lr, step},
                        sghmc_settings(num_data, temperature, weight_decay, maximize, momentum)));
     }
 
     static void sghmc_step_tensor(const Tensors& params, const Tensors& grads, const Tensors& momenta, const Tensor& lr,
                                   double num_data, double temperature, double weight_decay, bool maximize,
-                                  double momentum, std::int64_t seed, const Tensor& step, const Integers& parameters,
+                                  double momentum, std::int64_t seed, const Tensor& step, const Integers& noise_ids,
                                   const Integers& offsets) {
-        run(check_step(sghmc_names, params, grads, momenta, parameters, offsets, seed,
+        run(check_step(sghmc_names, params, grads, momenta, noise_ids, offsets, seed,
                        check_clock(lr, step, params, sghmc_names.op),
                        sghmc_settings(num_data, temperature, weight_decay, maximize, momentum)));
     }
@@ -82,17 +82,17 @@ struct StepOps {
         dispatch_floating(arguments.z, [&](auto zero) { Device::template run_latent_step<decltype(zero)>(arguments); });
     }
 
-    static void latent_langevin_step_(const Tensor& z, const Tensor& grad, const Tensor& data, double lr,
+    static void latent_langevin_step_(const Tensor& z, const Tensor& grad, const Tensor& index, double lr,
                                       double temperature, std::int64_t seed, std::int64_t step) {
-        run_latent(check_latent_step("ald_ext::latent_langevin_step_", z, nullptr, grad, data, seed, step,
+        run_latent(check_latent_step("ald_ext::latent_langevin_step_", z, nullptr, grad, index, seed, step,
                                      {lr, 0.0, temperature, 1.0, false, 0.0, 0.0, 0}));
     }
 
-    static void latent_underdamped_step_(const Tensor& z, const Tensor& momentum, const Tensor& grad,
-                                         const Tensor& data, double lr, double momentum_decay, double temperature,
+    static void latent_underdamped_step_(const Tensor& z, const Tensor& momenta, const Tensor& grad,
+                                         const Tensor& index, double lr, double momentum, double temperature,
                                          std::int64_t seed, std::int64_t step) {
-        run_latent(check_latent_step("ald_ext::latent_underdamped_step_", z, &momentum, grad, data, seed, step,
-                                     {lr, 0.0, temperature, 1.0, false, 0.0, 0.0, 0, momentum_decay}));
+        run_latent(check_latent_step("ald_ext::latent_underdamped_step_", z, &momenta, grad, index, seed, step,
+                                     {lr, 0.0, temperature, 1.0, false, 0.0, 0.0, 0, momentum}));
     }
 };
 

@@ -101,16 +101,16 @@ std::vector<Scalar> run_latent_step(const KernelTable<Scalar>& table, const Cuts
                                     std::int64_t dimension, const NamedSettings& named, bool special) {
     const std::vector<std::int64_t> data = data_indices(rows_for(cuts.back(), dimension), 14);
     const StepInputs<Scalar> inputs(cuts.back(), special);
-    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momentum(inputs.state);
+    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momenta(inputs.state);
     const bool sgld = named.kind == StepKind::sgld;
     const cpu::LatentStep<Scalar> step = sgld ? table.latent_sgld : table.latent_sghmc;
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        step(z.data(), grad.data(), sgld ? nullptr : momentum.data(), latent_key(key, data, dimension), begin,
+        step(z.data(), grad.data(), sgld ? nullptr : momenta.data(), latent_key(key, data, dimension), begin,
              begin + length, named.settings);
     });
     check_same(grad.values(), inputs.grad, "a latent step changed its gradient");
     std::vector<Scalar> result = z.values();
-    append(result, momentum.values());
+    append(result, momenta.values());
     return result;
 }
 

@@ -105,7 +105,7 @@ def test_no_params_but_companions(device: torch.device, kind: str, argument: str
     step.check_refused(f"{argument}: got 1 items, expected 0")
 
 
-@pytest.mark.parametrize("argument", ["parameters", "offsets"])
+@pytest.mark.parametrize("argument", ["noise_ids", "offsets"])
 def test_noise_indices_of_another_length(step: Step, argument: str) -> None:
     step.options[argument] = [0]
     step.check_refused(f"{argument}: got 1 items, expected 2")
@@ -274,16 +274,16 @@ def test_momentum_out_of_range(device: torch.device) -> None:
         ("seed", -1),
         ("step", -1),
         ("step", 2**40),
-        ("parameters", [0, -1]),
-        ("parameters", [0, 2**44]),
+        ("noise_ids", [0, -1]),
+        ("noise_ids", [0, 2**44]),
         ("offsets", [0, -1]),
         ("offsets", [0, 2**41 - 3]),
     ],
 )
 def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
     step.options[argument] = value
-    got = value[1] if isinstance(value, list) else value
-    step.check_refused(f"{argument.removesuffix('s')}: got {got}, expected 0 to")
+    name, got = (f"{argument}[1]", value[1]) if isinstance(value, list) else (argument, value)
+    step.check_refused(f"{name}: got {got}, expected 0 to")
 
 
 # --- lr and step as tensors ---
@@ -339,7 +339,7 @@ def test_tensors_on_a_third_device(step: Step, argument: str) -> None:
 def test_no_params_for_the_registered_op() -> None:
     """The functions of ops return before; the op itself finds its device by lr and step."""
     options = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False, "seed": 1}
-    lists: dict[str, list[int]] = {"parameters": [], "offsets": []}
+    lists: dict[str, list[int]] = {"noise_ids": [], "offsets": []}
     own = {"alpha": 0.9, "eps": 0.1, "freeze_after": -1}
     clock = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
     for call in (

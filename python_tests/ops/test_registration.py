@@ -36,7 +36,7 @@ def step_arguments(
     dtypes = (dtype, dtype, torch.float32)[:lists]
     tensors = tuple([torch.rand(shape, device=device).to(dtype) for shape in shapes] for dtype in dtypes)
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
-    return tensors, {**options, **own, "seed": 1, "step": 2, "parameters": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
+    return tensors, {**options, **own, "seed": 1, "step": 2, "noise_ids": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
 
 
 def step_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
@@ -65,7 +65,7 @@ def latent_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], 
         "latent_underdamped_step_": (
             _OPS.latent_underdamped_step_.default,
             (z, momentum, grad, data),
-            {**options, "momentum_decay": 0.9, **key},
+            {**options, "momentum": 0.9, **key},
         ),
     }
 
@@ -227,7 +227,7 @@ def test_compiled_latent_steps(device: torch.device) -> None:
         before = z.sum()
         key = {"seed": 1, "step": step}
         ops.latent_langevin_step_(z, z.sin(), data, lr=0.1, **key)
-        ops.latent_underdamped_step_(z, momentum, z.sin(), data, lr=0.1, momentum_decay=0.9, **key)
+        ops.latent_underdamped_step_(z, momentum, z.sin(), data, lr=0.1, momentum=0.9, **key)
         return before + (z + ops.latent_normal(data, z.shape[1], **key)).sum()
 
     def run(call: Callable[..., Tensor]) -> list[Tensor]:
@@ -293,7 +293,7 @@ STEP: dict[str, Any] = {"lr": 0.1, "seed": 1, "step": 1}
 
 #: The options of the registered ops, which have no defaults.
 RAW_STEP = {**STEP, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
-RAW_STEP |= {"parameters": [0], "offsets": [0]}
+RAW_STEP |= {"noise_ids": [0], "offsets": [0]}
 RAW_PRECONDITIONER: dict[str, Any] = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
 
 #: The same with lr and step as tensors.
@@ -305,7 +305,7 @@ RAW_SGHMC, RAW_SGHMC_AT = {**RAW_STEP, "momentum": 0.5}, {**RAW_STEP_AT, "moment
 
 #: Of latent variables: five rows of one element.
 DATA = torch.arange(5)
-LATENT: dict[str, Any] = {**STEP, "momentum_decay": 0.5}
+LATENT: dict[str, Any] = {**STEP, "momentum": 0.5}
 RAW_LATENT: dict[str, Any] = {**STEP, "temperature": 1.0}
 
 #: Every way to overwrite a tensor x: by the functions of ops, which count by themselves, and by the registered ops.
@@ -341,10 +341,10 @@ WIDE_OVERWRITES: dict[str, Overwrite] = {
         like, x, ones, DATA.to(x.device), **LATENT
     ),
     "raw underdamped": lambda x, like, ones: _OPS.latent_underdamped_step_(
-        x, like, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+        x, like, ones, DATA.to(x.device), **RAW_LATENT, momentum=0.5
     ),
     "raw underdamped momentum": lambda x, like, ones: _OPS.latent_underdamped_step_(
-        like, x, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+        like, x, ones, DATA.to(x.device), **RAW_LATENT, momentum=0.5
     ),
     "psgld square_avg": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP),
     "psgld square_avg at": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP_AT),

@@ -27,7 +27,7 @@ struct StepScalars {
     Scalar lr, weight_decay, gradient_sign;
     Scalar noise_scale;  // sqrt(2 lr T / N)
     Scalar alpha, one_minus_alpha, eps;
-    Scalar kick, half_drift;                      // h, h/2
+    Scalar kick, half_drift;                // h, h/2
     Scalar momentum, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
 };
 

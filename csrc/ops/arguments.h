@@ -206,8 +206,8 @@ inline LatentArguments check_latent(const char* op, const Tensor& rows, const ch
     check_contiguous(rows, op, name);
     check_type(index, ScalarType::Long, op, "index");
     check_same_device(index, rows, op, "index", name);
-    ALD_EXT_CHECK(index.dim() == 1 && index.size(0) == rows.size(0), op, "index", "got shape ", shape_text(index.sizes()),
-                  ", expected (", rows.size(0), "), one datum a row of ", name);
+    ALD_EXT_CHECK(index.dim() == 1 && index.size(0) == rows.size(0), op, "index", "got shape ",
+                  shape_text(index.sizes()), ", expected (", rows.size(0), "), one datum a row of ", name);
     std::int64_t dimension = 1;
     for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
     check_noise_key({seed, step, 0, 0}, dimension, op);
@@ -218,7 +218,7 @@ struct LatentStepArguments {
     LatentArguments rows;
     const Tensor& z;
     const Tensor* momenta;  // null for SGLD
-    Tensor grad;             // contiguous
+    Tensor grad;            // contiguous
     LangevinSettings settings;
 };
 
@@ -229,9 +229,9 @@ inline void check_latent_companion(const Tensor& tensor, const Tensor& z, const 
 }
 
 // `momenta` is null for SGLD.
-inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momenta,
-                                             const Tensor& grad, const Tensor& index, std::int64_t seed,
-                                             std::int64_t step, const LangevinSettings& settings) {
+inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momenta, const Tensor& grad,
+                                             const Tensor& index, std::int64_t seed, std::int64_t step,
+                                             const LangevinSettings& settings) {
     check_settings(settings, op);
     check_not_negative(settings.lr, op, "lr");
     check_floating(z, op, "z");

@@ -243,7 +243,7 @@ def test_psgld_is_given_running_means_of_the_gradients():
         settings = {"lr": 0.1, "num_data": 7, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
         settings |= {"alpha": 0.8, "eps": 0.2, "freeze_after": step, "seed": 3, "step": step}
         arguments = list(expected), [mean, gradients[1]], list(squares)
-        ald_ext.reference.psgld_step_(*arguments, **settings, parameters=[0, 2], offsets=[0, 0])
+        ald_ext.reference.psgld_step_(*arguments, **settings, noise_ids=[0, 2], offsets=[0, 0])
         torch.testing.assert_close(torch.stack([averaged, plain]), expected)
     assert set(optimizer.state[averaged]) == {"square_avg", "gradient_mean"}
     assert set(optimizer.state[plain]) == {"square_avg"}

@@ -39,6 +39,11 @@ DEQUANTIZATION_MARGIN = {torch.float32: 2.0**-12, torch.float64: 2.0**-40}
 NormalFunction = Callable[..., Tensor]
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which values of ``dtype`` are computed with: float32 for 16-bit ones, else their own."""
+    return torch.float32 if dtype in ROUNDING_BITS else dtype
+
+
 def _multiply_high(a: Tensor, b: int) -> Tensor:
     """High 32 bits of the product of 32-bit words held in int64: by halves, as int64 has no 64 unsigned bits."""
     low, high = a & 0xFFFF, a >> 16
@@ -151,7 +156,7 @@ def round_stochastically(value: Tensor, dtype: torch.dtype, random: Tensor) -> T
     return torch.where(nearest.isfinite(), rounded.to(dtype), nearest)
 
 
-def _rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None]:
+def rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None]:
     """Lets a step, which computes in the parameters' dtype, compute in float32 and round stochastically."""
 
     @functools.wraps(step_)
@@ -178,7 +183,7 @@ def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
     return result
 
 
-def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
+def noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
     """Noise of the shape and strides of ``param``."""
     flat = normal(
         param.numel(), seed=seed, step=step, parameter=parameter, offset=offset, dtype=param.dtype, device=param.device
@@ -186,7 +191,7 @@ def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, par
     return _in_memory_order(param, flat)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def sgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -207,7 +212,7 @@ def sgld_step_(
         g = (-grad if maximize else grad) + weight_decay * param
         update = -lr * g
         if temperature > 0:
-            update += math.sqrt(2 * lr * temperature / num_data) * _noise_like(
+            update += math.sqrt(2 * lr * temperature / num_data) * noise_like(
                 param, normal, seed, step, parameter, offset
             )
         param += update
@@ -237,7 +242,7 @@ def _underdamped_update(
     theta += h / 2 * (kicked + p)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def sghmc_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -258,7 +263,7 @@ def sghmc_step_(
     """Underdamped Langevin dynamics with g = ±∇L + weight_decay·θ (BAOAB), tensor by tensor."""
     for param, grad, p, parameter, offset in zip(params, grads, momenta, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
-        noise = functools.partial(_noise_like, param, normal, seed, step, parameter, offset)
+        noise = functools.partial(noise_like, param, normal, seed, step, parameter, offset)
         _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
 
 
@@ -283,7 +288,7 @@ def _latent_noise_like(z: Tensor, index: Tensor, seed: int, step: int) -> Tensor
     return latent_normal(index, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def psgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -312,106 +317,8 @@ def psgld_step_(
         update = -lr * preconditioner * g
         if temperature > 0:
             scale = torch.sqrt(2 * lr * temperature / num_data * preconditioner)
-            update += scale * _noise_like(param, normal, seed, step, parameter, offset)
+            update += scale * noise_like(param, normal, seed, step, parameter, offset)
         param += update
-
-
-@_rounding_16_bit_parameters
-def sgld_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    seed: int,
-    step: int,
-    noise_ids: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`sgld_step_` by torch's multi-tensor functions."""
-    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    updates = list(torch._foreach_mul(gradients, -lr))
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
-        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
-    torch._foreach_add_(params, updates)
-
-
-@_rounding_16_bit_parameters
-def psgld_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    square_avgs: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    alpha: float,
-    eps: float,
-    freeze_after: int,
-    seed: int,
-    step: int,
-    noise_ids: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`psgld_step_` by torch's multi-tensor functions."""
-    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    if step <= freeze_after:
-        torch._foreach_mul_(square_avgs, alpha)
-        torch._foreach_addcmul_(square_avgs, gradients, gradients, value=1 - alpha)
-    denominators = list(torch._foreach_sqrt(square_avgs))
-    torch._foreach_add_(denominators, eps)
-    updates = list(torch._foreach_div(gradients, denominators))
-    torch._foreach_mul_(updates, -lr)
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
-        torch._foreach_sqrt_(denominators)
-        torch._foreach_div_(noises, denominators)
-        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
-    torch._foreach_add_(params, updates)
-
-
-@_rounding_16_bit_parameters
-def sghmc_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momenta: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    momentum: float,
-    seed: int,
-    step: int,
-    noise_ids: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`sghmc_step_` by torch's multi-tensor functions."""
-    if lr == 0:
-        return
-    h = math.sqrt(lr)
-    torch._foreach_add_(momenta, _decayed_gradients(params, grads, weight_decay, maximize), alpha=-h)
-    torch._foreach_add_(params, momenta, alpha=h / 2)
-    torch._foreach_mul_(momenta, momentum)
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
-        torch._foreach_add_(momenta, noises, alpha=math.sqrt((1 - momentum**2) * temperature / num_data))
-    torch._foreach_add_(params, momenta, alpha=h / 2)
-
-
-def _decayed_gradients(params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool) -> list[Tensor]:
-    gradients = list(torch._foreach_neg(grads)) if maximize else grads
-    return list(torch._foreach_add(gradients, params, alpha=weight_decay)) if weight_decay else gradients
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:

@@ -81,7 +81,7 @@ def torch_normal(n: int, *, dtype: torch.dtype, device: torch.device, **key: int
 
 def prepare_foreach(inputs: UpdateInputs) -> Run:
     return partial(
-        reference.psgld_step_foreach_,
+        psgld_step_foreach_,
         inputs.params,
         inputs.grads,
         inputs.square_avgs,

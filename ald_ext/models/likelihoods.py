@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..dequantization import BINS, LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
+from ..reference import compute_dtype
 from .config import ModelConfig
 from .networks import make_dequantization_network
 
@@ -126,7 +127,7 @@ def to_brightness(x: Tensor) -> Tensor:
 
 def at_least_float32(values: Tensor) -> Tensor:
     """What autocast computed in 16 bits, for what must not be."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return values.to(compute_dtype(values.dtype))
 
 
 def make_dequantizer(config: ModelConfig) -> nn.Module:

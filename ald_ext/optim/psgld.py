@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
-from .base import Group, LangevinOptimizer, check_not_negative
+from .. import ops
+from .base import NOT_NEGATIVE, Group, LangevinOptimizer, Requirement, fraction
 
 
 class PSGLD(LangevinOptimizer):
@@ -42,12 +42,13 @@ class PSGLD(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.psgld_step_,
-        "foreach": reference.psgld_step_foreach_,
-        "reference": reference.psgld_step_,
-    }
+    step_name: ClassVar = "psgld_step_"
     state_names: ClassVar = ("square_avg",)
+    own_options: ClassVar = {
+        "alpha": fraction("alpha"),
+        "eps": NOT_NEGATIVE,
+        "freeze_after": Requirement(lambda value: value is None or value >= 0, "None or >= 0"),
+    }
 
     def __init__(
         self,
@@ -90,23 +91,9 @@ class PSGLD(LangevinOptimizer):
 
     def _check_options(self, group: Group) -> None:
         super()._check_options(group)
-        check_not_negative("PSGLD", "eps", group["eps"])
         if group["eps"] == 0 and group["temperature"] > 0:
             raise ValueError("ald_ext.PSGLD: eps: got 0 with temperature > 0, expected > 0: the noise has no bound")
-        if not 0 <= group["alpha"] < 1:
-            raise ValueError(f"ald_ext.PSGLD: alpha: got {group['alpha']}, expected 0 <= alpha < 1")
-        freeze_after = group["freeze_after"]
-        if freeze_after is not None and freeze_after < 0:
-            raise ValueError(f"ald_ext.PSGLD: freeze_after: got {freeze_after}, expected None or >= 0")
 
-    def _op(self) -> Callable[..., None]:
-        return ops.psgld_step_op
-
-    def _settings(self, group: Group) -> dict[str, Any]:
+    def _op_options(self, group: Group) -> dict[str, Any]:
         freeze_after = -1 if group["frozen"] else group["freeze_after"]
-        return {
-            **super()._settings(group),
-            "alpha": group["alpha"],
-            "eps": group["eps"],
-            "freeze_after": ops.NEVER if freeze_after is None else freeze_after,
-        }
+        return {**super()._op_options(group), "freeze_after": ops.NEVER if freeze_after is None else freeze_after}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
-from .base import Group, LangevinOptimizer
+from .base import LangevinOptimizer, fraction
 
 
 class SGHMC(LangevinOptimizer):
@@ -46,12 +45,9 @@ class SGHMC(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.sghmc_step_,
-        "foreach": reference.sghmc_step_foreach_,
-        "reference": reference.sghmc_step_,
-    }
+    step_name: ClassVar = "sghmc_step_"
     state_names: ClassVar = ("momentum_buffer",)
+    own_options: ClassVar = {"momentum": fraction("momentum")}
 
     def __init__(
         self,
@@ -81,14 +77,3 @@ class SGHMC(LangevinOptimizer):
             "momentum": momentum,
         }
         super().__init__(params, defaults)
-
-    def _check_options(self, group: Group) -> None:
-        super()._check_options(group)
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"ald_ext.SGHMC: momentum: got {group['momentum']}, expected 0 <= momentum < 1")
-
-    def _op(self) -> Callable[..., None]:
-        return ops.sghmc_step_op
-
-    def _settings(self, group: Group) -> dict[str, Any]:
-        return {**super()._settings(group), "momentum": group["momentum"]}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
 from .base import LangevinOptimizer
 
 
@@ -40,12 +39,7 @@ class SGLD(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.sgld_step_,
-        "foreach": reference.sgld_step_foreach_,
-        "reference": reference.sgld_step_,
-    }
-    state_names: ClassVar = ()
+    step_name: ClassVar = "sgld_step_"
 
     def __init__(
         self,
@@ -73,6 +67,3 @@ class SGLD(LangevinOptimizer):
             "capturable": capturable,
         }
         super().__init__(params, defaults)
-
-    def _op(self) -> Callable[..., None]:
-        return ops.sgld_step_op

@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..files import write_atomically
+from ..reference import compute_dtype
 from ..version import __version__
 from .diagnostics import with_chains
 
@@ -59,9 +59,7 @@ def to_inference_data(
 
 def chain_first(values: Tensor) -> Any:
     """(draws, n, chains, ...) -> (chains, draws, n, ...) as numpy; 16-bit numbers as float32, which netCDF has."""
-    if values.dtype in (torch.bfloat16, torch.float16):
-        values = values.float()
-    return values.movedim(2, 0).contiguous().cpu().numpy()
+    return values.to(compute_dtype(values.dtype)).movedim(2, 0).contiguous().cpu().numpy()
 
 
 def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ from update_inputs import (
 from variants import Case, Run, Variant, copy_variant
 
 import ald_ext
-from ald_ext import ops, reference
+from ald_ext import ops
+from ald_ext.optim.foreach import psgld_step_foreach_
 
 #: As the tensors of a small network.
 IN_TENSORS_NUMELS = (*[312] * 31, 328)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, compress
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
@@ -172,19 +172,20 @@ class LangevinOptimizer(Optimizer, ABC):
     def _gather(self, group: Group, first_index: int) -> StepLists:
         """What has a gradient; states that are not there yet are left out."""
         params = group["params"]
-        grads = [param.grad for param in params]
+        grads = [grad for param in params if (grad := param.grad) is not None]
         noise_ids = list(range(first_index, first_index + len(params)))
-        has_gradient = [grad is not None for grad in grads]
-        if not all(has_gradient):
-            params, grads, noise_ids = (list(compress(items, has_gradient)) for items in (params, grads, noise_ids))
-        get = self.state.get
-        states = [[entry[name] for entry in map(get, params) if entry and name in entry] for name in self.state_names]
+        if len(grads) < len(params):
+            noise_ids = [index for index, param in zip(noise_ids, params, strict=True) if param.grad is not None]
+            params = [param for param in params if param.grad is not None]
+        entries = list(map(self.state.get, params)) if self.state_names else []
+        states = [[entry[name] for entry in entries if entry and name in entry] for name in self.state_names]
         return StepLists(params, grads, states, noise_ids)
 
     def _step_at_once(self, group: Group, lists: StepLists) -> bool:
         """Note [A step]. False if nothing was done: the op refused the tensors, or is not what is to be called."""
         in_graph = torch.compiler.is_compiling() or group["capturable"]
-        if in_graph or not lists.params or self._implementation(group, lists.params[0]) != "fused":
+        is_fused = not group["foreach"] and group["fused"] is not False
+        if in_graph or not is_fused or not lists.params or not ops.has_kernel(lists.params[0]):
             return False
         lr = float(group["lr"])
         step = group["step"].item() + (lr != 0)  # Note [Steps that count]

@@ -1,6 +1,8 @@
 // The arguments of each op, checked and reduced to plain values: what the CPU and the CUDA op have in common.
 #pragma once
 
+#include <functional>
+#include <numeric>
 #include <tuple>
 
 #include "../math/normal.h"
@@ -120,6 +122,39 @@ inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op, co
     }
 }
 
+// What is asked of every tensor of a step, read once: each question to torch is a call.
+struct Layout {
+    explicit Layout(const Tensor& tensor)
+        : type(tensor.scalar_type()),
+          is_cpu(tensor.is_cpu()),
+          device_index(tensor.get_device_index()),
+          sizes(tensor.sizes()),
+          strides(tensor.strides()) {}
+
+    // False does not say that they differ: strides of dimensions of size one say nothing, and CPUs have two indices.
+    bool is_plainly(const Layout& other, ScalarType expected_type) const {
+        return type == expected_type && is_cpu == other.is_cpu && device_index == other.device_index &&
+               same_values(sizes, other.sizes) && same_values(strides, other.strides);
+    }
+
+    bool is_plainly_contiguous() const {
+        std::int64_t expected = 1;
+        for (std::size_t d = sizes.size(); d-- > 0; expected *= sizes[d]) {
+            if (strides[d] != expected) return false;
+        }
+        return true;
+    }
+
+    std::int64_t numel() const {
+        return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
+    }
+
+    ScalarType type;
+    bool is_cpu;
+    std::int32_t device_index;
+    torch::headeronly::IntHeaderOnlyArrayRef sizes, strides;
+};
+
 inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarType type, const char* op,
                             const ArgumentName& argument) {
     check_same_device(tensor, param, op, argument, "its parameter");
@@ -132,19 +167,28 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarTyp
 // How a step calls itself and its arguments.
 struct StepNames {
     StepKind kind;
-    const char *op, *states, *written;  // `states` is null for SGLD
+    std::string op, states, written;  // `states` is empty for a step without
 };
 
-constexpr StepNames sgld_names = {StepKind::sgld, "ald_ext::sgld_step_", nullptr, "params"};
-constexpr StepNames psgld_names = {StepKind::psgld, "ald_ext::psgld_step_", "square_avgs", "params, square_avgs"};
-constexpr StepNames sghmc_names = {StepKind::sghmc, "ald_ext::sghmc_step_", "momenta", "params, momenta"};
+template <typename Step, std::size_t kind = 0>
+const StepNames& names_of() {
+    if constexpr (!std::is_same_v<Step, std::tuple_element_t<kind, Steps>>) {
+        return names_of<Step, kind + 1>();
+    } else {
+        static const std::string states = Step::states == nullptr ? "" : Step::states;
+        static const StepNames names = {static_cast<StepKind>(kind), std::string("ald_ext::") + Step::name, states,
+                                        states.empty() ? "params" : "params, " + states};
+        return names;
+    }
+}
 
-// `states` is empty for SGLD.
+// `states` is empty for a step without.
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
                                 const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
                                 std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
-    const char* op = names.op;
+    const char* op = names.op.c_str();
+    const bool has_states = !names.states.empty();
     const std::size_t count = params.size();
     ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");
     const auto check_length = [&](std::size_t length, const char* argument) {
@@ -152,41 +196,56 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
                       ", one for each of params");
     };
     check_length(grads.size(), "grads");
-    if (names.states != nullptr) check_length(states.size(), names.states);
+    if (has_states) check_length(states.size(), names.states.c_str());
     check_length(noise_ids.size(), "noise_ids");
     check_length(offsets.size(), "offsets");
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
     settings.lr = clock.lr;
 
-    StepArguments arguments{names.kind, {},   params[0].scalar_type(), params[0].get_device_index(), seed,
-                            settings,   clock};
+    const Layout first(params[0]);
+    StepArguments arguments{names.kind, {}, first.type, first.device_index, seed, settings, clock};
     arguments.tensors.reserve(count);
     const ScalarType state_type = compute_type(arguments.type);
+    const std::int64_t param_size = static_cast<std::int64_t>(params[0].element_size());
+    const std::int64_t state_size = state_type == ScalarType::Double ? 8 : 4;
     std::vector<MemoryRange> ranges;
     ranges.reserve(3 * count);
+    const auto add_range = [&](const void* memory, std::int64_t size, bool written) {
+        const char* begin = static_cast<const char*>(memory);
+        ranges.push_back({begin, begin + size, written});
+    };
     for (std::size_t i = 0; i < count; ++i) {
         const std::int64_t index = static_cast<std::int64_t>(i);
         const Tensor& param = params[i];
+        const Layout layout(param);
         const ArgumentName name("params", index);
-        check_parameter_type(param, op, name);
-        check_type(param, arguments.type, op, name);
-        check_same_device(param, params[0], op, name, "params[0]");
-        ALD_EXT_CHECK(is_dense(param), op, name, "got strides ", shape_text(param.strides()), " for shape ",
-                      shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
-        check_companion(grads[i], param, arguments.type, op, {"grads", index});
-        if (names.states != nullptr) check_companion(states[i], param, state_type, op, {names.states, index});
-        check_noise_key({seed, clock.step, noise_ids[i], offsets[i]}, param.numel(), op, {"noise_ids", index},
+        check_parameter_type(layout.type, op, name);
+        if (layout.type != first.type) check_type(param, first.type, op, name);
+        if (layout.is_cpu != first.is_cpu || layout.device_index != first.device_index) {
+            check_same_device(param, params[0], op, name, "params[0]");
+        }
+        ALD_EXT_CHECK(layout.is_plainly_contiguous() || is_dense(param), op, name, "got strides ",
+                      shape_text(layout.strides), " for shape ", shape_text(layout.sizes),
+                      ", expected a tensor that fills its memory without gaps or overlaps");
+        const auto check = [&](const Tensor& companion, ScalarType type, const ArgumentName& argument) {
+            if (!Layout(companion).is_plainly(layout, type)) check_companion(companion, param, type, op, argument);
+        };
+        check(grads[i], arguments.type, {"grads", index});
+        if (has_states) check(states[i], state_type, {names.states.c_str(), index});
+        const std::int64_t numel = layout.numel();
+        check_noise_key({seed, clock.step, noise_ids[i], offsets[i]}, numel, op, {"noise_ids", index},
                         {"offsets", index});
-        if (param.numel() == 0) continue;
-        void* state = names.states == nullptr ? nullptr : states[i].mutable_data_ptr();
-        ranges.push_back(memory_range(param, true));
-        ranges.push_back(memory_range(grads[i], false));
-        if (state != nullptr) ranges.push_back(memory_range(states[i], true));
-        arguments.tensors.push_back(
-            {param.mutable_data_ptr(), grads[i].const_data_ptr(), state, param.numel(), noise_ids[i], offsets[i]});
+        if (numel == 0) continue;
+        void* const values = param.mutable_data_ptr();
+        const void* const grad = grads[i].const_data_ptr();
+        void* const state = has_states ? states[i].mutable_data_ptr() : nullptr;
+        add_range(values, numel * param_size, true);
+        add_range(grad, numel * param_size, false);
+        if (has_states) add_range(state, numel * state_size, true);
+        arguments.tensors.push_back({values, grad, state, numel, noise_ids[i], offsets[i]});
     }
-    check_no_overlap(std::move(ranges), op, names.written, "grads");
+    check_no_overlap(std::move(ranges), op, names.written.c_str(), "grads");
     return arguments;
 }
 

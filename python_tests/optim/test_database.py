@@ -853,7 +853,7 @@ def beside(name: str, implementation: str, device: torch.device, *odd: Tensor) -
         param.grad = torch.ones_like(param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of duplicates
-        return make(name, [{"params": good[:1]}, {"params": [*good[1:], *odd]}], "default", implementation)
+        return make(name, [{"params": [*good[1:], *odd]}, {"params": good[:1]}], "default", implementation)
 
 
 @EVERY_IMPLEMENTATION

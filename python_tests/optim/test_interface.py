@@ -373,12 +373,13 @@ def test_a_16_bit_model_that_changes_its_layout_keeps_its_average(device: torch.
     torch.testing.assert_close(average, (1 - 0.9**2) * grad.float() ** 2, rtol=11 * 2.0**-24, atol=0)
 
 
+@pytest.mark.parametrize("same_group", [True, False])
 @pytest.mark.parametrize(("kind", "state"), [("psgld", "square_avg"), ("sghmc", "momentum_buffer")])
-def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(
-    device: torch.device, kind: str, state: str
-) -> None:
+def test_a_state_that_no_longer_fits_is_refused(device: torch.device, kind: str, state: str, same_group: bool) -> None:
+    """Nothing of its group has moved then; a group before it has made its step."""
     params = [nn.Parameter(torch.ones(3, device=device)) for _ in range(2)]
-    optimizer = OPTIMIZERS[kind]([{"params": [p]} for p in params], 0.1, num_data=10)
+    groups = [{"params": params}] if same_group else [{"params": [p]} for p in params]
+    optimizer = OPTIMIZERS[kind](groups, 0.1, num_data=10)
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
@@ -387,5 +388,6 @@ def test_a_state_that_no_longer_fits_is_refused_before_anything_moves(
     params[1].grad = torch.ones_like(params[1])
     with pytest.raises(RuntimeError, match=rf"parameter 1: state {state}: got shape \(3,\), expected \(4,\)"):
         optimizer.step()
-    assert torch.equal(params[0], before)
-    assert [group["step"] for group in optimizer.param_groups] == [1, 1]
+    assert torch.equal(params[0], before) == same_group
+    assert (params[1] == 1).all()
+    assert [int(group["step"]) for group in optimizer.param_groups] == ([1] if same_group else [2, 1])

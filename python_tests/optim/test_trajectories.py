@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ald_ext import PSGLD, SGHMC, SGLD, ops
+from ald_ext.optim.base import LangevinOptimizer
 
 IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
     "default": {},
@@ -293,15 +294,13 @@ def test_num_data_and_the_sum(device: torch.device, optimizer_class: type[torch.
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the implementations that steps go through."""
     names: list[str] = []
-    for optimizer_class in OWN:
-        recorders = {
-            name: lambda *args, name=name, function=function, **options: (
-                names.append(name),
-                function(*args, **options),
-            )
-            for name, function in optimizer_class.steps.items()
-        }
-        monkeypatch.setattr(optimizer_class, "steps", recorders)
+    run = LangevinOptimizer._run
+
+    def recorded(self: LangevinOptimizer, implementation: str, *args: Any, **settings: Any) -> None:
+        run(self, implementation, *args, **settings)
+        names.append(implementation)
+
+    monkeypatch.setattr(LangevinOptimizer, "_run", recorded)
     return names
 
 

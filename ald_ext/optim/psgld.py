@@ -14,13 +14,9 @@ from .base import NOT_NEGATIVE, Group, LangevinOptimizer, Requirement, fraction
 class PSGLD(LangevinOptimizer):
     r"""Preconditioned SGLD (Li et al. 2016; the paper's sampler, Section 3), a drop-in for torch.optim.RMSprop.
 
-    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
-
-        v ← αv + (1-α)g²,      G = 1/(√v + λ)
-        θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ,      ξ ~ N(0, I)
-
-    A loss that is U itself (a sum) takes ``num_data=1``. Other conventions: see the conversion table in the README.
-    ``temperature=0`` with the same ``eps`` is torch.optim.RMSprop.
+    SGLD whose step in each direction is scaled by G = 1/(√v + λ), where v is a running mean of g²: Note [The update
+    equation] of :mod:`ald_ext.ops`. Other conventions: see the conversion table in the README. ``temperature=0`` with
+    the same ``eps`` is torch.optim.RMSprop.
 
     Note [Bias of an adapting preconditioner]
         While v adapts, G depends on θ and the correction term Γ = ∂G/∂θ is left out, as everybody does: on N(0, 1) the

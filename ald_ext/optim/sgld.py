@@ -13,12 +13,8 @@ from .base import LangevinOptimizer
 class SGLD(LangevinOptimizer):
     r"""Stochastic gradient Langevin dynamics (Welling & Teh 2011; paper: Eqs. 6, 7, 9), a drop-in for torch.optim.SGD.
 
-    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
-
-        θ ← θ - lr·g + √(2·lr·T/N) ξ,      ξ ~ N(0, I)
-
-    With small lr the iterates sample exp(-U(θ)/T). A loss that is U itself (a sum) takes ``num_data=1``. Other
-    conventions: see the conversion table in the README. ``temperature=0`` is torch.optim.SGD without momentum.
+    θ ← θ - lr·g + √(2·lr·T/N) ξ, as Note [The update equation] of :mod:`ald_ext.ops` says in full. Other conventions:
+    see the conversion table in the README. ``temperature=0`` is torch.optim.SGD without momentum.
 
     Args:
         params: parameters or parameter groups, as for torch.optim.

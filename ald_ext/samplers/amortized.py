@@ -24,7 +24,7 @@ class AmortizedLangevin:
 
     after which the outputs of f are new samples for every datum. It is unconditional sampling (Eqs. 15, 16) when the
     x are fixed inputs u ~ N(0, I), one a chain, which the potential ignores. When it samples what: features.py,
-    Note [What the theory covers]. The step size follows the optimizer's convention (ald_ext/ops.py, Note [The update
+    Note [What the theory covers]. The step size follows the optimizer's convention (ald_ext.ops, Note [The update
     equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has ``num_data=n``, lr = η·n; with "sum" it
     is (n/m)ΣU and ``num_data=1``, lr = η. They differ in what PSGLD's V averages: squares of mean gradients, or of
     sums, which are n² times as large, so that eps and lr mean something else.

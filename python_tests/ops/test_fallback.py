@@ -12,9 +12,6 @@ from ald_ext import PSGLD, ops
 
 @pytest.fixture(autouse=True)
 def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "KERNEL_DEVICES", set())
-    monkeypatch.setattr(ops, "has_kernel", lambda tensor: False)
-
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a compiled op was called")
 
@@ -22,7 +19,10 @@ def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return fail
 
-    monkeypatch.setattr(ops, "_OPS", NoOps())
+    monkeypatch.setattr(ops, "has_kernel", lambda tensor: False)
+    for module in (ops.dequantization, ops.latent, ops.likelihood, ops.noise, ops.steps):
+        monkeypatch.setattr(module, "KERNEL_DEVICES", set())
+        monkeypatch.setattr(module, "OPS", NoOps())
 
 
 KEY = {"seed": 5, "step": 2}

@@ -250,11 +250,11 @@ def gradient_of_another_dtype(params: list[Tensor]) -> None:
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("spoil", [share_memory, share_memory_with_the_gradient, gradient_of_another_dtype])
 def test_gradients_and_memory_that_the_op_refuses(
-    device: torch.device, name: str, spoil: Callable[[list[Tensor]], None], fresh: bool
+    device: torch.device, name: str, flags: dict[str, bool], spoil: Callable[[list[Tensor]], None], fresh: bool
 ) -> None:
     """Parameters, states and step counter stay as they were. Before the first step, or later."""
     params: list[Tensor] = [nn.Parameter(torch.ones(n, device=device)) for n in (4, 3)]
-    optimizer = OPTIMIZERS[name](params, 0.1, num_data=10, seed=1)
+    optimizer = OPTIMIZERS[name](params, 0.1, num_data=10, seed=1, **flags)
     for param in params:
         param.grad = torch.ones_like(param)
     if not fresh:

@@ -25,11 +25,11 @@ from ald_ext.data import ImageData
 from ald_ext.data import datasets as data
 from ald_ext.data.image_data import binarize
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
+from ald_ext.optim.gradient_averaging import average_gradients
 from ald_ext.training import TrainingConfig, TrainingDivergedError, fit, loop, train
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
-from ald_ext.training.optimizers import average_gradients
 from ald_ext.training.pictures import GAP, grid, pair_up
 from ald_ext.training.step import why_not_captured
 

@@ -1,9 +1,9 @@
 """The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
 
 CPU and CUDA tensors run compiled kernels (csrc/), of float32 and float64, the steps of 16-bit types too; tensors of
-other devices run :mod:`ald_ext.reference`. An op that refuses its arguments raises a RuntimeError that names the op, the
-argument, what was got and what was expected; nothing has changed then. The notes below are the one full statement of
-what a step computes; other docstrings refer to them.
+other devices run :mod:`ald_ext.reference`. An op that refuses its arguments raises a RuntimeError that names the op,
+the argument, what was got and what was expected; nothing has changed then. The notes below are the one full statement
+of what a step computes; other docstrings refer to them.
 
 Note [The update equation]
     For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
@@ -12,7 +12,8 @@ Note [The update equation]
         θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ,      ξ ~ N(0, I)
 
     ``num_data`` = N, ``temperature`` = T, ``eps`` = λ, ``alpha`` = α. With small lr the iterates sample exp(-U(θ)/T). A
-    loss that is U itself (a sum) takes ``num_data=1``. ``maximize`` ascends: g = -∇L + weight_decay·θ. Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
+    loss that is U itself (a sum) takes ``num_data=1``. ``maximize`` ascends: g = -∇L + weight_decay·θ.
+    Paper: Eqs. (6), (7), (9); preconditioner of Li et al. 2016.
 
 Note [The underdamped update]
     SGHMC, for the same L and g, with momenta p, h = √lr and μ = ``momentum``:

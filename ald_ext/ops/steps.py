@@ -49,7 +49,7 @@ def sgld_step_(
         RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,
             or tensors that autograd is recording.
     """
-    run_step(
+    _run_unrecorded_step(
         "sgld_step_",
         [params, grads],
         lr=lr,
@@ -96,7 +96,7 @@ def psgld_step_(
     Raises:
         RuntimeError: as :func:`sgld_step_`.
     """
-    run_step(
+    _run_unrecorded_step(
         "psgld_step_",
         [params, grads, square_avgs],
         lr=lr,
@@ -142,7 +142,7 @@ def sghmc_step_(
     Raises:
         RuntimeError: as :func:`sgld_step_`.
     """
-    run_step(
+    _run_unrecorded_step(
         "sghmc_step_",
         [params, grads, momenta],
         lr=lr,

@@ -172,11 +172,11 @@ class LangevinOptimizer(Optimizer, ABC):
     def _gather(self, group: Group, first_index: int) -> StepLists:
         """What has a gradient; states that are not there yet are left out."""
         params = group["params"]
-        grads = [grad for param in params if (grad := param.grad) is not None]
+        grads = [param.grad for param in params]
         noise_ids = list(range(first_index, first_index + len(params)))
-        if len(grads) < len(params):
-            noise_ids = [index for index, param in zip(noise_ids, params, strict=True) if param.grad is not None]
-            params = [param for param in params if param.grad is not None]
+        if any(grad is None for grad in grads):
+            places = [i for i, grad in enumerate(grads) if grad is not None]
+            params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
         entries = list(map(self.state.get, params)) if self.state_names else []
         states = [[entry[name] for entry in entries if entry and name in entry] for name in self.state_names]
         return StepLists(params, grads, states, noise_ids)

@@ -1265,6 +1265,22 @@ def test_inference_mode(device: torch.device, name: str, implementation: str) ->
         assert identical(params, expected)
 
 
+@EVERY_OPTIMIZER
+def test_in_and_out_of_inference_mode(device: torch.device, name: str) -> None:
+    """Its counter is made anew where it could not be advanced."""
+    expected, params = assorted(device), assorted(device)
+    train(make(name, expected), 4)
+    with torch.inference_mode():
+        optimizer = make(name, params)
+    train(optimizer, 2)
+    if not DATABASE[name].state:  # states made there cannot be used outside
+        with torch.inference_mode():
+            train(optimizer, 1, first=2)
+        train(optimizer, 1, first=3)
+        assert identical(params, expected)
+    assert steps_of(optimizer) == [2 if DATABASE[name].state else 4]
+
+
 @pytest.mark.parametrize("default", [torch.float64, torch.float16], ids=str)
 @EVERY_DTYPE
 @pytest.mark.parametrize("implementation", ["default", "plain"])

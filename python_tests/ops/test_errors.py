@@ -439,7 +439,7 @@ def test_bits_out_of_range(device: torch.device, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_pixels_beyond_the_bits(bits: int) -> None:
-    """On the CPU; CUDA does not look (test_ops_dequantization.py)."""
+    """On the CPU; CUDA does not look (test_dequantization.py)."""
     x = torch.zeros(1000, dtype=torch.uint8)
     x[777] = 2**bits
     expected = f"x: got a pixel of {2**bits}, expected 0 to {2**bits - 1} for bits = {bits}"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ald_ext import ops, reference
-from ald_ext._extension import cpu_module
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 DIMENSIONS = [1, 2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 1000]
@@ -181,48 +177,6 @@ def test_gradients_of_any_strides(device: torch.device, case: Case) -> None:
     index = index_of(6, device)
     for strided in (grad.t().contiguous().t(), grad[:1].expand(6, 8), grad[0, 0].expand(6, 8)):
         assert_same_bits(case.run([z, strided, momenta], index), case.run([z, strided.contiguous(), momenta], index))
-
-
-@pytest.mark.parametrize("dimension", [1, 2, 7, 16, 17, 1000, 40_000])
-@EVERY_CASE
-def test_threads_do_not_matter(restore_threads: None, case: Case, dimension: int) -> None:
-    rows = 100_003 // dimension
-    cpu = torch.device("cpu")
-    tensors, index = draw((rows, dimension), torch.float32, cpu), index_of(rows, cpu)
-    results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        results.append([*case.run(tensors, index), ops.latent_normal(index, dimension, **KEY)])
-    for other in results[1:]:
-        assert_same_bits(other, results[0])
-
-
-#: Draws of every kind of row, to be compared between instruction sets.
-OF_EVERY_CAPABILITY = """
-import hashlib, torch
-from ald_ext import ops
-torch.manual_seed(0)
-digest = hashlib.sha256()
-for dtype in (torch.float32, torch.float64):
-    for dimension in (1, 2, 3, 16, 17, 65):
-        index = torch.randint(0, 2**44, (77,))
-        z, momenta, grad = torch.randn(3, 77, dimension, dtype=dtype)
-        ops.latent_langevin_step_(z, grad, index, lr=0.1, seed=1, step=2)
-        ops.latent_underdamped_step_(z, momenta, grad, index, lr=0.1, momentum=0.9, seed=1, step=3)
-        for tensor in (z, momenta, ops.latent_normal(index, dimension, seed=1, step=4, dtype=dtype)):
-            digest.update(tensor.numpy().tobytes())
-print(digest.hexdigest())
-"""
-
-
-@pytest.mark.processes
-def test_instruction_sets_give_the_same_bits() -> None:
-    digests = set()
-    for capability in cpu_module.build_info()["cpu_capabilities_usable"]:
-        environment = {**os.environ, "ALD_EXT_CPU_CAPABILITY": capability}
-        command = [sys.executable, "-c", OF_EVERY_CAPABILITY]
-        digests.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert len(digests) == 1
 
 
 @DTYPES

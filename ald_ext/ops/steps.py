@@ -195,10 +195,10 @@ def run_step(
                     f"ald_ext::{name}: {argument.name}: got {len(tensors)} items, expected 0, as of params"
                 )
         return
-    settings["noise_ids"] = list(range(len(params))) if noise_ids is None else list(noise_ids)
-    settings["offsets"] = [0] * len(params) if offsets is None else list(offsets)
     if params[0].device.type not in KERNEL_DEVICES:
-        getattr(reference, name)(*lists, lr=float(lr), step=int(step), **settings)
+        noise_ids, offsets = noise_ids or range(len(params)), offsets or [0] * len(params)
+        plain = getattr(reference, name)
+        plain(*lists, lr=float(lr), step=int(step), noise_ids=noise_ids, offsets=offsets, **settings)
         return
     if isinstance(lr, Tensor) or isinstance(step, Tensor):
         # Scalars stay on the CPU, where they are read at once.
@@ -207,4 +207,5 @@ def run_step(
         op = op.tensor
     else:
         op = op.default
-    write(op, [*params, *chain.from_iterable(states)], *lists, lr=lr, step=step, **settings)
+    noise = {"noise_ids": noise_ids or (), "offsets": offsets or ()}  # empty: the usual ones, which the op knows
+    write(op, list(chain(params, *states)), *lists, lr=lr, step=step, **noise, **settings)

@@ -177,7 +177,7 @@ class LangevinOptimizer(Optimizer, ABC):
         if any(grad is None for grad in grads):
             places = [i for i, grad in enumerate(grads) if grad is not None]
             params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
-        entries = list(map(self.state.get, params)) if self.state_names else []
+        entries = [self.state.get(param) for param in params] if self.state_names else []
         states = [[entry[name] for entry in entries if entry and name in entry] for name in self.state_names]
         return StepLists(params, grads, states, noise_ids)
 
@@ -242,7 +242,8 @@ class LangevinOptimizer(Optimizer, ABC):
     def _run(self, implementation: str, lists: StepLists, **settings: Any) -> None:
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if implementation == "fused":
-            ops.run_step(self.step_name, tensors, noise_ids=noise_ids, **settings)
+            is_usual = noise_ids[-1] == len(noise_ids) - 1  # they increase: 0, 1, 2, ..., which the op knows
+            ops.run_step(self.step_name, tensors, noise_ids=None if is_usual else noise_ids, **settings)
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain

@@ -182,7 +182,7 @@ const StepNames& names_of() {
     }
 }
 
-// `states` is empty for a step without.
+// `states` is empty for a step without. Empty noise_ids stand for 0, 1, 2, ..., empty offsets for zeros.
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
                                 const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
@@ -197,8 +197,8 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     };
     check_length(grads.size(), "grads");
     if (has_states) check_length(states.size(), names.states.c_str());
-    check_length(noise_ids.size(), "noise_ids");
-    check_length(offsets.size(), "offsets");
+    if (!noise_ids.empty()) check_length(noise_ids.size(), "noise_ids");
+    if (!offsets.empty()) check_length(offsets.size(), "offsets");
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
     settings.lr = clock.lr;
@@ -234,8 +234,9 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         check(grads[i], arguments.type, {"grads", index});
         if (has_states) check(states[i], state_type, {names.states.c_str(), index});
         const std::int64_t numel = layout.numel();
-        check_noise_key({seed, clock.step, noise_ids[i], offsets[i]}, numel, op, {"noise_ids", index},
-                        {"offsets", index});
+        const std::int64_t noise_id = noise_ids.empty() ? index : noise_ids[i];
+        const std::int64_t offset = offsets.empty() ? 0 : offsets[i];
+        check_noise_key({seed, clock.step, noise_id, offset}, numel, op, {"noise_ids", index}, {"offsets", index});
         if (numel == 0) continue;
         void* const values = param.mutable_data_ptr();
         const void* const grad = grads[i].const_data_ptr();
@@ -243,7 +244,7 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         add_range(values, numel * param_size, true);
         add_range(grad, numel * param_size, false);
         if (has_states) add_range(state, numel * state_size, true);
-        arguments.tensors.push_back({values, grad, state, numel, noise_ids[i], offsets[i]});
+        arguments.tensors.push_back({values, grad, state, numel, noise_id, offset});
     }
     check_no_overlap(std::move(ranges), op, names.written.c_str(), "grads");
     return arguments;

@@ -42,8 +42,8 @@ def sgld_step_(
         num_data: N > 0.
         maximize: ascend.
         seed, step: the noise key, as in :func:`normal`; step also as a tensor (one element, int64).
-        noise_ids: the index k of each tensor's noise; 0, 1, 2, … if None.
-        offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None.
+        noise_ids: the index k of each tensor's noise; 0, 1, 2, … if None or empty.
+        offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None or empty.
 
     Raises:
         RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,

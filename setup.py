@@ -239,7 +239,7 @@ for path in sys.argv[1:]:
     importlib.util.module_from_spec(spec)
 ones = torch.ones(3)
 torch.ops.ald_ext.sgld_step_([ones], [ones.clone()], lr=0.5, num_data=1, temperature=0, weight_decay=0, maximize=False,
-                             seed=1, step=1, parameters=[0], offsets=[0])
+                             seed=1, step=1, noise_ids=[0], offsets=[0])
 assert ones.tolist() == [0.5] * 3, f"a step from 1 by 0.5 led to {ones.tolist()}"
 try:
     torch.ops.ald_ext.quantize(ones, 9)

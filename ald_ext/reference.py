@@ -39,6 +39,11 @@ DEQUANTIZATION_MARGIN = {torch.float32: 2.0**-12, torch.float64: 2.0**-40}
 NormalFunction = Callable[..., Tensor]
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which values of ``dtype`` are computed with: float32 for 16-bit ones, else their own."""
+    return torch.float32 if dtype in ROUNDING_BITS else dtype
+
+
 def _multiply_high(a: Tensor, b: int) -> Tensor:
     """High 32 bits of the product of 32-bit words held in int64: by halves, as int64 has no 64 unsigned bits."""
     low, high = a & 0xFFFF, a >> 16
@@ -109,9 +114,9 @@ def normal(
     return _normals(n, offset, _NoiseKey(seed, step, parameter), dtype, device)
 
 
-def latent_normal(data: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(n, count): row r is ``normal(count, parameter=data[r])``, so a datum's noise is the same in any minibatch."""
-    return _normals(count, 0, _NoiseKey(seed, step, data[:, None]), dtype, data.device)
+def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(n, count): row r is ``normal(count, parameter=index[r])``, so a datum's noise is the same in any minibatch."""
+    return _normals(count, 0, _NoiseKey(seed, step, index[:, None]), dtype, index.device)
 
 
 def _normals(n: int, offset: int, key: _NoiseKey, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
@@ -151,7 +156,7 @@ def round_stochastically(value: Tensor, dtype: torch.dtype, random: Tensor) -> T
     return torch.where(nearest.isfinite(), rounded.to(dtype), nearest)
 
 
-def _rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None]:
+def rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None]:
     """Lets a step, which computes in the parameters' dtype, compute in float32 and round stochastically."""
 
     @functools.wraps(step_)
@@ -162,7 +167,7 @@ def _rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., Non
         values = [param.float() for param in params]
         step_(values, [grad.float() for grad in grads], *states, **settings)
         key = {name: settings[name] for name in ("seed", "step")}
-        for param, value, k, offset in zip(params, values, settings["parameters"], settings["offsets"], strict=True):
+        for param, value, k, offset in zip(params, values, settings["noise_ids"], settings["offsets"], strict=True):
             random = _in_memory_order(
                 value.long(), rounding_words(param.numel(), **key, parameter=k, offset=offset, device=param.device)
             )
@@ -178,7 +183,7 @@ def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
     return result
 
 
-def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
+def noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
     """Noise of the shape and strides of ``param``."""
     flat = normal(
         param.numel(), seed=seed, step=step, parameter=parameter, offset=offset, dtype=param.dtype, device=param.device
@@ -186,7 +191,7 @@ def _noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, par
     return _in_memory_order(param, flat)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def sgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -198,26 +203,26 @@ def sgld_step_(
     maximize: bool,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """θ ← θ - lr·g + √(2·lr·T/N) ξ with g = ±∇L + weight_decay·θ, tensor by tensor."""
-    for param, grad, parameter, offset in zip(params, grads, parameters, offsets, strict=True):
+    for param, grad, parameter, offset in zip(params, grads, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         update = -lr * g
         if temperature > 0:
-            update += math.sqrt(2 * lr * temperature / num_data) * _noise_like(
+            update += math.sqrt(2 * lr * temperature / num_data) * noise_like(
                 param, normal, seed, step, parameter, offset
             )
         param += update
 
 
 def latent_langevin_step_(
-    z: Tensor, grad: Tensor, data: Tensor, *, lr: float, temperature: float, seed: int, step: int
+    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float, seed: int, step: int
 ) -> None:
-    """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum data[r] (paper: Eq. 3)."""
-    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, data, seed, step)
+    """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum index[r] (paper: Eq. 3)."""
+    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, index, seed, step)
 
 
 def _underdamped_update(
@@ -237,7 +242,7 @@ def _underdamped_update(
     theta += h / 2 * (kicked + p)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def sghmc_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -251,39 +256,39 @@ def sghmc_step_(
     momentum: float,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """Underdamped Langevin dynamics with g = ±∇L + weight_decay·θ (BAOAB), tensor by tensor."""
-    for param, grad, p, parameter, offset in zip(params, grads, momenta, parameters, offsets, strict=True):
+    for param, grad, p, parameter, offset in zip(params, grads, momenta, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
-        noise = functools.partial(_noise_like, param, normal, seed, step, parameter, offset)
+        noise = functools.partial(noise_like, param, normal, seed, step, parameter, offset)
         _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
 
 
 def latent_underdamped_step_(
     z: Tensor,
-    momentum: Tensor,
+    momenta: Tensor,
     grad: Tensor,
-    data: Tensor,
+    index: Tensor,
     *,
     lr: float,
-    momentum_decay: float,
+    momentum: float,
     temperature: float,
     seed: int,
     step: int,
 ) -> None:
-    """The same of latent variables, with row r of ξ that of datum data[r]."""
-    noise = functools.partial(_latent_noise_like, z, data, seed, step)
-    _underdamped_update(z, momentum, grad, lr, momentum_decay, temperature, noise)
+    """The same of latent variables, with row r of ξ that of datum index[r]."""
+    noise = functools.partial(_latent_noise_like, z, index, seed, step)
+    _underdamped_update(z, momenta, grad, lr, momentum, temperature, noise)
 
 
-def _latent_noise_like(z: Tensor, data: Tensor, seed: int, step: int) -> Tensor:
-    return latent_normal(data, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
+def _latent_noise_like(z: Tensor, index: Tensor, seed: int, step: int) -> Tensor:
+    return latent_normal(index, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
 
 
-@_rounding_16_bit_parameters
+@rounding_16_bit_parameters
 def psgld_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -299,12 +304,12 @@ def psgld_step_(
     freeze_after: int,
     seed: int,
     step: int,
-    parameters: Sequence[int],
+    noise_ids: Sequence[int],
     offsets: Sequence[int],
     normal: NormalFunction = normal,
 ) -> None:
     """v ← αv + (1-α)g², G = 1/(√v + λ), θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ, tensor by tensor."""
-    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, parameters, offsets, strict=True):
+    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, noise_ids, offsets, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         if step <= freeze_after:
             v.copy_(alpha * v + (1 - alpha) * g**2)
@@ -312,106 +317,8 @@ def psgld_step_(
         update = -lr * preconditioner * g
         if temperature > 0:
             scale = torch.sqrt(2 * lr * temperature / num_data * preconditioner)
-            update += scale * _noise_like(param, normal, seed, step, parameter, offset)
+            update += scale * noise_like(param, normal, seed, step, parameter, offset)
         param += update
-
-
-@_rounding_16_bit_parameters
-def sgld_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    seed: int,
-    step: int,
-    parameters: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`sgld_step_` by torch's multi-tensor functions."""
-    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    updates = list(torch._foreach_mul(gradients, -lr))
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
-        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
-    torch._foreach_add_(params, updates)
-
-
-@_rounding_16_bit_parameters
-def psgld_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    square_avgs: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    alpha: float,
-    eps: float,
-    freeze_after: int,
-    seed: int,
-    step: int,
-    parameters: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`psgld_step_` by torch's multi-tensor functions."""
-    gradients = _decayed_gradients(params, grads, weight_decay, maximize)
-    if step <= freeze_after:
-        torch._foreach_mul_(square_avgs, alpha)
-        torch._foreach_addcmul_(square_avgs, gradients, gradients, value=1 - alpha)
-    denominators = list(torch._foreach_sqrt(square_avgs))
-    torch._foreach_add_(denominators, eps)
-    updates = list(torch._foreach_div(gradients, denominators))
-    torch._foreach_mul_(updates, -lr)
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
-        torch._foreach_sqrt_(denominators)
-        torch._foreach_div_(noises, denominators)
-        torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
-    torch._foreach_add_(params, updates)
-
-
-@_rounding_16_bit_parameters
-def sghmc_step_foreach_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momenta: list[Tensor],
-    *,
-    lr: float,
-    num_data: float,
-    temperature: float,
-    weight_decay: float,
-    maximize: bool,
-    momentum: float,
-    seed: int,
-    step: int,
-    parameters: Sequence[int],
-    offsets: Sequence[int],
-    normal: NormalFunction = normal,
-) -> None:
-    """:func:`sghmc_step_` by torch's multi-tensor functions."""
-    if lr == 0:
-        return
-    h = math.sqrt(lr)
-    torch._foreach_add_(momenta, _decayed_gradients(params, grads, weight_decay, maximize), alpha=-h)
-    torch._foreach_add_(params, momenta, alpha=h / 2)
-    torch._foreach_mul_(momenta, momentum)
-    if temperature > 0:
-        noises = [_noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, parameters, offsets, strict=True)]
-        torch._foreach_add_(momenta, noises, alpha=math.sqrt((1 - momentum**2) * temperature / num_data))
-    torch._foreach_add_(params, momenta, alpha=h / 2)
-
-
-def _decayed_gradients(params: list[Tensor], grads: list[Tensor], weight_decay: float, maximize: bool) -> list[Tensor]:
-    gradients = list(torch._foreach_neg(grads)) if maximize else grads
-    return list(torch._foreach_add(gradients, params, alpha=weight_decay)) if weight_decay else gradients
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:

@@ -88,6 +88,14 @@ def steps(n, dtype):
                 ops.psgld_step_([param], [gradient], [square_avg], temperature=temperature, freeze_after=-1, **clock)
                 yield from (param, square_avg)
 
+def latent_steps(n, dtype):
+    for dimension in (1, 2, 3, 7, 16, 17, 65, 10_000):
+        index = torch.arange(n // dimension) * 2**40 % 2**44
+        z, momenta, grad = (draw(len(index) * dimension, k, dtype).reshape(-1, dimension) for k in (10, 11, 12))
+        ops.latent_langevin_step_(z, grad, index, lr=0.1, seed=1, step=2)
+        ops.latent_underdamped_step_(z, momenta, grad, index, lr=0.1, momentum=0.9, seed=1, step=3)
+        yield from (z, momenta, ops.latent_normal(index, dimension, seed=1, step=4, dtype=dtype))
+
 def likelihoods(n, dtype):
     for shape in ((1, n), (n // 7, 7)):
         x, mean = (draw(n // 7 * 7 if shape[1] == 7 else n, k, dtype).reshape(shape) for k in (5, 6))
@@ -110,6 +118,7 @@ def everything():
             yield from steps(n, dtype)
         for dtype in (torch.float32, torch.float64):
             yield draw(n, 1, dtype)
+            yield from latent_steps(n, dtype)
             yield from likelihoods(n, dtype)
             yield from dequantizations(n, dtype)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..dequantization import BINS, LangevinDequantizer
+from ..reference import compute_dtype
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -147,4 +148,4 @@ def to_brightness(x: Tensor) -> Tensor:
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Return 16-bit floats, which autocast gives, as float32, and other floats as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return values.to(compute_dtype(values.dtype))

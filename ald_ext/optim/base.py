@@ -1,170 +1,103 @@
-"""What SGLD, PSGLD and SGHMC have in common: options, noise keys, choice of implementation."""
+"""What the Langevin optimizers have in common: options, noise keys, states, and a step of every group."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from operator import is_
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import ops, reference
+from .foreach import FOREACH_STEPS
 
 Group = dict[str, Any]
 
-#: Functions of one signature, by the name of the implementation.
-Steps = Mapping[str, Callable[..., None]]
+
+class Requirement(NamedTuple):
+    """What the value of an option has to be."""
+
+    is_met: Callable[[Any], bool]
+    expected: str
 
 
-@dataclass
-class StepLists:
-    """The tensors of one group, device and dtype, with the index of each one's noise."""
-
-    params: list[Tensor] = field(default_factory=list)
-    grads: list[Tensor] = field(default_factory=list)
-    states: dict[str, list[Tensor]] = field(default_factory=dict)
-    parameters: list[int] = field(default_factory=list)
+NOT_NEGATIVE = Requirement(lambda value: 0 <= value < math.inf, "a finite number >= 0")
+POSITIVE = Requirement(lambda value: 0 < value < math.inf, "a finite number > 0")
+SEED = Requirement(lambda value: isinstance(value, int) and 0 <= value < 2**63, "an integer, 0 <= seed < 2**63")
 
 
-@dataclass(frozen=True)
-class SeenTensors:
-    """What a step found out about the tensors of a group: a later one of the same answers need not ask more."""
-
-    layouts: list[tuple[Any, ...]]  # of the parameters, then of the states
-    addresses: list[int]  # likewise
-    sizes: list[int]  # of the parameters, in bytes
-    written: list[tuple[int, int]]  # the memory of both, in order; no two overlap
-
-    @classmethod
-    def of(cls, params: Sequence[Tensor], states: Iterable[Sequence[Tensor]]) -> SeenTensors:
-        tensors = [*params, *chain.from_iterable(states)]
-        addresses = addresses_of(tensors)
-        sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-        return cls(
-            layouts=layouts_of(tensors),
-            addresses=addresses,
-            sizes=sizes[: len(params)],
-            written=sorted((begin, begin + size) for begin, size in zip(addresses, sizes, strict=True) if size > 0),
-        )
-
-    def are_still(self, params: Sequence[Tensor], states: Iterable[Sequence[Tensor]], grads: Sequence[Tensor]) -> bool:
-        """True of the same memory and layouts, and gradients of the parameters' layouts in memory of their own."""
-        tensors = [*params, *chain.from_iterable(states)]
-        return (
-            layouts_of(tensors) == self.layouts
-            and addresses_of(tensors) == self.addresses
-            and layouts_of(grads) == self.layouts[: len(params)]
-            and not any(map(self._is_written, addresses_of(grads), self.sizes))
-        )
-
-    def _is_written(self, begin: int, size: int) -> bool:
-        """True if a step writes to any of the ``size`` bytes from ``begin`` on."""
-        number = bisect_left(self.written, (begin + size,)) - 1  # the last range that begins before their end
-        return size > 0 and number >= 0 and self.written[number][1] > begin
+def fraction(name: str) -> Requirement:
+    return Requirement(lambda value: 0 <= value < 1, f"0 <= {name} < 1")
 
 
-@dataclass(frozen=True)
-class GroupPlan:
-    """One group's part of a StepPlan: a call of the op, and the counter. Without gradients it is the counter alone."""
+class StepLists(NamedTuple):
+    """Parameters that have a gradient, with the index of each one's noise; a list of states for each of the names."""
 
-    group: Group
-    options: list[Any]
-    settings: dict[str, Any]
-    group_params: list[Tensor]
-    idle: list[Tensor]
     params: list[Tensor]
-    state_entries: list[dict[str, Any]]
+    grads: list[Tensor]
     states: list[list[Tensor]]
-    counted: list[Tensor]
-    parameters: list[int]
-    offsets: list[int]
-    seen: SeenTensors | None  # None: the op looks, before anything of the step is written
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """A step whose every check passed, to be repeated without them for as long as nothing has changed.
-
-    Note [Repeated steps]
-        With many small tensors the checks in Python cost more than the step. The compiled op looks at every tensor
-        again, so what is compared for the first group is only that the op is called with the right lists: the same
-        group, options, parameters and states, and no gradient missing. If it refuses them, nothing was written, and
-        the checks will tell more, or mend what is amiss.
-
-        When the op of a later group looks, those before it have been written, and there is no way back. So, before
-        anything is written, all that the checks of a later group ask (_check_group, _gather) is asked of it again:
-
-            options              are equal, and are no tensors; lr is a finite float >= 0
-            counter              is an int64 tensor on the CPU, and in its range
-            parameters, states   are the same tensors, and no more, of the same dtypes, devices, shapes, strides and
-                                 addresses as after a step that the checks and the op let pass
-            gradients            are there for the same parameters, of their dtypes, devices, shapes and strides (so
-                                 that none is copied); no memory of theirs is written by the group's step
-
-        Hence the checks would have let the step pass, and have made the same calls of the op in the same order; memory
-        that two groups share is seen by both ways at the same point of the step. The op's own checks ask no more. What
-        can still fail in a later group is the device; that error is the one after the checks, and there too leaves
-        the groups before it stepped. It is not caught, as a second try would step those again.
-    """
-
-    groups: list[Group]
-    parts: list[GroupPlan]
-    params: list[Tensor]
-    state_entries: list[dict[str, Any]]
-
-
-def check_not_negative(optimizer: str, name: str, value: float | Tensor) -> None:
-    if torch.compiler.is_compiling():
-        return  # a number may be a variable of the graph; the op looks at its value
-    if not (math.isfinite(float(value)) and float(value) >= 0):
-        raise ValueError(f"ald_ext.{optimizer}: {name}: got {value}, expected a finite number >= 0")
+    noise_ids: list[int]
 
 
 class LangevinOptimizer(Optimizer, ABC):
-    """Base of the Langevin optimizers. A subclass names its op, its state and its options."""
+    """Base of the Langevin optimizers. A subclass names its op, its states and its options.
 
-    #: The step by implementation: "fused", "foreach", "reference".
-    steps: ClassVar[Steps]
+    Note [A step]
+        The tensors of a group are gathered and given to the compiled op, which looks at all of them before it writes to
+        one. Only where it refuses them does Python look, which says what is wrong in the words of the optimizer, or
+        mends it: gradients and states with strides of their own, states of a model that was moved or cast, parameters
+        of several dtypes or devices, which become several calls. Where no op is called that could refuse, Python
+        looks first.
+    """
+
+    #: The name of the step in :mod:`ald_ext.ops` and :mod:`ald_ext.reference`.
+    step_name: ClassVar[str]
     #: Names of the state tensors, in the order in which the op takes them.
-    state_names: ClassVar[tuple[str, ...]]
+    state_names: ClassVar[tuple[str, ...]] = ()
+    #: The options that the op takes beside those that every step has, with what each has to be.
+    own_options: ClassVar[Mapping[str, Requirement]] = {}
+
+    _common_options: ClassVar[Mapping[str, Requirement]] = {
+        "num_data": POSITIVE,
+        "temperature": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "seed": SEED,
+    }
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         defaults = dict(defaults)
         if defaults["seed"] is None:
             defaults["seed"] = ops.draw_seed()
         defaults["step"] = 0
-        self._plan: StepPlan | None = None
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
-        """As torch's; options are checked for every group."""
+        """Add a group as torch's optimizers do, after a look at its options.
+
+        Raises:
+            ValueError: an option out of its range.
+        """
         self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         place_step(self.param_groups[-1])
 
     def _check_options(self, group: Group) -> None:
+        if torch.compiler.is_compiling():
+            return  # a number may be a variable of the graph; the op looks at its value
         name = type(self).__name__
         check_lr(name, group["lr"])
-        for option in ("temperature", "weight_decay"):
-            check_not_negative(name, option, group[option])
-        num_data = float(group["num_data"])
-        if not torch.compiler.is_compiling() and not (math.isfinite(num_data) and num_data > 0):
-            raise ValueError(f"ald_ext.{name}: num_data: got {group['num_data']}, expected a finite number > 0")
-        seed = group["seed"]
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"ald_ext.{name}: seed: got {seed!r}, expected an integer, 0 <= seed < 2**63")
+        for options in (self._common_options, self.own_options):
+            for option, requirement in options.items():
+                if not requirement.is_met(group[option]):
+                    got = repr(group[option])
+                    raise ValueError(f"ald_ext.{name}: {option}: got {got}, expected {requirement.expected}")
         if group["fused"] and group["foreach"]:
             raise ValueError(f"ald_ext.{name}: fused, foreach: got True for both, expected one of them at most")
-        # While it is traced, torch.compile shows every group as capturable.
-        plain = group["foreach"] or group["fused"] is False
-        if group["capturable"] and plain and not torch.compiler.is_compiling():
+        if group["capturable"] and (group["foreach"] or group["fused"] is False):
             raise ValueError(
                 f"ald_ext.{name}: capturable: got True with fused={group['fused']}, foreach={group['foreach']}; "
                 "only the compiled op can be captured, expected fused=True or None and foreach=None or False"
@@ -172,7 +105,6 @@ class LangevinOptimizer(Optimizer, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan = None
         for group in self.param_groups:
             for option, value in self.defaults.items():
                 if option != "differentiable":  # which torch adds to the defaults here
@@ -183,7 +115,7 @@ class LangevinOptimizer(Optimizer, ABC):
             self._restore_wide_states(loaded)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which however casts states to their parameter's dtype: of 16-bit parameters they stay wide."""
+        """Load a state as torch's optimizers do, except that states of 16-bit parameters stay in float32."""
         # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
         handle = self.register_load_state_dict_pre_hook(remember_loaded)
         try:
@@ -193,13 +125,16 @@ class LangevinOptimizer(Optimizer, ABC):
             self.__dict__.pop("_loaded", None)
 
     def _restore_wide_states(self, state_dict: dict[str, Any]) -> None:
+        """torch has cast each state to its parameter's dtype."""
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
             saved = state_dict["state"].get(saved_id, {})
             for name in self.state_names:
-                if name in saved and param.dtype != compute_dtype(param.dtype):
-                    self.state[param][name] = saved[name].to(param.device, compute_dtype(param.dtype), copy=True)
+                if name in saved and param.dtype != reference.compute_dtype(param.dtype):
+                    self.state[param][name] = saved[name].to(
+                        param.device, reference.compute_dtype(param.dtype), copy=True
+                    )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -208,176 +143,95 @@ class LangevinOptimizer(Optimizer, ABC):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient. ``closure`` evaluates the loss again and returns it.
+        """Update every parameter that has a gradient; ``closure`` evaluates the loss again and returns it.
 
-        Nothing has been changed when it raises.
+        The options of all groups are looked at before anything is written. When tensors of a group are refused, nothing
+        of this group has changed (parameters, states, counter); the groups before it have made their step.
 
         Raises:
-            RuntimeError: a sparse or complex gradient, or a parameter whose dtype or layout the implementation lacks.
+            RuntimeError: a sparse or complex gradient, tensors that share memory, or a parameter whose dtype or layout
+                the implementation lacks.
             ValueError: an option of a group that has become bad since.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._repeat_step():
-            with torch.no_grad():
-                self._step_with_checks()
+        for group in self.param_groups:
+            self._check_options(group)  # again: schedulers and users write to groups
+            place_step(group)
+        first_index = 0
+        for group in self.param_groups:
+            lists = self._gather(group, first_index)
+            if not self._step_at_once(group, lists):
+                with torch.no_grad():
+                    self._step_with_checks(group, lists)
+            first_index += len(group["params"])
         return loss
 
-    def _repeat_step(self) -> bool:
-        """Note [Repeated steps]. False if nothing was done."""
-        plan = self._plan
-        if torch.compiler.is_compiling() or plan is None or not self._holds(plan):
+    def _gather(self, group: Group, first_index: int) -> StepLists:
+        """What has a gradient; states that are not there yet are left out."""
+        params = group["params"]
+        grads = [param.grad for param in params]
+        noise_ids = list(range(first_index, first_index + len(params)))
+        if any(grad is None for grad in grads):
+            places = [i for i, grad in enumerate(grads) if grad is not None]
+            params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
+        entries = [self.state.get(param) for param in params] if self.state_names else []
+        states = [[entry[name] for entry in entries if entry and name in entry] for name in self.state_names]
+        return StepLists(params, grads, states, noise_ids)
+
+    def _step_at_once(self, group: Group, lists: StepLists) -> bool:
+        """Note [A step]. False if nothing was done: the op refused the tensors, or is not what is to be called."""
+        in_graph = torch.compiler.is_compiling() or group["capturable"]
+        is_fused = not group["foreach"] and group["fused"] is not False
+        if in_graph or not is_fused or not lists.params or not ops.has_kernel(lists.params[0]):
             return False
-        op = self._op()
-        for part in plan.parts:
-            group = part.group
-            lr, counter = group["lr"], group["step"]
-            step = counter.item() + (lr != 0)  # Note [Steps that count]
-            if part.params:
-                try:
-                    ops.write(
-                        op,
-                        part.counted,
-                        part.params,
-                        [param.grad for param in part.params],
-                        *part.states,
-                        **part.settings,
-                        lr=lr,
-                        step=step,
-                        parameters=part.parameters,
-                        offsets=part.offsets,
-                    )
-                except RuntimeError:
-                    if part is not plan.parts[0]:
-                        raise
-                    return False
-            counter.fill_(step)
+        lr = float(group["lr"])
+        step = group["step"].item() + (lr != 0)  # Note [Steps that count]
+        try:
+            self._run("fused", lists, lr=lr, step=step, **self._op_options(group))
+        except RuntimeError:
+            return False
+        group["step"].fill_(step)
         return True
 
-    def _holds(self, plan: StepPlan) -> bool:
-        return (
-            same_objects(self.param_groups, plan.groups)
-            and all(map(self._group_holds, plan.parts))
-            and self._has_states(plan)
-            and all(
-                same_objects([entry.get(name) for entry in part.state_entries], tensors)
-                for part in plan.parts
-                for name, tensors in zip(self.state_names, part.states, strict=True)
+    def _step_with_checks(self, group: Group, lists: StepLists) -> None:
+        for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
+            self._check_param(group, param, grad, index)
+        self._check_memory(lists)
+        lr, step = group["lr"], group["step"]
+        in_graph = torch.compiler.is_compiling() or group["capturable"]
+        if step.is_cpu and not torch.compiler.is_compiling() and not 0 <= step < reference.MAX_STEP:
+            raise RuntimeError(
+                f"ald_ext.{type(self).__name__}: step: got {int(step) + 1}, expected 0 to {reference.MAX_STEP}"
             )
-            and all(part.seen is None or self._tensors_hold(part, part.seen) for part in plan.parts)
-        )
+        counts = not is_known_zero(lr)
+        if not in_graph:
+            lr, step = float(lr), step.item() + counts
+        elif counts:
+            step += 1
+        options = self._op_options(group)
+        for part in self._mended_parts(lists):
+            self._run(self._implementation(group, part.params[0]), part, lr=lr, step=step, **options)
+        if not in_graph:
+            group["step"].fill_(step)
 
-    def _group_holds(self, part: GroupPlan) -> bool:
-        group = part.group
-        return (
-            isinstance(group["step"], Tensor)
-            and (not group["step"].is_inference() or torch.is_inference_mode_enabled())  # else it cannot be advanced
-            and type(group["lr"]) is float
-            and self._options(group) == part.options
-            and same_objects(group["params"], part.group_params)
-            and all(param.grad is None for param in part.idle)
-        )
-
-    def _has_states(self, plan: StepPlan) -> bool:
-        # The second way is the general one; the first takes a tenth of its time, as tensors are slow to hash.
-        return same_objects(self.state.values(), plan.state_entries) or (
-            bool(self.state_names)
-            and same_objects([self.state.get(param) for param in plan.params], plan.state_entries)
-        )
-
-    def _tensors_hold(self, part: GroupPlan, seen: SeenTensors) -> bool:
-        """What the op would ask of lr, the counter and the tensors, or the checks mend."""
-        counter = part.group["step"]
-        grads = [param.grad for param in part.params if param.grad is not None]
-        try:
-            return (
-                0 <= part.group["lr"] < math.inf
-                and counter.dtype == torch.int64
-                and counter.device.type == "cpu"
-                and 0 <= counter.item() < reference.MAX_STEP
-                and all(len(entry) == len(self.state_names) for entry in part.state_entries)
-                and seen.are_still(part.params, part.states, grads)
-            )
-        except RuntimeError:  # a tensor without strides or address, a counter of several elements
-            return False
-
-    def _options(self, group: Group) -> list[Any]:
-        """All that a step depends on beside lr, step and tensors."""
-        return [value for name, value in group.items() if name not in ("params", "lr", "step")]
-
-    def _step_with_checks(self) -> None:
-        # Everything is looked at before anything is written.
-        groups = self._groups_with_first_index()
-        for group, first_index in groups:
-            self._check_group(group, first_index)
-        compiling = torch.compiler.is_compiling()
-        if not compiling:  # torch 2.11's compiler cannot set attributes of an optimizer; plans are checked before use
-            self._plan = None
-        parts: list[GroupPlan | None] = []
-        for group, first_index in groups:
-            lists = self._gather(group, first_index)
-            if not is_known_zero(group["lr"]):  # Note [Steps that count]
-                group["step"] += 1
-            for tensors in lists:
-                self._update(group, tensors)
-            if not compiling:
-                parts.append(self._plan_group(group, lists, is_first=not parts))
-        if not compiling:
-            self._plan = make_plan(parts)
-
-    def _plan_group(self, group: Group, lists: list[StepLists], is_first: bool) -> GroupPlan | None:
-        options = self._options(group)
-        repeatable = (
-            len(lists) <= 1
-            and not group["capturable"]
-            and not any(isinstance(option, Tensor) for option in options)  # it could change in place
-            and all(self._implementation(group, tensors) == "fused" for tensors in lists)
-        )
-        tensors = lists[0] if lists else StepLists()
-        if not repeatable or not same_objects(tensors.grads, [param.grad for param in tensors.params]):
-            return None
-        entries = [self.state[param] for param in tensors.params] if self.state_names else []
-        states = [[entry[name] for entry in entries] for name in self.state_names]
-        return GroupPlan(
-            group=group,
-            options=options,
-            settings=self._settings(group),
-            group_params=list(group["params"]),
-            idle=[param for param in group["params"] if param.grad is None],
-            params=tensors.params,
-            state_entries=entries,
-            states=states,
-            counted=ops.with_version_counter([*tensors.params, *chain.from_iterable(states)]),
-            parameters=tensors.parameters,
-            offsets=[0] * len(tensors.params),
-            seen=None if is_first and lists else SeenTensors.of(tensors.params, states),
-        )
-
-    def _groups_with_first_index(self) -> list[tuple[Group, int]]:
-        result, first = [], 0
-        for group in self.param_groups:
-            result.append((group, first))
-            first += len(group["params"])
-        return result
-
-    def _gather(self, group: Group, first_index: int) -> list[StepLists]:
-        lists: dict[tuple[torch.device, torch.dtype], StepLists] = {}
-        for index, param in enumerate(group["params"], start=first_index):
-            if param.grad is None:
-                continue
-            tensors = lists.setdefault((param.device, param.dtype), StepLists())
-            tensors.params.append(param)
-            tensors.grads.append(in_layout_of(param.grad, param))
-            tensors.parameters.append(index)
-            for name in self.state_names:
-                tensors.states.setdefault(name, []).append(self._state_of(param, name))
-        return list(lists.values())
+    def _mended_parts(self, lists: StepLists) -> list[StepLists]:
+        """The tensors by device and dtype, with states for all, everything in the parameters' strides."""
+        parts: dict[tuple[torch.device, torch.dtype], StepLists] = {}
+        for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
+            part = parts.setdefault((param.device, param.dtype), StepLists([], [], [[] for _ in self.state_names], []))
+            part.params.append(param)
+            part.grads.append(in_layout_of(grad, param))
+            part.noise_ids.append(index)
+            for tensors, name in zip(part.states, self.state_names, strict=True):
+                tensors.append(self._state_of(param, name))
+        return list(parts.values())
 
     def _state_of(self, param: Tensor, name: str) -> Tensor:
-        """Created, of zeros, at a parameter's first step."""
-        state, dtype = self.state[param], compute_dtype(param.dtype)
+        """A state of zeros at the parameter's first step; later in the dtype and on the device that belong to it."""
+        state, dtype = self.state[param], reference.compute_dtype(param.dtype)
         if name not in state:
             state[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         elif state[name].dtype != dtype or state[name].device != param.device:  # the model was moved or cast
@@ -385,33 +239,24 @@ class LangevinOptimizer(Optimizer, ABC):
         state[name] = in_layout_of(state[name], param)
         return state[name]
 
-    def _check_group(self, group: Group, first_index: int) -> None:
-        self._check_options(group)  # again: schedulers and users write to groups
-        place_step(group)
-        self._check_step(group["step"])
-        for index, param in enumerate(group["params"], start=first_index):
-            if param.grad is not None:
-                self._check_param(group, param, index)
-        self._check_memory(group)
+    def _run(self, implementation: str, lists: StepLists, **settings: Any) -> None:
+        tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
+        if implementation == "fused":
+            is_usual = noise_ids[-1] == len(noise_ids) - 1  # they increase: 0, 1, 2, ..., which the op knows
+            ops.run_step(self.step_name, tensors, noise_ids=None if is_usual else noise_ids, **settings)
+            return
+        plain = getattr(reference, self.step_name)
+        step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
+        step(*tensors, noise_ids=noise_ids, offsets=[0] * len(noise_ids), **settings)
 
-    def _check_step(self, step: Tensor) -> None:
-        if not torch.compiler.is_compiling() and step.device.type == "cpu" and not 0 <= step < reference.MAX_STEP:
-            raise RuntimeError(
-                f"ald_ext.{type(self).__name__}: step: got {int(step) + 1}, expected 0 to {reference.MAX_STEP}"
-            )
-
-    def _check_memory(self, group: Group) -> None:
-        """What a step writes must overlap neither itself nor what it reads. The op looks too, one list at a time."""
+    def _check_memory(self, lists: StepLists) -> None:
+        """A step writes to nothing twice, and to nothing that it reads. The op looks too, at one call's tensors."""
         if torch.compiler.is_compiling():
             return
-        params = [param for param in group["params"] if param.grad is not None]
-        states = [
-            state for param in params for state in self.state.get(param, {}).values() if isinstance(state, Tensor)
-        ]
-        ranges = [(*memory_range(tensor), True) for tensor in (*params, *states)]
+        ranges = [(*memory_range(tensor), True) for tensor in chain(lists.params, *lists.states)]
         # A gradient of other strides is copied before the step.
-        grads = [param.grad for param in params if param.grad.stride() == param.stride()]
-        ranges += [(*memory_range(grad), False) for grad in grads]
+        pairs = zip(lists.grads, lists.params, strict=True)
+        ranges += [(*memory_range(grad), False) for grad, param in pairs if grad.stride() == param.stride()]
         written_end = read_end = 0
         for begin, end, is_written in sorted(ranges):
             if begin < end and (begin < written_end or (is_written and begin < read_end)):
@@ -424,10 +269,8 @@ class LangevinOptimizer(Optimizer, ABC):
             else:
                 read_end = max(read_end, end)
 
-    def _check_param(self, group: Group, param: Tensor, index: int) -> None:
+    def _check_param(self, group: Group, param: Tensor, grad: Tensor, index: int) -> None:
         where = f"ald_ext.{type(self).__name__}: parameter {index}"
-        grad = param.grad
-        assert grad is not None
         if grad.is_sparse:
             raise RuntimeError(f"{where}: got a sparse gradient, expected a dense one")
         if param.dtype not in ops.PARAMETER_DTYPES:
@@ -463,11 +306,7 @@ class LangevinOptimizer(Optimizer, ABC):
                     f"expected {tuple(param.shape)} as of the parameter"
                 )
 
-    @abstractmethod
-    def _op(self) -> Callable[..., None]:
-        """The compiled op that takes lr and step as numbers."""
-
-    def _settings(self, group: Group) -> dict[str, Any]:
+    def _op_options(self, group: Group) -> dict[str, Any]:
         """What the op takes beside tensors, lr and step."""
         return {
             "num_data": float(group["num_data"]),
@@ -475,42 +314,15 @@ class LangevinOptimizer(Optimizer, ABC):
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "seed": group["seed"],
+            **{name: group[name] for name in self.own_options},
         }
 
-    def _update(self, group: Group, tensors: StepLists) -> None:
-        """One step of the tensors, whose noise has step group["step"]."""
-        in_place = group["capturable"] or torch.compiler.is_compiling()
-        lr, step = group["lr"], group["step"]
-        self.steps[self._implementation(group, tensors)](
-            tensors.params,
-            tensors.grads,
-            *(tensors.states[name] for name in self.state_names),
-            lr=lr if in_place or isinstance(lr, float) else float(lr),
-            step=step if in_place else int(step),
-            parameters=tensors.parameters,
-            offsets=[0] * len(tensors.params),
-            **self._settings(group),
-        )
-
-    def _implementation(self, group: Group, tensors: StepLists) -> str:
-        """ "fused", "foreach" or "reference", by the group's flags and what the device has."""
+    def _implementation(self, group: Group, param: Tensor) -> str:
+        """ "fused", "foreach" or "reference", by the group's flags and what the parameter's device has."""
         if group["foreach"]:
             return "foreach"
-        fused = ops.has_kernel(tensors.params[0]) if group["fused"] is None else group["fused"]
+        fused = ops.has_kernel(param) if group["fused"] is None else group["fused"]
         return "fused" if fused else "reference"
-
-
-def make_plan(parts: list[GroupPlan | None]) -> StepPlan | None:
-    """None if any group is not to be repeated."""
-    known = [part for part in parts if part is not None]
-    if not known or len(known) < len(parts):
-        return None
-    return StepPlan(
-        groups=[part.group for part in known],
-        parts=known,
-        params=[param for part in known for param in part.params],
-        state_entries=[entry for part in known for entry in part.state_entries],
-    )
 
 
 def remember_loaded(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
@@ -536,42 +348,28 @@ def memory_range(tensor: Tensor) -> tuple[int, int]:
     return begin, begin + tensor.numel() * tensor.element_size() if begin else 0
 
 
-def layouts_of(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
-    return [(tensor.dtype, tensor.device, tensor.shape, tensor.stride()) for tensor in tensors]
-
-
-def addresses_of(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
-
-
-def same_objects(first: Iterable[Any], second: Sequence[Any]) -> bool:
-    """True if both hold the very same objects, in order."""
-    items = list(first)
-    return len(items) == len(second) and all(map(is_, items, second))
-
-
 def check_lr(optimizer: str, lr: float | Tensor) -> None:
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"ald_ext.{optimizer}: lr: got a tensor of {lr.numel()} elements, expected one")
         if torch.compiler.is_compiling() or lr.device.type != "cpu":
             return  # its value is not at hand without waiting for the device
-    check_not_negative(optimizer, "lr", lr)
+    if not NOT_NEGATIVE.is_met(lr):
+        raise ValueError(f"ald_ext.{optimizer}: lr: got {lr}, expected {NOT_NEGATIVE.expected}")
 
 
 def place_step(group: Group) -> None:
-    """The step counter as an int64 tensor: on the CPU, or where the parameters are if a device is to advance it."""
+    """Make the step counter an int64 tensor: on the CPU, or where the parameters are if a device is to advance it."""
     step = group["step"]
+    if isinstance(step, Tensor) and step.is_cpu and not group["capturable"] and not step.is_inference():
+        return
     device = group["params"][0].device if group["capturable"] and group["params"] else torch.device("cpu")
     if not isinstance(step, Tensor):
         group["step"] = torch.tensor(step, dtype=torch.int64, device=device)
     elif step.device != device:
         group["step"] = step.to(device)
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the state: float32 for 16-bit parameters, else the parameter's own."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    elif not torch.compiler.is_compiling() and step.is_inference() and not torch.is_inference_mode_enabled():
+        group["step"] = step.clone()  # outside of inference mode it could not be advanced
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
-from .base import Group, LangevinOptimizer, check_not_negative
+from .. import ops
+from .base import NOT_NEGATIVE, Group, LangevinOptimizer, Requirement, fraction
 
 
 class PSGLD(LangevinOptimizer):
     r"""Preconditioned SGLD (Li et al. 2016; the paper's sampler, Section 3), a drop-in for torch.optim.RMSprop.
 
-    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
-
-        v ← αv + (1-α)g²,      G = 1/(√v + λ)
-        θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ,      ξ ~ N(0, I)
-
-    A loss that is U itself (a sum) takes ``num_data=1``. Other conventions: see the conversion table in the README.
-    ``temperature=0`` with the same ``eps`` is torch.optim.RMSprop.
+    SGLD whose step in each direction is scaled by G = 1/(√v + λ), where v is a running mean of g²: Note [The update
+    equation] of :mod:`ald_ext.ops`. Other conventions: see the conversion table in the README. ``temperature=0`` with
+    the same ``eps`` is torch.optim.RMSprop.
 
     Note [Bias of an adapting preconditioner]
         While v adapts, G depends on θ and the correction term Γ = ∂G/∂θ is left out, as everybody does: on N(0, 1) the
@@ -42,12 +38,13 @@ class PSGLD(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.psgld_step_,
-        "foreach": reference.psgld_step_foreach_,
-        "reference": reference.psgld_step_,
-    }
+    step_name: ClassVar = "psgld_step_"
     state_names: ClassVar = ("square_avg",)
+    own_options: ClassVar = {
+        "alpha": fraction("alpha"),
+        "eps": NOT_NEGATIVE,
+        "freeze_after": Requirement(lambda value: value is None or value >= 0, "None or >= 0"),
+    }
 
     def __init__(
         self,
@@ -90,23 +87,9 @@ class PSGLD(LangevinOptimizer):
 
     def _check_options(self, group: Group) -> None:
         super()._check_options(group)
-        check_not_negative("PSGLD", "eps", group["eps"])
         if group["eps"] == 0 and group["temperature"] > 0:
             raise ValueError("ald_ext.PSGLD: eps: got 0 with temperature > 0, expected > 0: the noise has no bound")
-        if not 0 <= group["alpha"] < 1:
-            raise ValueError(f"ald_ext.PSGLD: alpha: got {group['alpha']}, expected 0 <= alpha < 1")
-        freeze_after = group["freeze_after"]
-        if freeze_after is not None and freeze_after < 0:
-            raise ValueError(f"ald_ext.PSGLD: freeze_after: got {freeze_after}, expected None or >= 0")
 
-    def _op(self) -> Callable[..., None]:
-        return ops.psgld_step_op
-
-    def _settings(self, group: Group) -> dict[str, Any]:
+    def _op_options(self, group: Group) -> dict[str, Any]:
         freeze_after = -1 if group["frozen"] else group["freeze_after"]
-        return {
-            **super()._settings(group),
-            "alpha": group["alpha"],
-            "eps": group["eps"],
-            "freeze_after": ops.NEVER if freeze_after is None else freeze_after,
-        }
+        return {**super()._op_options(group), "freeze_after": ops.NEVER if freeze_after is None else freeze_after}

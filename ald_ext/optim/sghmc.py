@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
-from .base import Group, LangevinOptimizer
+from .base import LangevinOptimizer, fraction
 
 
 class SGHMC(LangevinOptimizer):
     r"""Stochastic gradient Hamiltonian Monte Carlo: Langevin dynamics with momentum, a drop-in for torch.optim.SGD's.
 
-    For a loss that is the potential per datum, L = U/N (the usual mean loss), g = ∇L + weight_decay·θ, h = √lr and
-    μ = momentum:
-
-        p ← p - h·g                              (B)
-        θ ← θ + (h/2)·p                          (A/2)
-        p ← μ·p + √((1-μ²)·T/N) ξ                (O),      ξ ~ N(0, I)
-        θ ← θ + (h/2)·p                          (A/2)
-
-    With small lr the iterates sample exp(-U(θ)/T), and p ~ N(0, T/N) whatever lr is, so that lr may follow a schedule.
-    A loss that is U itself (a sum) takes ``num_data=1``. Steps are stable where lr times the largest curvature of L is
-    below 4. Where p forgets faster than θ moves, it is SGLD of step size (lr/2)·(1+μ)/(1-μ).
+    Parameters θ and momenta p follow Note [The underdamped update] of :mod:`ald_ext.ops`, with h = √lr and
+    μ = ``momentum``. With small lr the iterates sample exp(-U(θ)/T), and p ~ N(0, T/N) whatever lr is, so that lr may
+    follow a schedule. A loss that is U itself (a sum) takes ``num_data=1``. Steps are stable where lr times the largest
+    curvature of L is below 4. Where p forgets faster than θ moves, it is SGLD of step size (lr/2)·(1+μ)/(1-μ).
 
     Note [Discretization]
         The step is BAOAB (Leimkuhler & Matthews 2013) with one gradient a step. On a Gaussian target the positions have
@@ -46,12 +38,9 @@ class SGHMC(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.sghmc_step_,
-        "foreach": reference.sghmc_step_foreach_,
-        "reference": reference.sghmc_step_,
-    }
+    step_name: ClassVar = "sghmc_step_"
     state_names: ClassVar = ("momentum_buffer",)
+    own_options: ClassVar = {"momentum": fraction("momentum")}
 
     def __init__(
         self,
@@ -81,14 +70,3 @@ class SGHMC(LangevinOptimizer):
             "momentum": momentum,
         }
         super().__init__(params, defaults)
-
-    def _check_options(self, group: Group) -> None:
-        super()._check_options(group)
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"ald_ext.SGHMC: momentum: got {group['momentum']}, expected 0 <= momentum < 1")
-
-    def _op(self) -> Callable[..., None]:
-        return ops.sghmc_step_op
-
-    def _settings(self, group: Group) -> dict[str, Any]:
-        return {**super()._settings(group), "momentum": group["momentum"]}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .. import ops, reference
 from .base import LangevinOptimizer
 
 
 class SGLD(LangevinOptimizer):
     r"""Stochastic gradient Langevin dynamics (Welling & Teh 2011; paper: Eqs. 6, 7, 9), a drop-in for torch.optim.SGD.
 
-    For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:
-
-        θ ← θ - lr·g + √(2·lr·T/N) ξ,      ξ ~ N(0, I)
-
-    With small lr the iterates sample exp(-U(θ)/T). A loss that is U itself (a sum) takes ``num_data=1``. Other
-    conventions: see the conversion table in the README. ``temperature=0`` is torch.optim.SGD without momentum.
+    θ ← θ - lr·g + √(2·lr·T/N) ξ, as Note [The update equation] of :mod:`ald_ext.ops` says in full. Other conventions:
+    see the conversion table in the README. ``temperature=0`` is torch.optim.SGD without momentum.
 
     Args:
         params: parameters or parameter groups, as for torch.optim.
@@ -40,12 +35,7 @@ class SGLD(LangevinOptimizer):
         ValueError: an option out of its range.
     """
 
-    steps: ClassVar = {
-        "fused": ops.sgld_step_,
-        "foreach": reference.sgld_step_foreach_,
-        "reference": reference.sgld_step_,
-    }
-    state_names: ClassVar = ()
+    step_name: ClassVar = "sgld_step_"
 
     def __init__(
         self,
@@ -73,6 +63,3 @@ class SGLD(LangevinOptimizer):
             "capturable": capturable,
         }
         super().__init__(params, defaults)
-
-    def _op(self) -> Callable[..., None]:
-        return ops.sgld_step_op

@@ -25,7 +25,7 @@ class AmortizedLangevin:
     after which the outputs of f are new samples for every datum. If the x are fixed inputs u ~ N(0, I), one for each
     chain, which the potential ignores, this is unconditional sampling (Eqs. 15, 16). Note [What the theory covers] in
     features.py says when the samples are those of the posterior. The step size follows the optimizer's convention
-    (ald_ext/ops.py, Note [The update equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has
+    (ald_ext.ops, Note [The update equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has
     ``num_data=n``, lr = η·n; with "sum" it is (n/m)ΣU and ``num_data=1``, lr = η. PSGLD's V then averages the squares
     of mean gradients, or of sums, which are n² times as large, so that eps and lr have other meanings.
 

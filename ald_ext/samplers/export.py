@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..files import write_atomically
+from ..reference import compute_dtype
 from ..version import __version__
 from .diagnostics import with_chains
 
@@ -60,9 +60,7 @@ def to_inference_data(
 
 def chain_first(values: Tensor) -> Any:
     """Return (draws, n, chains, ...) as (chains, draws, n, ...) in numpy; 16-bit floats as float32, as netCDF needs."""
-    if values.is_floating_point():
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-    return values.movedim(2, 0).contiguous().cpu().numpy()
+    return values.to(compute_dtype(values.dtype)).movedim(2, 0).contiguous().cpu().numpy()
 
 
 def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class UnderdampedLangevin(DatapointSampler):
             gradient,
             self._index,
             lr=self.step_size**2,
-            momentum_decay=math.exp(-self.friction * self.step_size),
+            momentum=math.exp(-self.friction * self.step_size),
             temperature=self.temperature,
             seed=self.seed,
             step=step,

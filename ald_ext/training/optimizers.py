@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ..models import LatentVariableModel
 from ..optim import PSGLD
+from ..optim.gradient_averaging import average_gradients
 from ..optim.schedulers import polynomial_decay
 from .config import TrainingConfig
 
@@ -44,30 +45,6 @@ def make_optimizer(
     if config.momentum:
         optimizer.register_step_pre_hook(partial(average_gradients, config.momentum))
     return optimizer
-
-
-def average_gradients(momentum: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Before a step: replaces gradients g by their running means ḡ ← μ ḡ + (1-μ) g, from ḡ = 0 on.
-
-    ḡ is kept as the state "gradient_mean" of each parameter. A group has a μ of its own as "momentum".
-
-    Note [Momentum in front of the preconditioner]
-        The drift -lr·G·ḡ lags behind θ by some 1/(1-μ) steps, and PSGLD adds the noise that belongs to -lr·G·g. While
-        θ hardly moves in that time the two drifts are the same on average, so that small steps sample what PSGLD
-        samples; ḡ has (1-μ)/(1+μ) of the variance that minibatches give g.
-    """
-    for group in optimizer.param_groups:
-        own = group.get("momentum", momentum)
-        params = [param for param in group["params"] if param.grad is not None]
-        if not own or not params:
-            continue
-        for param in params:
-            if "gradient_mean" not in optimizer.state[param]:
-                optimizer.state[param]["gradient_mean"] = torch.zeros_like(param)
-        gradients = [param.grad for param in params if param.grad is not None]
-        means = [optimizer.state[param]["gradient_mean"] for param in params]
-        torch._foreach_lerp_(means, gradients, 1 - own)
-        torch._foreach_copy_(gradients, means)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:

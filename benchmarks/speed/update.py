@@ -62,7 +62,7 @@ Steps = Callable[[list[Tensor], list[Tensor]], Any]
 
 def reference_options(count: int) -> dict[str, Any]:
     """What the reference's steps of so many tensors want to be told besides: they have no defaults."""
-    return {"weight_decay": 0.0, "maximize": False, "parameters": range(count), "offsets": [0] * count}
+    return {"weight_decay": 0.0, "maximize": False, "noise_ids": range(count), "offsets": [0] * count}
 
 
 def psgld_drift(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:

@@ -10,6 +10,8 @@
 // of a row.
 #include "kernels.h"
 
+#include <type_traits>
+
 #include "../math/dequantization.h"
 #include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
@@ -132,7 +134,7 @@ class ShortRows {
     void begin_tile() {
         const std::int64_t left = end_row_ - next_row_, rows = (first_ + size_ + dimension_ - 1) / dimension_;
         for (std::int64_t row = 0; row < rows && row < left; ++row) {
-            const NoiseStream stream = make_noise_stream(0, key_.step, key_.data[next_row_ + row]);
+            const NoiseStream stream = make_noise_stream(0, key_.step, key_.index[next_row_ + row]);
             std::uint32_t* low = parameter_low_ + chunk_blocks + row * dimension_ - first_;
             std::uint32_t* high = high_bits_ + chunk_blocks + row * dimension_ - first_;
             ALD_EXT_VECTORIZE
@@ -195,7 +197,7 @@ ALD_EXT_INLINE void for_each_latent_normal(const LatentNoiseKey& key, std::int64
         const std::int64_t row = start / key.dimension, row_end = (row + 1) * key.dimension;
         stop = row_end < end ? row_end : end;
         for_each_normal<Scalar>(
-            stop - start, {key.seed, key.step, key.data[row], start - row * key.dimension},
+            stop - start, {key.seed, key.step, key.index[row], start - row * key.dimension},
             [=](std::int64_t i) { return prepare(start + i); },
             [=](std::int64_t i, Scalar xi, Scalar prepared) { finish(start + i, xi, prepared); });
     }
@@ -296,84 +298,42 @@ ALD_EXT_INLINE void run_step(Param* param, const Param* grad, const Elements& el
     }
 }
 
-template <typename Param, typename Elements>
-ALD_EXT_INLINE void run_sgld(Param* param, const Param* grad, const Elements& elements,
-                             const LangevinSettings& settings) {
-    using Scalar = Compute<Param>;
-    const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    const auto prepare = [](std::int64_t, Scalar, Scalar) { return Scalar(0); };
-    run_step(param, grad, elements, settings, prepare,
-             [=](std::int64_t, Scalar theta, Scalar gradient, Scalar xi, Scalar) {
-                 return sgld_update(theta, gradient, xi, step);
-             });
-}
-
-template <bool adapt, typename Param, typename Elements>
-ALD_EXT_INLINE void run_psgld(Param* param, const Param* grad, Compute<Param>* square_avg, const Elements& elements,
-                              const LangevinSettings& settings) {
+// Note [The update of a step] in csrc/math/langevin_update.h.
+template <typename Update, typename Param, typename Elements>
+ALD_EXT_INLINE void run_update(Param* param, const Param* grad, Compute<Param>* states, const Elements& elements,
+                               const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
-        Scalar v = square_avg[i];
-        const Scalar root = root_of_preconditioner<adapt>(theta, gradient, v, step);
-        if (adapt) square_avg[i] = v;
-        return root;
+        Scalar state = Update::has_state ? states[i] : Scalar(0);
+        const Scalar prepared = Update::prepare(theta, gradient, state, step);
+        if constexpr (Update::prepare_writes) states[i] = state;
+        return prepared;
     };
     run_step(param, grad, elements, settings, prepare,
-             [=](std::int64_t, Scalar theta, Scalar gradient, Scalar xi, Scalar root) {
-                 return psgld_update(theta, gradient, root, xi, step);
-             });
-}
-
-template <typename Param, typename Elements>
-ALD_EXT_INLINE void run_sghmc(Param* param, const Param* grad, Compute<Param>* momentum, const Elements& elements,
-                              const LangevinSettings& settings) {
-    using Scalar = Compute<Param>;
-    const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
-    const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
-        return kicked_momentum(theta, gradient, momentum[i], step);
-    };
-    run_step(param, grad, elements, settings, prepare,
-             [=](std::int64_t i, Scalar theta, Scalar, Scalar xi, Scalar kicked) {
-                 const Scalar moved = underdamped_update(theta, kicked, xi, step);
-                 momentum[i] = kicked;
+             [=](std::int64_t i, Scalar theta, Scalar gradient, Scalar xi, Scalar prepared) {
+                 Scalar state = Scalar(0);
+                 const Scalar moved = Update::finish(theta, gradient, xi, prepared, state, step);
+                 if constexpr (Update::finish_writes) states[i] = state;
                  return moved;
              });
 }
 
-template <typename Param>
-void sgld_step(Param* param, const Param* grad, Compute<Param>*, std::int64_t count, NoiseKey key,
-               const LangevinSettings& settings) {
-    run_sgld(param, grad, ParameterElements<Compute<Param>>{key, 0, count}, settings);
-}
-
-template <typename Param>
-void psgld_step(Param* param, const Param* grad, Compute<Param>* square_avg, std::int64_t count, NoiseKey key,
-                const LangevinSettings& settings) {
+template <typename Param, typename Step>
+void parameter_step(Param* param, const Param* grad, Compute<Param>* states, std::int64_t count, NoiseKey key,
+                    const LangevinSettings& settings) {
+    using Frozen = typename Update<Step>::Frozen;
     const ParameterElements<Compute<Param>> elements{key, 0, count};
-    if (key.step <= settings.freeze_after) {
-        run_psgld<true>(param, grad, square_avg, elements, settings);
-    } else {
-        run_psgld<false>(param, grad, square_avg, elements, settings);
+    if constexpr (!std::is_same_v<Frozen, Update<Step>>) {
+        if (key.step > settings.freeze_after) return run_update<Frozen>(param, grad, states, elements, settings);
     }
+    run_update<Update<Step>>(param, grad, states, elements, settings);
 }
 
-template <typename Param>
-void sghmc_step(Param* param, const Param* grad, Compute<Param>* momentum, std::int64_t count, NoiseKey key,
-                const LangevinSettings& settings) {
-    run_sghmc(param, grad, momentum, ParameterElements<Compute<Param>>{key, 0, count}, settings);
-}
-
-template <typename Scalar>
-void latent_sgld_step(Scalar* z, const Scalar* grad, Scalar*, LatentNoiseKey key, std::int64_t begin, std::int64_t end,
-                      const LangevinSettings& settings) {
-    run_sgld(z, grad, LatentElements<Scalar>{key, begin, end}, settings);
-}
-
-template <typename Scalar>
-void latent_sghmc_step(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
-                       std::int64_t end, const LangevinSettings& settings) {
-    run_sghmc(z, grad, momentum, LatentElements<Scalar>{key, begin, end}, settings);
+template <typename Scalar, typename Step>
+void latent_step(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
+                 std::int64_t end, const LangevinSettings& settings) {
+    run_update<Update<Step>>(z, grad, momenta, LatentElements<Scalar>{key, begin, end}, settings);
 }
 
 // csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;
@@ -538,8 +498,8 @@ template <typename Scalar>
 KernelTable<Scalar> make_kernel_table() {
     return {normal<Scalar>,
             latent_normal<Scalar>,
-            latent_sgld_step<Scalar>,
-            latent_sghmc_step<Scalar>,
+            latent_step<Scalar, Sgld>,
+            latent_step<Scalar, Sghmc>,
             squared_distances<Scalar>,
             log_probs<Scalar>,
             likelihood_gradients<Scalar>,
@@ -548,9 +508,14 @@ KernelTable<Scalar> make_kernel_table() {
             quantize<Scalar>};
 }
 
+template <typename Param, typename... Step>
+StepKernels<Param> step_kernels_of(const std::tuple<Step...>&) {
+    return {{parameter_step<Param, Step>...}};
+}
+
 template <typename Param>
 StepKernels<Param> make_step_kernels() {
-    return {sgld_step<Param>, psgld_step<Param>, sghmc_step<Param>};
+    return step_kernels_of<Param>(Steps{});
 }
 
 template KernelTable<float> make_kernel_table<float>();

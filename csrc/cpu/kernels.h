@@ -2,6 +2,7 @@
 // divides the work. Pointers need no alignment beyond the type's.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -19,16 +20,14 @@ using Step = void (*)(Param* param, const Param* grad, Compute<Param>* state, st
 
 template <typename Param>
 struct StepKernels {
-    Step<Param> sgld, psgld, sghmc;
+    std::array<Step<Param>, step_count> kernels;  // in the order of Steps
 
-    Step<Param> of(StepKind kind) const {
-        return kind == StepKind::sgld ? sgld : kind == StepKind::psgld ? psgld : sghmc;
-    }
+    Step<Param> of(StepKind kind) const { return kernels[static_cast<std::size_t>(kind)]; }
 };
 
-// A step of the elements `begin` to `end` of latent variables; `momentum` is null for SGLD.
+// A step of the elements `begin` to `end` of latent variables; `momenta` is null for SGLD.
 template <typename Scalar>
-using LatentStep = void (*)(Scalar* z, const Scalar* grad, Scalar* momentum, LatentNoiseKey key, std::int64_t begin,
+using LatentStep = void (*)(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
                             std::int64_t end, const LangevinSettings& settings);
 
 // A batch of rows of `dimension` values, and where the gradients for x and for the mean go.

@@ -27,12 +27,12 @@ template <typename Param>
 void langevin_step(StepKind kind, const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
                    const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream);
 
-// Latent variables, `count` elements; momentum is null for SGLD.
+// Latent variables, `count` elements; momenta is null for SGLD.
 template <typename Scalar>
 struct LatentBatch {
     Scalar* z;
     const Scalar* grad;
-    Scalar* momentum;
+    Scalar* momenta;
     std::int64_t count;
     LatentNoiseKey key;
 };

@@ -124,10 +124,21 @@ __device__ int tensor_of_block(const StepBatch<Param>& batch) {
     return low;
 }
 
-template <typename Param, StepKind kind, bool noisy>
+template <typename Update>
+constexpr bool writes_state = Update::prepare_writes || Update::finish_writes;
+
+// Note [The update of a step] in csrc/math/langevin_update.h, all at once.
+template <typename Update, typename Scalar>
+__device__ Scalar update(Scalar theta, Scalar gradient, Scalar& state, Scalar xi, const StepScalars<Scalar>& step) {
+    const Scalar prepared = Update::prepare(theta, gradient, state, step);
+    return Update::finish(theta, gradient, xi, prepared, state, step);
+}
+
+template <typename Param, typename Step, bool noisy>
 __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     step_kernel(const __grid_constant__ StepBatch<Param> batch) {
     using Scalar = Compute<Param>;
+    using Adapting = Update<Step>;
     const int i = tensor_of_block(batch);
     const StepTensor<Param>& tensor = batch.tensors[i];
     const ChunkQuarter<Scalar> quarter(blockIdx.x - batch.first_block[i], tensor.offset, tensor.numel);
@@ -136,7 +147,7 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     auto params = elements.load(static_cast<const Param*>(tensor.param));
     const auto grads = elements.load(tensor.grad);
     Values<Scalar, ChunkQuarter<Scalar>::lanes> states = {}, normals = {}, updated;
-    if constexpr (kind != StepKind::sgld) states = elements.load(static_cast<const Scalar*>(tensor.state));
+    if constexpr (Adapting::has_state) states = elements.load(static_cast<const Scalar*>(tensor.state));
 
     __shared__ StepState<Scalar> shared_state;
     if (threadIdx.x == 0) shared_state = current_state(batch);
@@ -148,19 +159,11 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
 #pragma unroll
     for (int e = 0; e < elements.size; ++e) {
         const Scalar theta = widen(params[e]), gradient = widen(grads[e]), xi = normals[e];
-        if constexpr (kind == StepKind::psgld) {
-            Scalar& v = states[e];
-            const Scalar root = state.adapt ? root_of_preconditioner<true>(theta, gradient, v, state.scalars)
-                                            : root_of_preconditioner<false>(theta, gradient, v, state.scalars);
-            updated[e] = psgld_update(theta, gradient, root, xi, state.scalars);
-        } else if constexpr (kind == StepKind::sghmc) {
-            states[e] = kicked_momentum(theta, gradient, states[e], state.scalars);
-            updated[e] = underdamped_update(theta, states[e], xi, state.scalars);
-        } else {
-            updated[e] = sgld_update(theta, gradient, xi, state.scalars);
-        }
+        updated[e] = state.adapt ? update<Adapting>(theta, gradient, states[e], xi, state.scalars)
+                                 : update<typename Adapting::Frozen>(theta, gradient, states[e], xi, state.scalars);
     }
-    if (kind == StepKind::sghmc || (kind == StepKind::psgld && state.adapt)) elements.store(tensor.state, states);
+    using Frozen = typename Adapting::Frozen;
+    if (writes_state<Frozen> || (writes_state<Adapting> && state.adapt)) elements.store(tensor.state, states);
     Values<std::uint32_t, 4> random = {};
     if constexpr (rounds_stochastically<Param>) {
         random = quarter.words(make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding));
@@ -173,28 +176,18 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
 template <typename Param>
 using StepKernel = void (*)(StepBatch<Param>);
 
-template <typename Param, StepKind kind>
-StepKernel<Param> choose_step_kernel(bool noisy) {
-    return noisy ? step_kernel<Param, kind, true> : step_kernel<Param, kind, false>;
-}
-
 template <typename Param>
 StepKernel<Param> choose_step_kernel(StepKind kind, bool noisy) {
-    switch (kind) {
-        case StepKind::sgld:
-            return choose_step_kernel<Param, StepKind::sgld>(noisy);
-        case StepKind::psgld:
-            return choose_step_kernel<Param, StepKind::psgld>(noisy);
-        default:
-            return choose_step_kernel<Param, StepKind::sghmc>(noisy);
-    }
+    return with_step(kind, [=](auto step) -> StepKernel<Param> {
+        return noisy ? step_kernel<Param, decltype(step), true> : step_kernel<Param, decltype(step), false>;
+    });
 }
 
 // Latent rows are short and their blocks hardly shared: one thread an element.
 template <typename Scalar>
 __device__ Scalar latent_normal_of(const LatentNoiseKey& key, std::int64_t i) {
     const std::int64_t row = i / key.dimension;
-    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.data[row]), i - row * key.dimension);
+    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.index[row]), i - row * key.dimension);
 }
 
 __device__ inline std::int64_t element_of_thread() {
@@ -215,13 +208,13 @@ __global__ void __launch_bounds__(threads_per_block)
     if (i >= batch.count) return;
     const Scalar z = batch.z[i], gradient = batch.grad[i];
     const Scalar xi = noisy ? latent_normal_of<Scalar>(batch.key, i) : Scalar(0);
-    if (batch.momentum == nullptr) {
-        batch.z[i] = sgld_update(z, gradient, xi, step);
-        return;
+    Scalar p = batch.momenta == nullptr ? Scalar(0) : batch.momenta[i];
+    if (batch.momenta == nullptr) {
+        batch.z[i] = update<Update<Sgld>>(z, gradient, p, xi, step);
+    } else {
+        batch.z[i] = update<Update<Sghmc>>(z, gradient, p, xi, step);
+        batch.momenta[i] = p;
     }
-    Scalar momentum = kicked_momentum(z, gradient, batch.momentum[i], step);
-    batch.z[i] = underdamped_update(z, momentum, xi, step);
-    batch.momentum[i] = momentum;
 }
 
 }  // namespace

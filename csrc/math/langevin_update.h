@@ -7,7 +7,7 @@
 // Paper: Eq. (6); preconditioner of Li et al. 2016 with V on mean gradients.
 //
 // Note [Underdamped steps]
-// SGHMC with momentum p and h = sqrt(lr):
+// SGHMC with momenta p and h = sqrt(lr):
 //     p     <- p - h g                                       (B)
 //     theta <- theta + h/2 p                                 (A/2)
 //     p     <- mu p + sqrt((1 - mu^2) T / N) xi              (O)
@@ -27,27 +27,29 @@ struct StepScalars {
     Scalar lr, weight_decay, gradient_sign;
     Scalar noise_scale;  // sqrt(2 lr T / N)
     Scalar alpha, one_minus_alpha, eps;
-    Scalar kick, half_drift;                      // h, h/2
-    Scalar momentum_decay, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
+    Scalar kick, half_drift;                // h, h/2
+    Scalar momentum, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
 };
 
 template <typename Scalar>
 ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
     const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
     const double duration = square_root(settings.lr);
-    const double decay = settings.lr > 0.0 ? settings.momentum : 1.0;
-    const double momentum_variance = (1.0 - decay) * (1.0 + decay) * settings.temperature / settings.num_data;
-    return {static_cast<Scalar>(settings.lr),
-            static_cast<Scalar>(settings.weight_decay),
-            settings.maximize ? Scalar(-1) : Scalar(1),
-            static_cast<Scalar>(square_root(noise_variance)),
-            static_cast<Scalar>(settings.alpha),
-            static_cast<Scalar>(1.0 - settings.alpha),
-            static_cast<Scalar>(settings.eps),
-            static_cast<Scalar>(duration),
-            static_cast<Scalar>(duration / 2.0),
-            static_cast<Scalar>(decay),
-            static_cast<Scalar>(square_root(momentum_variance))};
+    const double momentum = settings.lr > 0.0 ? settings.momentum : 1.0;
+    const double momentum_variance = (1.0 - momentum) * (1.0 + momentum) * settings.temperature / settings.num_data;
+    StepScalars<Scalar> step;
+    step.lr = static_cast<Scalar>(settings.lr);
+    step.weight_decay = static_cast<Scalar>(settings.weight_decay);
+    step.gradient_sign = settings.maximize ? Scalar(-1) : Scalar(1);
+    step.noise_scale = static_cast<Scalar>(square_root(noise_variance));
+    step.alpha = static_cast<Scalar>(settings.alpha);
+    step.one_minus_alpha = static_cast<Scalar>(1.0 - settings.alpha);
+    step.eps = static_cast<Scalar>(settings.eps);
+    step.kick = static_cast<Scalar>(duration);
+    step.half_drift = static_cast<Scalar>(duration / 2.0);
+    step.momentum = static_cast<Scalar>(momentum);
+    step.momentum_noise_scale = static_cast<Scalar>(square_root(momentum_variance));
+    return step;
 }
 
 template <typename Scalar>
@@ -55,40 +57,73 @@ ALD_EXT_INLINE Scalar decayed_gradient(Scalar theta, Scalar gradient, const Step
     return fused_multiply_add(step.weight_decay, theta, step.gradient_sign * gradient);
 }
 
-template <typename Scalar>
-ALD_EXT_INLINE Scalar sgld_update(Scalar theta, Scalar gradient, Scalar xi, const StepScalars<Scalar>& step) {
-    const Scalar g = decayed_gradient(theta, gradient, step);
-    return theta + fused_multiply_add(-step.lr, g, step.noise_scale * xi);
-}
+// Note [The update of a step]
+// Update<Step>::prepare does what needs no noise, and finish, which is given prepare's result, gives the new theta.
+// prepare_writes and finish_writes say which of them changes the state; finish does not read it. Update<Step>::Frozen
+// is the update once the step number has passed freeze_after.
+template <typename Step>
+struct Update;
 
-// Updates v, and gives sqrt(G), which serves drift and noise; it is 0, not NaN, where v has overflown.
-template <bool adapt, typename Scalar>
-ALD_EXT_INLINE Scalar root_of_preconditioner(Scalar theta, Scalar gradient, Scalar& square_avg,
-                                             const StepScalars<Scalar>& step) {
-    const Scalar g = decayed_gradient(theta, gradient, step);
-    if (adapt) square_avg = fused_multiply_add(step.alpha, square_avg, step.one_minus_alpha * g * g);
-    return Scalar(1) / square_root(square_root(square_avg) + step.eps);
-}
+template <>
+struct Update<Sgld> {
+    using Frozen = Update;
+    static constexpr bool has_state = false, prepare_writes = false, finish_writes = false;
 
-template <typename Scalar>
-ALD_EXT_INLINE Scalar psgld_update(Scalar theta, Scalar gradient, Scalar root, Scalar xi,
-                                   const StepScalars<Scalar>& step) {
-    const Scalar g = decayed_gradient(theta, gradient, step);
-    return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
-}
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar prepare(Scalar, Scalar, Scalar&, const StepScalars<Scalar>&) {
+        return Scalar(0);
+    }
 
-// B of Note [Underdamped steps].
-template <typename Scalar>
-ALD_EXT_INLINE Scalar kicked_momentum(Scalar theta, Scalar gradient, Scalar momentum, const StepScalars<Scalar>& step) {
-    return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), momentum);
-}
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar, Scalar&,
+                                        const StepScalars<Scalar>& step) {
+        const Scalar g = decayed_gradient(theta, gradient, step);
+        return theta + fused_multiply_add(-step.lr, g, step.noise_scale * xi);
+    }
+};
 
-// What follows B. Updates the kicked momentum, and gives theta: both half drifts at once, for one rounding.
-template <typename Scalar>
-ALD_EXT_INLINE Scalar underdamped_update(Scalar theta, Scalar& momentum, Scalar xi, const StepScalars<Scalar>& step) {
-    const Scalar kicked = momentum;
-    momentum = fused_multiply_add(step.momentum_decay, kicked, step.momentum_noise_scale * xi);
-    return fused_multiply_add(step.half_drift, kicked + momentum, theta);
-}
+template <bool adapt>
+struct PsgldUpdate {
+    using Frozen = PsgldUpdate<false>;
+    static constexpr bool has_state = true, prepare_writes = adapt, finish_writes = false;
+
+    // Updates v, and gives sqrt(G), which serves drift and noise; it is 0, not NaN, where v has overflown.
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, Scalar& v, const StepScalars<Scalar>& step) {
+        const Scalar g = decayed_gradient(theta, gradient, step);
+        if (adapt) v = fused_multiply_add(step.alpha, v, step.one_minus_alpha * g * g);
+        return Scalar(1) / square_root(square_root(v) + step.eps);
+    }
+
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar root, Scalar&,
+                                        const StepScalars<Scalar>& step) {
+        const Scalar g = decayed_gradient(theta, gradient, step);
+        return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
+    }
+};
+
+template <>
+struct Update<Psgld> : PsgldUpdate<true> {};
+
+template <>
+struct Update<Sghmc> {
+    using Frozen = Update;
+    static constexpr bool has_state = true, prepare_writes = false, finish_writes = true;
+
+    // B of Note [Underdamped steps]: the kicked p.
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, Scalar& p, const StepScalars<Scalar>& step) {
+        return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), p);
+    }
+
+    // What follows B; both half drifts at once, for one rounding.
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar, Scalar xi, Scalar kicked, Scalar& p,
+                                        const StepScalars<Scalar>& step) {
+        p = fused_multiply_add(step.momentum, kicked, step.momentum_noise_scale * xi);
+        return fused_multiply_add(step.half_drift, kicked + p, theta);
+    }
+};
 
 ALD_EXT_MATH_END

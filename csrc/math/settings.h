@@ -1,21 +1,69 @@
 // Plain values that cross from csrc/ops to the loops of any instruction set or device.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <tuple>
 
 namespace ald_ext {
 
-enum class StepKind { sgld, psgld, sghmc };
-
-// One step of a group of parameters, as in ald_ext.PSGLD and ald_ext.SGHMC. alpha, eps and freeze_after are pSGLD's,
-// momentum is SGHMC's.
+// The settings of one step of a group of parameters, as in ald_ext.PSGLD and ald_ext.SGHMC. What a step does not have
+// keeps the value here.
 struct LangevinSettings {
-    double lr, weight_decay, temperature, num_data;
-    bool maximize;
-    double alpha, eps;
-    std::int64_t freeze_after;  // the last step at which the preconditioner adapts
-    double momentum = 0.0;
+    double lr = 0.0, weight_decay = 0.0, temperature = 1.0, num_data = 1.0;
+    bool maximize = false;
+    double alpha = 0.0, eps = 0.0;          // pSGLD
+    std::int64_t freeze_after = INT64_MAX;  // pSGLD: the last step at which the preconditioner adapts
+    double momentum = 0.0;                  // SGHMC
 };
+
+// A setting that some steps have and others do not.
+template <typename Value>
+struct OwnSetting {
+    const char* name;
+    Value LangevinSettings::* field;
+};
+
+// Note [The list of steps]
+// Each step once: the name of its op, what the op calls the states (null: the step has none), and the settings beside
+// those of every step. Schemas, registration and tables of kernels follow from Steps; the formula of each is in
+// langevin_update.h.
+struct Sgld {
+    static constexpr const char *name = "sgld_step_", *states = nullptr;
+    static constexpr std::tuple<> own_settings = {};
+};
+
+struct Psgld {
+    static constexpr const char *name = "psgld_step_", *states = "square_avgs";
+    static constexpr auto own_settings = std::make_tuple(
+        OwnSetting<double>{"alpha", &LangevinSettings::alpha}, OwnSetting<double>{"eps", &LangevinSettings::eps},
+        OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
+};
+
+struct Sghmc {
+    static constexpr const char *name = "sghmc_step_", *states = "momenta";
+    static constexpr auto own_settings = std::make_tuple(OwnSetting<double>{"momentum", &LangevinSettings::momentum});
+};
+
+using Steps = std::tuple<Sgld, Psgld, Sghmc>;
+enum class StepKind { sgld, psgld, sghmc };  // in the same order
+
+constexpr std::size_t step_count = std::tuple_size_v<Steps>;
+
+// Calls use(Step{}) with every step.
+template <typename Use>
+void for_each_step(const Use& use) {
+    std::apply([&](auto... step) { (use(step), ...); }, Steps{});
+}
+
+// Calls use(Step{}) with the step of a kind.
+template <std::size_t i = 0, typename Use>
+decltype(auto) with_step(StepKind kind, const Use& use) {
+    if constexpr (i + 1 < step_count) {
+        if (static_cast<std::size_t>(kind) != i) return with_step<i + 1>(kind, use);
+    }
+    return use(std::tuple_element_t<i, Steps>{});
+}
 
 // Where on a device to find lr and step when a captured step runs; null where they are plain numbers.
 struct DeviceClock {
@@ -29,10 +77,10 @@ struct NoiseKey {
     std::int64_t seed, step, parameter, offset;
 };
 
-// The same for latent variables: rows of `dimension` elements, row r of the parameter data[r].
+// The same for latent variables: rows of `dimension` elements, row r of the parameter index[r].
 struct LatentNoiseKey {
     std::int64_t seed, step;
-    const std::int64_t* data;
+    const std::int64_t* index;
     std::int64_t dimension;
 };
 

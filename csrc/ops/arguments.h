@@ -1,6 +1,8 @@
 // The arguments of each op, checked and reduced to plain values: what the CPU and the CUDA op have in common.
 #pragma once
 
+#include <functional>
+#include <numeric>
 #include <tuple>
 
 #include "../math/normal.h"
@@ -35,11 +37,12 @@ struct StepArguments {
     StepClock clock;
 };
 
-inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op) {
+inline void check_noise_key(const NoiseKey& key, std::int64_t count, const char* op,
+                            const ArgumentName& parameter = "parameter", const ArgumentName& offset = "offset") {
     check_range(key.seed, 0, INT64_MAX, op, "seed");
     check_range(key.step, 0, max_step, op, "step");
-    check_range(key.parameter, 0, max_parameter, op, "parameter");
-    check_range(key.offset, 0, max_elements - count, op, "offset");
+    check_range(key.parameter, 0, max_parameter, op, parameter);
+    check_range(key.offset, 0, max_elements - count, op, offset);
 }
 
 inline void check_contiguous(const Tensor& tensor, const char* op, const char* argument) {
@@ -53,15 +56,15 @@ inline void check_noise_output(const Tensor& out, const NoiseKey& key, const cha
     check_noise_key(key, out.numel(), op);
 }
 
-inline void check_settings(const LangevinSettings& settings, const char* op, const char* momentum_name = "momentum") {
+inline void check_settings(const LangevinSettings& settings, const char* op) {
     check_not_negative(settings.temperature, op, "temperature");
     check_not_negative(settings.weight_decay, op, "weight_decay");
     check_positive(settings.num_data, op, "num_data");
     check_not_negative(settings.eps, op, "eps");
     ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
                   ", expected 0 <= alpha < 1");
-    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, momentum_name, "got ", settings.momentum,
-                  ", expected 0 <= ", momentum_name, " < 1");
+    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, "momentum", "got ", settings.momentum,
+                  ", expected 0 <= momentum < 1");
 }
 
 inline void check_scalar_argument(const Tensor& tensor, const Tensor& param, const char* op, const char* argument) {
@@ -119,6 +122,39 @@ inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op, co
     }
 }
 
+// What is asked of every tensor of a step, read once: each question to torch is a call.
+struct Layout {
+    explicit Layout(const Tensor& tensor)
+        : type(tensor.scalar_type()),
+          is_cpu(tensor.is_cpu()),
+          device_index(tensor.get_device_index()),
+          sizes(tensor.sizes()),
+          strides(tensor.strides()) {}
+
+    // False does not say that they differ: strides of dimensions of size one say nothing, and CPUs have two indices.
+    bool is_plainly(const Layout& other, ScalarType expected_type) const {
+        return type == expected_type && is_cpu == other.is_cpu && device_index == other.device_index &&
+               same_values(sizes, other.sizes) && same_values(strides, other.strides);
+    }
+
+    bool is_plainly_contiguous() const {
+        std::int64_t expected = 1;
+        for (std::size_t d = sizes.size(); d-- > 0; expected *= sizes[d]) {
+            if (strides[d] != expected) return false;
+        }
+        return true;
+    }
+
+    std::int64_t numel() const {
+        return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
+    }
+
+    ScalarType type;
+    bool is_cpu;
+    std::int32_t device_index;
+    torch::headeronly::IntHeaderOnlyArrayRef sizes, strides;
+};
+
 inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarType type, const char* op,
                             const ArgumentName& argument) {
     check_same_device(tensor, param, op, argument, "its parameter");
@@ -131,19 +167,28 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarTyp
 // How a step calls itself and its arguments.
 struct StepNames {
     StepKind kind;
-    const char *op, *states, *written;  // `states` is null for SGLD
+    std::string op, states, written;  // `states` is empty for a step without
 };
 
-constexpr StepNames sgld_names = {StepKind::sgld, "ald_ext::sgld_step_", nullptr, "params"};
-constexpr StepNames psgld_names = {StepKind::psgld, "ald_ext::psgld_step_", "square_avgs", "params, square_avgs"};
-constexpr StepNames sghmc_names = {StepKind::sghmc, "ald_ext::sghmc_step_", "momenta", "params, momenta"};
+template <typename Step, std::size_t kind = 0>
+const StepNames& names_of() {
+    if constexpr (!std::is_same_v<Step, std::tuple_element_t<kind, Steps>>) {
+        return names_of<Step, kind + 1>();
+    } else {
+        static const std::string states = Step::states == nullptr ? "" : Step::states;
+        static const StepNames names = {static_cast<StepKind>(kind), std::string("ald_ext::") + Step::name, states,
+                                        states.empty() ? "params" : "params, " + states};
+        return names;
+    }
+}
 
-// `states` is empty for SGLD.
+// `states` is empty for a step without. Empty noise_ids stand for 0, 1, 2, ..., empty offsets for zeros.
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
-                                const std::vector<std::int64_t>& parameters, const std::vector<std::int64_t>& offsets,
+                                const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
                                 std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
-    const char* op = names.op;
+    const char* op = names.op.c_str();
+    const bool has_states = !names.states.empty();
     const std::size_t count = params.size();
     ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");
     const auto check_length = [&](std::size_t length, const char* argument) {
@@ -151,72 +196,89 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
                       ", one for each of params");
     };
     check_length(grads.size(), "grads");
-    if (names.states != nullptr) check_length(states.size(), names.states);
-    check_length(parameters.size(), "parameters");
-    check_length(offsets.size(), "offsets");
+    if (has_states) check_length(states.size(), names.states.c_str());
+    if (!noise_ids.empty()) check_length(noise_ids.size(), "noise_ids");
+    if (!offsets.empty()) check_length(offsets.size(), "offsets");
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
     settings.lr = clock.lr;
 
-    StepArguments arguments{names.kind, {},   params[0].scalar_type(), params[0].get_device_index(), seed,
-                            settings,   clock};
+    const Layout first(params[0]);
+    StepArguments arguments{names.kind, {}, first.type, first.device_index, seed, settings, clock};
     arguments.tensors.reserve(count);
     const ScalarType state_type = compute_type(arguments.type);
+    const std::int64_t param_size = static_cast<std::int64_t>(params[0].element_size());
+    const std::int64_t state_size = state_type == ScalarType::Double ? 8 : 4;
     std::vector<MemoryRange> ranges;
     ranges.reserve(3 * count);
+    const auto add_range = [&](const void* memory, std::int64_t size, bool written) {
+        const char* begin = static_cast<const char*>(memory);
+        ranges.push_back({begin, begin + size, written});
+    };
     for (std::size_t i = 0; i < count; ++i) {
         const std::int64_t index = static_cast<std::int64_t>(i);
         const Tensor& param = params[i];
+        const Layout layout(param);
         const ArgumentName name("params", index);
-        check_parameter_type(param, op, name);
-        check_type(param, arguments.type, op, name);
-        check_same_device(param, params[0], op, name, "params[0]");
-        ALD_EXT_CHECK(is_dense(param), op, name, "got strides ", shape_text(param.strides()), " for shape ",
-                      shape_text(param.sizes()), ", expected a tensor that fills its memory without gaps or overlaps");
-        check_companion(grads[i], param, arguments.type, op, {"grads", index});
-        if (names.states != nullptr) check_companion(states[i], param, state_type, op, {names.states, index});
-        check_noise_key({seed, clock.step, parameters[i], offsets[i]}, param.numel(), op);
-        if (param.numel() == 0) continue;
-        void* state = names.states == nullptr ? nullptr : states[i].mutable_data_ptr();
-        ranges.push_back(memory_range(param, true));
-        ranges.push_back(memory_range(grads[i], false));
-        if (state != nullptr) ranges.push_back(memory_range(states[i], true));
-        arguments.tensors.push_back(
-            {param.mutable_data_ptr(), grads[i].const_data_ptr(), state, param.numel(), parameters[i], offsets[i]});
+        check_parameter_type(layout.type, op, name);
+        if (layout.type != first.type) check_type(param, first.type, op, name);
+        if (layout.is_cpu != first.is_cpu || layout.device_index != first.device_index) {
+            check_same_device(param, params[0], op, name, "params[0]");
+        }
+        ALD_EXT_CHECK(layout.is_plainly_contiguous() || is_dense(param), op, name, "got strides ",
+                      shape_text(layout.strides), " for shape ", shape_text(layout.sizes),
+                      ", expected a tensor that fills its memory without gaps or overlaps");
+        const auto check = [&](const Tensor& companion, ScalarType type, const ArgumentName& argument) {
+            if (!Layout(companion).is_plainly(layout, type)) check_companion(companion, param, type, op, argument);
+        };
+        check(grads[i], arguments.type, {"grads", index});
+        if (has_states) check(states[i], state_type, {names.states.c_str(), index});
+        const std::int64_t numel = layout.numel();
+        const std::int64_t noise_id = noise_ids.empty() ? index : noise_ids[i];
+        const std::int64_t offset = offsets.empty() ? 0 : offsets[i];
+        check_noise_key({seed, clock.step, noise_id, offset}, numel, op, {"noise_ids", index}, {"offsets", index});
+        if (numel == 0) continue;
+        void* const values = param.mutable_data_ptr();
+        const void* const grad = grads[i].const_data_ptr();
+        void* const state = has_states ? states[i].mutable_data_ptr() : nullptr;
+        add_range(values, numel * param_size, true);
+        add_range(grad, numel * param_size, false);
+        if (has_states) add_range(state, numel * state_size, true);
+        arguments.tensors.push_back({values, grad, state, numel, noise_id, offset});
     }
-    check_no_overlap(std::move(ranges), op, names.written, "grads");
+    check_no_overlap(std::move(ranges), op, names.written.c_str(), "grads");
     return arguments;
 }
 
 // What keys the noise of latent rows.
 struct LatentArguments {
     const char* op;
-    Tensor data;  // contiguous
+    Tensor index;  // contiguous
     std::int64_t seed, step, dimension;
 
-    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(data), dimension}; }
+    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(index), dimension}; }
 };
 
-inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& data,
+inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& index,
                                     std::int64_t seed, std::int64_t step) {
     check_floating(rows, op, name);
     ALD_EXT_CHECK(rows.dim() >= 1, op, name, "got a tensor without dimensions, expected (n, ...)");
     check_contiguous(rows, op, name);
-    check_type(data, ScalarType::Long, op, "data");
-    check_same_device(data, rows, op, "data", name);
-    ALD_EXT_CHECK(data.dim() == 1 && data.size(0) == rows.size(0), op, "data", "got shape ", shape_text(data.sizes()),
-                  ", expected (", rows.size(0), "), one datum a row of ", name);
+    check_type(index, ScalarType::Long, op, "index");
+    check_same_device(index, rows, op, "index", name);
+    ALD_EXT_CHECK(index.dim() == 1 && index.size(0) == rows.size(0), op, "index", "got shape ",
+                  shape_text(index.sizes()), ", expected (", rows.size(0), "), one datum a row of ", name);
     std::int64_t dimension = 1;
     for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
     check_noise_key({seed, step, 0, 0}, dimension, op);
-    return {op, torch::stable::contiguous(data), seed, step, dimension};
+    return {op, torch::stable::contiguous(index), seed, step, dimension};
 }
 
 struct LatentStepArguments {
     LatentArguments rows;
     const Tensor& z;
-    const Tensor* momentum;  // null for SGLD
-    Tensor grad;             // contiguous
+    const Tensor* momenta;  // null for SGLD
+    Tensor grad;            // contiguous
     LangevinSettings settings;
 };
 
@@ -226,27 +288,27 @@ inline void check_latent_companion(const Tensor& tensor, const Tensor& z, const 
     check_same_shape(tensor, z, op, name, "z");
 }
 
-// `momentum` is null for SGLD.
-inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momentum,
-                                             const Tensor& grad, const Tensor& data, std::int64_t seed,
-                                             std::int64_t step, const LangevinSettings& settings) {
-    check_settings(settings, op, "momentum_decay");
+// `momenta` is null for SGLD.
+inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momenta, const Tensor& grad,
+                                             const Tensor& index, std::int64_t seed, std::int64_t step,
+                                             const LangevinSettings& settings) {
+    check_settings(settings, op);
     check_not_negative(settings.lr, op, "lr");
     check_floating(z, op, "z");
     check_latent_companion(grad, z, op, "grad");
-    if (momentum != nullptr) {
-        check_latent_companion(*momentum, z, op, "momentum");
-        check_contiguous(*momentum, op, "momentum");
+    if (momenta != nullptr) {
+        check_latent_companion(*momenta, z, op, "momenta");
+        check_contiguous(*momenta, op, "momenta");
     }
-    const LatentArguments rows = check_latent(op, z, "z", data, seed, step);
+    const LatentArguments rows = check_latent(op, z, "z", index, seed, step);
     const Tensor gradient = torch::stable::contiguous(grad);
     if (z.numel() > 0) {
         std::vector<MemoryRange> ranges = {memory_range(z, true), memory_range(gradient, false),
-                                           memory_range(rows.data, false)};
-        if (momentum != nullptr) ranges.push_back(memory_range(*momentum, true));
-        check_no_overlap(std::move(ranges), op, momentum != nullptr ? "z, momentum" : "z", "grad, data");
+                                           memory_range(rows.index, false)};
+        if (momenta != nullptr) ranges.push_back(memory_range(*momenta, true));
+        check_no_overlap(std::move(ranges), op, momenta != nullptr ? "z, momenta" : "z", "grad, index");
     }
-    return {rows, z, momentum, gradient, settings};
+    return {rows, z, momenta, gradient, settings};
 }
 
 // x and mean as rows of `dimension` values.

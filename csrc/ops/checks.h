@@ -111,8 +111,7 @@ inline void check_floating(const Tensor& tensor, const char* op, const ArgumentN
 }
 
 // The types of parameters; 16-bit ones are rounded stochastically.
-inline void check_parameter_type(const Tensor& tensor, const char* op, const ArgumentName& argument) {
-    const ScalarType type = tensor.scalar_type();
+inline void check_parameter_type(ScalarType type, const char* op, const ArgumentName& argument) {
     ALD_EXT_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
                       type == ScalarType::Half,
                   op, argument, "got dtype ", torch::headeronly::toString(type),

@@ -43,26 +43,26 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
 }
 
 // CUDA does not look at the values, which would make it wait.
-void check_data_values(const LatentArguments& rows) {
-    const std::int64_t* values = const_data<std::int64_t>(rows.data);
+void check_index_values(const LatentArguments& rows) {
+    const std::int64_t* values = const_data<std::int64_t>(rows.index);
     std::atomic<bool> all_inside{true};
-    divide(rows.data.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+    divide(rows.index.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
         std::uint64_t bits = 0;
         for (std::int64_t row = begin; row < end; ++row) bits |= static_cast<std::uint64_t>(values[row]);
         if (bits > static_cast<std::uint64_t>(max_parameter)) all_inside = false;
     });
     if (all_inside) return;
-    for (std::int64_t row = 0; row < rows.data.numel(); ++row) {
-        check_range(values[row], 0, max_parameter, rows.op, {"data", row});
+    for (std::int64_t row = 0; row < rows.index.numel(); ++row) {
+        check_range(values[row], 0, max_parameter, rows.op, {"index", row});
     }
 }
 
-void latent_normal_(const Tensor& out, const Tensor& data, std::int64_t seed, std::int64_t step) {
-    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", data, seed, step);
-    check_data_values(rows);
+void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step);
+    check_index_values(rows);
     dispatch_floating(out, [&](auto zero) {
         using Scalar = decltype(zero);
-        Scalar* values = ops::data<Scalar>(out);
+        Scalar* values = data<Scalar>(out);
         divide(out.numel(), noisy_grain, [&](std::int64_t begin, std::int64_t end) {
             kernels<Scalar>().latent_normal(values, rows.key(), begin, end);
         });
@@ -103,15 +103,15 @@ struct CpuDevice {
 
     template <typename Scalar>
     static void run_latent_step(const LatentStepArguments& arguments) {
-        check_data_values(arguments.rows);
-        const bool sgld = arguments.momentum == nullptr;
+        check_index_values(arguments.rows);
+        const bool sgld = arguments.momenta == nullptr;
         const cpu::LatentStep<Scalar> run = sgld ? kernels<Scalar>().latent_sgld : kernels<Scalar>().latent_sghmc;
         Scalar* z = data<Scalar>(arguments.z);
         const Scalar* grad = const_data<Scalar>(arguments.grad);
-        Scalar* momentum = sgld ? nullptr : data<Scalar>(*arguments.momentum);
+        Scalar* momenta = sgld ? nullptr : data<Scalar>(*arguments.momenta);
         const LatentNoiseKey key = arguments.rows.key();
         divide(arguments.z.numel(), noisy_grain, [&](std::int64_t begin, std::int64_t end) {
-            run(z, grad, momentum, key, begin, end, arguments.settings);
+            run(z, grad, momenta, key, begin, end, arguments.settings);
         });
     }
 };

@@ -29,12 +29,12 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
     });
 }
 
-void latent_normal_(const Tensor& out, const Tensor& data, std::int64_t seed, std::int64_t step) {
-    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", data, seed, step);
+void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step);
     const DeviceGuard guard(out.get_device_index());
     dispatch_floating(out, [&](auto zero) {
         using Scalar = decltype(zero);
-        cuda::latent_normal(ops::data<Scalar>(out), out.numel(), rows.key(), current_stream(out.get_device_index()));
+        cuda::latent_normal(data<Scalar>(out), out.numel(), rows.key(), current_stream(out.get_device_index()));
     });
 }
 
@@ -57,9 +57,9 @@ struct CudaDevice {
     static void run_latent_step(const LatentStepArguments& arguments) {
         const Tensor& z = arguments.z;
         const DeviceGuard guard(z.get_device_index());
-        Scalar* momentum = arguments.momentum == nullptr ? nullptr : data<Scalar>(*arguments.momentum);
+        Scalar* momenta = arguments.momenta == nullptr ? nullptr : data<Scalar>(*arguments.momenta);
         cuda::latent_step<Scalar>(
-            {data<Scalar>(z), const_data<Scalar>(arguments.grad), momentum, z.numel(), arguments.rows.key()},
+            {data<Scalar>(z), const_data<Scalar>(arguments.grad), momenta, z.numel(), arguments.rows.key()},
             arguments.settings, current_stream(z.get_device_index()));
     }
 };

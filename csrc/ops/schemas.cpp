@@ -1,39 +1,44 @@
-// Every op of torch.ops.ald_ext. ald_ext/ops.py documents them, and registers their fake and autograd kernels.
+// Every op of torch.ops.ald_ext. ald_ext/ops documents them, and registers their fake and autograd kernels.
 #include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "../math/settings.h"
+
+namespace {
+
+std::string own_argument(const ald_ext::OwnSetting<double>& setting) { return std::string("float ") + setting.name; }
+
+std::string own_argument(const ald_ext::OwnSetting<std::int64_t>& setting) {
+    return std::string("int ") + setting.name;
+}
+
+template <typename Step>
+std::string step_schema(const std::string& overload, const std::string& lr, const std::string& number) {
+    std::string schema = Step::name + overload + "(Tensor(a!)[] params, Tensor[] grads, ";
+    if (Step::states != nullptr) schema += std::string("Tensor(b!)[] ") + Step::states + ", ";
+    schema += "*, " + lr + " lr, float num_data, float temperature, float weight_decay, bool maximize, ";
+    std::apply([&](const auto&... setting) { ((schema += own_argument(setting) + ", "), ...); }, Step::own_settings);
+    return schema + "int seed, " + number + " step, int[] noise_ids, int[] offsets) -> ()";
+}
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY(ald_ext, m) {
     m.def("normal_(Tensor(a!) out, *, int seed, int step, int parameter=0, int offset=0) -> ()");
-    m.def(
-        "sgld_step_(Tensor(a!)[] params, Tensor[] grads, *, float lr, float num_data, float temperature, "
-        "float weight_decay, bool maximize, int seed, int step, int[] parameters, int[] offsets) -> ()");
-    m.def(
-        "psgld_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, float lr, float num_data, "
-        "float temperature, float weight_decay, bool maximize, float alpha, float eps, int freeze_after, int seed, "
-        "int step, int[] parameters, int[] offsets) -> ()");
-    m.def(
-        "sghmc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, *, float lr, float num_data, "
-        "float temperature, float weight_decay, bool maximize, float momentum, int seed, int step, int[] parameters, "
-        "int[] offsets) -> ()");
-    // lr and step as tensors, read where the step runs: for torch.compile and CUDA graphs.
-    m.def(
-        "sgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, *, Tensor lr, float num_data, float temperature, "
-        "float weight_decay, bool maximize, int seed, Tensor step, int[] parameters, int[] offsets) -> ()");
-    m.def(
-        "psgld_step_.tensor(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, *, Tensor lr, "
-        "float num_data, float temperature, float weight_decay, bool maximize, float alpha, float eps, "
-        "int freeze_after, int seed, Tensor step, int[] parameters, int[] offsets) -> ()");
-    m.def(
-        "sghmc_step_.tensor(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, *, Tensor lr, float num_data, "
-        "float temperature, float weight_decay, bool maximize, float momentum, int seed, Tensor step, "
-        "int[] parameters, int[] offsets) -> ()");
+    ald_ext::for_each_step([&](auto step) {
+        m.def(step_schema<decltype(step)>("", "float", "int").c_str());
+        // lr and step as tensors, read where the step runs: for torch.compile and CUDA graphs.
+        m.def(step_schema<decltype(step)>(".tensor", "Tensor", "Tensor").c_str());
+    });
     // Rows of latent variables, each with the noise of its datum.
-    m.def("latent_normal_(Tensor(a!) out, Tensor data, *, int seed, int step) -> ()");
+    m.def("latent_normal_(Tensor(a!) out, Tensor index, *, int seed, int step) -> ()");
     m.def(
-        "latent_langevin_step_(Tensor(a!) z, Tensor grad, Tensor data, *, float lr, float temperature, int seed, "
+        "latent_langevin_step_(Tensor(a!) z, Tensor grad, Tensor index, *, float lr, float temperature, int seed, "
         "int step) -> ()");
     m.def(
-        "latent_underdamped_step_(Tensor(a!) z, Tensor(b!) momentum, Tensor grad, Tensor data, *, float lr, "
-        "float momentum_decay, float temperature, int seed, int step) -> ()");
+        "latent_underdamped_step_(Tensor(a!) z, Tensor(b!) momenta, Tensor grad, Tensor index, *, float lr, "
+        "float momentum, float temperature, int seed, int step) -> ()");
     m.def(
         "marginal_gaussian_log_prob(Tensor x, Tensor mean, float shape, float rate) -> "
         "(Tensor log_prob, Tensor squared_distance)");

@@ -101,16 +101,16 @@ std::vector<Scalar> run_latent_step(const KernelTable<Scalar>& table, const Cuts
                                     std::int64_t dimension, const NamedSettings& named, bool special) {
     const std::vector<std::int64_t> data = data_indices(rows_for(cuts.back(), dimension), 14);
     const StepInputs<Scalar> inputs(cuts.back(), special);
-    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momentum(inputs.state);
+    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momenta(inputs.state);
     const bool sgld = named.kind == StepKind::sgld;
     const cpu::LatentStep<Scalar> step = sgld ? table.latent_sgld : table.latent_sghmc;
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        step(z.data(), grad.data(), sgld ? nullptr : momentum.data(), latent_key(key, data, dimension), begin,
+        step(z.data(), grad.data(), sgld ? nullptr : momenta.data(), latent_key(key, data, dimension), begin,
              begin + length, named.settings);
     });
     check_same(grad.values(), inputs.grad, "a latent step changed its gradient");
     std::vector<Scalar> result = z.values();
-    append(result, momentum.values());
+    append(result, momenta.values());
     return result;
 }
 
@@ -347,17 +347,15 @@ void test_steps_by_element(const Capability& capability) {
         for (std::int64_t i = 0; i < count; ++i) {
             const Scalar theta = widen(inputs.param[i]), gradient = widen(inputs.grad[i]);
             const Scalar xi = step.settings.temperature > 0 ? normals[i] : Scalar(0);
-            Scalar& v = inputs.state[i];
-            Scalar value = sgld_update(theta, gradient, xi, scalars);
-            if (step.kind == StepKind::sghmc) {
-                v = kicked_momentum(theta, gradient, v, scalars);
-                value = underdamped_update(theta, v, xi, scalars);
-            } else if (step.kind == StepKind::psgld) {
-                const Scalar root = step.settings.freeze_after >= key.step
-                                        ? root_of_preconditioner<true>(theta, gradient, v, scalars)
-                                        : root_of_preconditioner<false>(theta, gradient, v, scalars);
-                value = psgld_update(theta, gradient, root, xi, scalars);
-            }
+            const auto update = [&](auto rule) {
+                const Scalar prepared = rule.prepare(theta, gradient, inputs.state[i], scalars);
+                return rule.finish(theta, gradient, xi, prepared, inputs.state[i], scalars);
+            };
+            const Scalar value = with_step(step.kind, [&](auto named) {
+                using Adapting = Update<decltype(named)>;
+                const bool adapts = step.settings.freeze_after >= key.step;
+                return adapts ? update(Adapting{}) : update(typename Adapting::Frozen{});
+            });
             inputs.param[i] = round_stochastically<Param>(value, rounding_word(key, key.offset + i));
         }
         auto expected = widened(inputs.param);
@@ -427,11 +425,11 @@ template <typename Param>
 void test_infinite_square_avg(const Capability& capability) {
     using Scalar = Compute<Param>;
     for (const double temperature : {0.0, 1.0}) {
-        const LangevinSettings settings{0.1, 0, temperature, 1, false, 0.99, 0.1, INT64_MAX};
+        const LangevinSettings settings{.lr = 0.1, .temperature = temperature, .alpha = 0.99, .eps = 0.1};
         Param param = round_stochastically<Param>(Scalar(3), 0);
         const Param grad = round_stochastically<Param>(Scalar(1), 0);
         Scalar square_avg = std::numeric_limits<Scalar>::infinity();
-        capability.step_kernels<Param>().psgld(&param, &grad, &square_avg, 1, {1, 1, 0, 0}, settings);
+        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, &square_avg, 1, {1, 1, 0, 0}, settings);
         check(widen(param) == Scalar(3), describe<Param>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
               ": got ", widen(param), ", expected 3");
     }

@@ -74,7 +74,10 @@ void test_underdamped_update() {
     const Real unit = std::numeric_limits<Scalar>::epsilon() / 2;
     auto random = random_source(81);
     std::normal_distribution<double> normal;
-    const LangevinSettings cases[] = {{0.3, 0.1, 1.5, 7, false, 0, 0, 0, 0.9}, {0.02, 0, 0, 1, true, 0, 0, 0, 0.25}};
+    const LangevinSettings cases[] = {
+        {.lr = 0.3, .weight_decay = 0.1, .temperature = 1.5, .num_data = 7, .momentum = 0.9},
+        {.lr = 0.02, .temperature = 0, .maximize = true, .momentum = 0.25},
+    };
     for (const LangevinSettings& settings : cases) {
         const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
         for (int i = 0; i < 1000; ++i) {
@@ -86,8 +89,9 @@ void test_underdamped_update() {
             const Real noise = std::sqrt((1 - mu * mu) * settings.temperature / settings.num_data) * xi;
             const Real p = mu * kicked + noise, moved = theta + h / 2 * (kicked + p);
             const Real size = std::fabs(before) + h * (std::fabs(gradient) + std::fabs(theta)) + std::fabs(noise);
-            Scalar momentum = kicked_momentum(theta, gradient, before, step);
-            const Scalar got = underdamped_update(theta, momentum, xi, step);
+            Scalar momentum = before;
+            const Scalar kick = Update<Sghmc>::prepare(theta, gradient, momentum, step);
+            const Scalar got = Update<Sghmc>::finish(theta, gradient, xi, kick, momentum, step);
             check(std::fabs(momentum - p) <= 6 * unit * size, "underdamped momentum<", type_name<Scalar>(), ">: got ",
                   momentum, ", expected ", p);
             check(std::fabs(got - moved) <= 6 * unit * (std::fabs(theta) + h * size), "underdamped theta<",

@@ -105,7 +105,7 @@ def test_no_params_but_companions(device: torch.device, kind: str, argument: str
     step.check_refused(f"{argument}: got 1 items, expected 0")
 
 
-@pytest.mark.parametrize("argument", ["parameters", "offsets"])
+@pytest.mark.parametrize("argument", ["noise_ids", "offsets"])
 def test_noise_indices_of_another_length(step: Step, argument: str) -> None:
     step.options[argument] = [0]
     step.check_refused(f"{argument}: got 1 items, expected 2")
@@ -201,18 +201,13 @@ def test_16_bit_params_have_a_wide_state(device: torch.device, kind: str, dtype:
     step.check_refused(f"{STATES[kind]}[1]: got dtype Double, expected Float")
 
 
-@EVERY_LIST
+@pytest.mark.parametrize(
+    ("kind", "argument"), [("sgld", "grads"), *((k, name) for k in STATES for name in ("params", "grads", STATES[k]))]
+)
 @pytest.mark.parametrize("index", [0, 1])
 def test_tensors_on_two_devices(device: torch.device, kind: str, argument: str, index: int) -> None:
     step = Step(device, kind)
     step.named(argument)[index] = step.named(argument)[index].to(other_device(device))
-    step.check_refused("got a tensor on", "expected")
-
-
-@pytest.mark.parametrize("argument", ["params", "grads"])
-def test_tensors_on_two_devices_sgld(device: torch.device, argument: str) -> None:
-    step = Step(device, "sgld")
-    getattr(step, argument)[1] = getattr(step, argument)[1].to(other_device(device))
     step.check_refused("got a tensor on", "expected")
 
 
@@ -253,19 +248,21 @@ def test_numbers_out_of_range(step: Step, argument: str, values: list[float], ex
         step.check_refused(f"{argument}: got {value:g}", f"expected a finite number {expected}")
 
 
-@pytest.mark.parametrize(("argument", "values"), [("eps", [-1e-8, NAN]), ("alpha", [-0.1, 1.0, 1.5, NAN])])
-def test_preconditioner_out_of_range(device: torch.device, argument: str, values: list[float]) -> None:
-    step = Step(device, "psgld")
+@pytest.mark.parametrize(
+    ("kind", "argument", "values", "expected"),
+    [
+        ("psgld", "eps", [-1e-8, NAN], "a finite number >= 0"),
+        ("psgld", "alpha", [-0.1, 1.0, 1.5, NAN], "0 <= alpha < 1"),
+        ("sghmc", "momentum", [-0.1, 1.0, 1.5, NAN], "0 <= momentum < 1"),
+    ],
+)
+def test_own_settings_out_of_range(
+    device: torch.device, kind: str, argument: str, values: list[float], expected: str
+) -> None:
+    step = Step(device, kind)
     for value in values:
         step.options[argument] = value
-        step.check_refused(f"{argument}: got {value:g}", "expected")
-
-
-def test_momentum_out_of_range(device: torch.device) -> None:
-    step = Step(device, "sghmc")
-    for value in (-0.1, 1.0, 1.5, NAN):
-        step.options["momentum"] = value
-        step.check_refused(f"momentum: got {value:g}", "expected 0 <= momentum < 1")
+        step.check_refused(f"{argument}: got {value:g}, expected {expected}")
 
 
 @pytest.mark.parametrize(
@@ -274,16 +271,16 @@ def test_momentum_out_of_range(device: torch.device) -> None:
         ("seed", -1),
         ("step", -1),
         ("step", 2**40),
-        ("parameters", [0, -1]),
-        ("parameters", [0, 2**44]),
+        ("noise_ids", [0, -1]),
+        ("noise_ids", [0, 2**44]),
         ("offsets", [0, -1]),
         ("offsets", [0, 2**41 - 3]),
     ],
 )
 def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
     step.options[argument] = value
-    got = value[1] if isinstance(value, list) else value
-    step.check_refused(f"{argument.removesuffix('s')}: got {got}, expected 0 to")
+    name, got = (f"{argument}[1]", value[1]) if isinstance(value, list) else (argument, value)
+    step.check_refused(f"{name}: got {got}, expected 0 to")
 
 
 # --- lr and step as tensors ---
@@ -336,19 +333,14 @@ def test_tensors_on_a_third_device(step: Step, argument: str) -> None:
     step.check_refused(f"{argument}: got a tensor on meta")
 
 
-def test_no_params_for_the_registered_op() -> None:
+@pytest.mark.parametrize("kind", ["sgld", "psgld", "sghmc"])
+def test_no_params_for_the_registered_op(kind: str) -> None:
     """The functions of ops return before; the op itself finds its device by lr and step."""
-    options = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False, "seed": 1}
-    lists: dict[str, list[int]] = {"parameters": [], "offsets": []}
-    own = {"alpha": 0.9, "eps": 0.1, "freeze_after": -1}
-    clock = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
-    for call in (
-        lambda: torch.ops.ald_ext.sgld_step_.tensor([], [], **options, **lists, **clock),
-        lambda: torch.ops.ald_ext.psgld_step_.tensor([], [], [], **options, **lists, **own, **clock),
-        lambda: torch.ops.ald_ext.sghmc_step_.tensor([], [], [], **options, **lists, momentum=0.9, **clock),
-    ):
-        with pytest.raises(RuntimeError, match=r"_step_: params: got an empty list, expected at least one tensor"):
-            call()
+    own = {"psgld": {"alpha": 0.9, "eps": 0.1, "freeze_after": -1}, "sghmc": {"momentum": 0.9}}.get(kind, {})
+    options = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False, "seed": 1, **own}
+    options |= {"noise_ids": [], "offsets": [], "lr": torch.tensor(0.1), "step": torch.tensor(1)}
+    with pytest.raises(RuntimeError, match=r"_step_: params: got an empty list, expected at least one tensor"):
+        getattr(torch.ops.ald_ext, f"{kind}_step_").tensor(*([] for _ in range(3 if kind in STATES else 2)), **options)
 
 
 # --- The likelihood ---
@@ -447,7 +439,7 @@ def test_bits_out_of_range(device: torch.device, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_pixels_beyond_the_bits(bits: int) -> None:
-    """On the CPU; CUDA does not look (test_ops_dequantization.py)."""
+    """On the CPU; CUDA does not look (test_dequantization.py)."""
     x = torch.zeros(1000, dtype=torch.uint8)
     x[777] = 2**bits
     expected = f"x: got a pixel of {2**bits}, expected 0 to {2**bits - 1} for bits = {bits}"

@@ -12,9 +12,6 @@ from ald_ext import PSGLD, ops
 
 @pytest.fixture(autouse=True)
 def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "KERNEL_DEVICES", set())
-    monkeypatch.setattr(ops, "has_kernel", lambda tensor: False)
-
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a compiled op was called")
 
@@ -22,7 +19,10 @@ def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return fail
 
-    monkeypatch.setattr(ops, "_OPS", NoOps())
+    monkeypatch.setattr(ops, "has_kernel", lambda tensor: False)
+    for module in (ops.dequantization, ops.latent, ops.likelihood, ops.noise, ops.steps):
+        monkeypatch.setattr(module, "KERNEL_DEVICES", set())
+        monkeypatch.setattr(module, "OPS", NoOps())
 
 
 KEY = {"seed": 5, "step": 2}
@@ -40,7 +40,7 @@ def test_normal(dtype: torch.dtype, bound: float) -> None:
 def test_steps() -> None:
     options: dict[str, Any] = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": True}
     own = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
-    keys = {**KEY, "parameters": [0, 1], "offsets": [0, 0]}
+    keys = {**KEY, "noise_ids": [0, 1], "offsets": [0, 0]}
 
     def lists() -> list[list[torch.Tensor]]:
         torch.manual_seed(1)
@@ -65,11 +65,11 @@ def test_latent_variables(dtype: torch.dtype, bound: float) -> None:
     z, momentum, grad = torch.rand(3, 4, 2, 3, dtype=dtype)
     got, expected = [z.clone(), momentum.clone()], [z.clone(), momentum.clone()]
     ops.latent_langevin_step_(got[0], grad, data, lr=0.1, **KEY)
-    ops.latent_underdamped_step_(*got, grad, data, lr=0.1, momentum_decay=0.9, **KEY)
+    ops.latent_underdamped_step_(*got, grad, data, lr=0.1, momentum=0.9, **KEY)
     kernel, options = torch.empty_like(noise), {"lr": 0.1, "temperature": 1.0, **KEY}
     torch.ops.ald_ext.latent_normal_(kernel, data, **KEY)
     torch.ops.ald_ext.latent_langevin_step_(expected[0], grad, data, **options)
-    torch.ops.ald_ext.latent_underdamped_step_(*expected, grad, data, momentum_decay=0.9, **options)
+    torch.ops.ald_ext.latent_underdamped_step_(*expected, grad, data, momentum=0.9, **options)
     torch.testing.assert_close([noise, *got], [kernel, *expected], rtol=0, atol=bound)
 
 
@@ -94,7 +94,7 @@ def test_16_bit_parameters(dtype: torch.dtype) -> None:
     expected = [[tensor.clone() for tensor in tensors] for tensors in lists]
     ops.sgld_step_(*lists, lr=2.0**-6, temperature=0.0, **KEY)
     options = {"lr": 2.0**-6, "num_data": 1.0, "temperature": 0.0, "weight_decay": 0.0, "maximize": False}
-    torch.ops.ald_ext.sgld_step_(*expected, **options, **KEY, parameters=[0], offsets=[0])
+    torch.ops.ald_ext.sgld_step_(*expected, **options, **KEY, noise_ids=[0], offsets=[0])
     assert torch.equal(lists[0][0], expected[0][0])
 
 

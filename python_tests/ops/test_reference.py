@@ -98,7 +98,7 @@ def test_underdamped_update_is_baoab(momentum: float, temperature: float) -> Non
     for step in range(1, 4):
         options = {"lr": lr, "num_data": 2.0, "temperature": temperature, "weight_decay": 0.0, "maximize": False}
         key = {"seed": 1, "step": step}
-        lists = {"parameters": [4], "offsets": [0]}
+        lists = {"noise_ids": [4], "offsets": [0]}
         reference.sghmc_step_([ours], [ours.sin()], [state], **options, **key, **lists, momentum=momentum)
         p = p - h / 2 * theta.sin()
         theta = theta + h / 2 * p

@@ -36,7 +36,7 @@ def step_arguments(
     dtypes = (dtype, dtype, torch.float32)[:lists]
     tensors = tuple([torch.rand(shape, device=device).to(dtype) for shape in shapes] for dtype in dtypes)
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
-    return tensors, {**options, **own, "seed": 1, "step": 2, "parameters": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
+    return tensors, {**options, **own, "seed": 1, "step": 2, "noise_ids": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
 
 
 def step_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
@@ -65,7 +65,7 @@ def latent_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], 
         "latent_underdamped_step_": (
             _OPS.latent_underdamped_step_.default,
             (z, momentum, grad, data),
-            {**options, "momentum_decay": 0.9, **key},
+            {**options, "momentum": 0.9, **key},
         ),
     }
 
@@ -227,7 +227,7 @@ def test_compiled_latent_steps(device: torch.device) -> None:
         before = z.sum()
         key = {"seed": 1, "step": step}
         ops.latent_langevin_step_(z, z.sin(), data, lr=0.1, **key)
-        ops.latent_underdamped_step_(z, momentum, z.sin(), data, lr=0.1, momentum_decay=0.9, **key)
+        ops.latent_underdamped_step_(z, momentum, z.sin(), data, lr=0.1, momentum=0.9, **key)
         return before + (z + ops.latent_normal(data, z.shape[1], **key)).sum()
 
     def run(call: Callable[..., Tensor]) -> list[Tensor]:
@@ -293,63 +293,63 @@ STEP: dict[str, Any] = {"lr": 0.1, "seed": 1, "step": 1}
 
 #: The options of the registered ops, which have no defaults.
 RAW_STEP = {**STEP, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
-RAW_STEP |= {"parameters": [0], "offsets": [0]}
-RAW_PRECONDITIONER: dict[str, Any] = {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}
+RAW_STEP |= {"noise_ids": [0], "offsets": [0]}
 
-#: The same with lr and step as tensors.
+#: lr and step as tensors.
 CLOCK: dict[str, Any] = {"lr": torch.tensor(0.1), "step": torch.tensor(1)}
-STEP_AT = {**STEP, **CLOCK}
-RAW_STEP_AT = {**RAW_STEP, **CLOCK}
-RAW_PSGLD, RAW_PSGLD_AT = {**RAW_STEP, **RAW_PRECONDITIONER}, {**RAW_STEP_AT, **RAW_PRECONDITIONER}
-RAW_SGHMC, RAW_SGHMC_AT = {**RAW_STEP, "momentum": 0.5}, {**RAW_STEP_AT, "momentum": 0.5}
 
 #: Of latent variables: five rows of one element.
-DATA = torch.arange(5)
-LATENT: dict[str, Any] = {**STEP, "momentum_decay": 0.5}
+INDEX = torch.arange(5)
+LATENT: dict[str, Any] = {**STEP, "momentum": 0.5}
 RAW_LATENT: dict[str, Any] = {**STEP, "temperature": 1.0}
 
-#: Every way to overwrite a tensor x: by the functions of ops, which count by themselves, and by the registered ops.
-#: `ones` is of the type of a state, `like` of the type of x.
+#: A way to overwrite a tensor x; `ones` is of the type of a state, `like` of the type of x.
 Overwrite = Callable[[Tensor, Tensor, Tensor], None]
-OVERWRITES: dict[str, Overwrite] = {
-    "sgld param": lambda x, like, ones: ops.sgld_step_([like.clone(), x], [like, like], **STEP),
-    "sgld param at": lambda x, like, ones: ops.sgld_step_([like.clone(), x], [like, like], **STEP_AT),
-    "psgld param": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP),
-    "psgld param at": lambda x, like, ones: ops.psgld_step_([x], [like], [ones], **STEP_AT),
-    "sghmc param": lambda x, like, ones: ops.sghmc_step_([x], [like], [ones], **STEP),
-    "sghmc param at": lambda x, like, ones: ops.sghmc_step_([x], [like], [ones], **STEP_AT),
-    "raw sghmc param": lambda x, like, ones: _OPS.sghmc_step_([x], [like], [ones], **RAW_SGHMC),
-    "raw sghmc param at": lambda x, like, ones: _OPS.sghmc_step_.tensor([x], [like], [ones], **RAW_SGHMC_AT),
-    "raw sgld param": lambda x, like, ones: _OPS.sgld_step_([x], [like], **RAW_STEP),
-    "raw sgld param at": lambda x, like, ones: _OPS.sgld_step_.tensor([x], [like], **RAW_STEP_AT),
-    "raw psgld param": lambda x, like, ones: _OPS.psgld_step_([x], [like], [ones], **RAW_PSGLD),
-    "raw psgld param at": lambda x, like, ones: _OPS.psgld_step_.tensor([x], [like], [ones], **RAW_PSGLD_AT),
-}
+
+
+def step_overwrite(step: str, position: int, raw: bool, clock: dict[str, Any]) -> Overwrite:
+    """By the function of ops, which counts by itself, or by the registered op; x in one of the lists."""
+    count, own = STEPS[step]
+    registered = getattr(_OPS, step).tensor if clock else getattr(_OPS, step).default
+    options = {**RAW_STEP, **own, **clock} if raw else {**STEP, **clock}
+
+    def overwrite(x: Tensor, like: Tensor, ones: Tensor) -> None:
+        lists = [[like.clone()], [like], [ones]][:count]
+        lists[position] = [x]
+        (registered if raw else getattr(ops, step))(*lists, **options)
+
+    return overwrite
+
+
+def step_overwrites(position: int) -> dict[str, Overwrite]:
+    return {
+        f"{'raw ' if raw else ''}{step} {position}{' at' if clock else ''}": step_overwrite(step, position, raw, clock)
+        for step, (count, _) in STEPS.items()
+        for raw in (False, True)
+        for clock in ({}, CLOCK)
+        if position < count
+    }
+
+
+OVERWRITES = step_overwrites(0)
 
 #: Of tensors that are never of 16 bits.
 WIDE_OVERWRITES: dict[str, Overwrite] = {
+    **step_overwrites(2),
     "raw normal": lambda x, like, ones: _OPS.normal_(x, seed=1, step=1),
-    "sghmc momentum": lambda x, like, ones: ops.sghmc_step_([like], [ones], [x], **STEP),
-    "sghmc momentum at": lambda x, like, ones: ops.sghmc_step_([like], [ones], [x], **STEP_AT),
-    "raw sghmc momentum": lambda x, like, ones: _OPS.sghmc_step_([like], [ones], [x], **RAW_SGHMC),
-    "raw sghmc momentum at": lambda x, like, ones: _OPS.sghmc_step_.tensor([like], [ones], [x], **RAW_SGHMC_AT),
-    "latent": lambda x, like, ones: ops.latent_langevin_step_(x, ones, DATA.to(x.device), **STEP),
-    "raw latent": lambda x, like, ones: _OPS.latent_langevin_step_(x, ones, DATA.to(x.device), **RAW_LATENT),
-    "raw latent normal": lambda x, like, ones: _OPS.latent_normal_(x, DATA.to(x.device), seed=1, step=1),
-    "underdamped": lambda x, like, ones: ops.latent_underdamped_step_(x, like, ones, DATA.to(x.device), **LATENT),
-    "underdamped momentum": lambda x, like, ones: ops.latent_underdamped_step_(
-        like, x, ones, DATA.to(x.device), **LATENT
+    "latent": lambda x, like, ones: ops.latent_langevin_step_(x, ones, INDEX.to(x.device), **STEP),
+    "raw latent": lambda x, like, ones: _OPS.latent_langevin_step_(x, ones, INDEX.to(x.device), **RAW_LATENT),
+    "raw latent normal": lambda x, like, ones: _OPS.latent_normal_(x, INDEX.to(x.device), seed=1, step=1),
+    "underdamped": lambda x, like, ones: ops.latent_underdamped_step_(x, like, ones, INDEX.to(x.device), **LATENT),
+    "underdamped momenta": lambda x, like, ones: ops.latent_underdamped_step_(
+        like, x, ones, INDEX.to(x.device), **LATENT
     ),
     "raw underdamped": lambda x, like, ones: _OPS.latent_underdamped_step_(
-        x, like, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+        x, like, ones, INDEX.to(x.device), **RAW_LATENT, momentum=0.5
     ),
-    "raw underdamped momentum": lambda x, like, ones: _OPS.latent_underdamped_step_(
-        like, x, ones, DATA.to(x.device), **RAW_LATENT, momentum_decay=0.5
+    "raw underdamped momenta": lambda x, like, ones: _OPS.latent_underdamped_step_(
+        like, x, ones, INDEX.to(x.device), **RAW_LATENT, momentum=0.5
     ),
-    "psgld square_avg": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP),
-    "psgld square_avg at": lambda x, like, ones: ops.psgld_step_([like], [ones], [x], **STEP_AT),
-    "raw psgld square_avg": lambda x, like, ones: _OPS.psgld_step_([like], [ones], [x], **RAW_PSGLD),
-    "raw psgld square_avg at": lambda x, like, ones: _OPS.psgld_step_.tensor([like], [ones], [x], **RAW_PSGLD_AT),
 }
 
 

@@ -94,7 +94,7 @@ def test_every_drift_to_the_bit(device: torch.device, dtype: torch.dtype, lr: fl
         # 0 θ is part of the gradient: weight decay.
         expected = reference.round_stochastically(value + 0 * theta.float(), dtype, random)
         param = theta.to(device)
-        step(param, grad.to(device), lr=lr, temperature=0.0, parameters=[3], offsets=[17], **KEY)
+        step(param, grad.to(device), lr=lr, temperature=0.0, noise_ids=[3], offsets=[17], **KEY)
         assert_same_bits(param, expected)
 
 
@@ -139,7 +139,7 @@ def reference_step(case: Case, lists: Any) -> Any:
     new = lists.map(lambda tensor: tensor.clone())
     count = len(new.params)
     defaults = {"num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
-    options = {**defaults, **case.options, **KEY, "parameters": list(range(count)), "offsets": [0] * count}
+    options = {**defaults, **case.options, **KEY, "noise_ids": list(range(count)), "offsets": [0] * count}
     if case.kind == "psgld":
         own = {"alpha": 0.99, "freeze_after": ops.NEVER}
         reference.psgld_step_(new.params, new.grads, new.states, **{**own, **options}, normal=ops.normal)
@@ -240,7 +240,7 @@ def rounding_errors(n: int, seed: int = 1, step_number: int = 1, parameter: int 
     """Of values half way between two numbers: -1 or 1, in halves of a unit."""
     param = torch.ones(n, dtype=torch.bfloat16)
     grad = torch.full_like(param, -(2.0**-8))
-    step(param, grad, lr=1.0, temperature=0.0, seed=seed, step=step_number, parameters=[parameter])
+    step(param, grad, lr=1.0, temperature=0.0, seed=seed, step=step_number, noise_ids=[parameter])
     return (param.double() - 1) * 2**8 - 1
 
 

@@ -179,7 +179,7 @@ def test_empty_tensors_anywhere_lose_nothing(device: torch.device, dtype: torch.
     kept = [i for i, shape in enumerate(shapes) if 0 not in shape]
     without = Lists(*([ts[i] for i in kept] for ts in (lists.params, lists.grads, lists.states)))
     got = run(case, lists)
-    assert_same_bits([got.params[i] for i in kept], run(case, without, parameters=kept).params)
+    assert_same_bits([got.params[i] for i in kept], run(case, without, noise_ids=kept).params)
     assert [tuple(t.shape) for t in got.params] == shapes
 
 
@@ -196,7 +196,7 @@ def test_one_call_equals_one_call_per_tensor(device: torch.device, case: Case, d
     together = run(case, lists)
     for i in range(100):
         one = Lists([lists.params[i]], [lists.grads[i]], [lists.states[i]])
-        assert_same_bits(run(case, one, parameters=[i]).params, [together.params[i]])
+        assert_same_bits(run(case, one, noise_ids=[i]).params, [together.params[i]])
 
 
 def test_parameters_and_offsets_choose_the_noise(device: torch.device) -> None:
@@ -207,7 +207,7 @@ def test_parameters_and_offsets_choose_the_noise(device: torch.device) -> None:
             "lr": 0.5,
             "num_data": 1,
             "temperature": 1,
-            "parameters": [parameter],
+            "noise_ids": [parameter],
             "offsets": [offset],
         }
         ops.sgld_step_([param], [torch.zeros_like(param)], **options, **KEY)
@@ -229,8 +229,8 @@ def test_shards_have_the_bits_of_the_whole(
     bounds = [0, *sorted(min(cut, n) for cut in cuts), n]
     ranges = list(pairwise(bounds))
     shards = Lists(*([ts[0][a:b].clone() for a, b in ranges] for ts in (lists.params, lists.grads, lists.states)))
-    whole = run(case, lists, parameters=[4], offsets=[offset])
-    pieces = run(case, shards, parameters=[4] * len(ranges), offsets=[offset + a for a, _ in ranges])
+    whole = run(case, lists, noise_ids=[4], offsets=[offset])
+    pieces = run(case, shards, noise_ids=[4] * len(ranges), offsets=[offset + a for a, _ in ranges])
     assert torch.equal(torch.cat(pieces.params), whole.params[0])
     assert torch.equal(torch.cat(pieces.states), whole.states[0])
 

@@ -198,7 +198,7 @@ def test_a_float_lr_may_change(device: torch.device, kind: str) -> None:
 
 @EVERY_KIND
 def test_compiled_and_eager_steps_in_turn(device: torch.device, kind: str) -> None:
-    """No plan of before a compiled step misleads the steps after it; the counters go on."""
+    """The counters and states of the one are those of the other."""
     eager, training = (Training(kind, device) for _ in range(2))
     step = compiled(training.optimizer.step)
     for calls in ([step] * 2, [None] * 3, [step], [None] * 2, [step] * 2):

@@ -1,14 +1,13 @@
 """What PyTorch asks of each of its own optimizers (test/test_optim.py), asked of ours: a table of optimizers and
 options in the manner of torch.testing's database, and for every entry the same questions.
 
-Values are tested elsewhere (test_optim_trajectories.py has torch's trajectories and the update equation); here the
+Values are tested elsewhere (test_trajectories.py has torch's trajectories and the update equation); here the
 plain implementation is the oracle of the others.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import warnings
 from collections.abc import Callable
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from optim.test_state import through_a_file
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ald_ext import PSGLD, SGHMC, SGLD, ops
-from ald_ext.optim import CyclicalCosine, PolynomialDecay
 
 Options = dict[str, Any]
 Optimizer = torch.optim.Optimizer
@@ -373,17 +371,9 @@ def test_no_differentiable_steps(name: str) -> None:
         make(name, [torch.zeros(2)], differentiable=True)
 
 
-@pytest.mark.parametrize("implementation", ["foreach", "plain"])
-@EVERY_OPTIMIZER
-def test_only_the_compiled_op_can_be_captured(name: str, implementation: str) -> None:
-    with pytest.raises(ValueError, match=rf"ald_ext\.{name}: capturable: got True .*expected fused=True or None"):
-        make(name, [torch.zeros(2)], "default", implementation, capturable=True)
-
-
-# --- Steps that repeat ---
+# --- Changes between two steps ---
 #
-# Steps that repeat the one before may take a shorter way (langevin_optimizer.py, Note [Repeated steps]). Whatever
-# changes between two steps must bring them back from it.
+# A step keeps nothing of the one before it but states and counters, whatever changes between the two.
 
 
 def change(**options: Any) -> Callable[[Any], None]:
@@ -461,7 +451,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 
 def repeat(name: str, params: list[Tensor], what: str, steps: list[int], forget: bool) -> Any:
-    """Three steps that repeat, the change, and three more; ``forget`` makes each the first after a loading."""
+    """Three steps, the change, and three more; ``forget`` makes each the first after a loading."""
     optimizer = make(name, params)
     for i, step in enumerate(steps):
         if i == 3:
@@ -488,27 +478,7 @@ def test_a_change_between_steps(device: torch.device, name: str, what: str, sequ
     assert identical(snapshot(repeated), snapshot(checked))
 
 
-@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf")], ids=str)
-@EVERY_IMPLEMENTATION
-@EVERY_OPTIMIZER
-def test_an_lr_that_becomes_bad(device: torch.device, name: str, implementation: str, lr: float) -> None:
-    optimizer = make(name, assorted(device), "default", implementation)
-    train(optimizer, 3)
-    before = snapshot(optimizer)
-    optimizer.param_groups[0]["lr"] = lr
-    with pytest.raises(ValueError, match=rf"ald_ext\.{name}: lr: got {lr}, expected a finite number >= 0"):
-        optimizer.step()
-    assert identical(snapshot(optimizer), before)
-
-
 # --- The right direction ---
-
-SCHEDULES: dict[str, Callable[[Any], Any]] = {
-    "step": lambda optimizer: StepLR(optimizer, step_size=5, gamma=0.9),
-    "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, patience=2),
-    "polynomial": lambda optimizer: PolynomialDecay(optimizer, offset=10, exponent=0.55),
-    "cyclical": lambda optimizer: CyclicalCosine(optimizer, num_steps=20, num_cycles=2, noiseless_exploration=True),
-}
 
 
 def regression_loss(params: list[Tensor]) -> Tensor:
@@ -520,42 +490,6 @@ def regression_loss(params: list[Tensor]) -> Tensor:
 def regression(device: torch.device, transposed: bool = False) -> list[Tensor]:
     weight = ramp(5, 10, device=device).t() if transposed else ramp(10, 5, device=device)
     return [weight.requires_grad_(), ramp(10, device=device).requires_grad_()]
-
-
-def descend(optimizer: Any, params: list[Tensor], scheduler: Any = None) -> tuple[float, float]:
-    """The loss before and after 20 steps."""
-    start = regression_loss(params).item()
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = regression_loss(params)
-        loss.backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step(*([loss.detach()] if isinstance(scheduler, ReduceLROnPlateau) else []))
-    return start, regression_loss(params).item()
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-@EVERY_INPUT
-def test_the_right_direction(device: torch.device, name: str, entry: str, transposed: bool) -> None:
-    """N is large: noise is there, and small."""
-    params = regression(device, transposed)
-    start, end = descend(make(name, params, entry, num_data=1e8), params)
-    assert end > 1.05 * start if "maximize" in entry else end < 0.95 * start
-
-
-@pytest.mark.parametrize("in_groups", [False, True])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("entry", ["default", "tensor_lr"])
-@EVERY_OPTIMIZER
-def test_the_right_direction_with_schedulers(
-    device: torch.device, name: str, entry: str, schedule: str, in_groups: bool
-) -> None:
-    params = regression(device)
-    groups = [{"params": [params[0]]}, {"params": [params[1]], "lr": 0.01}] if in_groups else params
-    optimizer = make(name, groups, entry, num_data=1e8)
-    start, end = descend(optimizer, params, SCHEDULES[schedule](optimizer))
-    assert end < 0.95 * start
 
 
 # --- lr as a tensor ---
@@ -853,30 +787,7 @@ def beside(name: str, implementation: str, device: torch.device, *odd: Tensor) -
         param.grad = torch.ones_like(param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of duplicates
-        return make(name, [{"params": good[:1]}, {"params": [*good[1:], *odd]}], "default", implementation)
-
-
-@EVERY_IMPLEMENTATION
-@EVERY_OPTIMIZER
-def test_sparse_gradients_are_refused(device: torch.device, name: str, implementation: str) -> None:
-    embedding = nn.Embedding(5, 3, sparse=True, device=device)
-    embedding(torch.tensor([1, 2], device=device)).sum().backward()
-    error = step_or_nothing(beside(name, implementation, device, embedding.weight))
-    assert error is not None
-    assert "sparse" in error
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-@EVERY_IMPLEMENTATION
-@EVERY_OPTIMIZER
-def test_complex_parameters_are_refused(
-    device: torch.device, name: str, implementation: str, dtype: torch.dtype
-) -> None:
-    param = torch.ones(3, dtype=dtype, device=device)
-    param.grad = torch.ones_like(param)
-    error = step_or_nothing(beside(name, implementation, device, param))
-    assert error is not None
-    assert str(dtype) in error
+        return make(name, [{"params": [*good[1:], *odd]}, {"params": good[:1]}], "default", implementation)
 
 
 @EVERY_IMPLEMENTATION
@@ -896,26 +807,6 @@ def test_a_parameter_twice_in_a_group(device: torch.device, name: str, implement
     param = ramp(4, device=device)
     param.grad = torch.ones_like(param)
     step_or_nothing(beside(name, implementation, device, param, param))
-
-
-@EVERY_IMPLEMENTATION
-@EVERY_OPTIMIZER
-def test_parameters_that_share_memory(device: torch.device, name: str, implementation: str) -> None:
-    memory = ramp(9, device=device)
-    views = [memory[:6], memory[3:]]
-    for view in views:
-        view.grad = torch.ones_like(view)
-    step_or_nothing(beside(name, implementation, device, *views))
-
-
-@EVERY_IMPLEMENTATION
-@EVERY_OPTIMIZER
-def test_gradients_of_another_dtype(device: torch.device, name: str, implementation: str) -> None:
-    """torch allows them where param.grad_dtype says so."""
-    param = ramp(4, device=device).requires_grad_()
-    param.grad_dtype = torch.float64
-    param.grad = torch.ones(4, dtype=torch.float64, device=device)
-    step_or_nothing(beside(name, implementation, device, param))
 
 
 @pytest.mark.parametrize(("start", "later"), [(torch.float32, torch.float64), (torch.float64, torch.float32)], ids=str)
@@ -938,13 +829,6 @@ def test_a_model_that_changes_its_dtype(
 
 
 # --- State dicts ---
-
-
-def through_a_file(state: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {
@@ -1255,39 +1139,7 @@ def test_a_pre_hook_may_give_the_closure(device: torch.device, name: str) -> Non
     assert optimizer.step() == 3.5
 
 
-@EVERY_INPUT
-def test_closures(device: torch.device, name: str, entry: str) -> None:
-    params, expected = regression(device), regression(device)
-    optimizer, other = make(name, params, entry), make(name, expected, entry)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = regression_loss(params)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        other.zero_grad()
-        loss = regression_loss(expected)
-        loss.backward()
-        other.step()
-        assert identical(optimizer.step(closure), loss)
-    assert identical(copies(params), copies(expected))
-
-
 # --- Copies, printing, gradients to zero ---
-
-
-@EVERY_INPUT
-def test_copies_have_everything(device: torch.device, name: str, entry: str) -> None:
-    optimizer = make(name, assorted(device), entry)
-    train(optimizer, 3)
-    for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        public = [{key for key in vars(o) if not key.startswith("_")} for o in (optimizer, copied)]
-        assert public[0] == public[1]
-        assert identical(copied.state_dict(), optimizer.state_dict())
-        train(copied, 1, first=3)
-    assert steps_of(optimizer) == [3]
 
 
 @EVERY_INPUT
@@ -1411,6 +1263,22 @@ def test_inference_mode(device: torch.device, name: str, implementation: str) ->
         params = train(make(name, assorted(device), "default", implementation), 3)
         assert all(param.is_inference() for param in params)
         assert identical(params, expected)
+
+
+@EVERY_OPTIMIZER
+def test_in_and_out_of_inference_mode(device: torch.device, name: str) -> None:
+    """Its counter is made anew where it could not be advanced."""
+    expected, params = assorted(device), assorted(device)
+    train(make(name, expected), 4)
+    with torch.inference_mode():
+        optimizer = make(name, params)
+    train(optimizer, 2)
+    if not DATABASE[name].state:  # states made there cannot be used outside
+        with torch.inference_mode():
+            train(optimizer, 1, first=2)
+        train(optimizer, 1, first=3)
+        assert identical(params, expected)
+    assert steps_of(optimizer) == [2 if DATABASE[name].state else 4]
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.float16], ids=str)

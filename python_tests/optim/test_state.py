@@ -217,38 +217,6 @@ def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, boo
             assert torch.equal(resumed_optimizer.state[a][name], value)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("kind", ["psgld", "sghmc"])
-def test_states_of_16_bit_parameters_keep_their_digits(device: torch.device, kind: str, dtype: torch.dtype) -> None:
-    """torch's load_state_dict would cast them to the parameter's dtype. A copy, as it makes of the others."""
-    model, other = network(device, dtype), network(device, dtype)
-    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
-    train(model, optimizer, 3)
-    saved = optimizer.state_dict()
-    resumed.load_state_dict(saved)
-    for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        (state,), (loaded,) = optimizer.state[a].values(), resumed.state[b].values()
-        assert state.dtype == loaded.dtype == torch.float32
-        assert torch.equal(state, loaded)
-        assert not torch.equal(state, state.to(dtype).float()), "its digits go beyond the parameter's"
-        assert state.data_ptr() != loaded.data_ptr()
-
-
-@EVERY_KIND
-def test_a_step_counter_of_an_older_checkpoint_is_an_integer(device: torch.device, kind: str) -> None:
-    model, other = network(device), network(device)
-    optimizer, resumed = (OPTIMIZERS[kind](m.parameters(), 0.01, num_data=50) for m in (model, other))
-    train(model, optimizer, 3)
-    state = copy.deepcopy(optimizer.state_dict())
-    state["param_groups"][0]["step"] = 3
-    other.load_state_dict(model.state_dict())
-    resumed.load_state_dict(state)
-    train(model, optimizer, 2)
-    train(other, resumed, 2)
-    assert same(values(model), values(other))
-    assert resumed.state_dict()["param_groups"][0]["step"] == torch.tensor(5)
-
-
 def test_state_dict_holds_what_the_noise_needs(device: torch.device) -> None:
     model = network(device)
     optimizer = PSGLD(model.parameters(), 0.01, num_data=50, seed=2**62 + 1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGHMC, SGLD, ops
+from ald_ext import PSGLD, SGHMC, SGLD, ops, reference
+from ald_ext.optim.base import LangevinOptimizer
 
 IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
     "default": {},
@@ -106,22 +107,6 @@ def test_cold_trajectory_is_torchs(
     assert relative_difference(all_values(models[0]), all_values(models[1])) < 1e-12
 
 
-@EVERY_IMPLEMENTATION
-@EVERY_COLD
-def test_cold_trajectory_in_float32(device: torch.device, kind: str, implementation: str) -> None:
-    """In float32 the roundings of 200 steps (200 · 2^-24 · a few, were they all alike) stay below 1e-6 of the whole."""
-    ours, torchs, own = COLD[kind]
-    models = [network(torch.float32, device) for _ in range(2)]
-    options = {"weight_decay": 0.1, **own}
-    train(
-        models[0],
-        ours(groups(models[0]), num_data=1, temperature=0.0, **options, **IMPLEMENTATIONS[implementation]),
-        200,
-    )
-    train(models[1], torchs(groups(models[1]), **options), 200)
-    assert relative_difference(all_values(models[0]), all_values(models[1])) < 1e-6
-
-
 @DTYPES
 @EVERY_IMPLEMENTATION
 @EVERY_COLD
@@ -155,41 +140,25 @@ def test_each_cold_step_is_torchs(device: torch.device, kind: str, implementatio
 
 
 class Recursion:
-    """Notes [The update equation] and [The underdamped update] of ald_ext.ops in float64, written out for parameters
-    in their order."""
+    """The steps of ald_ext.reference in float64, with the op's noise, of parameters in their order."""
 
-    def __init__(self, params: list[Tensor], kind: type[torch.optim.Optimizer], **options: Any) -> None:
-        self.theta = [param.detach().double().cpu().clone() for param in params]
+    def __init__(self, params: list[Tensor], kind: type[LangevinOptimizer], **options: Any) -> None:
+        self.theta = [param.detach().cpu().clone() for param in params]
         self.states = [torch.zeros_like(theta) for theta in self.theta]
-        self.dtype = params[0].dtype
         self.kind, self.options, self.step_number = kind, options, 0
 
     def step(self, grads: list[Tensor], adapt: bool = True) -> None:
-        o = self.options
         self.step_number += 1
-        for k, (theta, state, grad) in enumerate(zip(self.theta, self.states, grads, strict=True)):
-            key = {"seed": o["seed"], "step": self.step_number, "parameter": k}
-            xi = ops.normal(theta.numel(), **key, dtype=self.dtype).double().reshape(theta.shape)
-            g = (-1 if o["maximize"] else 1) * grad.double().cpu() + o["weight_decay"] * theta
-            if self.kind is SGHMC:
-                h, mu = o["lr"] ** 0.5, o["momentum"]
-                state -= h * g
-                theta += h / 2 * state
-                state.copy_(mu * state + ((1 - mu**2) * o["temperature"] / o["num_data"]) ** 0.5 * xi)
-                theta += h / 2 * state
-                continue
-            scale = torch.ones_like(theta)
-            if self.kind is PSGLD:
-                if adapt:
-                    state.copy_(o["alpha"] * state + (1 - o["alpha"]) * g**2)
-                scale = 1 / (state.sqrt() + o["eps"])
-            noise = (2 * o["lr"] * o["temperature"] / o["num_data"] * scale).sqrt() * xi
-            theta += -o["lr"] * scale * g + noise
+        states = [self.states] if self.kind.state_names else []
+        own = {"freeze_after": ops.NEVER if adapt else -1} if self.kind is PSGLD else {}
+        noise = {"noise_ids": range(len(grads)), "offsets": [0] * len(grads), "normal": ops.normal}
+        step_ = getattr(reference, self.kind.step_name)
+        step_(self.theta, grads, *states, **self.options, **own, step=self.step_number, **noise)
 
 
 COMMON = {"lr": 0.01, "num_data": 20, "temperature": 0.5, "weight_decay": 0.1, "seed": 77}
 PRECONDITIONER = {"alpha": 0.9, "eps": 0.05}
-OWN: dict[type[torch.optim.Optimizer], dict[str, float]] = {SGLD: {}, PSGLD: PRECONDITIONER, SGHMC: {"momentum": 0.7}}
+OWN: dict[type[LangevinOptimizer], dict[str, float]] = {SGLD: {}, PSGLD: PRECONDITIONER, SGHMC: {"momentum": 0.7}}
 
 #: How far a parameter may be from the float64 recursion after 30 steps: float64 roundings, and the plain versions'
 #: noise, which is the reference's (test_noise.py: 1e-14 from the kernel's).
@@ -220,22 +189,6 @@ def test_noisy_trajectory(
         train(model, optimizer, 1)
     for param, theta in zip(params, recursion.theta, strict=True):
         torch.testing.assert_close(param.detach().cpu(), theta, rtol=DRIFT, atol=DRIFT)
-
-
-@EVERY_IMPLEMENTATION
-@EVERY_CLASS
-def test_noisy_step_in_float32(
-    device: torch.device, optimizer_class: type[torch.optim.Optimizer], implementation: str
-) -> None:
-    own = OWN[optimizer_class]
-    param = torch.linspace(-1, 1, 500, device=device)
-    recursion = Recursion([param], optimizer_class, **COMMON, **own, maximize=False)
-    optimizer = optimizer_class([param], **COMMON, **own, **IMPLEMENTATIONS[implementation])
-    param.grad = param.cos()
-    optimizer.step()
-    recursion.step([param.grad])
-    # Roundings of numbers below 2, and 1e-6 of the noise, whose scale is below sqrt(2 · 0.01 · 0.5 / 20 / 0.05) = 0.1.
-    torch.testing.assert_close(param.double().cpu(), recursion.theta[0], rtol=0, atol=8 * 2.0**-24 + 1e-7)
 
 
 @EVERY_IMPLEMENTATION
@@ -293,15 +246,13 @@ def test_num_data_and_the_sum(device: torch.device, optimizer_class: type[torch.
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the implementations that steps go through."""
     names: list[str] = []
-    for optimizer_class in OWN:
-        recorders = {
-            name: lambda *args, name=name, function=function, **options: (
-                names.append(name),
-                function(*args, **options),
-            )
-            for name, function in optimizer_class.steps.items()
-        }
-        monkeypatch.setattr(optimizer_class, "steps", recorders)
+    run = LangevinOptimizer._run
+
+    def recorded(self: LangevinOptimizer, implementation: str, *args: Any, **settings: Any) -> None:
+        run(self, implementation, *args, **settings)
+        names.append(implementation)
+
+    monkeypatch.setattr(LangevinOptimizer, "_run", recorded)
     return names
 
 

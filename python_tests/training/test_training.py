@@ -24,12 +24,12 @@ from ald_ext.data import ImageData
 from ald_ext.data import datasets as data
 from ald_ext.data.image_data import binarize
 from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, config_from_dict, find_model_class
+from ald_ext.optim.gradient_averaging import average_gradients
 from ald_ext.training import TrainingConfig, TrainingDivergedError, fit, loop, train
 from ald_ext.training import run as runs
 from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
-from ald_ext.training.optimizers import average_gradients
 from ald_ext.training.pictures import GAP, grid, pair_up
 from ald_ext.training.step import why_not_captured
 from tools.kill_training import differences, without_clock
@@ -246,7 +246,7 @@ def test_psgld_is_given_running_means_of_the_gradients():
         settings = {"lr": 0.1, "num_data": 7, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
         settings |= {"alpha": 0.8, "eps": 0.2, "freeze_after": step, "seed": 3, "step": step}
         arguments = list(expected), [mean, gradients[1]], list(squares)
-        ald_ext.reference.psgld_step_(*arguments, **settings, parameters=[0, 2], offsets=[0, 0])
+        ald_ext.reference.psgld_step_(*arguments, **settings, noise_ids=[0, 2], offsets=[0, 0])
         torch.testing.assert_close(torch.stack([averaged, plain]), expected)
     assert set(optimizer.state[averaged]) == {"square_avg", "gradient_mean"}
     assert set(optimizer.state[plain]) == {"square_avg"}

@@ -1,0 +1,63 @@
+"""Noise as a pure function of its key (Note [Noise] of :mod:`ald_ext.ops`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .._extension import cpu_module
+from .library import KERNEL_DEVICES, OPS, write
+
+
+def draw_seed() -> int:
+    """A seed from torch's default generator, so that torch.manual_seed governs whatever is drawn with it."""
+    return int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+
+
+def normal(
+    n: int,
+    *,
+    seed: int,
+    step: int,
+    parameter: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The standard normals that the update of ``parameter`` at ``step`` adds, from element ``offset`` on.
+
+    A pure function of its arguments (Note [Noise]): ``normal(n, offset=o)`` equals ``normal(o + n)[o:]`` bit for bit.
+    float32 and float64 draw different normals; |float32 normal - exact Box-Muller| < 1e-6.
+
+    Args:
+        n: how many.
+        seed: 0 ≤ seed < 2^63.
+        step: 0 ≤ step < 2^40. The optimizers' first update is step 1.
+        parameter: index of the parameter (or datum), 0 ≤ parameter < 2^44.
+        offset: index of the first element; offset + n ≤ 2^41.
+        dtype: torch.float32 or torch.float64.
+        device: torch's default device if None.
+
+    Returns:
+        (n,) tensor.
+
+    Raises:
+        RuntimeError: an argument out of its range, or another dtype.
+    """
+    if n < 0:
+        raise RuntimeError(f"ald_ext.ops.normal: n: got {n}, expected n >= 0")
+    out = torch.empty(n, dtype=dtype, device=device)
+    if out.device.type not in KERNEL_DEVICES:
+        key: dict[str, int] = {"seed": seed, "step": step, "parameter": parameter, "offset": offset}
+        return reference.normal(n, **key, dtype=dtype, device=out.device)
+    write(OPS.normal_, [out], out, seed=seed, step=step, parameter=parameter, offset=offset)
+    return out
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """One Philox4x32-7 block: four 32-bit words from a counter of four and a key of two (Salmon et al., SC 2011)."""
+    a, b, c, d = cpu_module.philox(tuple(counter), tuple(key))
+    return a, b, c, d

@@ -1,0 +1,211 @@
+"""The steps of the optimizers on lists of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .library import KERNEL_DEVICES, OPS, check_not_recorded, named_tensors, write
+
+#: As ``freeze_after``: the preconditioner adapts for ever.
+NEVER = 2**63 - 1
+
+
+def sgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    seed: int,
+    step: int | Tensor,
+    noise_ids: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One SGLD step of all ``params`` in place, in one pass: θ ← θ - lr·g + √(2·lr·T/N) ξ (Note [The update equation]).
+
+    Args:
+        params: dense tensors of one dtype (float32, float64, bfloat16 or float16) on one device; any shapes, empty ones
+            too. 16-bit ones are computed in float32 and rounded stochastically, so that their mean moves as it should;
+            the bits for that are a function of the noise key too.
+        grads: one for each of ``params``, of the same shape, strides, dtype and device.
+        lr, temperature, weight_decay: see the note; each ≥ 0. As a tensor (one element, float32 or float64, on the CPU
+            or the params' device) lr is read when the step runs.
+        num_data: N > 0.
+        maximize: ascend.
+        seed, step: the noise key, as in :func:`normal`; step also as a tensor (one element, int64).
+        noise_ids: the index k of each tensor's noise; 0, 1, 2, … if None or empty.
+        offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None or empty.
+
+    Raises:
+        RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,
+            or tensors that autograd is recording.
+    """
+    _run_unrecorded_step(
+        "sgld_step_",
+        [params, grads],
+        lr=lr,
+        num_data=num_data,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        seed=seed,
+        step=step,
+        noise_ids=noise_ids,
+        offsets=offsets,
+    )
+
+
+def psgld_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    alpha: float = 0.99,
+    eps: float = 0.1,
+    freeze_after: int = NEVER,
+    seed: int,
+    step: int | Tensor,
+    noise_ids: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One pSGLD step of all ``params`` and ``square_avgs`` in place, in one pass (Note [The update equation]).
+
+    Args:
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
+            :func:`sgld_step_`.
+        square_avgs: v, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
+            for 16-bit params.
+        alpha: decay of v, 0 ≤ alpha < 1.
+        eps: λ ≥ 0.
+        freeze_after: v adapts while step ≤ freeze_after; -1: it stays as it is, a frozen preconditioner.
+
+    Raises:
+        RuntimeError: as :func:`sgld_step_`.
+    """
+    _run_unrecorded_step(
+        "psgld_step_",
+        [params, grads, square_avgs],
+        lr=lr,
+        num_data=num_data,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        alpha=alpha,
+        eps=eps,
+        freeze_after=freeze_after,
+        seed=seed,
+        step=step,
+        noise_ids=noise_ids,
+        offsets=offsets,
+    )
+
+
+def sghmc_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    num_data: float = 1.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    momentum: float = 0.9,
+    seed: int,
+    step: int | Tensor,
+    noise_ids: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None:
+    """One SGHMC step of all ``params`` and ``momenta`` in place, in one pass (Note [The underdamped update]).
+
+    Args:
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
+            :func:`sgld_step_`; lr = h².
+        momenta: p, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
+            for 16-bit params.
+        momentum: μ, 0 ≤ momentum < 1.
+
+    Raises:
+        RuntimeError: as :func:`sgld_step_`.
+    """
+    _run_unrecorded_step(
+        "sghmc_step_",
+        [params, grads, momenta],
+        lr=lr,
+        num_data=num_data,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        momentum=momentum,
+        seed=seed,
+        step=step,
+        noise_ids=noise_ids,
+        offsets=offsets,
+    )
+
+
+def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
+    check_not_recorded(name, *named_tensors("params", lists[0]))
+    run_step(name, lists, **settings)
+
+
+def run_step(
+    name: str,
+    lists: Sequence[Sequence[Tensor]],
+    *,
+    lr: float | Tensor,
+    step: int | Tensor,
+    noise_ids: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    **settings: Any,
+) -> None:
+    """Run the step op called ``name`` on lists of tensors, each parameter's in the same place of every list.
+
+    Unlike the functions above, it does not look whether autograd is recording: optimizers write to leaves.
+
+    Args:
+        name: of the op, as in ``"sgld_step_"``.
+        lists: params, grads, and the states in the order in which the op takes them.
+        lr, step, noise_ids, offsets: as in :func:`sgld_step_`.
+        settings: all that the op takes besides.
+
+    Raises:
+        RuntimeError: as :func:`sgld_step_`.
+    """
+    params, _, *states = lists
+    op = getattr(OPS, name)
+    if not params:  # the dispatcher finds no device in empty lists
+        for argument, tensors in zip(op.default._schema.arguments, lists, strict=False):
+            if tensors:
+                raise RuntimeError(
+                    f"ald_ext::{name}: {argument.name}: got {len(tensors)} items, expected 0, as of params"
+                )
+        return
+    if params[0].device.type not in KERNEL_DEVICES:
+        noise_ids, offsets = noise_ids or range(len(params)), offsets or [0] * len(params)
+        plain = getattr(reference, name)
+        plain(*lists, lr=float(lr), step=int(step), noise_ids=noise_ids, offsets=offsets, **settings)
+        return
+    if isinstance(lr, Tensor) or isinstance(step, Tensor):
+        # Scalars stay on the CPU, where they are read at once.
+        lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
+        step = step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64, device="cpu")
+        op = op.tensor
+    else:
+        op = op.default
+    noise = {"noise_ids": noise_ids or (), "offsets": offsets or ()}  # empty: the usual ones, which the op knows
+    write(op, list(chain(params, *states)), *lists, lr=lr, step=step, **noise, **settings)

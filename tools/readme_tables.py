@@ -119,11 +119,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def updated(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
-    """The text of a README with its blocks filled.
-
-    Raises:
-        ValueError: it has a block that nothing fills, a marker without its partner, or a block twice.
-    """
+    """The README with its blocks filled. ValueError: a block that nothing fills, without its end, or twice."""
     for name in sorted(set(re.findall(r"<!-- /?([\w-]+) -->", text))):
         if name not in blocks:
             raise ValueError(f"README.md: got the block <!-- {name} -->, expected some of {', '.join(blocks)}")

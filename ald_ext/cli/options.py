@@ -60,11 +60,7 @@ def documented_arguments(settings_class: type[Any]) -> dict[str, str]:
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
-    """Return {"lr": 0.1} for ["lr=0.1"]: values are JSON (numbers, true, null, lists), or else text.
-
-    Raises:
-        ValueError: an item that is not KEY=VALUE.
-    """
+    """Return {"lr": 0.1} for ["lr=0.1"]: values are JSON or text. ValueError for an item that is not KEY=VALUE."""
     parsed: dict[str, Any] = {}
     for item in options:
         key, equals, value = item.partition("=")

@@ -196,11 +196,7 @@ def as_vectors(values: Tensor) -> Tensor:
 
 
 def make_preparation(values: Tensor, owner: str) -> Preparation:
-    """Return the preparation that suits the training data.
-
-    Raises:
-        ValueError: images of an unknown layout, or values whose squares are beyond float64.
-    """
+    """Return the preparation that suits the data. ValueError for an unknown layout, or squares beyond float64."""
     if is_images(values):
         return ImagePreparation(tuple(channels_first(values, owner).shape[1:]))
     vectors = as_vectors(values)

@@ -233,11 +233,7 @@ def import_efficientnet() -> tuple[Any, str]:
 
 
 def standard_inception_weights(url: str) -> Path:
-    """Return the file in torch hub's cache, downloaded if it is missing.
-
-    Raises:
-        OSError: the folder takes no file, or the download failed.
-    """
+    """Return the file in torch hub's cache, downloaded if it is missing. OSError if that fails."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
     if path.is_file():
         return path

@@ -205,11 +205,7 @@ def trainable(parameters: Any) -> list[nn.Parameter]:
 
 
 def as_config_of(config_class: type[ModelConfig], config: ModelConfig) -> ModelConfig:
-    """Return a config as one of the model's class, whose own settings have defaults if it is a plain ModelConfig.
-
-    Raises:
-        ValueError: the settings of another kind of model.
-    """
+    """Return a config as the model's class, with defaults for its own settings. ValueError for another model's."""
     if isinstance(config, config_class):
         return config
     return config_from_dict(config_class, dataclasses.asdict(config))

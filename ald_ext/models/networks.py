@@ -148,11 +148,7 @@ def check_image_shape(shape: Sequence[int]) -> None:
 
 
 def scale_outputs(network: nn.Module, factor: float | Tensor) -> None:
-    """Multiply a network's outputs, through weights and biases of its last linear layer or convolution.
-
-    Raises:
-        ValueError: a network without such a layer.
-    """
+    """Multiply a network's outputs, by its last linear layer or convolution. ValueError for a network without one."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not layers:
         raise ValueError(

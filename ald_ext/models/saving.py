@@ -33,11 +33,7 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all.
-
-    Raises:
-        OSError: the folder or the disk does not take the file; an earlier file is as it was.
-    """
+    """Write tensors and plain values, whole or not at all. OSError where that fails; an earlier file is as it was."""
     buffer = io.BytesIO()  # torch.save would report a full disk as an internal error
     torch.save(contents, buffer)
     write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
@@ -75,12 +71,7 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
 
 
 def check_sums(path: Path) -> None:
-    """Compare the checksums in torch's zip file with its contents, which torch.load does not.
-
-    Raises:
-        ValueError: they differ.
-        zipfile.BadZipFile: the file is no zip file.
-    """
+    """Raise an error if the checksums in torch's zip file differ from its contents, which torch.load leaves alone."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -102,11 +93,7 @@ def first_line(error: BaseException) -> str:
 def model_from_contents(
     contents: dict[str, Any], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
 ) -> LatentVariableModel:
-    """Return the model of :func:`model_contents`.
-
-    Raises:
-        ValueError: an unknown model, or parameters that do not fit the networks.
-    """
+    """Return the model of :func:`model_contents`. ValueError for an unknown model, or parameters that do not fit."""
     model_class = find_model_class(contents["model_name"])
     config = config_from_dict(model_class.config_class, contents["model_config"])
     model = model_class(config, encoder=encoder, decoder=decoder)

@@ -16,7 +16,7 @@ WARM_UP_STEPS = 3
 
 
 def why_not_captured(model: LatentVariableModel, config: TrainingConfig) -> str | None:
-    """Return why steps are not captured as a CUDA graph; None if they are. ValueError if they should be."""
+    """Return why steps are not captured as a CUDA graph; None if they are. ValueError if ``capture`` asks in vain."""
     reason = "not asked for" if config.capture is False else model.why_not_captured
     if torch.device(config.device).type != "cuda":
         reason = "the device is no GPU"

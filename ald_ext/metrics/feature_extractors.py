@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..settings import require
+
 #: Beginning of the sha256 of the standard Inception weights; by torch hub's convention their file's name ends with it.
 INCEPTION_WEIGHTS_SHA256 = "6726825d"
 #: Side to which EfficientNet-Lite0's images are resized: 64 x 64 shows all that images of 32 x 32 hold, and the
@@ -156,8 +158,8 @@ def make_extractor(
         ImportError: the extractor's package is missing.
         OSError: the weights are missing, or their download failed.
     """
-    if name not in EXTRACTORS:
-        raise ValueError(f"ald_ext.metrics.make_extractor: name: got {name!r}, expected one of {', '.join(EXTRACTORS)}")
+    expected = f"one of {', '.join(EXTRACTORS)}"
+    require(name in EXTRACTORS, "ald_ext.metrics.make_extractor: name", repr(name), expected)
     return EXTRACTORS[name](weights=weights, device=device)
 
 
@@ -187,10 +189,8 @@ def check_images(owner: str, images: Tensor) -> None:
         raise TypeError(
             f"ald_ext.metrics.{owner}: images: got {images.dtype}, expected torch.uint8 (to_uint8 rounds brightness)"
         )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"ald_ext.metrics.{owner}: images: got shape {tuple(images.shape)}, expected (n, C, H, W) with C = 1 or 3"
-        )
+    fits, got = images.ndim == 4 and images.shape[1] in (1, 3), f"shape {tuple(images.shape)}"
+    require(fits, f"ald_ext.metrics.{owner}: images", got, "(n, C, H, W) with C = 1 or 3")
 
 
 def as_rgb(owner: str, images: Tensor) -> Tensor:

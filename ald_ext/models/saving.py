@@ -54,8 +54,11 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
     except PermissionError:
         raise
     except Exception as error:  # a damaged file makes zipfile and pickle raise whatever there is
+        # Torch's own advice on unpickling is to trust the file.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds other things than tensors and plain values" if foreign else first_line(error)
         raise ValueError(
-            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({why_unreadable(error)}); "
+            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({reason}); "
             "expected a file that `ald-ext train` wrote"
         ) from error
     found = contents if isinstance(contents, dict) else {}
@@ -76,13 +79,6 @@ def check_sums(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def why_unreadable(error: Exception) -> str:
-    """Return the reason in one line, without torch's advice on unpickling, which is to trust the file."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds other things than tensors and plain values"
-    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -226,39 +227,25 @@ def families(results: Results) -> str:
 
 def family_section(results: Results, family: str) -> str:
     rows, ratios = ([row for row in results[name] if row["family"] == family] for name in ("rows", "ratios"))
+    variant = itemgetter("variant")
     parts = [f"### {TITLES.get(family, family.capitalize())}"]
     if "ns_per_element" in rows[0]:
-        element = ELEMENTS.get(family.partition(",")[0], "pixel")
-        parts.append(pivot(f"ns per {element}; GB/s", rows, variant_and_bytes, time_and_bandwidth))
+        corner = f"ns per {ELEMENTS.get(family.partition(',')[0], 'pixel')}; GB/s"
+        line = "{variant} ({bytes_per_element})".format_map
+        parts.append(pivot(corner, rows, line, lambda r: f"{spread(r['ns_per_element'])}; {number(r['gb_per_s'])}"))
     elif family == names.CUDA_GRAPH:
-        parts.append(pivot("µs a replay; kernels + other nodes", rows, variant, time_and_nodes))
+        nodes = "{kernels_per_step} + {other_nodes_per_step}".format_map
+        corner = "µs a replay; kernels + other nodes"
+        parts.append(pivot(corner, rows, variant, lambda row: f"{spread(row['seconds'], 1e6)}; {nodes(row)}"))
     else:
-        parts += [network_sizes(results, family), pivot("ms a step; images/s", rows, variant, time_and_rate)]
+        rate = "{images_per_s[median]:.0f}".format_map
+        table = pivot("ms a step; images/s", rows, variant, lambda row: f"{spread(row['seconds'], 1e3)}; {rate(row)}")
+        parts += [network_sizes(results, family), table]
     if times := [ratio for ratio in ratios if ratio["numerator"] != names.COPY]:
-        parts.append(pivot("ratio of times", times, lambda row: f"{row['numerator']} / {row['denominator']}", spread))
+        parts.append(pivot("ratio of times", times, "{numerator} / {denominator}".format_map, spread))
     if shares := [bandwidth_share(rows, ratio) for ratio in ratios if is_share_of_memory(rows, ratio)]:
         parts.append(pivot(f"% of `{names.COPY}`'s bandwidth", shares, variant, partial(spread, scale=100)))
     return "\n\n".join([*parts, *notes(rows)])
-
-
-def variant(row: Row) -> str:
-    return row["variant"]
-
-
-def variant_and_bytes(row: Row) -> str:
-    return f"{row['variant']} ({row['bytes_per_element']})"
-
-
-def time_and_bandwidth(row: Row) -> str:
-    return f"{spread(row['ns_per_element'])}; {number(row['gb_per_s'])}"
-
-
-def time_and_rate(row: Row) -> str:
-    return f"{spread(row['seconds'], 1e3)}; {row['images_per_s']['median']:.0f}"
-
-
-def time_and_nodes(row: Row) -> str:
-    return f"{spread(row['seconds'], 1e6)}; {row['kernels_per_step']} + {row['other_nodes_per_step']}"
 
 
 def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:

@@ -29,7 +29,7 @@ import numpy
 import torch
 
 from ald_ext.data import load_dataset
-from ald_ext.files import write_atomically
+from ald_ext.files import write_json
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.loop import CHECKPOINT, Loop
 
@@ -271,7 +271,7 @@ def main() -> None:
             results.append(kill_and_compare(folder / f"run{number}", model, digits, whole[model], kills, seed))
             print(results[-1], flush=True)
     report = summary(results)
-    write_atomically(options.out, lambda file: file.write_text(json.dumps(report, indent=2) + "\n"))
+    write_json(options.out, report)
     print(json.dumps({name: value for name, value in report.items() if name != "each"}, indent=2))
     sys.exit(report["runs_without_failure"] != report["runs"])
 

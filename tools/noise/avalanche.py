@@ -33,6 +33,7 @@ FIELDS: dict[str, tuple[tuple[int, range], ...]] = {
     "parameter": ((2, range(32)), (3, range(16, 28))),
     "seed": ((4, range(32)), (5, range(31))),
 }
+NUMBER_OF_FLIPS = sum(len(bits) for parts in FIELDS.values() for _, bits in parts)
 
 
 def avalanche_outcomes(philox: Philox, blocks: int, progress: Callable[[int], object]) -> list[Outcome]:
@@ -49,10 +50,6 @@ def avalanche_outcomes(philox: Philox, blocks: int, progress: Callable[[int], ob
         outcomes += flip_outcomes(field, np.stack(flips), blocks)
         outcomes.append(distance_outcome(field, distances))
     return outcomes
-
-
-def number_of_flips() -> int:
-    return sum(len(bits) for parts in FIELDS.values() for _, bits in parts)
 
 
 def even_parity_counters(count: int) -> Tensor:

@@ -1,7 +1,5 @@
 """What every benchmark shares: its command line, its cases, and the JSON file <out>/<name>.json."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -5,8 +5,6 @@ python -m benchmarks.page [--results benchmarks/results] [--out docs/results] [-
 Nothing in the page is written by hand, and the same JSON files give the same text; --check only compares it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Pythons of this machine, torch's releases, virtual environments by uv, and packages built in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

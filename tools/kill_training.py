@@ -7,8 +7,6 @@ reported; the finished run must equal an uninterrupted one bit for bit: paramete
 state, history. Needs no GPU. Exits with 1 if anything is otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -3,8 +3,6 @@
 Between the markers <!-- NAME --> and <!-- /NAME --> nothing is written by hand; a README need not have every block.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

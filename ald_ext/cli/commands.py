@@ -1,7 +1,5 @@
 """The commands of ``ald-ext``."""
 
-from __future__ import annotations
-
 import json
 
 import torch

@@ -1,7 +1,5 @@
 """Options of commands: those that a dataclass of settings makes, KEY=VALUE, and devices."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

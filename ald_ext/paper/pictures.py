@@ -1,7 +1,5 @@
 """Pictures that matplotlib draws, without a window."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

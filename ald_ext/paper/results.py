@@ -1,7 +1,5 @@
 """The one schema of results.json: what an experiment found, written and read here."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform

@@ -4,8 +4,6 @@ Blocks are those of the key that is zero otherwise, the least random there is: c
 set bits is even. A flip makes it odd, so that no difference of two blocks is counted twice.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 

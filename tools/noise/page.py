@@ -1,7 +1,5 @@
 """The page of the noise's quality and its picture, made from the contents of noise.json."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Charts that several experiments on images draw."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

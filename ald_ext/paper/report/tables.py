@@ -1,7 +1,5 @@
 """Tables in Markdown: ours beside the paper's figures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -8,13 +8,15 @@ Nothing in the page is written by hand, and the same JSON files give the same te
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ald_ext.files import write_atomically
+from ald_ext.paper.report.tables import markdown_table
+from ald_ext.paper.report.tables import number as significant
 
 from . import names
 
@@ -88,11 +90,6 @@ def load_results(folder: Path) -> dict[str, Results]:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body))
-
-
 def pivot(corner: str, rows: list[Row], line: Callable[[Row], str], cell: Callable[[Row], str]) -> str:
     """A table with a line for each value of ``line`` and a column for each size."""
     cells = {(line(row), row["size"]): cell(row) for row in rows}
@@ -102,9 +99,8 @@ def pivot(corner: str, rows: list[Row], line: Callable[[Row], str], cell: Callab
     )
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where they stand before the point."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+#: Numbers are told with three significant digits.
+number = partial(significant, digits=3)
 
 
 def spread(quantiles: Row, scale: float = 1.0) -> str:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ald_ext.paper.report.tables import markdown_table
 from ald_ext.paper.results import Results as PaperResults
 from ald_ext.paper.results import find_results
 from benchmarks import names
-from benchmarks.page import RESULTS, Results, find, load_results, machine_of, markdown_table, number, overview
+from benchmarks.page import RESULTS, Results, find, load_results, machine_of, number, overview
 
 ROOT = Path(__file__).resolve().parent.parent
 

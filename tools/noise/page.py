@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ald_ext.files import write_atomically
-from benchmarks.page import Results, conditions, markdown_table, unique
+from ald_ext.paper.report.tables import markdown_table
+from benchmarks.page import Results, conditions, unique
 
 from .null_distributions import SMALLEST_P
 

@@ -11,6 +11,8 @@ from ..moments import merge_mean_
 from ..settings import require
 from .collection import check_state_shape
 
+#: What :meth:`StreamingMoments.state_dict` holds; the tensors are there from the first draw on.
+PLAIN_VALUES = ("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape")
 TENSORS = ("_mean", "_squares", "_batch_means", "_partial_sum")
 
 
@@ -251,17 +253,9 @@ class StreamingMoments:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything, which load with weights_only=True."""
-        state: dict[str, Any] = {
-            "keeps_covariance": self.keeps_covariance,
-            "num_batches": self.num_batches,
-            "count": self.count,
-            "batch_size": self.batch_size,
-            "_num_full": self._num_full,
-            "_num_partial": self._num_partial,
-            "_shape": self._shape,
-        }
+        state: dict[str, Any] = {name: getattr(self, name) for name in PLAIN_VALUES}
         if self._shape is not None:
-            state.update({name: getattr(self, name).clone() for name in TENSORS})
+            state |= {name: getattr(self, name).clone() for name in TENSORS}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """The command ``ald-ext``. Needs the extra "train"."""
 
+from __future__ import annotations
+
 import sys
 
 #: Errors that the user can mend; they are shown as one line, without a traceback.

@@ -1,5 +1,7 @@
 """``ald-ext check-sampler``: the check of :mod:`ald_ext.samplers.check` for a sampler by its name."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import sys

@@ -1,5 +1,7 @@
 """The commands of ``ald-ext``."""
 
+from __future__ import annotations
+
 import json
 
 import torch

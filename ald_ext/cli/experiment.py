@@ -1,5 +1,7 @@
 """``ald-ext experiment``: an experiment of the paper."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

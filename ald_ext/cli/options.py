@@ -1,5 +1,7 @@
 """Options of commands: those that a dataclass of settings makes, KEY=VALUE, and devices."""
 
+from __future__ import annotations
+
 import inspect
 import json
 import re

@@ -1,5 +1,7 @@
 """``ald-ext report``: results as a page."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 

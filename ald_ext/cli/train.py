@@ -1,5 +1,7 @@
 """``ald-ext train``, whose options are the fields of TrainingConfig and of the models' configs."""
 
+from __future__ import annotations
+
 import inspect
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,5 +1,7 @@
 """Uses of trained models: ``ald-ext sample``, ``reconstruct``, ``score``, ``interpolate``."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated

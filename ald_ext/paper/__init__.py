@@ -1,5 +1,7 @@
 """The experiments of the paper, one file each, side by side with its figures."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from .images import anomaly_detection, denoising, dequantization, image_generation, training_speed

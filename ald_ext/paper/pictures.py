@@ -1,5 +1,7 @@
 """Pictures that matplotlib draws, without a window."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

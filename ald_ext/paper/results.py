@@ -1,5 +1,7 @@
 """The one schema of results.json: what an experiment found, written and read here."""
 
+from __future__ import annotations
+
 import json
 import math
 import platform

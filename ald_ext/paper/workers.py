@@ -1,5 +1,7 @@
 """Runs the seeds or jobs of an experiment side by side, in processes of one thread each, under one progress bar."""
 
+from __future__ import annotations
+
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence

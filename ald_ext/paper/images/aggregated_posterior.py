@@ -1,5 +1,7 @@
 """The potential under the prior that explains the posterior samples of the training data best."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Each class as the normal one, and how well a model's score tells the others from it (paper: Table 3)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,5 +1,7 @@
 """Charts that several experiments on images draw."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np

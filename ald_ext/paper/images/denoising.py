@@ -1,5 +1,7 @@
 """Reconstructions of noisy images, against the clean ones (paper: Table 5)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import torch

@@ -1,5 +1,7 @@
 """What dequantization does to a pixel's values and to samples (paper: Figures 8 and 9)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

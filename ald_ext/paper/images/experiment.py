@@ -1,5 +1,7 @@
 """What an experiment on images is: jobs, what is measured of each, and where things are kept."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache

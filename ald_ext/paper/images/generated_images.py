@@ -1,5 +1,7 @@
 """What a trained model draws: images from its prior, their Fréchet distance to real ones, and which are shown."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch

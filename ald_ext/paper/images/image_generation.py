@@ -1,5 +1,7 @@
 """Reconstruction error and sample quality of every model (paper: Table 2, Figures 7 and 11 to 14)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

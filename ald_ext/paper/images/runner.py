@@ -4,6 +4,8 @@ An experiment is a list of jobs: one training run each, and what is measured of 
 kept in a file, so that nothing is computed twice; an interrupted training run resumes from its checkpoint.
 """
 
+from __future__ import annotations
+
 import json
 import time
 import zlib

@@ -1,5 +1,7 @@
 """Settings of the experiments on images: which data and models, and how each model is trained."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache

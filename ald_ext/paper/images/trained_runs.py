@@ -1,5 +1,7 @@
 """Training runs that experiments share: each is made once, resumes where it was interrupted, and is found again."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import zlib

@@ -1,5 +1,7 @@
 """Reconstruction error over epochs and over seconds, amortized and not (paper: Figure 6)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

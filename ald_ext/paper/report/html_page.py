@@ -1,5 +1,7 @@
 """The page as one HTML file that needs no other: pictures inside, no scripts, nothing fetched."""
 
+from __future__ import annotations
+
 import base64
 import re
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Links of a page to files and pictures, and the pictures that are written beside it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

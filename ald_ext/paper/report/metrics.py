@@ -1,5 +1,7 @@
 """What the figures mean, and which way is better."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 
 LOWER, HIGHER, NEITHER = "↓", "↑", ""

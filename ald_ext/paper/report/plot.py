@@ -1,5 +1,7 @@
 """A plot of our figures as multiples of the paper's."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The sections of a page of results, one an experiment."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Tables in Markdown: ours beside the paper's figures."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 

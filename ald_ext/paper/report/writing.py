@@ -1,5 +1,7 @@
 """Writes a page of results, or compares it with what is there."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

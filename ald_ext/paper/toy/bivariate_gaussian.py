@@ -1,5 +1,7 @@
 """The conjugate bivariate Gaussian (paper: Table 1, Figure 2, Appendix F.1)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

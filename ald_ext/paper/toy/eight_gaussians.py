@@ -1,5 +1,7 @@
 """Unconditional amortized sampling of a mixture of eight Gaussians (paper: Figure 5, Eqs. 15 and 16)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What the toy experiments have in common: presets, seeds, rows and the picture."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,5 +1,7 @@
 """What several toy experiments sample with: the paper's network, all of it or its last layer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

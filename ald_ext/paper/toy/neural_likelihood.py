@@ -1,5 +1,7 @@
 """A likelihood made by a random network, whose posteriors have many modes (paper: Figures 4 and 10, Appendix F.3)."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

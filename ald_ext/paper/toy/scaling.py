@@ -1,5 +1,7 @@
 """What a new posterior sample costs as the number of data grows: LD, ALD and SGALD (paper: Section 3)."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """The conjugate univariate Gaussian with minibatches (paper: Figure 3, Appendix F.2)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -117,11 +117,7 @@ class VectorPreparation(Preparation):
 
 
 def as_tensor(values: Any, owner: str) -> Tensor:
-    """Return data of any kind as a tensor on the CPU: uint8 where they are that, otherwise finite float64.
-
-    Raises:
-        ValueError: data that are no numbers, lack the dimension of samples, or are not all finite.
-    """
+    """Return data as a CPU tensor: uint8 as they are, others as finite float64. ValueError where that cannot be."""
     tensor: Tensor = values.detach() if isinstance(values, Tensor) else from_numpy(np.asarray(values), owner)
     check_form(tensor, owner)
     tensor = tensor.cpu()

@@ -200,11 +200,7 @@ def as_rgb(owner: str, images: Tensor) -> Tensor:
 
 
 def import_torch_fidelity() -> tuple[Any, str]:
-    """Return torch-fidelity's module of Inception v3, and its version.
-
-    Raises:
-        ImportError: it is missing, or it, or the torchvision that it needs, does not fit the installed torch.
-    """
+    """Return torch-fidelity's Inception v3 and its version. ImportError if it is missing or does not fit torch."""
     try:
         from torch_fidelity import __version__, feature_extractor_inceptionv3
     except ModuleNotFoundError as error:
@@ -252,12 +248,7 @@ def standard_inception_weights(url: str) -> Path:
 
 
 def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file by their names, and the file's sha256.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is damaged, or that holds other things than tensors.
-    """
+    """Return a file's tensors by name, and its sha256. FileNotFoundError; ValueError if it holds anything else."""
     if not path.is_file():
         raise FileNotFoundError(f"ald_ext.metrics.{owner}: weights: got {str(path)!r}, expected a file that exists")
     data = path.read_bytes()
@@ -271,11 +262,7 @@ def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
-    """Return the network that ``build`` makes, and keep its initial weights from changing the global random state.
-
-    Raises:
-        ValueError: the weights do not fit.
-    """
+    """Return what ``build`` makes, with torch's random state as before. ValueError if the weights do not fit."""
     try:
         with torch.random.fork_rng(devices=[]):
             return build()

@@ -29,12 +29,7 @@ RUN_KEYS = (
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the checkpoint of ``ald-ext train``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is corrupt, truncated, of another version, or no checkpoint of this package.
-    """
+    """Return the checkpoint of ``ald-ext train``. Raises as :func:`ald_ext.models.saving.read_tensors`."""
     return read_tensors(path, (*MODEL_KEYS, *RUN_KEYS), device)
 
 

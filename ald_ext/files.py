@@ -50,11 +50,7 @@ def replace_by_new(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write plain values as JSON, whole or not at all, with null for numbers that are not finite.
-
-    Raises:
-        OSError: the folder or the disk does not take the file.
-    """
+    """Write plain values as JSON, whole or not at all, with null for numbers that are not finite. OSError if not."""
     write_atomically(path, lambda file: file.write_text(json.dumps(finite_only(values), indent=2) + "\n"))
 
 

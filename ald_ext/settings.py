@@ -1,4 +1,4 @@
-"""Dataclasses of settings: their fields say which values they may have, and plain values are made into them."""
+"""Settings as dataclasses, whose fields say which values they may have; and what is said of a bad argument."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def setting(
     given = {sign: bound for sign, bound in bounds.items() if bound is not None}
     metadata = {"choices": tuple(choices), "suggestions": tuple(suggestions), "bounds": given}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def require(fulfilled: object, argument: str, got: object, expected: str) -> None:
+    """Raise the ValueError "ARGUMENT: got GOT, expected EXPECTED" unless a condition is fulfilled."""
+    if not fulfilled:
+        raise ValueError(f"{argument}: got {got}, expected {expected}")
 
 
 def check_values(settings: Any, owner: str) -> None:

@@ -1,9 +1,6 @@
 """What every benchmark shares: its command line, its cases, and the JSON file <out>/<name>.json."""
 
-from __future__ import annotations
-
 import argparse
-import json
 import math
 import os
 import sys
@@ -18,7 +15,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from ald_ext._extension import cuda_failure, cuda_module
-from ald_ext.files import write_atomically
+from ald_ext.files import write_json
 
 from .measurement import Quantiles, Run, Samples, measure_alternating
 from .provenance import describe_run
@@ -96,10 +93,6 @@ def make_folder(out: Path, parser: argparse.ArgumentParser) -> None:
         parser.error(f"--out: got {out}, expected a folder that can be written to")
 
 
-def save_json(path: Path, results: Results) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
-
-
 def measure(
     path: Path,
     arguments: argparse.Namespace,
@@ -120,7 +113,7 @@ def measure(
     # What is described is what runs: a commit made meanwhile does not count.
     results = {"device": device.type, "quick": arguments.quick, **describe_run(device, arguments.origin), **facts}
     results |= {"rows": [], "ratios": [], "left_out": []}
-    problems = measure_cases(cases, device, budget_s, arguments.deadline, results, lambda: save_json(path, results))
+    problems = measure_cases(cases, device, budget_s, arguments.deadline, results, lambda: write_json(path, results))
     finish(results, problems)
     progress(f"{path}: written; python -m benchmarks.page --results {path.parent} makes the page of it")
 

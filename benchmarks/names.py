@@ -1,7 +1,5 @@
 """Names that the result files, the page and the README have in common."""
 
-from __future__ import annotations
-
 OURS = "ald_ext op"
 FORWARD, BACKWARD = f"{OURS}, forward alone", f"{OURS}, backward alone"
 NO_NOISE, NOISE_ALONE = f"{OURS}, no noise", "ald_ext noise alone"

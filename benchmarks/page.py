@@ -5,17 +5,18 @@ python -m benchmarks.page [--results benchmarks/results] [--out docs/results] [-
 Nothing in the page is written by hand, and the same JSON files give the same text; --check only compares it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ald_ext.files import write_atomically
+from ald_ext.paper.report.tables import markdown_table
+from ald_ext.paper.report.tables import number as significant
 
 from . import names
 
@@ -89,11 +90,6 @@ def load_results(folder: Path) -> dict[str, Results]:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body))
-
-
 def pivot(corner: str, rows: list[Row], line: Callable[[Row], str], cell: Callable[[Row], str]) -> str:
     """A table with a line for each value of ``line`` and a column for each size."""
     cells = {(line(row), row["size"]): cell(row) for row in rows}
@@ -103,9 +99,8 @@ def pivot(corner: str, rows: list[Row], line: Callable[[Row], str], cell: Callab
     )
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where they stand before the point."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+#: Numbers are told with three significant digits.
+number = partial(significant, digits=3)
 
 
 def spread(quantiles: Row, scale: float = 1.0) -> str:
@@ -226,39 +221,25 @@ def families(results: Results) -> str:
 
 def family_section(results: Results, family: str) -> str:
     rows, ratios = ([row for row in results[name] if row["family"] == family] for name in ("rows", "ratios"))
+    variant = itemgetter("variant")
     parts = [f"### {TITLES.get(family, family.capitalize())}"]
     if "ns_per_element" in rows[0]:
-        element = ELEMENTS.get(family.partition(",")[0], "pixel")
-        parts.append(pivot(f"ns per {element}; GB/s", rows, variant_and_bytes, time_and_bandwidth))
+        corner = f"ns per {ELEMENTS.get(family.partition(',')[0], 'pixel')}; GB/s"
+        line = "{variant} ({bytes_per_element})".format_map
+        parts.append(pivot(corner, rows, line, lambda r: f"{spread(r['ns_per_element'])}; {number(r['gb_per_s'])}"))
     elif family == names.CUDA_GRAPH:
-        parts.append(pivot("µs a replay; kernels + other nodes", rows, variant, time_and_nodes))
+        nodes = "{kernels_per_step} + {other_nodes_per_step}".format_map
+        corner = "µs a replay; kernels + other nodes"
+        parts.append(pivot(corner, rows, variant, lambda row: f"{spread(row['seconds'], 1e6)}; {nodes(row)}"))
     else:
-        parts += [network_sizes(results, family), pivot("ms a step; images/s", rows, variant, time_and_rate)]
+        rate = "{images_per_s[median]:.0f}".format_map
+        table = pivot("ms a step; images/s", rows, variant, lambda row: f"{spread(row['seconds'], 1e3)}; {rate(row)}")
+        parts += [network_sizes(results, family), table]
     if times := [ratio for ratio in ratios if ratio["numerator"] != names.COPY]:
-        parts.append(pivot("ratio of times", times, lambda row: f"{row['numerator']} / {row['denominator']}", spread))
+        parts.append(pivot("ratio of times", times, "{numerator} / {denominator}".format_map, spread))
     if shares := [bandwidth_share(rows, ratio) for ratio in ratios if is_share_of_memory(rows, ratio)]:
         parts.append(pivot(f"% of `{names.COPY}`'s bandwidth", shares, variant, partial(spread, scale=100)))
     return "\n\n".join([*parts, *notes(rows)])
-
-
-def variant(row: Row) -> str:
-    return row["variant"]
-
-
-def variant_and_bytes(row: Row) -> str:
-    return f"{row['variant']} ({row['bytes_per_element']})"
-
-
-def time_and_bandwidth(row: Row) -> str:
-    return f"{spread(row['ns_per_element'])}; {number(row['gb_per_s'])}"
-
-
-def time_and_rate(row: Row) -> str:
-    return f"{spread(row['seconds'], 1e3)}; {row['images_per_s']['median']:.0f}"
-
-
-def time_and_nodes(row: Row) -> str:
-    return f"{spread(row['seconds'], 1e6)}; {row['kernels_per_step']} + {row['other_nodes_per_step']}"
 
 
 def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:

@@ -3,8 +3,6 @@
 All compute what ald_ext.reference.psgld_step_ states.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

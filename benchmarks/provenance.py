@@ -1,7 +1,5 @@
 """Where figures come from: machine, versions, commit."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -6,8 +6,6 @@ has a local part, such as 0.1.0+cu130. Both are repaired by auditwheel without t
 environment without a compiler, and tried.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

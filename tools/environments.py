@@ -1,7 +1,5 @@
 """Pythons of this machine, torch's releases, virtual environments by uv, and packages built in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -123,18 +121,13 @@ def build_wheel(python: Path, source: Path, folder: Path, log: Path, **environme
     return next(folder.glob("*.whl"))
 
 
-def find_nvcc() -> str | None:
-    """The nvcc that setup.py would find."""
+def nvcc_version() -> str | None:
+    """The version, such as 13.0, of the nvcc that setup.py would find; None without one."""
     if os.environ.get("ALD_EXT_CUDA") == "0":
         return None
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     candidates = [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes if home)]
-    return next((candidate for candidate in candidates if candidate and Path(candidate).is_file()), None)
-
-
-def nvcc_version() -> str | None:
-    """The version, such as 13.0, or None without nvcc."""
-    nvcc = find_nvcc()
+    nvcc = next((candidate for candidate in candidates if candidate and Path(candidate).is_file()), None)
     if nvcc is None:
         return None
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,5 @@
 """Every CUDA kernel once on small, odd sizes: what `make gpu-check` runs under compute-sanitizer."""
 
-from __future__ import annotations
-
 import torch
 
 import ald_ext

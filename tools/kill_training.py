@@ -7,8 +7,6 @@ reported; the finished run must equal an uninterrupted one bit for bit: paramete
 state, history. Needs no GPU. Exits with 1 if anything is otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -29,7 +27,7 @@ import numpy
 import torch
 
 from ald_ext.data import load_dataset
-from ald_ext.files import write_atomically
+from ald_ext.files import write_json
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.loop import CHECKPOINT, Loop
 
@@ -271,7 +269,7 @@ def main() -> None:
             results.append(kill_and_compare(folder / f"run{number}", model, digits, whole[model], kills, seed))
             print(results[-1], flush=True)
     report = summary(results)
-    write_atomically(options.out, lambda file: file.write_text(json.dumps(report, indent=2) + "\n"))
+    write_json(options.out, report)
     print(json.dumps({name: value for name, value in report.items() if name != "each"}, indent=2))
     sys.exit(report["runs_without_failure"] != report["runs"])
 

@@ -9,8 +9,6 @@ A cell's environment is deleted as soon as it was tested, and all that was downl
 leaves it, which spares the next run). Logs stay where a cell failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import hashlib

@@ -3,8 +3,6 @@
 Between the markers <!-- NAME --> and <!-- /NAME --> nothing is written by hand; a README need not have every block.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -12,10 +10,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ald_ext.paper.report.tables import markdown_table
 from ald_ext.paper.results import Results as PaperResults
 from ald_ext.paper.results import find_results
 from benchmarks import names
-from benchmarks.page import RESULTS, Results, find, load_results, machine_of, markdown_table, number, overview
+from benchmarks.page import RESULTS, Results, find, load_results, machine_of, number, overview
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,11 +118,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def updated(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
-    """The text of a README with its blocks filled.
-
-    Raises:
-        ValueError: it has a block that nothing fills, a marker without its partner, or a block twice.
-    """
+    """The README with its blocks filled. ValueError: a block that nothing fills, without its end, or twice."""
     for name in sorted(set(re.findall(r"<!-- /?([\w-]+) -->", text))):
         if name not in blocks:
             raise ValueError(f"README.md: got the block <!-- {name} -->, expected some of {', '.join(blocks)}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, Results, run_experiment, run_image_experiment
-from .devices import choose_device
-from .options import parse_options
+from .options import choose_device, parse_options
 
 NAMES = (*EXPERIMENTS, *IMAGE_EXPERIMENTS)
 IMAGES_ONLY = "Experiments on images: "
@@ -73,6 +72,8 @@ def experiment_command(
         raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(NAMES)}")
     if out is None:
         raise ValueError(f"experiment {name}: out: got none, expected a folder: --out DIR")
+    values = parse_options(option or [])
+    options = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
     changes = {
         "datasets": as_names(datasets),
         "models": as_names(models),
@@ -83,7 +84,7 @@ def experiment_command(
         "download": download or None,
         "extractor": extractor,
         "extractor_weights": extractor_weights,
-        "options": as_pairs(option) or None,
+        "options": options or None,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     workers = torch.get_num_threads() if workers is None else workers
@@ -115,12 +116,6 @@ def experiment_command(
     for line in table_of(results):
         typer.echo(line)
     typer.echo(f"{results.seconds:.0f} s; results.json and {name}.png in {out}")
-
-
-def as_pairs(options: list[str] | None) -> tuple[tuple[str, Any], ...]:
-    """Return KEY=VALUE as names and values."""
-    values = parse_options(options or [])
-    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values.items())
 
 
 def as_names(text: str | None) -> tuple[str, ...] | None:

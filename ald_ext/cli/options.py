@@ -1,4 +1,4 @@
-"""Options of commands: those that a dataclass of settings makes, and KEY=VALUE."""
+"""Options of commands: those that a dataclass of settings makes, KEY=VALUE, and devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
+import torch
 import typer
+
+from .._extension import cuda_module
 
 
 def options_of(classes: Mapping[str, type[Any]], excluded: Iterable[str] = ()) -> list[inspect.Parameter]:
@@ -60,11 +63,7 @@ def documented_arguments(settings_class: type[Any]) -> dict[str, str]:
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
-    """Return {"lr": 0.1} for ["lr=0.1"]: values are JSON (numbers, true, null, lists), or else text.
-
-    Raises:
-        ValueError: an item that is not KEY=VALUE.
-    """
+    """Return {"lr": 0.1} for ["lr=0.1"]: values are JSON or text. ValueError for an item that is not KEY=VALUE."""
     parsed: dict[str, Any] = {}
     for item in options:
         key, equals, value = item.partition("=")
@@ -75,3 +74,17 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             parsed[key] = value
     return parsed
+
+
+def choose_device(device: str) -> str:
+    """Return a device that exists; "auto" stands for the GPU if there is one. ValueError for any other."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() and cuda_module is not None else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(
+            f"device: got {device!r}, expected auto, cpu or a GPU that torch can use ({first_line})"
+        ) from error
+    return device

@@ -13,8 +13,7 @@ from ..models.config import SETTINGS_OF_DATA
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.loop import CHECKPOINT
-from .devices import choose_device
-from .options import options_of, parse_options
+from .options import choose_device, options_of, parse_options
 
 #: Options of all fields but two: --network is the model's setting of that name, and --device may be auto.
 TRAINING_OPTIONS = options_of({"": TrainingConfig}, excluded=("network", "device"))

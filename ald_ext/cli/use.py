@@ -15,11 +15,11 @@ from ..data.image_data import add_noise
 from ..files import write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..training import TrainingConfig
-from ..training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
+from ..training.checkpoints import load_checkpoint, trained_model
 from ..training.evaluation import evaluating, values_of_data
 from ..training.loop import CHECKPOINT
 from ..training.pictures import pair_up, save_grid
-from .devices import choose_device
+from .options import choose_device
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of `ald-ext train`, or its checkpoint.pt.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
@@ -35,8 +35,8 @@ def load_run(run: Path, device: str) -> Loaded:
     path = run / CHECKPOINT if run.is_dir() else run
     chosen = choose_device(device)
     checkpoint = load_checkpoint(path, chosen)
-    model, config = model_of_checkpoint(checkpoint)
-    return model.to(chosen).eval(), config, ensemble_of_checkpoint(checkpoint)
+    model, ensemble = trained_model(checkpoint)
+    return model.to(chosen).eval(), TrainingConfig.from_dict(checkpoint["config"]), ensemble
 
 
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:

@@ -91,11 +91,7 @@ def label_together(parts: list[FolderImages]) -> list[Tensor | None]:
 
 
 def read_folder(folder: Path, split: str = "") -> FolderImages:
-    """Return the images below ``folder / split``, sorted by name; skipped files are named relative to the folder.
-
-    Raises:
-        ValueError: no image that can be read.
-    """
+    """Return the images below ``folder / split``, sorted by name. ValueError if there is none that can be read."""
     top = folder / split
     names = sorted(visible_files(top))
     candidates = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
@@ -150,11 +146,7 @@ def read_images(top: Path, names: list[str]) -> tuple[Tensor, list[str]]:
 
 
 def read_image(path: Path) -> np.ndarray | None:
-    """Return an image (1 or 3, 32, 32) uint8, or None where Pillow cannot read the file.
-
-    Raises:
-        ImportError: Pillow is missing.
-    """
+    """Return an image (1 or 3, 32, 32) uint8; None where Pillow cannot read the file. ImportError without Pillow."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -175,11 +167,7 @@ def read_image(path: Path) -> np.ndarray | None:
 
 
 def plain_image(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB, transparent pixels on black.
-
-    Raises:
-        ValueError: 32-bit values, whose scale is unknown.
-    """
+    """Return the image in mode L or RGB, transparent pixels on black. ValueError for 32-bit values of unknown scale."""
     from PIL import Image
 
     if image.mode in SIXTEEN_BIT_MODES:

@@ -88,11 +88,7 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
 
 
 def torchvision_datasets() -> Any:
-    """Return the module torchvision.datasets.
-
-    Raises:
-        ImportError: torchvision is missing, or does not fit the installed torch.
-    """
+    """Return torchvision.datasets. ImportError if torchvision is missing or does not fit the installed torch."""
     try:
         from torchvision import datasets
     except ImportError:
@@ -162,11 +158,7 @@ def read_celeba(data_root: str, download: bool) -> ImageData:
 
 
 def read_faces(folder: Path, names: list[str]) -> Tensor:
-    """Return aligned faces (N, 3, 32, 32) uint8 from files.
-
-    Raises:
-        ValueError: no name, or a file is missing, broken or of another size.
-    """
+    """Return aligned faces (N, 3, 32, 32) uint8. ValueError if a file is missing, broken or of another size."""
     from PIL import Image
 
     if not names:

@@ -28,6 +28,7 @@ from ..models import MODELS, LatentVariableModel, ModelConfig, ParameterEnsemble
 from ..models.config import SETTINGS_OF_DATA
 from ..models.ensemble import ensemble_of_state, state_of_ensemble
 from ..models.saving import MODEL_KEYS, model_contents, model_from_contents, read_tensors, write_tensors
+from ..settings import require
 from .preparation import Preparation, as_tensor, make_preparation, preparation_of_state
 
 OWNER = "ald_ext.AnomalyDetector"
@@ -127,8 +128,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         owner = f"{OWNER}.fit"
         self._check_parameters()
         values = as_tensor(X, owner)
-        if len(values) < 2:
-            raise ValueError(f"{owner}: X: got {len(values)} samples, expected at least 2")
+        require(len(values) >= 2, f"{owner}: X", f"{len(values)} samples", "at least 2")
         preparation = make_preparation(values, owner)
         data = preparation(values, owner)
         run = train_in_memory(self._training_config(preparation, len(data)), data, self.progress)
@@ -203,18 +203,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return detector
 
     def _check_parameters(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(f"{OWNER}: model: got {self.model!r}, expected one of {', '.join(MODELS)}")
-        if not 0 < self.contamination <= 0.5:
-            raise ValueError(f"{OWNER}: contamination: got {self.contamination!r}, expected > 0 and <= 0.5")
+        require(self.model in MODELS, f"{OWNER}: model", repr(self.model), f"one of {', '.join(MODELS)}")
+        share = self.contamination
+        require(0 < share <= 0.5, f"{OWNER}: contamination", repr(share), "> 0 and <= 0.5")
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{OWNER}: {name}: got {getattr(self, name)!r}, expected >= 1")
+            require(getattr(self, name) >= 1, f"{OWNER}: {name}", repr(getattr(self, name)), ">= 1")
         fixed = sorted(set(self.model_settings or {}) & set(SETTINGS_OF_DATA))
-        if fixed:
-            raise ValueError(
-                f"{OWNER}: model_settings: got {', '.join(map(repr, fixed))}, expected others: the data say these"
-            )
+        got = ", ".join(map(repr, fixed))
+        require(not fixed, f"{OWNER}: model_settings", got, "others: the data say these")
 
     def _model_config(self, preparation: Preparation) -> ModelConfig:
         settings = {**preparation.settings(), **(self.model_settings or {})}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.image_data import resize
 from ..models.networks import IMAGE_SIZE
+from ..settings import require
 
 #: Bound of standardized values, whose squares, summed, have to fit into float32.
 LARGEST_VALUE = 1e6
@@ -60,17 +61,12 @@ class ImagePreparation(Preparation):
 
     def __call__(self, values: Tensor, owner: str) -> Tensor:
         """Return (n, H, W), (n, H, W, C) or (n, C, H, W) uint8 as (n, C, 32, 32) uint8."""
-        if not is_images(values):
-            raise ValueError(
-                f"{owner}: X: got {describe(values)}, expected uint8 images of {self.image_shape} (channels, height, "
-                "width), which the detector was fitted to"
-            )
+        expected = f"uint8 images of {self.image_shape} (channels, height, width), which the detector was fitted to"
+        require(is_images(values), f"{owner}: X", describe(values), expected)
         images = channels_first(values, owner)
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"{owner}: X: got images of {tuple(images.shape[1:])} (channels, height, width), expected "
-                f"{self.image_shape}, to which the detector was fitted"
-            )
+        got = f"images of {tuple(images.shape[1:])} (channels, height, width)"
+        expected = f"{self.image_shape}, to which the detector was fitted"
+        require(tuple(images.shape[1:]) == self.image_shape, f"{owner}: X", got, expected)
         return resize(images)
 
     def settings(self) -> dict[str, Any]:
@@ -98,17 +94,11 @@ class VectorPreparation(Preparation):
 
     def __call__(self, values: Tensor, owner: str) -> Tensor:
         """Return (n, ...) numbers as (n, d) float32."""
-        if is_images(values):
-            raise ValueError(
-                f"{owner}: X: got uint8 images, expected vectors of {self.num_features} features, to which the "
-                "detector was fitted"
-            )
+        expected = f"vectors of {self.num_features} features, to which the detector was fitted"
+        require(not is_images(values), f"{owner}: X", "uint8 images", expected)
         vectors = as_vectors(values)
-        if vectors.shape[1] != self.num_features:
-            raise ValueError(
-                f"{owner}: X: got {vectors.shape[1]} features, expected {self.num_features}, as the data that the "
-                "detector was fitted to"
-            )
+        got, expected = vectors.shape[1], f"{self.num_features}, as the data that the detector was fitted to"
+        require(got == self.num_features, f"{owner}: X", f"{got} features", expected)
         return ((vectors - self.centre) / self.scale).clamp(-LARGEST_VALUE, LARGEST_VALUE).float()
 
     def settings(self) -> dict[str, Any]:
@@ -127,11 +117,7 @@ class VectorPreparation(Preparation):
 
 
 def as_tensor(values: Any, owner: str) -> Tensor:
-    """Return data of any kind as a tensor on the CPU: uint8 where they are that, otherwise finite float64.
-
-    Raises:
-        ValueError: data that are no numbers, lack the dimension of samples, or are not all finite.
-    """
+    """Return data as a CPU tensor: uint8 as they are, others as finite float64. ValueError where that cannot be."""
     tensor: Tensor = values.detach() if isinstance(values, Tensor) else from_numpy(np.asarray(values), owner)
     check_form(tensor, owner)
     tensor = tensor.cpu()
@@ -139,28 +125,22 @@ def as_tensor(values: Any, owner: str) -> Tensor:
         return tensor
     tensor = tensor.double()
     bad = int((~tensor.isfinite()).sum())
-    if bad:
-        raise ValueError(f"{owner}: X: got {bad} values that are NaN or infinite, expected finite ones")
+    require(not bad, f"{owner}: X", f"{bad} values that are NaN or infinite", "finite ones")
     return tensor
 
 
 def check_form(values: Tensor, owner: str) -> None:
     """Raise a ValueError for complex numbers, and for a shape that is not that of data."""
-    if values.is_complex():
-        raise ValueError(f"{owner}: X: got {values.dtype}, expected real numbers or integers")
-    if values.dim() < 2:
-        raise ValueError(
-            f"{owner}: X: got shape {tuple(values.shape)}, expected (n, d) vectors or uint8 images (n, H, W), "
-            "(n, H, W, C) or (n, C, H, W)"
-        )
-    if 0 in values.shape:
-        raise ValueError(f"{owner}: X: got shape {tuple(values.shape)}, expected at least one sample and one feature")
+    argument, got = f"{owner}: X", f"shape {tuple(values.shape)}"
+    require(not values.is_complex(), argument, values.dtype, "real numbers or integers")
+    expected = "(n, d) vectors or uint8 images (n, H, W), (n, H, W, C) or (n, C, H, W)"
+    require(values.dim() >= 2, argument, got, expected)
+    require(0 not in values.shape, argument, got, "at least one sample and one feature")
 
 
 def from_numpy(values: np.ndarray, owner: str) -> Tensor:
     """Return a tensor of the same numbers. ValueError for anything else."""
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{owner}: X: got dtype {values.dtype}, expected real numbers or integers")
+    require(values.dtype.kind in "biuf", f"{owner}: X", f"dtype {values.dtype}", "real numbers or integers")
     if values.dtype != np.uint8:
         values = values.astype(np.float64)  # torch has no long double and hardly any uint16
     return torch.from_numpy(np.array(values, order="C"))  # a copy: torch warns of arrays that cannot be written to
@@ -196,11 +176,7 @@ def as_vectors(values: Tensor) -> Tensor:
 
 
 def make_preparation(values: Tensor, owner: str) -> Preparation:
-    """Return the preparation that suits the training data.
-
-    Raises:
-        ValueError: images of an unknown layout, or values whose squares are beyond float64.
-    """
+    """Return the preparation that suits the data. ValueError for an unknown layout, or squares beyond float64."""
     if is_images(values):
         return ImagePreparation(tuple(channels_first(values, owner).shape[1:]))
     vectors = as_vectors(values)
@@ -208,10 +184,8 @@ def make_preparation(values: Tensor, owner: str) -> Preparation:
     # The mean of equal values may be off by a rounding, which a scale of 1 would leave as large as they are.
     centre = torch.where(constant, smallest, vectors.mean(0))
     scale = torch.where(constant, 1.0, vectors.std(0, correction=0))
-    if not bool((scale.isfinite() & (scale > 0)).all()):
-        raise ValueError(
-            f"{owner}: X: got a feature whose variance is beyond float64's range, expected one within it; rescale it"
-        )
+    in_range, got = (scale.isfinite() & (scale > 0)).all(), "a feature whose variance is beyond float64's range"
+    require(in_range, f"{owner}: X", got, "one within it; rescale it")
     return VectorPreparation(centre, scale)
 
 

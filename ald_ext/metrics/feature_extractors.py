@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..settings import require
+
 #: Beginning of the sha256 of the standard Inception weights; by torch hub's convention their file's name ends with it.
 INCEPTION_WEIGHTS_SHA256 = "6726825d"
 #: Side to which EfficientNet-Lite0's images are resized: 64 x 64 shows all that images of 32 x 32 hold, and the
@@ -156,8 +158,8 @@ def make_extractor(
         ImportError: the extractor's package is missing.
         OSError: the weights are missing, or their download failed.
     """
-    if name not in EXTRACTORS:
-        raise ValueError(f"ald_ext.metrics.make_extractor: name: got {name!r}, expected one of {', '.join(EXTRACTORS)}")
+    expected = f"one of {', '.join(EXTRACTORS)}"
+    require(name in EXTRACTORS, "ald_ext.metrics.make_extractor: name", repr(name), expected)
     return EXTRACTORS[name](weights=weights, device=device)
 
 
@@ -187,10 +189,8 @@ def check_images(owner: str, images: Tensor) -> None:
         raise TypeError(
             f"ald_ext.metrics.{owner}: images: got {images.dtype}, expected torch.uint8 (to_uint8 rounds brightness)"
         )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"ald_ext.metrics.{owner}: images: got shape {tuple(images.shape)}, expected (n, C, H, W) with C = 1 or 3"
-        )
+    fits, got = images.ndim == 4 and images.shape[1] in (1, 3), f"shape {tuple(images.shape)}"
+    require(fits, f"ald_ext.metrics.{owner}: images", got, "(n, C, H, W) with C = 1 or 3")
 
 
 def as_rgb(owner: str, images: Tensor) -> Tensor:
@@ -200,11 +200,7 @@ def as_rgb(owner: str, images: Tensor) -> Tensor:
 
 
 def import_torch_fidelity() -> tuple[Any, str]:
-    """Return torch-fidelity's module of Inception v3, and its version.
-
-    Raises:
-        ImportError: it is missing, or it, or the torchvision that it needs, does not fit the installed torch.
-    """
+    """Return torch-fidelity's Inception v3 and its version. ImportError if it is missing or does not fit torch."""
     try:
         from torch_fidelity import __version__, feature_extractor_inceptionv3
     except ModuleNotFoundError as error:
@@ -233,11 +229,7 @@ def import_efficientnet() -> tuple[Any, str]:
 
 
 def standard_inception_weights(url: str) -> Path:
-    """Return the file in torch hub's cache, downloaded if it is missing.
-
-    Raises:
-        OSError: the folder takes no file, or the download failed.
-    """
+    """Return the file in torch hub's cache, downloaded if it is missing. OSError if that fails."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
     if path.is_file():
         return path
@@ -256,12 +248,7 @@ def standard_inception_weights(url: str) -> Path:
 
 
 def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file by their names, and the file's sha256.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is damaged, or that holds other things than tensors.
-    """
+    """Return a file's tensors by name, and its sha256. FileNotFoundError; ValueError if it holds anything else."""
     if not path.is_file():
         raise FileNotFoundError(f"ald_ext.metrics.{owner}: weights: got {str(path)!r}, expected a file that exists")
     data = path.read_bytes()
@@ -275,11 +262,7 @@ def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
-    """Return the network that ``build`` makes, and keep its initial weights from changing the global random state.
-
-    Raises:
-        ValueError: the weights do not fit.
-    """
+    """Return what ``build`` makes, with torch's random state as before. ValueError if the weights do not fit."""
     try:
         with torch.random.fork_rng(devices=[]):
             return build()

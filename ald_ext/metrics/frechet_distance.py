@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..moments import merge_mean_
+from ..settings import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +29,7 @@ class GaussianStatistics:
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ValueError(
-                f"ald_ext.metrics.GaussianStatistics: count: got {self.count}, expected at least 2 samples"
-            )
+        require(self.count >= 2, "ald_ext.metrics.GaussianStatistics: count", self.count, "at least 2 samples")
         check_float64("mean", self.mean, "(d,)", self.mean.ndim == 1)
         dimension = self.mean.numel()
         fits = self.covariance.shape == (dimension, dimension)
@@ -41,12 +39,9 @@ class GaussianStatistics:
 def check_float64(argument: str, values: Tensor, shape: str, has_shape: bool) -> None:
     """Raise a ValueError for values that are not finite float64 of the shape."""
     owner = f"ald_ext.metrics.GaussianStatistics: {argument}"
-    if not has_shape:
-        raise ValueError(f"{owner}: got shape {tuple(values.shape)}, expected {shape}")
-    if values.dtype != torch.float64:
-        raise ValueError(f"{owner}: got {values.dtype}, expected torch.float64")
-    if not values.isfinite().all():
-        raise ValueError(f"{owner}: got values that are not finite, expected finite ones")
+    require(has_shape, owner, f"shape {tuple(values.shape)}", shape)
+    require(values.dtype == torch.float64, owner, values.dtype, "torch.float64")
+    require(values.isfinite().all(), owner, "values that are not finite", "finite ones")
 
 
 class GaussianAccumulator:
@@ -80,21 +75,13 @@ class GaussianAccumulator:
 
     def check(self, features: Tensor) -> None:
         """Raise a ValueError for features that :meth:`update` does not take."""
-        dimension = f"{len(self.mean)}" if self.count else "d"
-        if (
-            features.ndim != 2
-            or not features.is_floating_point()
-            or (self.count and features.shape[1:] != self.mean.shape)
-        ):
-            raise ValueError(
-                f"ald_ext.metrics.GaussianAccumulator.update: features: got {features.dtype} of shape "
-                f"{tuple(features.shape)}, expected floats of shape (m, {dimension})"
-            )
-        if not features.isfinite().all():
-            raise ValueError(
-                "ald_ext.metrics.GaussianAccumulator.update: features: got values that are not finite, "
-                "expected finite ones"
-            )
+        argument = "ald_ext.metrics.GaussianAccumulator.update: features"
+        dimension = len(self.mean) if self.count else "d"
+        fits = features.ndim == 2 and features.is_floating_point()
+        fits = fits and dimension in ("d", features.shape[1])
+        got = f"{features.dtype} of shape {tuple(features.shape)}"
+        require(fits, argument, got, f"floats of shape (m, {dimension})")
+        require(features.isfinite().all(), argument, "values that are not finite", "finite ones")
 
     def statistics(self) -> GaussianStatistics:
         """Return the statistics of all features so far; more may follow.
@@ -102,10 +89,8 @@ class GaussianAccumulator:
         Raises:
             ValueError: fewer than 2 features came, which have no covariance.
         """
-        if self.count < 2:
-            raise ValueError(
-                f"ald_ext.metrics.GaussianAccumulator.statistics: got {self.count} features, expected at least 2"
-            )
+        name = "ald_ext.metrics.GaussianAccumulator.statistics"
+        require(self.count >= 2, name, f"{self.count} features", "at least 2")
         return GaussianStatistics(self.mean.clone(), self.scatter / (self.count - 1), self.count)
 
 
@@ -127,11 +112,8 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
     Raises:
         ValueError: the Gaussians have different dimensions.
     """
-    if first.mean.shape != second.mean.shape:
-        raise ValueError(
-            f"ald_ext.metrics.frechet_distance: second: got {len(second.mean)} dimensions, "
-            f"expected {len(first.mean)} as in first"
-        )
+    got, expected = len(second.mean), len(first.mean)
+    require(got == expected, "ald_ext.metrics.frechet_distance: second", f"{got} dimensions", f"{expected} as in first")
     root = symmetric_root(first.covariance)
     # The trace of a symmetric matrix's root is the sum of its eigenvalues' roots.
     eigenvalues = torch.linalg.eigvalsh(root @ second.covariance @ root)

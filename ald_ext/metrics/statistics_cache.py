@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..files import NPZ_DAMAGE, write_atomically
 from ..progress import progress_bar
+from ..settings import require
 from .feature_extractors import FeatureExtractor, check_images
 from .frechet_distance import GaussianAccumulator, GaussianStatistics
 
@@ -36,11 +37,8 @@ def feature_statistics(extractor: FeatureExtractor, images: Tensor, progress: bo
     options = {"desc": f"features of {extractor.name}", "unit": "batch", "delay": 1}
     for batch in progress_bar(images.split(BATCH_SIZE), show=progress, **options):
         accumulator.update(extractor(batch))
-    if accumulator.count != len(images):
-        raise ValueError(
-            f"ald_ext.metrics.feature_statistics: extractor: got {accumulator.count} features from {extractor.name}, "
-            f"expected {len(images)}, one for every image"
-        )
+    got, expected = f"{accumulator.count} features from {extractor.name}", f"{len(images)}, one for every image"
+    require(accumulator.count == len(images), "ald_ext.metrics.feature_statistics: extractor", got, expected)
     return accumulator.statistics()
 
 
@@ -64,20 +62,15 @@ def cached_statistics(
     if cache is None:
         return feature_statistics(extractor, images, progress)
     cache.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost if this fails
-    key = statistics_key(extractor, images)
+    digest = hashlib.sha256(repr((extractor.name, extractor.version, tuple(images.shape))).encode())
+    digest.update(images.cpu().contiguous().numpy().data)
+    key = digest.hexdigest()
     path = cache / f"feature-statistics-{key[:32]}.npz"
     statistics = read_statistics(path, key)
     if statistics is None:
         statistics = feature_statistics(extractor, images, progress)
         write_statistics(path, key, statistics)
     return statistics
-
-
-def statistics_key(extractor: FeatureExtractor, images: Tensor) -> str:
-    """Return the sha256 of everything that the statistics depend on."""
-    key = hashlib.sha256(repr((extractor.name, extractor.version, tuple(images.shape))).encode())
-    key.update(images.cpu().contiguous().numpy().data)
-    return key.hexdigest()
 
 
 def read_statistics(path: Path, key: str) -> GaussianStatistics | None:

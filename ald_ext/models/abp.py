@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .adaptive_langevin import AdaptiveLangevin, LatentLangevinConfig
+from .adaptive_langevin import AdaptiveLangevin, LatentLangevinConfig, PersistentChains
 from .config import ModelConfig
-from .gaussian_prior import GaussianPriorModel
-from .persistent_chains import PersistentChains
+from .latent_variable_model import GaussianPriorModel
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from ..settings import setting
-from .adaptive_langevin import AdaptiveLangevin
+from .adaptive_langevin import AdaptiveLangevin, PersistentChains
 from .config import ModelConfig
 from .lae import LAEConfig, langevin_parameter_groups, scale_to_spread, spread
 from .latent_variable_model import LatentVariableModel
 from .likelihoods import at_least_float32
 from .networks import MLP
-from .persistent_chains import PersistentChains
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import ops
-from ..settings import check_values, from_dict, setting
+from ..settings import check_values, from_dict, require, setting
 from .likelihoods import LIKELIHOODS
 
 DEQUANTIZATIONS = ("none", "uniform", "langevin")
@@ -79,10 +79,7 @@ class ModelConfig:
         return self.shape[0]
 
     def _require(self, name: str, fulfilled: bool, expected: str) -> None:
-        if not fulfilled:
-            raise ValueError(
-                f"ald_ext.models.{type(self).__name__}: {name}: got {getattr(self, name)!r}, expected {expected}"
-            )
+        require(fulfilled, f"ald_ext.models.{type(self).__name__}: {name}", repr(getattr(self, name)), expected)
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..settings import require
 from .latent_variable_model import LatentVariableModel
 
 
@@ -27,8 +28,7 @@ class ParameterEnsemble:
     """
 
     def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"ald_ext.models.ParameterEnsemble: capacity: got {capacity}, expected >= 1")
+        require(capacity >= 1, "ald_ext.models.ParameterEnsemble: capacity", capacity, ">= 1")
         self.samples: deque[dict[str, Tensor]] = deque(maxlen=capacity)
 
     def __len__(self) -> int:
@@ -45,8 +45,7 @@ class ParameterEnsemble:
         Raises:
             ValueError: no sample was kept yet.
         """
-        if not self.samples:
-            raise ValueError("ald_ext.models.ParameterEnsemble: got no samples yet, expected one at least")
+        require(self.samples, "ald_ext.models.ParameterEnsemble", "no samples yet", "one at least")
         member = copy.deepcopy(model)
         total: Tensor | float = 0.0
         for sample in self.samples:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..settings import setting
 from .config import ModelConfig
-from .gaussian_prior import GaussianPriorModel
-from .latent_variable_model import LatentVariableModel, trainable
+from .latent_variable_model import GaussianPriorModel, LatentVariableModel, trainable
 from .networks import scale_outputs
 
 #: Attributes of models that are the prior's networks.

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .. import samplers
 from ..dequantization import scale_pixels
+from ..distributions import DiagonalGaussian
+from ..settings import require
 from .config import ModelConfig, config_from_dict
 from .likelihoods import LIKELIHOODS, at_least_float32, to_brightness
 from .networks import make_decoder, make_dequantizer, make_encoder
@@ -55,11 +57,8 @@ class LatentVariableModel(nn.Module, ABC):
         **options: Any,
     ) -> None:
         super().__init__()
-        if config is not None and options:
-            names = ", ".join(options)
-            raise ValueError(
-                f"ald_ext.models.{type(self).__name__}: {names}: got settings beside config, expected either"
-            )
+        argument = f"ald_ext.models.{type(self).__name__}: {', '.join(options)}"
+        require(config is None or not options, argument, "settings beside config", "either")
         self.config = self.config_class(**options) if config is None else as_config_of(self.config_class, config)
         if self.encoder_outputs:
             outputs = self.encoder_outputs * self.config.latent_dim
@@ -141,8 +140,7 @@ class LatentVariableModel(nn.Module, ABC):
         Raises:
             ValueError: num_steps < 0.
         """
-        if num_steps < 0:
-            raise ValueError(f"ald_ext.models.{type(self).__name__}: num_steps: got {num_steps}, expected >= 0")
+        require(num_steps >= 0, f"ald_ext.models.{type(self).__name__}: num_steps", num_steps, ">= 0")
         if num_steps == 0:
             return self.encode(x).detach()
         sampler = samplers.MALA(
@@ -168,8 +166,7 @@ class LatentVariableModel(nn.Module, ABC):
         Raises:
             ValueError: count < 2.
         """
-        if count < 2:
-            raise ValueError(f"ald_ext.models.{type(self).__name__}: count: got {count}, expected >= 2")
+        require(count >= 2, f"ald_ext.models.{type(self).__name__}: count", count, ">= 2")
         begin, end = self.encode(first), self.encode(second)
         weights = torch.linspace(0, 1, count, device=begin.device, dtype=begin.dtype)[None, :, None]
         z = begin[:, None] * (1 - weights) + end[:, None] * weights
@@ -199,17 +196,29 @@ class LatentVariableModel(nn.Module, ABC):
         return x if self.config.data == "real" else to_brightness(x)
 
 
+class GaussianPriorModel(LatentVariableModel):
+    """A model with the prior p(z) = N(μ_z, diag σ_z²), whose parameters are learned (paper: F.4)."""
+
+    def __init__(self, config: ModelConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.prior = DiagonalGaussian(self.config.latent_dim)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Return log N(z; μ_z, diag σ_z²), (N, d_z) -> (N,)."""
+        return self.prior.log_prob(z)
+
+    def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return draws of the prior, (count, d_z)."""
+        return self.prior.sample(count, generator)
+
+
 def trainable(parameters: Any) -> list[nn.Parameter]:
     """Return the parameters that are not fixed."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def as_config_of(config_class: type[ModelConfig], config: ModelConfig) -> ModelConfig:
-    """Return a config as one of the model's class, whose own settings have defaults if it is a plain ModelConfig.
-
-    Raises:
-        ValueError: the settings of another kind of model.
-    """
+    """Return a config as the model's class, with defaults for its own settings. ValueError for another model's."""
     if isinstance(config, config_class):
         return config
     return config_from_dict(config_class, dataclasses.asdict(config))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dequantization import LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
+from ..settings import require
 from .config import ModelConfig
 
 IMAGE_SIZE = 32
@@ -140,24 +141,15 @@ def for_convolutions(network: nn.Module) -> nn.Module:
 
 def check_image_shape(shape: Sequence[int]) -> None:
     """Raise a ValueError for a shape that the convolutional networks do not take."""
-    if len(shape) != 3 or tuple(shape[1:]) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
-            f"ald_ext.models.ModelConfig: shape: got {tuple(shape)}, expected (C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the "
-            "network 'conv'; 'mlp' takes any shape"
-        )
+    fits = len(shape) == 3 and tuple(shape[1:]) == (IMAGE_SIZE, IMAGE_SIZE)
+    expected = f"(C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the network 'conv'; 'mlp' takes any shape"
+    require(fits, "ald_ext.models.ModelConfig: shape", tuple(shape), expected)
 
 
 def scale_outputs(network: nn.Module, factor: float | Tensor) -> None:
-    """Multiply a network's outputs, through weights and biases of its last linear layer or convolution.
-
-    Raises:
-        ValueError: a network without such a layer.
-    """
+    """Multiply a network's outputs, by its last linear layer or convolution. ValueError for a network without one."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    if not layers:
-        raise ValueError(
-            f"scale_outputs: network: got {type(network).__name__}, expected a linear or Conv2d layer in it"
-        )
+    require(layers, "scale_outputs: network", type(network).__name__, "a linear or Conv2d layer in it")
     with torch.no_grad():
         for parameter in layers[-1].parameters():
             parameter.mul_(factor)

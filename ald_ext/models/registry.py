@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..settings import require
 from .abp import ABP
 from .ae import AE, SparseAE
 from .clae import CLAE
@@ -18,6 +19,5 @@ MODELS: dict[str, type[LatentVariableModel]] = {
 
 def find_model_class(name: str) -> type[LatentVariableModel]:
     """Return the class of a model by its name. ValueError for an unknown one."""
-    if name not in MODELS:
-        raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
+    require(name in MODELS, "model", repr(name), f"one of {', '.join(MODELS)}")
     return MODELS[name]

@@ -33,11 +33,7 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all.
-
-    Raises:
-        OSError: the folder or the disk does not take the file; an earlier file is as it was.
-    """
+    """Write tensors and plain values, whole or not at all. OSError where that fails; an earlier file is as it was."""
     buffer = io.BytesIO()  # torch.save would report a full disk as an internal error
     torch.save(contents, buffer)
     write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
@@ -58,8 +54,11 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
     except PermissionError:
         raise
     except Exception as error:  # a damaged file makes zipfile and pickle raise whatever there is
+        # Torch's own advice on unpickling is to trust the file.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds other things than tensors and plain values" if foreign else first_line(error)
         raise ValueError(
-            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({why_unreadable(error)}); "
+            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({reason}); "
             "expected a file that `ald-ext train` wrote"
         ) from error
     found = contents if isinstance(contents, dict) else {}
@@ -75,23 +74,11 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
 
 
 def check_sums(path: Path) -> None:
-    """Compare the checksums in torch's zip file with its contents, which torch.load does not.
-
-    Raises:
-        ValueError: they differ.
-        zipfile.BadZipFile: the file is no zip file.
-    """
+    """Raise an error if the checksums in torch's zip file differ from its contents, which torch.load leaves alone."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def why_unreadable(error: Exception) -> str:
-    """Return the reason in one line, without torch's advice on unpickling, which is to trust the file."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds other things than tensors and plain values"
-    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -102,11 +89,7 @@ def first_line(error: BaseException) -> str:
 def model_from_contents(
     contents: dict[str, Any], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
 ) -> LatentVariableModel:
-    """Return the model of :func:`model_contents`.
-
-    Raises:
-        ValueError: an unknown model, or parameters that do not fit the networks.
-    """
+    """Return the model of :func:`model_contents`. ValueError for an unknown model, or parameters that do not fit."""
     model_class = find_model_class(contents["model_name"])
     config = config_from_dict(model_class.config_class, contents["model_config"])
     model = model_class(config, encoder=encoder, decoder=decoder)

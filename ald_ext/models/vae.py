@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from .gaussian_prior import GaussianPriorModel
+from .latent_variable_model import GaussianPriorModel
 from .likelihoods import at_least_float32
 
 

@@ -15,11 +15,9 @@ else:  # matplotlib is imported where something is drawn
 
 def new_picture(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
     """Return a picture of ``size`` inches, and its panels as an array (rows, columns)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(picture)
     return picture, picture.subplots(rows, columns, squeeze=False, **options)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..ops import draw_seed
+from ..settings import require
 
 #: What a loss is of the data's potentials, which determines the optimizer's ``num_data``.
 REDUCTIONS = ("mean", "sum")
@@ -66,15 +67,12 @@ class AmortizedLangevin:
     def _check(self) -> None:
         name, n = "ald_ext.samplers.AmortizedLangevin", len(self.x)
         check_minibatches(name, n, self.batch_size, self.outputs)
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"{name}: reduction: got {self.reduction!r}, expected 'mean' or 'sum'")
+        require(self.reduction in REDUCTIONS, f"{name}: reduction", repr(self.reduction), "'mean' or 'sum'")
         expected = n if self.reduction == "mean" else 1
+        why = f"{expected} for {n} data with reduction={self.reduction!r}: else the noise is wrong"
         for group in self.optimizer.param_groups:
-            if "num_data" in group and float(group["num_data"]) != expected:
-                raise ValueError(
-                    f"{name}: optimizer: got num_data={group['num_data']}, expected {expected} for {n} data with "
-                    f"reduction={self.reduction!r}: else the noise is wrong"
-                )
+            got = group.get("num_data", expected)
+            require(float(got) == expected, f"{name}: optimizer", f"num_data={got}", why)
 
     def step(self) -> Tensor:
         """Make one update of φ and return the new samples, (n, d) or (m, d) as ``outputs`` says."""
@@ -112,10 +110,9 @@ class AmortizedLangevin:
 
 def check_minibatches(name: str, num_data: int, batch_size: int, outputs: str) -> None:
     """Raise a ValueError for options of a sampler with minibatches that are out of range."""
-    if not 1 <= batch_size <= num_data:
-        raise ValueError(f"{name}: batch_size: got {batch_size}, expected 1 to {num_data}, the number of data")
-    if outputs not in ("all", "batch"):
-        raise ValueError(f"{name}: outputs: got {outputs!r}, expected 'all' or 'batch'")
+    in_range = 1 <= batch_size <= num_data
+    require(in_range, f"{name}: batch_size", batch_size, f"1 to {num_data}, the number of data")
+    require(outputs in ("all", "batch"), f"{name}: outputs", repr(outputs), "'all' or 'batch'")
 
 
 class Minibatches:

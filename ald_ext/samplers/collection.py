@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..progress import progress_bar
+from ..settings import require
 from ..threads import FastestThreads, number_of_threads
 
 
@@ -53,12 +54,10 @@ AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
 
 def check_state_shape(name: str, state: Tensor, expected: Sequence[int] | None) -> None:
     """Raise a ValueError unless a draw is (n, d) or (n, chains, d), and shaped as those before it."""
-    if expected is not None and tuple(state.shape) != tuple(expected):
-        raise ValueError(f"ald_ext.samplers.{name}: state: got shape {tuple(state.shape)}, expected {tuple(expected)}")
-    if state.ndim not in (2, 3):
-        raise ValueError(
-            f"ald_ext.samplers.{name}: state: got shape {tuple(state.shape)}, expected (n, d) or (n, chains, d)"
-        )
+    argument, got = f"ald_ext.samplers.{name}: state", f"shape {tuple(state.shape)}"
+    if expected is not None:
+        require(state.shape == tuple(expected), argument, got, f"{tuple(expected)}")
+    require(state.ndim in (2, 3), argument, got, "(n, d) or (n, chains, d)")
 
 
 class SampleStorage:
@@ -83,13 +82,11 @@ class SampleStorage:
         dtype: torch.dtype | None = None,
         path: Path | str | None = None,
     ) -> None:
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"ald_ext.samplers.SampleStorage: capacity: got {capacity}, expected an integer > 0")
-        if path is not None and (Path(path).suffix != ".npy" or device is not None):
-            raise ValueError(
-                f"ald_ext.samplers.SampleStorage: path: got {str(path)!r} with device={device}, "
-                "expected a name that ends in .npy, without a device"
-            )
+        name = "ald_ext.samplers.SampleStorage"
+        require(capacity is None or capacity >= 1, f"{name}: capacity", capacity, "an integer > 0")
+        fits = path is None or (Path(path).suffix == ".npy" and device is None)
+        got = f"{str(path)!r} with device={device}"
+        require(fits, f"{name}: path", got, "a name that ends in .npy, without a device")
         self.capacity, self.device, self.dtype = capacity, device, dtype
         self.path = None if path is None else Path(path)
         self.count = 0
@@ -136,11 +133,8 @@ class SampleStorage:
 
     def _grow(self, capacity: int) -> None:
         assert self._buffer is not None
-        if self.path is not None:
-            raise ValueError(
-                f"ald_ext.samplers.SampleStorage: capacity: got {capacity} draws for a file with room for "
-                f"{len(self._buffer)}, expected capacity= to be given"
-            )
+        got = f"{capacity} draws for a file with room for {len(self._buffer)}"
+        require(self.path is None, "ald_ext.samplers.SampleStorage: capacity", got, "capacity= to be given")
         larger = self._buffer.new_empty((capacity, *self._buffer.shape[1:]))
         larger[: self.count] = self._buffer[: self.count]
         self._buffer = larger
@@ -211,10 +205,8 @@ class Collector:
         progress: bool = False,
         fastest_threads: bool = False,
     ) -> None:
-        if burn_in < 0:
-            raise ValueError(f"ald_ext.samplers.Collector: burn_in: got {burn_in}, expected an integer >= 0")
-        if thinning < 1:
-            raise ValueError(f"ald_ext.samplers.Collector: thinning: got {thinning}, expected an integer > 0")
+        require(burn_in >= 0, "ald_ext.samplers.Collector: burn_in", burn_in, "an integer >= 0")
+        require(thinning >= 1, "ald_ext.samplers.Collector: thinning", thinning, "an integer > 0")
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
@@ -226,8 +218,7 @@ class Collector:
 
     def run(self, num_samples: int) -> None:
         """Draw ``num_samples`` more, after what is left of the burn-in."""
-        if num_samples < 0:
-            raise ValueError(f"ald_ext.samplers.Collector: num_samples: got {num_samples}, expected an integer >= 0")
+        require(num_samples >= 0, "ald_ext.samplers.Collector: num_samples", num_samples, "an integer >= 0")
         for sink in self.sinks:
             sink.reserve(num_samples)
         # A run ends right after a draw, or, if it was interrupted, somewhere between two.
@@ -271,11 +262,8 @@ class Collector:
         self._check_resumable()
         saved = (state["burn_in"], state["thinning"], len(state["sinks"]))
         expected = (self.burn_in, self.thinning, len(self.sinks))
-        if saved != expected:
-            raise ValueError(
-                "ald_ext.samplers.Collector: state: got (burn_in, thinning, number of sinks) = "
-                f"{saved}, expected {expected}"
-            )
+        got = f"(burn_in, thinning, number of sinks) = {saved}"
+        require(saved == expected, "ald_ext.samplers.Collector: state", got, f"{expected}")
         self.num_steps, self.threads.number = state["num_steps"], state.get("threads")
         # A sampler may compute something anew from its state, whose last bits depend on the number, too.
         most = torch.get_num_threads()

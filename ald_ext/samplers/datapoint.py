@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference
+from ..settings import require
 from .potential import Potential, potential_and_gradient
 
 #: Entries of states that earlier versions named otherwise.
@@ -58,12 +59,12 @@ class DatapointSampler(ABC):
         seed: int | None = None,
         index: Tensor | None = None,
     ) -> None:
-        if z.dim() not in (2, 3):
-            raise self._error("z", f"shape {tuple(z.shape)}", "(n, d) or (n, chains, d)")
-        if z.dtype not in (torch.float32, torch.float64):
-            raise self._error("z", f"dtype {z.dtype}", "torch.float32 or torch.float64")
-        if x is not None and (x.dim() == 0 or len(x) != len(z)):
-            raise self._error("x", f"shape {tuple(x.shape)}", f"({len(z)}, ...), one row for each of z")
+        self._require(z.dim() in (2, 3), "z", f"shape {tuple(z.shape)}", "(n, d) or (n, chains, d)")
+        floats = (torch.float32, torch.float64)
+        self._require(z.dtype in floats, "z", f"dtype {z.dtype}", "torch.float32 or torch.float64")
+        if x is not None:
+            fits = x.dim() > 0 and len(x) == len(z)
+            self._require(fits, "x", f"shape {tuple(x.shape)}", f"({len(z)}, ...), one row for each of z")
         self._check_number("temperature", temperature, may_be_zero=True)
         self.potential = potential
         self.temperature = float(temperature)
@@ -115,16 +116,15 @@ class DatapointSampler(ABC):
         """
         state_dict = {EARLIER_NAMES.get(name, name): value for name, value in state_dict.items()}
         expected = {"index": self._index, **self._tensors()}
-        missing = [name for name in ("seed", "step_count", *expected) if name not in state_dict]
-        if missing:
-            raise self._error("state_dict", f"no entry {missing[0]!r}", "the state of such a sampler")
+        for name in ("seed", "step_count", *expected):
+            self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
         for name, tensor in expected.items():
             saved = state_dict[name]
-            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
-                got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
-                raise self._error("state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
-        if not torch.equal(state_dict["index"].to(self._index.device), self._index):
-            raise self._error("state_dict", "the state of other data", "the index of this sampler")
+            fits = saved.shape == tensor.shape and saved.dtype == tensor.dtype
+            got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
+            self._require(fits, "state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
+        same = torch.equal(state_dict["index"].to(self._index.device), self._index)
+        self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
         self.seed = self._checked_seed(state_dict["seed"])
         self._step_count = int(state_dict["step_count"])
@@ -157,23 +157,23 @@ class DatapointSampler(ABC):
     def _checked_seed(self, seed: int | None) -> int:
         if seed is None:
             return ops.draw_seed()
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise self._error("seed", repr(seed), "an integer, 0 <= seed < 2**63")
+        in_range = isinstance(seed, int) and 0 <= seed < 2**63
+        self._require(in_range, "seed", repr(seed), "an integer, 0 <= seed < 2**63")
         return seed
 
     def _checked_index(self, index: Tensor | None, z: Tensor) -> Tensor:
         if index is None:
             return torch.arange(len(z), device=z.device)
-        if index.shape != z.shape[:1] or index.dtype != torch.int64:
-            raise self._error("index", f"shape {tuple(index.shape)}, {index.dtype}", f"({len(z)},), torch.int64")
-        if len(index) and not (int(index.min()) >= 0 and int(index.max()) <= reference.MAX_PARAMETER):
-            got = f"values from {int(index.min())} to {int(index.max())}"
-            raise self._error("index", got, f"0 to {reference.MAX_PARAMETER}")
+        fits = index.shape == z.shape[:1] and index.dtype == torch.int64
+        self._require(fits, "index", f"shape {tuple(index.shape)}, {index.dtype}", f"({len(z)},), torch.int64")
+        if len(index):
+            low, high, most = int(index.min()), int(index.max()), reference.MAX_PARAMETER
+            self._require(low >= 0 and high <= most, "index", f"values from {low} to {high}", f"0 to {most}")
         return index.to(z.device, copy=True)
 
     def _check_number(self, name: str, value: float, *, may_be_zero: bool = False) -> None:
-        if not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
-            raise self._error(name, str(value), f"a finite number {'>=' if may_be_zero else '>'} 0")
+        in_range = math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))
+        self._require(in_range, name, value, f"a finite number {'>=' if may_be_zero else '>'} 0")
 
-    def _error(self, argument: str, got: str, expected: str) -> ValueError:
-        return ValueError(f"ald_ext.samplers.{type(self).__name__}: {argument}: got {got}, expected {expected}")
+    def _require(self, fulfilled: object, argument: str, got: object, expected: str) -> None:
+        require(fulfilled, f"ald_ext.samplers.{type(self).__name__}: {argument}", got, expected)

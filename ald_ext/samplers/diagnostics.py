@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..settings import require
 from .potential import Potential
 
 #: A function of z (..., d): the gradient (..., d), or the Laplacian (...).
@@ -43,18 +44,15 @@ def array_statistics() -> Any:
 
 def with_chains(name: str, samples: Tensor) -> Tensor:
     """Return samples as (draws, n, chains, d), detached. ValueError for another shape."""
-    if samples.ndim not in (3, 4) or 0 in samples.shape:
-        raise ValueError(
-            f"ald_ext.samplers.{name}: samples: got shape {tuple(samples.shape)}, "
-            "expected (draws, n, d) or (draws, n, chains, d)"
-        )
+    fits, got = samples.ndim in (3, 4) and 0 not in samples.shape, f"shape {tuple(samples.shape)}"
+    require(fits, f"ald_ext.samplers.{name}: samples", got, "(draws, n, d) or (draws, n, chains, d)")
     return samples.detach().unsqueeze(2) if samples.ndim == 3 else samples.detach()
 
 
 def check_method(name: str, method: str, methods: tuple[str, ...]) -> None:
     """Raise a ValueError for a method that is not one of some."""
-    if method not in methods:
-        raise ValueError(f"ald_ext.samplers.{name}: method: got {method!r}, expected one of {', '.join(methods)}")
+    expected = f"one of {', '.join(methods)}"
+    require(method in methods, f"ald_ext.samplers.{name}: method", repr(method), expected)
 
 
 def apply_statistic(statistic: Callable[..., Any], samples: Tensor, **options: Any) -> Tensor:
@@ -207,8 +205,8 @@ def virial_temperature(z: Tensor, gradient: Field, *, nominal: float = 1.0) -> T
 def check_draws(name: str, z: Tensor) -> Tensor:
     """Return samples, detached. ValueError for another shape, or too few draws."""
     with_chains(name, z)
-    if len(z) < 2 * NUM_BATCHES:
-        raise ValueError(f"ald_ext.samplers.{name}: z: got {len(z)} draws, expected {2 * NUM_BATCHES} at least")
+    least = 2 * NUM_BATCHES
+    require(len(z) >= least, f"ald_ext.samplers.{name}: z", f"{len(z)} draws", f"{least} at least")
     return z.detach()
 
 
@@ -283,10 +281,7 @@ def hutchinson_laplacian(gradient: Field, num_probes: int = 1, seed: int = 0) ->
     Raises:
         ValueError: num_probes < 1.
     """
-    if num_probes < 1:
-        raise ValueError(
-            f"ald_ext.samplers.hutchinson_laplacian: num_probes: got {num_probes}, expected an integer > 0"
-        )
+    require(num_probes >= 1, "ald_ext.samplers.hutchinson_laplacian: num_probes", num_probes, "an integer > 0")
     generator = torch.Generator().manual_seed(seed)
 
     def laplacian(z: Tensor) -> Tensor:

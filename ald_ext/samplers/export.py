@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..files import write_atomically
 from ..reference import compute_dtype
+from ..settings import require
 from ..version import __version__
 from .diagnostics import with_chains
 
@@ -67,11 +68,9 @@ def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:
     """Return (draws, n) or (draws, n, chains) as the latter. ValueError for another shape."""
     values = values.detach()
     values = values.unsqueeze(2) if values.ndim == 2 else values
-    if values.shape != samples.shape[:3]:
-        raise ValueError(
-            f"ald_ext.samplers.to_inference_data: sample_stats: {key}: got shape {tuple(values.shape)}, "
-            f"expected {tuple(samples.shape[:3])} (draws, n, chains)"
-        )
+    got, expected = tuple(values.shape), tuple(samples.shape[:3])
+    argument = f"ald_ext.samplers.to_inference_data: sample_stats: {key}"
+    require(got == expected, argument, f"shape {got}", f"{expected} (draws, n, chains)")
     return values
 
 

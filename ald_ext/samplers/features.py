@@ -19,6 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..settings import require
+
 
 class RandomFourierFeatures(nn.Module):
     """g(x) = √(2/F) cos(Wx + b) with W ~ N(0, I/length_scale²) and b ~ U(0, 2π) (Rahimi & Recht 2007).
@@ -49,10 +51,7 @@ class RandomFourierFeatures(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if not length_scale > 0:
-            raise ValueError(
-                f"ald_ext.samplers.RandomFourierFeatures: length_scale: got {length_scale}, expected a number > 0"
-            )
+        require(length_scale > 0, "ald_ext.samplers.RandomFourierFeatures: length_scale", length_scale, "a number > 0")
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(input_dim, num_features, generator=generator, dtype=dtype) / length_scale
         self.register_buffer("weight", weight)
@@ -104,11 +103,9 @@ class WhitenedFeatures(nn.Module):
             design = features(x).detach()
         _, singular_values, directions = torch.linalg.svd(design.double(), full_matrices=False)
         rank = numerical_rank(singular_values, design)
-        if rank < len(x):
-            raise ValueError(
-                f"ald_ext.samplers.WhitenedFeatures: features: got a Gram matrix of numerical rank {rank} for {len(x)} "
-                "data, expected full rank: more features, a shorter length scale, or data without repetitions"
-            )
+        got = f"a Gram matrix of numerical rank {rank} for {len(x)} data"
+        expected = "full rank: more features, a shorter length scale, or data without repetitions"
+        require(rank >= len(x), "ald_ext.samplers.WhitenedFeatures: features", got, expected)
         transform = directions.T @ (directions / singular_values[:, None])
         self.register_buffer("transform", transform.to(design.dtype))
 

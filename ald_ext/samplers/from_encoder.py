@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..settings import require
 from .datapoint import DatapointSampler
 from .metropolis import MALA
 from .potential import Potential
@@ -41,10 +42,8 @@ def sampler_from_encoder(
     with torch.no_grad():
         z = encoder(x)
     if chains is not None:
-        if z.dim() != 2:
-            raise ValueError(
-                f"ald_ext.samplers.sampler_from_encoder: chains: got {chains} for encoder outputs of shape "
-                f"{tuple(z.shape)}, expected None: they have chains already"
-            )
+        got = f"{chains} for encoder outputs of shape {tuple(z.shape)}"
+        argument = "ald_ext.samplers.sampler_from_encoder: chains"
+        require(z.dim() == 2, argument, got, "None: they have chains already")
         z = z[:, None].expand(-1, chains, -1)
     return kernel(potential, x, z, **options)

@@ -65,10 +65,8 @@ class HMC(MetropolisSampler):
             seed=seed,
             index=index,
         )
-        if num_leapfrog_steps < 1:
-            raise self._error("num_leapfrog_steps", str(num_leapfrog_steps), "a number >= 1")
-        if not 0 <= jitter < 1:
-            raise self._error("jitter", str(jitter), "0 <= jitter < 1")
+        self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
+        self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
         self.num_leapfrog_steps = num_leapfrog_steps
         self.jitter = jitter
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import draw_seed
+from ..settings import require
 from .amortized import Minibatches, check_minibatches
 from .datapoint import DatapointSampler
 from .features import gram_rank
@@ -116,11 +117,8 @@ class LastLayer:
         return normals * (scale / self.design.square().sum(1).mean().sqrt())
 
     def _checked(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        if weight.shape != shape:
-            raise ValueError(
-                f"ald_ext.samplers.{type(self).__name__}: weight: got shape {tuple(weight.shape)}, expected {shape}, "
-                "(chains, latent_dim, features)"
-            )
+        argument, got = f"ald_ext.samplers.{type(self).__name__}: weight", f"shape {tuple(weight.shape)}"
+        require(weight.shape == shape, argument, got, f"{shape}, (chains, latent_dim, features)")
         return weight.detach().clone()
 
 
@@ -241,17 +239,17 @@ class LastLayerSGALD(LastLayer):
     def _check(self) -> None:
         name = "ald_ext.samplers.LastLayerSGALD"
         check_minibatches(name, len(self.x), self.batch_size, self.outputs)
-        if self.transitions < 1:
-            raise ValueError(f"{name}: transitions: got {self.transitions}, expected >= 1")
+        require(self.transitions >= 1, f"{name}: transitions", self.transitions, ">= 1")
         if isinstance(self.kernel, type) and issubclass(self.kernel, UnderdampedLangevin):
             raise ValueError(
                 f"{name}: kernel: got {self.kernel.__name__}, expected one without momenta, such as MALA or HMC: the "
                 "kernel is made anew for a minibatch"
             )
-        if isinstance(self.options.get("step_size"), Tensor):
-            raise ValueError(f"{name}: step_size: got a tensor, expected a number for all data")
-        for option in {"index", "adapt_steps"} & self.options.keys():
-            raise ValueError(f"{name}: {option}: got a value, expected none: the kernel is made anew for a minibatch")
+        one_number = not isinstance(self.options.get("step_size"), Tensor)
+        require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
+        for option in ("index", "adapt_steps"):
+            absent = option not in self.options
+            require(absent, f"{name}: {option}", "a value", "none: the kernel is made anew for a minibatch")
 
     @torch.no_grad()
     def step(self) -> Tensor:

@@ -71,11 +71,10 @@ class MetropolisSampler(DatapointSampler):
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("temperature", temperature)
-        if adapt_steps < 0:
-            raise self._error("adapt_steps", str(adapt_steps), "a number >= 0")
+        self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
         target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
-        if not 0 < target_acceptance < 1:
-            raise self._error("target_acceptance", str(target_acceptance), "a number between 0 and 1")
+        in_range = 0 < target_acceptance < 1
+        self._require(in_range, "target_acceptance", target_acceptance, "a number between 0 and 1")
         self.adapt_steps = adapt_steps
         self.target_acceptance = target_acceptance
         self._adaptation = DualAveraging.start(self._checked_step_size(step_size))
@@ -101,8 +100,7 @@ class MetropolisSampler(DatapointSampler):
         """
         value, gradient = self._evaluate(self._z)
         bad = int((~value.isfinite()).sum())
-        if bad:
-            raise self._error("z", f"{bad} of {value.numel()} states where the potential is not finite", "none")
+        self._require(not bad, "z", f"{bad} of {value.numel()} states where the potential is not finite", "none")
         self._potential, self._gradient = value, gradient
 
     @abstractmethod
@@ -161,27 +159,25 @@ class MetropolisSampler(DatapointSampler):
     def _checked_step_size(self, step_size: float | Tensor) -> Tensor:
         n = len(self._z)
         result = torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
-        if result.shape not in ((), (n,)):
-            raise self._error("step_size", f"shape {tuple(result.shape)}", f"a number or shape ({n},)")
-        if not bool((result.isfinite() & (result > 0)).all()):
-            raise self._error("step_size", str(step_size), "finite, > 0")
+        fits = result.shape in ((), (n,))
+        self._require(fits, "step_size", f"shape {tuple(result.shape)}", f"a number or shape ({n},)")
+        self._require((result.isfinite() & (result > 0)).all(), "step_size", step_size, "finite, > 0")
         return result.expand(n).clone()
 
     def _checked_mass_factor(self, matrix: Tensor | None) -> Tensor | None:
         """Return F with F Fᵀ = M, as its diagonal where M is given so."""
         if matrix is None:
             return None
-        d = self._z.shape[-1]
+        name, d = "inverse_mass_matrix", self._z.shape[-1]
         matrix = matrix.to(self._z)
-        if matrix.shape == (d,):
+        fits = matrix.shape in ((d,), (d, d))
+        self._require(fits, name, f"shape {tuple(matrix.shape)}", f"({d},) or ({d}, {d})")
+        if matrix.dim() == 1:
             factor, positive = matrix.sqrt(), bool((matrix.isfinite() & (matrix > 0)).all())
-        elif matrix.shape == (d, d):
+        else:
             factor, failed = torch.linalg.cholesky_ex(matrix)
             positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
-        else:
-            raise self._error("inverse_mass_matrix", f"shape {tuple(matrix.shape)}", f"({d},) or ({d}, {d})")
-        if not positive:
-            raise self._error("inverse_mass_matrix", str(matrix.tolist()), "symmetric and positive definite")
+        self._require(positive, name, matrix.tolist(), "symmetric and positive definite")
         return factor
 
 

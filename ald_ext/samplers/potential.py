@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..settings import require
+
 #: U(x, z): (batch, ...) or None, (batch, d) -> (batch,). Note [Potentials, sums and means].
 Potential = Callable[[Any, Tensor], Tensor]
 
@@ -115,13 +117,10 @@ class GaussianPotential:
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor | None = None, *, precision: Tensor | None = None) -> None:
-        if (covariance is None) == (precision is None):
-            got = "neither" if precision is None else "both"
-            raise ValueError(
-                f"ald_ext.samplers.GaussianPotential: covariance, precision: got {got}, expected one of them"
-            )
-        if mean.dim() != 1:
-            raise ValueError(f"ald_ext.samplers.GaussianPotential: mean: got shape {tuple(mean.shape)}, expected (d,)")
+        name, got = "ald_ext.samplers.GaussianPotential", "neither" if precision is None else "both"
+        one_of_them = (covariance is None) != (precision is None)
+        require(one_of_them, f"{name}: covariance, precision", got, "one of them")
+        require(mean.dim() == 1, f"{name}: mean", f"shape {tuple(mean.shape)}", "(d,)")
         self.mean = mean
         if covariance is not None:
             self.covariance = covariance
@@ -154,20 +153,14 @@ class LinearGaussianPotential:
     def __init__(
         self, prior_mean: Tensor, prior_covariance: Tensor, likelihood_covariance: Tensor, weight: Tensor | None = None
     ) -> None:
-        if prior_mean.dim() != 1:
-            raise ValueError(
-                f"ald_ext.samplers.LinearGaussianPotential: prior_mean: got shape {tuple(prior_mean.shape)}, "
-                "expected (d,)"
-            )
+        owner = "LinearGaussianPotential"
+        got = f"shape {tuple(prior_mean.shape)}"
+        require(prior_mean.dim() == 1, f"ald_ext.samplers.{owner}: prior_mean", got, "(d,)")
         dimension = len(prior_mean)
         if weight is None:
             weight = torch.eye(dimension, dtype=prior_mean.dtype, device=prior_mean.device)
-        elif weight.dim() != 2 or weight.shape[1] != dimension:
-            raise ValueError(
-                f"ald_ext.samplers.LinearGaussianPotential: weight: got shape {tuple(weight.shape)}, "
-                f"expected (k, {dimension})"
-            )
-        owner = "LinearGaussianPotential"
+        fits, got = weight.dim() == 2 and weight.shape[1] == dimension, f"shape {tuple(weight.shape)}"
+        require(fits, f"ald_ext.samplers.{owner}: weight", got, f"(k, {dimension})")
         self.prior_mean = prior_mean
         self.weight = weight
         self.prior_precision = _inverse(owner, "prior_covariance", prior_covariance, dimension)
@@ -197,15 +190,11 @@ def _half_quadratic_form(difference: Tensor, precision: Tensor) -> Tensor:
 
 
 def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
-    if matrix.shape != (dimension, dimension):
-        raise ValueError(
-            f"ald_ext.samplers.{owner}: {name}: got shape {tuple(matrix.shape)}, expected ({dimension}, {dimension})"
-        )
+    argument, shape, expected = f"ald_ext.samplers.{owner}: {name}", tuple(matrix.shape), (dimension, dimension)
+    require(shape == expected, argument, f"shape {shape}", f"{expected}")
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed) or not torch.allclose(matrix, matrix.mT):
-        raise ValueError(
-            f"ald_ext.samplers.{owner}: {name}: got {matrix.tolist()}, expected a symmetric positive definite matrix"
-        )
+    positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
+    require(positive, argument, matrix.tolist(), "a symmetric positive definite matrix")
     return torch.cholesky_inverse(factor)
 
 

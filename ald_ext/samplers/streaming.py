@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from ..moments import merge_mean_
+from ..settings import require
 from .collection import check_state_shape
 
+#: What :meth:`StreamingMoments.state_dict` holds; the tensors are there from the first draw on.
+PLAIN_VALUES = ("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape")
 TENSORS = ("_mean", "_squares", "_batch_means", "_partial_sum")
 
 
@@ -39,10 +42,8 @@ class StreamingMoments:
     """
 
     def __init__(self, *, covariance: bool = False, num_batches: int = 64) -> None:
-        if num_batches < 4 or num_batches % 2:
-            raise ValueError(
-                f"ald_ext.samplers.StreamingMoments: num_batches: got {num_batches}, expected an even integer >= 4"
-            )
+        fits = num_batches >= 4 and num_batches % 2 == 0
+        require(fits, "ald_ext.samplers.StreamingMoments: num_batches", num_batches, "an even integer >= 4")
         self.keeps_covariance, self.num_batches = covariance, num_batches
         self.count = 0  # number of draws of each chain
         self.batch_size = 1
@@ -216,20 +217,16 @@ class StreamingMoments:
 
     def _check_merge(self, other: StreamingMoments, along: str) -> None:
         name = "ald_ext.samplers.StreamingMoments.merge"
-        if along not in ("draws", "chains"):
-            raise ValueError(f"{name}: along: got {along!r}, expected 'draws' or 'chains'")
+        require(along in ("draws", "chains"), f"{name}: along", repr(along), "'draws' or 'chains'")
         options, expected = ((moments.keeps_covariance, moments.num_batches) for moments in (other, self))
-        if options != expected:
-            raise ValueError(f"{name}: other: got (covariance, num_batches) = {options}, expected {expected}")
+        require(options == expected, f"{name}: other", f"(covariance, num_batches) = {options}", f"{expected}")
         if self._shape is None or other._shape is None:
             return
         same_data = self._shape[0] == other._shape[0] and self._shape[-1] == other._shape[-1]
-        if not same_data or (along == "draws" and self._shape != other._shape):
-            raise ValueError(f"{name}: other: got draws of shape {other._shape}, expected {self._shape}")
-        if along == "chains" and self._progress() != other._progress():
-            raise ValueError(
-                f"{name}: other: got {other.count} draws a chain, expected {self.count}, not merged before"
-            )
+        fits = same_data and (along == "chains" or self._shape == other._shape)
+        require(fits, f"{name}: other", f"draws of shape {other._shape}", f"{self._shape}")
+        fits = along == "draws" or self._progress() == other._progress()
+        require(fits, f"{name}: other", f"{other.count} draws a chain", f"{self.count}, not merged before")
 
     def _progress(self) -> tuple[int, ...]:
         return self.count, self.batch_size, self._num_full, self._num_partial
@@ -256,26 +253,15 @@ class StreamingMoments:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything, which load with weights_only=True."""
-        state: dict[str, Any] = {
-            "keeps_covariance": self.keeps_covariance,
-            "num_batches": self.num_batches,
-            "count": self.count,
-            "batch_size": self.batch_size,
-            "_num_full": self._num_full,
-            "_num_partial": self._num_partial,
-            "_shape": self._shape,
-        }
+        state: dict[str, Any] = {name: getattr(self, name) for name in PLAIN_VALUES}
         if self._shape is not None:
-            state.update({name: getattr(self, name).clone() for name in TENSORS})
+            state |= {name: getattr(self, name).clone() for name in TENSORS}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`. ValueError if it was made with other options."""
         for option in ("keeps_covariance", "num_batches"):
-            if state[option] != getattr(self, option):
-                raise ValueError(
-                    f"ald_ext.samplers.StreamingMoments: state: got {option}={state[option]}, "
-                    f"expected {getattr(self, option)}"
-                )
+            got, expected = state[option], getattr(self, option)
+            require(got == expected, "ald_ext.samplers.StreamingMoments: state", f"{option}={got}", f"{expected}")
         for name, value in state.items():
             setattr(self, name, value.clone() if isinstance(value, Tensor) else value)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from ..settings import require
+
 COVARIANCES = ("diagonal", "full")
 
 
@@ -51,10 +53,8 @@ class GaussianEncoder(nn.Module):
 
 def check_covariance(covariance: str) -> None:
     """Raise a ValueError for another kind of covariance than diagonal or full."""
-    if covariance not in COVARIANCES:
-        raise ValueError(
-            f"ald_ext.samplers.GaussianEncoder: covariance: got {covariance!r}, expected 'diagonal' or 'full'"
-        )
+    argument = "ald_ext.samplers.GaussianEncoder: covariance"
+    require(covariance in COVARIANCES, argument, repr(covariance), "'diagonal' or 'full'")
 
 
 def negative_elbo(

@@ -9,8 +9,7 @@ import torch
 
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..models.ensemble import ensemble_of_state
-from ..models.saving import MODEL_KEYS, model_from_contents, read_tensors, write_tensors
-from .config import TrainingConfig
+from ..models.saving import MODEL_KEYS, model_from_contents, read_tensors
 
 #: What a checkpoint holds beside what a model's file does.
 RUN_KEYS = (
@@ -29,26 +28,11 @@ RUN_KEYS = (
 )
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write the checkpoint whole or not at all. OSError if the disk or the folder does not take it."""
-    write_tensors(path, checkpoint)
-
-
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the checkpoint of ``ald-ext train``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is corrupt, truncated, of another version, or no checkpoint of this package.
-    """
+    """Return the checkpoint of ``ald-ext train``. Raises as :func:`ald_ext.models.saving.read_tensors`."""
     return read_tensors(path, (*MODEL_KEYS, *RUN_KEYS), device)
 
 
-def model_of_checkpoint(checkpoint: dict[str, Any]) -> tuple[LatentVariableModel, TrainingConfig]:
-    """Return the trained model, and the settings that it was trained with."""
-    return model_from_contents(checkpoint), TrainingConfig.from_dict(checkpoint["config"])
-
-
-def ensemble_of_checkpoint(checkpoint: dict[str, Any]) -> ParameterEnsemble | None:
-    """Return the samples of the parameters that the run kept; None if there are none."""
-    return ensemble_of_state(checkpoint["ensemble"])
+def trained_model(checkpoint: dict[str, Any]) -> tuple[LatentVariableModel, ParameterEnsemble | None]:
+    """Return the trained model, and the samples of the parameters that the run kept; None if there are none."""
+    return model_from_contents(checkpoint), ensemble_of_state(checkpoint["ensemble"])

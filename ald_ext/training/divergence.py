@@ -38,11 +38,7 @@ class DivergenceWatch:
         self.first_bad_step = torch.tensor(-1, device=config.device)
 
     def observe(self, step: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
-        """Note a step's loss and diagnostics.
-
-        Raises:
-            TrainingDivergedError: they are bad, or on a GPU those of an earlier step were.
-        """
+        """Note loss and diagnostics. TrainingDivergedError if they, or on a GPU those of an earlier step, are bad."""
         if self.immediate:
             self._observe_now(step, {"loss": loss.item(), **{name: v.item() for name, v in diagnostics.items()}})
             return

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..data import ImageData
 from ..files import remove_leftovers, write_atomically, write_json
+from ..models.saving import write_tensors
 from ..progress import progress_bar
 from ..threads import FastestThreads
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint
 from .config import TrainingConfig
 from .evaluation import averaged_reconstruction_error, evaluating, reconstruction_error, values_of_data
 from .interruption import Interruption, TrainingInterrupted
@@ -166,7 +167,7 @@ class Loop:
     def _save(self) -> None:
         self.run.training_step.watch.check(self.run.step, self.run.model, self.run.optimizer)
         if self.out is not None:
-            save_checkpoint(self.out / CHECKPOINT, self.run.state())
+            write_tensors(self.out / CHECKPOINT, self.run.state())
         self._since = time.perf_counter()
 
     def save_pictures(self) -> None:

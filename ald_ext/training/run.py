@@ -136,12 +136,7 @@ class Run:
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
-    """Return a run before its first step, and seed torch.
-
-    Raises:
-        ValueError: settings that do not fit each other or the data.
-        OSError: data that cannot be read.
-    """
+    """Return a run before its first step, and seed torch. ValueError for settings that do not fit the data."""
     dataset = config.dataset
     if data is None:
         data = load_dataset(dataset, config.data_root, download=config.download)

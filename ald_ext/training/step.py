@@ -16,11 +16,7 @@ WARM_UP_STEPS = 3
 
 
 def why_not_captured(model: LatentVariableModel, config: TrainingConfig) -> str | None:
-    """Return why steps are not captured as a CUDA graph; None if they are.
-
-    Raises:
-        ValueError: the settings demand a capture that is not possible.
-    """
+    """Return why steps are not captured as a CUDA graph; None if they are. ValueError if ``capture`` asks in vain."""
     reason = "not asked for" if config.capture is False else model.why_not_captured
     if torch.device(config.device).type != "cuda":
         reason = "the device is no GPU"

@@ -3,8 +3,6 @@
 python -m benchmarks.speed --out benchmarks/results [--device cpu|cuda] [--quick] [--threads N] [--time-limit SECONDS]
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import torch

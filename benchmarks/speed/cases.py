@@ -1,7 +1,5 @@
 """What a case of an op and its variants are, and what the families share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

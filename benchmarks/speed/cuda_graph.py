@@ -1,7 +1,5 @@
 """A step of an optimizer captured in a CUDA graph: the kernels that it launches, counted, and the time of a replay."""
 
-from __future__ import annotations
-
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Mapping

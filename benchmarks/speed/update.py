@@ -1,7 +1,5 @@
 """The pSGLD step (ald_ext.ops, Note [The update equation]) and its neighbours in torch.optim."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

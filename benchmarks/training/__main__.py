@@ -4,8 +4,6 @@ python -m benchmarks.training --out benchmarks/results [--device cpu|cuda] [--qu
 [--time-limit SECONDS]
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..harness import measure, parse_arguments

@@ -6,8 +6,6 @@ Runs are made in alternation: at first on the machine as it is, then beside a pr
 the choice reaches less than 0.97 of the best fixed number, or beside the process less than 0.8 of one thread.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import statistics

@@ -1,7 +1,5 @@
 """Training steps: which models, networks and batches are measured, and against which loops in plain PyTorch."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

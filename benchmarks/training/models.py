@@ -4,8 +4,6 @@ Scalings are computed once a minibatch, nothing is logged or watched, and dynami
 these leave out makes them faster, so that they are the stronger baseline.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod

@@ -43,7 +43,7 @@ from ald_ext.paper import (
     training_speed,
 )
 from ald_ext.paper.images import aggregated_posterior, runner, settings, trained_runs
-from ald_ext.paper.images.experiment import JobOutcome, Subject, cached_extractor
+from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.generated_images import GeneratedImages
 from ald_ext.paper.results import Job
 from ald_ext.training import TrainingConfig
@@ -98,7 +98,7 @@ def _small(monkeypatch: pytest.MonkeyPatch, restore_threads: Iterator[None]) -> 
     monkeypatch.setitem(EXTRACTORS, "corners", Corners)
     monkeypatch.setattr("ald_ext.training.loop.Loop.save_pictures", lambda self: None)
     settings.load.cache_clear()
-    cached_extractor.cache_clear()
+    extractor_of.cache_clear()
     torch.set_num_threads(1)
 
 

@@ -27,7 +27,7 @@ from ald_ext.models import LAE, MODELS, VAE, ModelConfig, ParameterEnsemble, con
 from ald_ext.optim.gradient_averaging import average_gradients
 from ald_ext.training import TrainingConfig, TrainingDivergedError, fit, loop, train
 from ald_ext.training import run as runs
-from ald_ext.training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
+from ald_ext.training.checkpoints import load_checkpoint, trained_model
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
 from ald_ext.training.pictures import GAP, grid, pair_up
@@ -399,7 +399,7 @@ def test_a_checkpoint_of_before_threads_were_chosen_is_resumed(tmp_path):
     path = tmp_path / "checkpoint.pt"
     state = load_checkpoint(path)
     del state["threads_by_step"], state["config"]["threads"]
-    loop.save_checkpoint(path, state)
+    loop.write_tensors(path, state)
     metrics = train(config(epochs=2), tmp_path, resume=True, progress=False)
     assert metrics["threads_by_step"] == [[3, 1]]
 
@@ -515,7 +515,7 @@ def test_reported_losses_and_errors_are_those_of_the_run(tmp_path, monkeypatch):
         metrics = train(config(), tmp_path, progress=False)
     ends = losses[STEPS_AN_EPOCH - 1 :: STEPS_AN_EPOCH]
     assert [row["loss"] for row in metrics["history"]] == [sums["loss"] / 50 for sums in ends]
-    model, _ = model_of_checkpoint(load_checkpoint(tmp_path / "checkpoint.pt"))
+    model, _ = trained_model(load_checkpoint(tmp_path / "checkpoint.pt"))
     images = few_images().test_images
     with torch.no_grad():
         error = ((model.reconstruct(images) - images / 255) ** 2).mean().item()
@@ -539,10 +539,10 @@ def test_the_ensemble_holds_the_latest_samples(tmp_path):
     assert len(samples) == 2
     for sample, step in zip(samples, (8, 12), strict=True):
         assert torch.equal(sample["encoder.0.weight"], weights[step - 1])
-    model, _ = model_of_checkpoint(checkpoint)
+    model, ensemble = trained_model(checkpoint)
     images = few_images().test_images
     with torch.no_grad():
-        mean = ensemble_of_checkpoint(checkpoint).mean(model, lambda member: member.reconstruct(images))
+        mean = ensemble.mean(model, lambda member: member.reconstruct(images))
     assert metrics["test_re_ensemble"] == pytest.approx(float((mean - images / 255).square().mean()), rel=1e-5)
 
 
@@ -638,8 +638,8 @@ def test_real_data(tmp_path, model):
     metrics = train(config(model=model, network=options), tmp_path, data=numbers, progress=False)
     assert {path.name for path in tmp_path.iterdir()} >= RESULTS - {"samples.png"}
     assert metrics["test_re"] > 1  # of values of variance 25, not of brightness
-    trained, saved = model_of_checkpoint(load_checkpoint(tmp_path / "checkpoint.pt"))
-    assert saved.network.shape == (3,)
+    trained, _ = trained_model(load_checkpoint(tmp_path / "checkpoint.pt"))
+    assert trained.config.shape == (3,)
     assert trained.reconstruct(points).shape == (60, 3)
 
 

@@ -24,11 +24,12 @@ import torch
 from tqdm import tqdm
 
 from ald_ext import ops, reference
-from benchmarks.harness import make_folder, save_json
+from ald_ext.files import write_json
+from benchmarks.harness import make_folder
 from benchmarks.page import PAGES, RESULTS
 from benchmarks.provenance import REPOSITORY, describe_run
 
-from .avalanche import Philox, avalanche_outcomes, number_of_flips
+from .avalanche import NUMBER_OF_FLIPS, Philox, avalanche_outcomes
 from .keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
 from .null_distributions import largest_of, normal_two_sided
 from .page import write_page
@@ -82,7 +83,7 @@ class Plan:
     def work(self) -> int:
         """What ``progress`` adds up to."""
         batches = 2 * self.single_batches + self.double_batches + self.distant_batches
-        return batches + self.small_key_chunks + number_of_flips()
+        return batches + self.small_key_chunks + NUMBER_OF_FLIPS
 
 
 def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) -> tuple[list[Outcome], dict[str, Any]]:
@@ -252,7 +253,7 @@ def main() -> None:
     path = results_folder / "noise.json"
     if not arguments.page_only:
         torch.set_num_threads(arguments.threads)
-        save_json(path, measure_all(arguments.draws, arguments.quick))
+        write_json(path, measure_all(arguments.draws, arguments.quick))
     results = json.loads(path.read_text())
     write_page(results, pages)
     if results["failed"]:

@@ -4,8 +4,6 @@ Blocks are those of the key that is zero otherwise, the least random there is: c
 set bits is even. A flip makes it odd, so that no difference of two blocks is counted twice.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -33,6 +31,7 @@ FIELDS: dict[str, tuple[tuple[int, range], ...]] = {
     "parameter": ((2, range(32)), (3, range(16, 28))),
     "seed": ((4, range(32)), (5, range(31))),
 }
+NUMBER_OF_FLIPS = sum(len(bits) for parts in FIELDS.values() for _, bits in parts)
 
 
 def avalanche_outcomes(philox: Philox, blocks: int, progress: Callable[[int], object]) -> list[Outcome]:
@@ -49,10 +48,6 @@ def avalanche_outcomes(philox: Philox, blocks: int, progress: Callable[[int], ob
         outcomes += flip_outcomes(field, np.stack(flips), blocks)
         outcomes.append(distance_outcome(field, distances))
     return outcomes
-
-
-def number_of_flips() -> int:
-    return sum(len(bits) for parts in FIELDS.values() for _, bits in parts)
 
 
 def even_parity_counters(count: int) -> Tensor:

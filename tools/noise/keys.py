@@ -1,7 +1,5 @@
 """Which streams of noise are looked at, and which of them are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 

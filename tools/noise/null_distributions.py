@@ -1,7 +1,5 @@
 """p-values: tails of the distributions that statistics follow where the normals are perfect."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The page of the noise's quality and its picture, made from the contents of noise.json."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ald_ext.files import write_atomically
-from benchmarks.page import Results, conditions, markdown_table, unique
+from ald_ext.paper.report.tables import markdown_table
+from benchmarks.page import Results, conditions, unique
 
 from .null_distributions import SMALLEST_P
 
@@ -32,7 +31,8 @@ def noise_page(results: Results) -> str:
     """Markdown: where the figures come from, a summary, and a table for each group of tests."""
     names = unique(test["group"] for test in results["tests"])
     groups = {name: [test for test in results["tests"] if test["group"] == name] for name in names}
-    sections = [heading(results), summary_table(groups)]
+    summary = [[name, str(len(tests)), f"{min(t['p_value'] for t in tests):.2g}"] for name, tests in groups.items()]
+    sections = [heading(results), markdown_table(["group", "tests", "smallest p"], summary)]
     sections += [f"## {name[:1].upper()}{name[1:]}\n\n{group_table(tests)}" for name, tests in groups.items()]
     return "\n\n".join(sections) + "\n"
 
@@ -59,11 +59,6 @@ def heading(results: Results) -> str:
         *(f"Failed: {name}" for name in failed),
     ]
     return "\n\n".join(lines)
-
-
-def summary_table(groups: dict[str, list[Test]]) -> str:
-    body = [[name, str(len(tests)), f"{min(test['p_value'] for test in tests):.2g}"] for name, tests in groups.items()]
-    return markdown_table(["group", "tests", "smallest p"], body)
 
 
 def group_table(tests: list[Test]) -> str:

@@ -54,13 +54,9 @@ class Subject:
 
 
 @lru_cache(maxsize=1)
-def cached_extractor(name: str, weights: str | None, device: str) -> FeatureExtractor:
-    return make_extractor(name, weights=weights, device=device)
-
-
 def extractor_of(settings: ImageSettings) -> FeatureExtractor:
     """Return the feature extractor, which is loaded once a process."""
-    return cached_extractor(settings.extractor, settings.extractor_weights, settings.device)
+    return make_extractor(settings.extractor, settings.extractor_weights, settings.device)
 
 
 def real_statistics(data: ImageData, settings: ImageSettings, runs: Path) -> GaussianStatistics:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from ...models.lae import LAEConfig
 from ...training import TrainingConfig
 from ...training.evaluation import averaged_reconstruction_error
-from ..pictures import Figure
 from ..results import Difference, Job
 from .charts import bars_by_model
 from .experiment import ImageExperiment, JobOutcome, Subject
@@ -54,11 +54,6 @@ def evaluate(subject: Subject) -> JobOutcome:
     return JobOutcome(values | quality, pictures=(save_sheet(subject, generated),))
 
 
-def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """Draw RE and Fréchet distance, one row of panels a data set."""
-    return bars_by_model(outcomes, PAPER_RE)
-
-
 #: Images that the LAE passes over; its steps are cheap, and these take no more time than ABP has.
 LAE_IMAGES = 960_000
 
@@ -96,7 +91,7 @@ EXPERIMENT = ImageExperiment(
     quick=QUICK,
     configure=configure,
     evaluate=evaluate,
-    draw=draw,
+    draw=partial(bars_by_model, paper=PAPER_RE),
     paper=paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid"),
     differences=(
         *COMMON_DIFFERENCES,

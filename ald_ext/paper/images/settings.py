@@ -14,6 +14,7 @@ from torch import Tensor
 from ...data import ImageData, load_dataset
 from ...models import MODELS
 from ...models.config import config_from_dict
+from ...settings import require
 from ...training import TrainingConfig
 from ..results import Job
 
@@ -96,20 +97,19 @@ def name_and_source(dataset: str) -> tuple[str, str]:
 def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...], num_seeds: int) -> None:
     """Raise a ValueError that begins with ``owner`` for settings out of range; ``models`` are those to choose from."""
 
-    def require(name: str, got: Any, fulfilled: bool, expected: str) -> None:
-        if not fulfilled:
-            raise ValueError(f"{owner}: {name}: got {got!r}, expected {expected}")
+    def check(name: str, got: Any, fulfilled: bool, expected: str) -> None:
+        require(fulfilled, f"{owner}: {name}", repr(got), expected)
 
-    require("seeds", num_seeds, num_seeds >= 1, ">= 1")
-    require("epochs", settings.epochs, settings.epochs is None or settings.epochs >= 1, "None or >= 1")
-    require("datasets", settings.datasets, len(settings.datasets) >= 1, "at least one")
-    require("datasets", settings.datasets, len(settings.sources) == len(settings.datasets), "different names")
+    check("seeds", num_seeds, num_seeds >= 1, ">= 1")
+    check("epochs", settings.epochs, settings.epochs is None or settings.epochs >= 1, "None or >= 1")
+    check("datasets", settings.datasets, len(settings.datasets) >= 1, "at least one")
+    check("datasets", settings.datasets, len(settings.sources) == len(settings.datasets), "different names")
     for model in settings.models:
-        require("models", model, model in models, f"some of {', '.join(models)}")
+        check("models", model, model in models, f"some of {', '.join(models)}")
     known = names_of(TrainingConfig).union(*(names_of(MODELS[model].config_class) for model in settings.models))
     for option, _ in settings.options:
-        require("option", option, option in known - NOT_OPTIONS, "a setting of one of the models or of the training")
-    require("models", settings.models, len(set(settings.models)) == len(settings.models) >= 1, "each once")
+        check("option", option, option in known - NOT_OPTIONS, "a setting of one of the models or of the training")
+    check("models", settings.models, len(set(settings.models)) == len(settings.models) >= 1, "each once")
 
 
 @lru_cache(maxsize=2)

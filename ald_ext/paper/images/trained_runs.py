@@ -14,7 +14,7 @@ from torch import Tensor
 from ...data import ImageData
 from ...models import LatentVariableModel, ParameterEnsemble
 from ...training import TrainingConfig, TrainingInterrupted, train
-from ...training.checkpoints import ensemble_of_checkpoint, load_checkpoint, model_of_checkpoint
+from ...training.checkpoints import load_checkpoint, trained_model
 from ...training.loop import CHECKPOINT, METRICS
 from ..workers import Progress
 
@@ -64,9 +64,9 @@ def train_once(config: TrainingConfig, data: ImageData, runs: Path, progress: Pr
             message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
             raise TrainingInterrupted(message, number) from interruption
     checkpoint = load_checkpoint(folder / CHECKPOINT, config.device)
-    model, _ = model_of_checkpoint(checkpoint)
+    model, ensemble = trained_model(checkpoint)
     metrics = json.loads((folder / METRICS).read_text())
-    return TrainedRun(model.to(config.device), ensemble_of_checkpoint(checkpoint), metrics)
+    return TrainedRun(model.to(config.device), ensemble, metrics)
 
 
 def fingerprint(values: dict[str, Any]) -> str:

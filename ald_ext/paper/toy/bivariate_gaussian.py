@@ -23,7 +23,6 @@ from .inference import (
     frozen_tanh_layers,
     last_layer_differences,
     make_sampler,
-    without_chains,
 )
 
 #: Σ_x. The paper prints it asymmetric, with 0.7 for one of the two 0.6.
@@ -67,7 +66,7 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
     values: dict[str, float] = {}
     drawn = {"mean": mean, "covariance": covariance}
     for name, sampler in samplers.items():
-        samples = without_chains(draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in))
+        samples = draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in)
         values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
         drawn[name] = samples
     return Outcome(values, drawn)

@@ -75,8 +75,6 @@ def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) ->
         burn_in=settings.burn_in * epoch,
         thinning=settings.epochs_a_sample * epoch,
     )
-    if samples.dim() == 4:
-        samples = samples.squeeze(2)
     return Outcome(shares_and_spread(samples, settings), {"samples": samples.flatten(0, 1)})
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...progress import progress_bar
+from ...settings import require
 from ...threads import number_of_threads
 from ..pictures import Figure, save_picture
 from ..results import Difference, Picture, Results, make_row, versions, write_results
@@ -85,12 +86,10 @@ def run_experiment(
     Raises:
         ValueError: an unknown preset, or no seed.
     """
-    if preset not in experiment.presets:
-        expected = ", ".join(experiment.presets)
-        raise ValueError(f"experiment {experiment.name}: preset: got {preset!r}, expected one of {expected}")
-    if num_seeds < 1:
-        raise ValueError(f"experiment {experiment.name}: seeds: got {num_seeds}, expected >= 1")
-    settings = replace(experiment.presets[preset], **(experiment.quick if quick else {}))
+    owner, presets = f"experiment {experiment.name}", experiment.presets
+    require(preset in presets, f"{owner}: preset", repr(preset), f"one of {', '.join(presets)}")
+    require(num_seeds >= 1, f"{owner}: seeds", num_seeds, ">= 1")
+    settings = replace(presets[preset], **(experiment.quick if quick else {}))
     out.mkdir(parents=True, exist_ok=True)
     num_workers = 1 if experiment.measures_time else min(num_workers, num_seeds)
     begin = time.perf_counter()

@@ -93,13 +93,8 @@ class Reported:
 def draw_samples(
     sampler: Sampler, num_samples: int, progress: Progress, *, burn_in: int = 0, thinning: int = 1
 ) -> Tensor:
-    """Draw samples (num_samples, n, ...), one every ``thinning`` steps after ``burn_in`` steps."""
+    """Draw samples (num_samples · chains, n, d), one of each chain every ``thinning`` steps after ``burn_in`` steps."""
     samples: Tensor = collect(Reported(sampler, progress), num_samples, burn_in=burn_in, thinning=thinning)
-    return samples
-
-
-def without_chains(samples: Tensor) -> Tensor:
-    """Return samples (draws, n, chains, d) as (draws · chains, n, d)."""
     return samples.movedim(2, 1).flatten(0, 1) if samples.dim() == 4 else samples
 
 

@@ -25,7 +25,6 @@ from .inference import (
     frozen_tanh_layers,
     last_layer_differences,
     make_sampler,
-    without_chains,
 )
 
 #: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
@@ -93,7 +92,7 @@ def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome
     for covariance in ("diagonal", "full"):
         encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
         masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
-    samples = without_chains(draw_ald_samples(settings, potential, x, seed, progress))
+    samples = draw_ald_samples(settings, potential, x, seed, progress)
     masses["ald"] = histograms(samples, settings.bins)
     # What as many independent draws from the truth would have.
     masses["exact_sampling"] = resampled(truth, settings.num_samples)

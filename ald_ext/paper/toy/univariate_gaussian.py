@@ -22,7 +22,6 @@ from .inference import (
     draw_samples,
     last_layer_differences,
     make_sampler,
-    without_chains,
 )
 
 PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
@@ -69,7 +68,7 @@ def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Out
     values: dict[str, float] = {}
     drawn = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
     for name, sampler in samplers.items():
-        samples = without_chains(draw_samples(sampler, settings.burn_in + settings.num_samples, progress))
+        samples = draw_samples(sampler, settings.burn_in + settings.num_samples, progress)
         kept = samples[settings.burn_in :]
         values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
         drawn[name] = samples

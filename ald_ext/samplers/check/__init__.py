@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...settings import require
 from ...threads import number_of_threads
 from .runs import CheckRun
 from .targets import (
@@ -141,11 +142,10 @@ def check_numbers(
     """Raise a ValueError for a number out of its range, or a bad covariance."""
     bounds = {"dimension": (dimension, 1), "num_replicas": (num_replicas, 100)}
     for argument, (value, least) in bounds.items():
-        if value < least:
-            raise ValueError(f"ald_ext.samplers.{name}: {argument}: got {value}, expected {least} at least")
+        require(value >= least, f"ald_ext.samplers.{name}: {argument}", value, f"{least} at least")
     for argument, number in (("temperature", temperature), ("num_data", num_data)):
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"ald_ext.samplers.{name}: {argument}: got {number}, expected a finite number > 0")
+        in_range = math.isfinite(number) and number > 0
+        require(in_range, f"ald_ext.samplers.{name}: {argument}", number, "a finite number > 0")
     if covariance is not None and bool(torch.linalg.cholesky_ex(covariance.double()).info):
         raise ValueError(f"ald_ext.samplers.{name}: covariance: got a matrix that is not positive definite")
 

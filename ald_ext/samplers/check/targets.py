@@ -98,13 +98,21 @@ class OptimizerChains:
         return None
 
 
+class FixedStepSizeError(Exception):
+    """The step size cannot be halved."""
+
+
 class SamplerChains:
     """A sampler whose data are the replicas, without x."""
 
     def __init__(self, make_sampler: MakeSampler, target: Target, start: Tensor, step_scale: float) -> None:
         self.sampler = make_sampler(GaussianPotential(target.mean, precision=target.precision), start)
         if step_scale != 1:
-            scale_step_size(self.sampler, step_scale)
+            sampler: Any = self.sampler
+            try:
+                sampler.step_size = sampler.step_size * step_scale
+            except AttributeError as error:
+                raise FixedStepSizeError from error
         self.warm_up = int(getattr(self.sampler, "adapt_steps", 0))
 
     def step(self) -> Tensor:
@@ -112,15 +120,3 @@ class SamplerChains:
 
     def second_moment(self) -> Tensor | None:
         return None
-
-
-class FixedStepSizeError(Exception):
-    """The step size cannot be halved."""
-
-
-def scale_step_size(sampler: Any, scale: float) -> None:
-    """Scale a sampler's step size. FixedStepSizeError if that is not possible."""
-    try:
-        sampler.step_size = sampler.step_size * scale
-    except AttributeError as error:
-        raise FixedStepSizeError from error

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ops.test_steps import assert_same_bits
 from torch import Tensor
 
 from ald_ext import ops, reference
@@ -112,11 +113,6 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     return [torch.randn(shape, dtype=dtype).to(device) for _ in range(3)]
-
-
-def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:
-    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
-        assert torch.equal(a.cpu(), b.cpu()), f"tensor {i}"
 
 
 @DTYPES

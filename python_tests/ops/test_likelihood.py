@@ -259,19 +259,6 @@ def test_layouts(device: torch.device, layout: str) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(3, 100_003), (5000, 17), (1, 300_000), (300_000,)], ids=str)
-def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x, mean = (tensor.requires_grad_() for tensor in draw(shape, dtype, torch.device("cpu")))
-    results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        value, squared = torch.ops.ald_ext.marginal_gaussian_log_prob(x, mean, 1.0, 0.0)
-        results.append((value, squared, *torch.autograd.grad(value, (x, mean), torch.ones_like(value))))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
-
-
-@DTYPES
 def test_a_row_does_not_depend_on_its_batch(device: torch.device, dtype: torch.dtype) -> None:
     x, mean = draw((50, 5000), dtype, device)
     together = ops.marginal_gaussian_log_prob(x, mean)

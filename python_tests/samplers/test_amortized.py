@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from samplers.test_stationary import assert_averages
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -187,8 +188,9 @@ def test_orthonormal_inputs_make_it_langevin_dynamics_of_each_datum(inputs: str,
     for _ in range(30):
         sampler.step()
     deviations = torch.stack([sampler.step() for _ in range(num_steps)]) - mean
-    assert_averages(deviations.mean(0)[:, 0], 0.0)
-    assert_averages(deviations.square().mean(0)[:, 0], temperature / precision / (1 - eta * precision / 2))
+    variance = temperature / precision / (1 - eta * precision / 2)
+    averages = torch.cat([deviations.mean(0), deviations.square().mean(0)], 1)
+    assert_averages(averages, torch.tensor([0.0, variance]))
 
 
 def test_minibatches_have_their_known_limit() -> None:
@@ -208,13 +210,7 @@ def test_minibatches_have_their_known_limit() -> None:
         sampler.step()
         squares.append(sampler.step().square())
     a = 1 - 2 * eta
-    assert_averages(torch.stack(squares).mean(0)[:, 0], eta * (3 + a**2) / (1 - a**2))
-
-
-def assert_averages(averages: Tensor, expected: float) -> None:
-    """Averages (n,) of independent data against an expectation, by their Monte Carlo standard error."""
-    deviation = (averages.mean() - expected).abs() / averages.std() * math.sqrt(len(averages))
-    assert deviation < 5, f"{float(deviation):.1f} standard errors: {float(averages.mean())}, {expected}"
+    assert_averages(torch.stack(squares).mean(0), torch.tensor([eta * (3 + a**2) / (1 - a**2)]))
 
 
 @pytest.mark.parametrize(("reduction", "num_data"), [("mean", 1), ("mean", NUM_DATA - 1), ("sum", NUM_DATA)])

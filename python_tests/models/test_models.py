@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import re
 
@@ -27,7 +25,6 @@ from ald_ext.models import (
     ModelConfig,
     ParameterEnsemble,
     SparseAE,
-    config_from_dict,
     load_model,
     save_model,
 )
@@ -105,9 +102,15 @@ def test_real_data(name):
     torch.testing.assert_close(model.reconstruct(x), model.decoder(model.encode(x)))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_is_in_one_group(name):
-    model = make_model(name)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in MODELS),
+        *((name, options) for name in ("lae", "clae") for options in ({"encoder_temperature": 3}, {"prior_eps": 0.1})),
+    ],
+)
+def test_every_parameter_is_in_one_group(name, options):
+    model = make_model(name, **options)
     groups = model.parameter_groups(NUM_DATA)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
@@ -218,22 +221,19 @@ def test_the_decoder_is_sampled_or_optimized(name, inference, temperature, decay
     model = make_model(name, decoder_inference=inference, decoder_prior_scale=2.0)
     others, decoder = model.parameter_groups(NUM_DATA)
     assert {id(p) for p in decoder["params"]} == {id(p) for p in model.decoder.parameters()}
-    assert decoder.get("temperature") == temperature
-    assert decoder.get("weight_decay") == decay
+    assert (decoder.get("temperature"), decoder.get("weight_decay")) == (temperature, decay)
     assert set(others) == {"params"}
 
 
 @pytest.mark.parametrize("name", ["lae", "clae"])
 @pytest.mark.parametrize(("given", "expected"), [(3.0, 3.0), (0.0, 0.0), (None, 1000 / 64)])
 def test_temperature_of_the_encoder(name, given, expected):
-    """None: 1,000 data and the 4 x 4 x 4 inputs of the last convolution. No parameter is left out or there twice."""
+    """None: 1,000 data and the 4 x 4 x 4 inputs of the last convolution."""
     model = make_model(name, encoder_temperature=given)
     others, encoder, decoder = model.parameter_groups(1000)
     assert encoder["temperature"] == expected
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
     assert "temperature" not in others | decoder
-    every = [id(p) for group in (others, encoder, decoder) for p in group["params"]]
-    assert sorted(every) == sorted(id(p) for p in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "modules"), [("lae", ["prior"]), ("clae", ["energy_network", "sampler"])])
@@ -244,8 +244,6 @@ def test_the_prior_may_have_an_eps_of_its_own(name, modules):
     expected = {id(p) for module in modules for p in getattr(model, module).parameters()}
     assert {id(p) for p in prior["params"]} == expected
     assert not {"eps", "momentum"} & set(others | decoder)
-    every = [id(p) for group in (others, prior, decoder) for p in group["params"]]
-    assert sorted(every) == sorted(id(p) for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["lae", "clae"])
@@ -637,30 +635,24 @@ def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": 0}, "width: got 0, expected >= 1"),
-        ({"decoder_output": "relu"}, "decoder_output: got 'relu', expected one of linear, tanh"),
-        ({"decoder_output": "tanh", "likelihood": "bernoulli"}, "decoder_output: got 'tanh', expected linear"),
-        ({"decoder_output": "tanh", "dequantization": "langevin"}, "decoder_output: got 'tanh', expected linear"),
-        ({"decoder_output": "tanh", "data": "real"}, "decoder_output: got 'tanh', expected linear"),
-        ({"dequantization": "wavelet"}, "dequantization: got 'wavelet', expected one of none, uniform, langevin"),
-        ({"likelihood": "poisson"}, "likelihood: got 'poisson', expected one of marginal-gaussian, gaussian"),
-        ({"network": "transformer"}, "network: got 'transformer', expected one of conv, mlp"),
-        ({"precision_prior": (1.0, -1.0)}, "prior: got"),
-        ({"likelihood": "bernoulli", "dequantization": "uniform"}, "expected none: bernoulli data are discrete"),
-        ({"data": "real", "dequantization": "langevin"}, "expected none: real data are continuous already"),
-        ({"shape": ()}, "shape: got ()"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        ModelConfig(**options)
-
-
-@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("lae", {"width": 0}, "width: got 0, expected >= 1"),
+        ("lae", {"decoder_output": "relu"}, "decoder_output: got 'relu', expected one of linear, tanh"),
+        ("lae", {"decoder_output": "tanh", "likelihood": "bernoulli"}, "decoder_output: got 'tanh', expected linear"),
+        ("lae", {"decoder_output": "tanh", "dequantization": "langevin"}, "got 'tanh', expected linear"),
+        ("lae", {"decoder_output": "tanh", "data": "real"}, "decoder_output: got 'tanh', expected linear"),
+        (
+            "lae",
+            {"dequantization": "wavelet"},
+            "dequantization: got 'wavelet', expected one of none, uniform, langevin",
+        ),
+        ("lae", {"likelihood": "poisson"}, "likelihood: got 'poisson', expected one of marginal-gaussian, gaussian"),
+        ("lae", {"network": "transformer"}, "network: got 'transformer', expected one of conv, mlp"),
+        ("lae", {"precision_prior": (1.0, -1.0)}, "prior: got"),
+        ("lae", {"likelihood": "bernoulli", "dequantization": "uniform"}, "expected none: bernoulli data are discrete"),
+        ("lae", {"data": "real", "dequantization": "langevin"}, "expected none: real data are continuous already"),
+        ("lae", {"shape": ()}, "shape: got ()"),
         ("lae", {"encoder_temperature": -1.0}, "encoder_temperature: got -1.0, expected None or >= 0"),
         ("lae", {"prior_eps": 0.0}, "prior_eps: got 0.0, expected None or > 0"),
         ("clae", {"initial_spread": -1.0}, "initial_spread: got -1.0, expected None or > 0"),
@@ -672,29 +664,9 @@ def test_bad_options_are_refused(options, message):
         ("lae", {"shape": (1, 28, 28)}, r"expected (C, 32, 32) for the network 'conv'; 'mlp' takes any shape"),
     ],
 )
-def test_bad_options_of_a_model_are_refused(name, options, message):
+def test_bad_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_model(name, **options)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"widht": 3}, "got 'widht', expected some of"),
-        ({"tilt": "maybe"}, "tilt: got 'maybe', expected bool or None"),
-        ({"precision_prior": 3}, "precision_prior: got 3, expected str or tuple"),
-    ],
-)
-def test_settings_of_files_are_checked(values, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        config_from_dict(CLAE.config_class, values)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_settings_survive_json(name):
-    config = make_model(name, precision_prior=(2.0, 0.5)).config
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert config_from_dict(type(config), values) == config
 
 
 def test_a_plain_config_becomes_the_models_own():

@@ -308,22 +308,8 @@ def test_layouts(device: torch.device) -> None:
     assert torch.equal(gradients[0], gradients[1])
 
 
-@DTYPES
-def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype) -> None:
-    n = 200_003
-    x = torch.randint(0, 256, (n,)).to(torch.uint8)
-    h = (5 * torch.randn(n, dtype=dtype)).requires_grad_()
-    results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        y = ops.langevin_dequantize(x, h)
-        results.append((y, torch.autograd.grad(y.sum(), h)[0], ops.quantize(h)))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
-
-
 def test_too_large_pixels_are_nan_on_cuda(cuda: torch.device) -> None:
-    """Looking at the values would make CUDA wait; the CPU raises (test_ops_errors.py)."""
+    """Looking at the values would make CUDA wait; the CPU raises (test_errors.py)."""
     x = torch.tensor([3, 4, 255, 0], dtype=torch.uint8, device=cuda)
     y = ops.langevin_dequantize(x, torch.zeros(4, device=cuda), bits=2)
     assert y.isnan().tolist() == [False, True, True, False]

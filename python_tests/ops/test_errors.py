@@ -234,33 +234,21 @@ INFINITY, NAN = math.inf, math.nan
 
 
 @pytest.mark.parametrize(
-    ("argument", "values", "expected"),
+    ("kinds", "argument", "values", "expected"),
     [
-        ("lr", [-0.1, INFINITY, NAN], ">= 0"),
-        ("temperature", [-1.0, INFINITY, NAN], ">= 0"),
-        ("weight_decay", [-1e-9, INFINITY, NAN], ">= 0"),
-        ("num_data", [0.0, -5.0, INFINITY, NAN], "> 0"),
+        (["sgld", *STATES], "lr", [-0.1, INFINITY, NAN], "a finite number >= 0"),
+        (["sgld", *STATES], "temperature", [-1.0, INFINITY, NAN], "a finite number >= 0"),
+        (["sgld", *STATES], "weight_decay", [-1e-9, INFINITY, NAN], "a finite number >= 0"),
+        (["sgld", *STATES], "num_data", [0.0, -5.0, INFINITY, NAN], "a finite number > 0"),
+        (["psgld"], "eps", [-1e-8, NAN], "a finite number >= 0"),
+        (["psgld"], "alpha", [-0.1, 1.0, 1.5, NAN], "0 <= alpha < 1"),
+        (["sghmc"], "momentum", [-0.1, 1.0, 1.5, NAN], "0 <= momentum < 1"),
     ],
 )
-def test_numbers_out_of_range(step: Step, argument: str, values: list[float], expected: str) -> None:
-    for value in values:
-        step.options[argument] = value
-        step.check_refused(f"{argument}: got {value:g}", f"expected a finite number {expected}")
-
-
-@pytest.mark.parametrize(
-    ("kind", "argument", "values", "expected"),
-    [
-        ("psgld", "eps", [-1e-8, NAN], "a finite number >= 0"),
-        ("psgld", "alpha", [-0.1, 1.0, 1.5, NAN], "0 <= alpha < 1"),
-        ("sghmc", "momentum", [-0.1, 1.0, 1.5, NAN], "0 <= momentum < 1"),
-    ],
-)
-def test_own_settings_out_of_range(
-    device: torch.device, kind: str, argument: str, values: list[float], expected: str
+def test_numbers_out_of_range(
+    device: torch.device, kinds: list[str], argument: str, values: list[float], expected: str
 ) -> None:
-    step = Step(device, kind)
-    for value in values:
+    for step, value in ((Step(device, kind), value) for kind in kinds for value in values):
         step.options[argument] = value
         step.check_refused(f"{argument}: got {value:g}, expected {expected}")
 
@@ -297,20 +285,7 @@ def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
         ("step", torch.tensor([1, 2]), "got a tensor of 2 elements, expected one"),
         ("step", torch.tensor(1, dtype=torch.int32), "got dtype Int, expected Long"),
         ("step", torch.tensor(1.0), "got dtype Float, expected Long"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-@pytest.mark.parametrize("where", ["cpu", "device"])
-def test_tensors_that_are_no_lr_and_no_step(
-    step: Step, argument: str, value: Tensor, expected: str, where: str
-) -> None:
-    step.options[argument] = value if where == "cpu" else value.to(step.device)
-    step.check_refused(f"{argument}: {expected}")
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "expected"),
-    [
+        # Values are looked at on the CPU, where they are at hand.
         ("lr", torch.tensor(-0.1), "got -0.1, expected a finite number >= 0"),
         ("lr", torch.tensor(INFINITY, dtype=torch.float64), "got inf, expected a finite number >= 0"),
         ("lr", torch.tensor(NAN), "got nan, expected a finite number >= 0"),
@@ -319,9 +294,12 @@ def test_tensors_that_are_no_lr_and_no_step(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tensors_out_of_range(step: Step, argument: str, value: Tensor, expected: str) -> None:
-    """On the CPU, where the value is at hand."""
-    step.options[argument] = value
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_tensors_that_are_no_lr_and_no_step(
+    step: Step, argument: str, value: Tensor, expected: str, where: str
+) -> None:
+    is_of_a_value = "dtype" not in expected and "elements" not in expected
+    step.options[argument] = value if where == "cpu" or is_of_a_value else value.to(step.device)
     step.check_refused(f"{argument}: {expected}")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ops.test_steps import assert_same_bits
 from torch import Tensor
 
 from ald_ext import ops, reference
@@ -47,15 +48,6 @@ def test_normals_are_those_of_the_parameter(device: torch.device, count: int, ro
     got = ops.latent_normal(index, count, **KEY, dtype=dtype)
     assert (got.shape, got.dtype, got.device.type) == ((rows, count), dtype, device.type)
     assert torch.equal(got.cpu(), row_by_row(index, count, dtype))
-
-
-@DTYPES
-def test_normals_agree_with_the_reference(device: torch.device, dtype: torch.dtype) -> None:
-    index = index_of(50, device)
-    got = ops.latent_normal(index, 70, **KEY, dtype=dtype)
-    expected = reference.latent_normal(index, 70, **KEY, dtype=dtype)
-    # What ops.normal promises.
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
 
 
 @given(order=st.permutations(list(range(20))), size=st.integers(1, 20), count=st.integers(1, 40))
@@ -123,11 +115,6 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> li
     return [torch.randn(shape, dtype=dtype).to(device) for _ in range(3)]
 
 
-def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:
-    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
-        assert torch.equal(a.cpu(), b.cpu()), f"tensor {i}"
-
-
 @DTYPES
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("dimension", DIMENSIONS)
@@ -189,26 +176,6 @@ def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, case: Case, dtype: tor
         assert_same_bits(on_gpu, case.run(tensors, index))
 
 
-@pytest.mark.parametrize("underdamped", [False, True])
-def test_stationary_distribution(device: torch.device, underdamped: bool) -> None:
-    """Chains on N(0, T): variances at 5 Monte Carlo standard errors, and no correlation between rows."""
-    rows, lr, temperature = 50_000, 0.1, 1.5
-    z, momenta = torch.zeros(2, rows, 2, device=device)
-    index = torch.arange(rows, device=device)
-    for step in range(1, 101):
-        options: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": 3, "step": step}
-        if underdamped:
-            ops.latent_underdamped_step_(z, momenta, z.clone(), index, momentum=0.3, **options)
-        else:
-            ops.latent_langevin_step_(z, z.clone(), index, **options)
-    # SGLD's own error: 1 / (1 - lr/2).
-    variance = temperature if underdamped else temperature / (1 - lr / 2)
-    products = z.double().cpu() / variance**0.5
-    assert abs(float(products.square().mean()) - 1) < 5 * (2 / (2 * rows)) ** 0.5
-    assert abs(float((products[:, 0] * products[:, 1]).mean())) < 5 / rows**0.5
-    assert abs(float((products[1:] * products[:-1]).mean())) < 5 / (2 * rows) ** 0.5
-
-
 # --- Errors: nothing has been changed then ---
 
 
@@ -255,40 +222,27 @@ def replaced(argument: str, change: Callable[[Any], Any]) -> Callable[[dict[str,
 
 
 @pytest.mark.parametrize(
-    ("argument", "change", "message"),
+    ("names", "argument", "change", "message"),
     [
-        ("z", lambda z: z.half(), "z: got dtype Half, expected Float or Double"),
-        ("z", lambda z: z[0, 0], "z: got a tensor without dimensions|grad: got shape"),
-        ("z", lambda z: z.t().contiguous().t(), r"z: got strides \(1, 4\), expected a contiguous tensor"),
-        ("z", lambda z: z[:3].clone(), r"grad: got shape \(4, 6\), expected \(3, 6\) as of z"),
-        ("grad", lambda grad: grad.double(), "grad: got dtype Double, expected Float"),
-        ("grad", lambda grad: grad.flatten(), r"grad: got shape \(24\), expected \(4, 6\) as of z"),
+        (STEP_NAMES, "z", lambda z: z.half(), "z: got dtype Half, expected Float or Double"),
+        (STEP_NAMES, "z", lambda z: z[0, 0], "z: got a tensor without dimensions|grad: got shape"),
+        (STEP_NAMES, "z", lambda z: z.t().contiguous().t(), r"z: got strides \(1, 4\), expected a contiguous tensor"),
+        (STEP_NAMES, "z", lambda z: z[:3].clone(), r"grad: got shape \(4, 6\), expected \(3, 6\) as of z"),
+        (STEP_NAMES, "grad", lambda grad: grad.double(), "grad: got dtype Double, expected Float"),
+        (STEP_NAMES, "grad", lambda grad: grad.flatten(), r"grad: got shape \(24\), expected \(4, 6\) as of z"),
+        (STEP_NAMES[1:], "momenta", lambda p: p.double(), "momenta: got dtype Double, expected Float"),
+        (STEP_NAMES[1:], "momenta", lambda p: p[:, :5].clone(), r"got shape \(4, 5\), expected \(4, 6\) as of z"),
+        (STEP_NAMES[1:], "momenta", lambda p: p.t().contiguous().t(), r"momenta: got strides \(1, 4\), expected a c"),
+        ((), "index", lambda index: index.int(), "index: got dtype Int, expected Long"),
+        ((), "index", lambda index: index.view(2, 2), r"index: got shape \(2, 2\)"),
+        (STEP_NAMES, "index", lambda index: index[:3], r"index: got shape \(3\), expected \(4\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_tensors(device: torch.device, argument: str, change: Callable[[Any], Any], message: str) -> None:
-    check_refused(device, message, replaced(argument, change), *STEP_NAMES)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p: p.double(), "momenta: got dtype Double, expected Float"),
-        (lambda p: p[:, :5].clone(), r"momenta: got shape \(4, 5\), expected \(4, 6\) as of z"),
-        (lambda p: p.t().contiguous().t(), r"momenta: got strides \(1, 4\), expected a contiguous tensor"),
-    ],
-    ids=["dtype", "shape", "strides"],
-)
-def test_bad_momenta(device: torch.device, change: Callable[[Any], Any], message: str) -> None:
-    check_refused(device, message, replaced("momenta", change), "latent_underdamped_step_")
-
-
-def test_bad_index(device: torch.device) -> None:
-    check_refused(device, "index: got dtype Int, expected Long", replaced("index", lambda index: index.int()))
-    check_refused(device, r"index: got shape \(2, 2\)", replaced("index", lambda index: index.view(2, 2)))
-    check_refused(
-        device, r"index: got shape \(3\), expected \(4\)", replaced("index", lambda index: index[:3]), *STEP_NAMES
-    )
+def test_bad_tensors(
+    device: torch.device, names: tuple[str, ...], argument: str, change: Callable[[Any], Any], message: str
+) -> None:
+    check_refused(device, message, replaced(argument, change), *names)
 
 
 @pytest.mark.parametrize("datum", [-1, 2**44, -(2**63), 2**63 - 1])

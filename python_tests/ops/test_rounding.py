@@ -157,7 +157,7 @@ def test_equals_the_reference(device: torch.device, dtype: torch.dtype, case: Ca
     of all cases."""
     lists = make_lists([(40_001,), (17, 9), ()], dtype, torch.device("cpu"))
     got, expected = run(case, lists.map(lambda tensor: tensor.to(device))), reference_step(case, lists)
-    # As in test_ops_steps.py: terms are products of at most 8 factors, on both sides.
+    # As in test_steps.py: terms are products of at most 8 factors, on both sides.
     float_error = 2 * 10 * 2.0**-24
     for theta, other, start, state, other_state, start_state in zip(
         got.params, expected.params, lists.params, got.states, expected.states, lists.states, strict=True
@@ -236,29 +236,6 @@ def test_the_probability_is_the_fraction(device: torch.device, dtype: torch.dtyp
     assert_mean(moved, fraction, fraction * (1 - fraction))
 
 
-def rounding_errors(n: int, seed: int = 1, step_number: int = 1, parameter: int = 0) -> Tensor:
-    """Of values half way between two numbers: -1 or 1, in halves of a unit."""
-    param = torch.ones(n, dtype=torch.bfloat16)
-    grad = torch.full_like(param, -(2.0**-8))
-    step(param, grad, lr=1.0, temperature=0.0, seed=seed, step=step_number, noise_ids=[parameter])
-    return (param.double() - 1) * 2**8 - 1
-
-
-@pytest.mark.parametrize("other", [{"seed": 2}, {"step_number": 2}, {"parameter": 1}], ids=str)
-def test_errors_of_other_keys_are_uncorrelated(other: dict[str, int]) -> None:
-    n = 2**18
-    a, b = rounding_errors(n), rounding_errors(n, **other)
-    assert not torch.equal(a, b)
-    assert_mean(a * b, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("lag", [1, 15, 16, 17, 32, 64])
-def test_errors_of_neighbours_are_uncorrelated(lag: int) -> None:
-    """The lags of the noise layout."""
-    errors = rounding_errors(2**18 + lag)
-    assert_mean(errors[lag:] * errors[:-lag], 0.0, 1.0)
-
-
 def test_errors_do_not_know_the_noise() -> None:
     """The rounding has random bits of its own: its error is uncorrelated with the noise and its square."""
     n = 2**20
@@ -280,13 +257,6 @@ def test_errors_do_not_know_the_noise() -> None:
 
 STEPS, ELEMENTS = 200, 100_000
 FRACTION = 1 / 128  # of a unit, a step
-
-
-def round_to_nearest(param: Tensor, update: Callable[[int], Tensor]) -> Tensor:
-    """What the same steps make of a parameter that is rounded to nearest."""
-    for number in range(1, STEPS + 1):
-        param = (param.float() + update(number)).to(param.dtype)
-    return param
 
 
 def assert_moved_as_float32(param: Tensor, start: float, unit: float) -> None:
@@ -312,12 +282,6 @@ def test_a_drift_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtyp
     assert wide.item() == 1 + STEPS * FRACTION * unit
     assert_moved_as_float32(param, 1.0, unit)
 
-    drift = torch.tensor(FRACTION * unit)
-    nearest = round_to_nearest(torch.ones(ELEMENTS, dtype=dtype), lambda _: drift)
-    assert (nearest == 1).all()
-    with pytest.raises(AssertionError):
-        assert_moved_as_float32(nearest, 1.0, unit)
-
 
 def assert_diffused(param: Tensor, start: float, unit: float, noise: float) -> None:
     """A step of noise s ξ moves by ± one unit, with probability s |ξ|: a martingale of variance E |s ξ| a step."""
@@ -338,13 +302,6 @@ def test_noise_of_a_fraction_of_a_unit(device: torch.device, dtype: torch.dtype,
     for number in range(1, STEPS + 1):
         step(param, grad, kind, lr=noise**2 / 2, seed=5, step=number)
     assert_diffused(param, start, unit, noise)
-
-    nearest = round_to_nearest(
-        torch.full((ELEMENTS,), start, dtype=dtype), lambda number: noise * ops.normal(ELEMENTS, seed=5, step=number)
-    )
-    assert (nearest == start).all()
-    with pytest.raises(AssertionError):
-        assert_diffused(nearest, start, unit, noise)
 
 
 # --- The stationary distribution ---

@@ -92,25 +92,6 @@ def test_conversion_from_chen_et_al(device: torch.device) -> None:
     assert all(15 < a / b < 18 for a, b in pairwise(errors)), errors
 
 
-def test_without_momentum_it_is_leimkuhler_and_matthews(device: torch.device) -> None:
-    """θ ← θ - (lr/2)·g + √(lr·T/N)·(ξ + ξ')/2, ξ' the noise of the step before (0 before the first)."""
-    lr, temperature = 0.3, 1.5
-    theta = torch.linspace(-1, 1, 50, dtype=torch.float64, device=device)
-    p = torch.zeros_like(theta)
-    expected, before = theta.clone(), torch.zeros_like(theta)
-    for number in range(1, 6):
-        key: dict[str, Any] = {"seed": SEED, "step": number}
-        gradient = expected.sin()
-        ops.sghmc_step_(
-            [theta], [theta.sin()], [p], lr=lr, num_data=NUM_DATA, temperature=temperature, momentum=0.0, **key
-        )
-        xi = ops.normal(50, **key, dtype=torch.float64, device=device)
-        expected = expected - lr / 2 * gradient + math.sqrt(lr * temperature / NUM_DATA) * (xi + before) / 2
-        before = xi
-        # Five steps of a few roundings of numbers below 2.
-        torch.testing.assert_close(theta, expected, rtol=0, atol=5 * 8 * 2.0**-52)
-
-
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)
 def test_with_lr_zero_no_time_goes_by(device: torch.device, dtype: torch.dtype, as_tensor: bool) -> None:
@@ -122,12 +103,3 @@ def test_with_lr_zero_no_time_goes_by(device: torch.device, dtype: torch.dtype, 
     ops.sghmc_step_([theta], [grad], [p], lr=lr, seed=1, step=1)
     assert torch.equal(theta, before[0])
     assert torch.equal(p, before[1])
-
-
-def test_fresh_momenta_have_the_stationary_variance(device: torch.device) -> None:
-    """μ = 0 and no gradient: p = √(T/N) ξ, θ = (h/2) p, exactly."""
-    theta, p = torch.zeros(2, 1000, device=device)
-    ops.sghmc_step_([theta], [torch.zeros_like(theta)], [p], lr=0.25, num_data=4, momentum=0.0, seed=1, step=2)
-    xi = ops.normal(1000, seed=1, step=2, device=device)
-    assert torch.equal(p, 0.5 * xi)
-    assert torch.equal(theta, 0.125 * xi)

@@ -149,11 +149,13 @@ def test_frozen_average_keeps_its_bits(device: torch.device, dtype: torch.dtype)
     assert not torch.equal(adapting.states[0], lists.states[0])
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("freeze_after", [2, 3])
-def test_freeze_after_is_the_last_step_that_adapts(device: torch.device, freeze_after: int) -> None:
+def test_freeze_after_is_the_last_step_that_adapts(device: torch.device, freeze_after: int, as_tensor: bool) -> None:
     """The step of KEY is 3."""
     lists = make_lists([(70,)], torch.float32, device)
-    got = run(CASES[2], lists, freeze_after=freeze_after)
+    step = {"step": torch.tensor(KEY["step"], device=device)} if as_tensor else {}
+    got = run(CASES[2], lists, freeze_after=freeze_after, **step)
     same = run(CASES[2], lists, freeze_after=ops.NEVER if freeze_after == 3 else -1)
     assert_same_bits(got.params + got.states, same.params + same.states)
 
@@ -273,27 +275,15 @@ def test_tensors_give_the_bits_of_numbers(device: torch.device, case: Case, dtyp
 
 
 @EVERY_CASE
-@pytest.mark.parametrize("argument", ["lr", "step"])
-def test_only_one_of_them_a_tensor(device: torch.device, case: Case, argument: str) -> None:
+@pytest.mark.parametrize(
+    ("argument", "step"), [("lr", 3), ("step", 3), ("step", 0), ("step", 2**32 + 5), ("step", 2**40 - 1)]
+)
+def test_only_one_of_them_a_tensor(device: torch.device, case: Case, argument: str, step: int) -> None:
+    """And steps that are far."""
     lists = make_lists(SHAPES, torch.float32, device)
-    value = clock_tensors(torch.tensor(case.options["lr"], dtype=torch.float64), KEY["step"], device)[argument]
-    got, expected = run(case, lists, **{argument: value}), run(case, lists)
+    value = clock_tensors(torch.tensor(case.options["lr"], dtype=torch.float64), step, device)[argument]
+    got, expected = run(case, lists, **{"step": step, argument: value}), run(case, lists, step=step)
     assert_same_bits(got.params + got.states, expected.params + expected.states)
-
-
-@pytest.mark.parametrize("freeze_after", [2, 3])
-def test_a_step_tensor_freezes(device: torch.device, freeze_after: int) -> None:
-    lists = make_lists([(70,)], torch.float32, device)
-    step = torch.tensor(KEY["step"], device=device)
-    got, expected = (run(CASES[2], lists, freeze_after=freeze_after, **more) for more in ({"step": step}, {}))
-    assert_same_bits(got.params + got.states, expected.params + expected.states)
-
-
-@pytest.mark.parametrize("step", [0, 2**32 + 5, 2**40 - 1])
-def test_far_steps_in_a_tensor(device: torch.device, step: int) -> None:
-    lists = make_lists([(70,)], torch.float32, device)
-    got, expected = (run(CASES[0], lists, step=s) for s in (torch.tensor(step, device=device), step))
-    assert_same_bits(got.params, expected.params)
 
 
 # --- Strides ---

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim.test_interface import EVERY_KIND, OPTIMIZERS
+from optim.optimizers import EVERY_KIND, OPTIMIZERS, network
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -70,12 +70,6 @@ def compilations(chosen: list[Compilation]) -> pytest.MarkDecorator:
 
 #: The larger graphs of a whole training step, one for each backend and kind of clock.
 FEW_COMPILATIONS = [COMPILATIONS[0], COMPILATIONS[4], *COMPILATIONS[6:]]
-
-
-def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device, dtype)
 
 
 class Training:

@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from optim.optimizers import EVERY_IMPLEMENTATION, EVERY_KIND, OPTIMIZERS
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGHMC, SGLD, ops, optim
-
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD, "sghmc": SGHMC}
-EVERY_KIND = pytest.mark.parametrize("kind", OPTIMIZERS)
-EVERY_IMPLEMENTATION = pytest.mark.parametrize(
-    "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
-)
+from ald_ext import PSGLD
 
 
 def make(kind: str, device: torch.device, lr: float | Tensor = 0.1, **options: Any) -> tuple[Tensor, Any]:
@@ -34,18 +29,6 @@ def run(param: Tensor, optimizer: Any, steps: int = 5, after: Callable[[], None]
         optimizer.step()
         after()
     return param.detach().clone()
-
-
-def test_public_names() -> None:
-    assert optim.SGLD is SGLD
-    assert optim.PSGLD is PSGLD
-    assert optim.SGHMC is SGHMC
-    assert issubclass(SGLD, torch.optim.Optimizer)
-    assert issubclass(PSGLD, torch.optim.Optimizer)
-    assert issubclass(SGHMC, torch.optim.Optimizer)
-
-
-# --- Learning rates ---
 
 
 # --- step() ---
@@ -72,20 +55,6 @@ def test_closures(device: torch.device, kind: str) -> None:
     assert len(calls) == 5
     assert torch.equal(param.detach(), expected)
     assert optimizer.step() is None
-
-
-@EVERY_KIND
-@EVERY_IMPLEMENTATION
-def test_maximize_descends_the_negative(device: torch.device, kind: str, flags: dict[str, bool]) -> None:
-    """Weight decay pulls to zero either way."""
-    results = []
-    for maximize in (False, True):
-        param, optimizer = make(kind, device, maximize=maximize, weight_decay=0.3, **flags)
-        for _ in range(5):
-            param.grad = (-1 if maximize else 1) * (3 * param.detach()).cos()
-            optimizer.step()
-        results.append(param.detach())
-    assert torch.equal(results[0], results[1])
 
 
 @EVERY_KIND
@@ -175,43 +144,7 @@ def test_strides_of_dimensions_of_size_one(device: torch.device, kind: str, flag
     assert torch.equal(param[:, 0].t().flatten(), flat)
 
 
-def test_a_channels_last_convolution_trains(device: torch.device) -> None:
-    """The whole way: autograd chooses the gradient's strides."""
-    torch.manual_seed(1)
-    layers = [nn.Conv2d(3, 8, 3, dtype=torch.float64).to(device) for _ in range(2)]
-    layers[1].load_state_dict(layers[0].state_dict())
-    layers[1].to(memory_format=torch.channels_last)
-    images = torch.rand(2, 3, 8, 8, dtype=torch.float64).to(device)
-    optimizers = [PSGLD(layer.parameters(), 0.01, num_data=10, temperature=0) for layer in layers]
-    for _ in range(3):
-        for layer, optimizer in zip(layers, optimizers, strict=True):
-            optimizer.zero_grad()
-            layer(images).square().mean().backward()
-            optimizer.step()
-    for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
-        # Two convolution algorithms in float64: sums of up to 200 terms, each rounded, in another order.
-        torch.testing.assert_close(a, b.contiguous(), rtol=1e-12, atol=1e-12)
-
-
-# --- Mixed precision ---
-
-
-# --- The noise of a step ---
-
-
-@EVERY_IMPLEMENTATION
-def test_temperature_scales_the_noise(device: torch.device, flags: dict[str, bool]) -> None:
-    moved = []
-    for temperature, num_data, lr in [(1.0, 10, 0.1), (4.0, 10, 0.1), (1.0, 40, 0.1), (1.0, 10, 0.4)]:
-        param = torch.zeros(100, dtype=torch.float64, device=device)
-        param.grad = torch.zeros_like(param)
-        SGLD([param], lr, num_data=num_data, temperature=temperature, seed=1, **flags).step()
-        moved.append(param)
-    for other, ratio in zip(moved[1:], [2.0, 0.5, 2.0], strict=True):
-        torch.testing.assert_close(other, ratio * moved[0], rtol=2.0**-50, atol=0)
-    xi = ops.normal(100, seed=1, step=1, dtype=torch.float64, device=device)
-    # The plain implementations' noise: 1e-14 from the kernel's (test_noise.py).
-    torch.testing.assert_close(moved[0], (2 * 0.1 / 10) ** 0.5 * xi, rtol=2.0**-50, atol=1e-14)
+# --- Changes of a model ---
 
 
 @pytest.mark.parametrize("kind", ["psgld", "sghmc"])

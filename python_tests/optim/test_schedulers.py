@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optim.optimizers import through_a_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
-from ald_ext import PSGLD, SGHMC, SGLD, optim
+from ald_ext import PSGLD, SGHMC, SGLD
 from ald_ext.optim import CyclicalCosine, PolynomialDecay
 
 Make = Callable[..., LRScheduler]
@@ -53,20 +53,6 @@ def lrs(scheduler: LRScheduler, steps: int) -> list[float]:
     return result
 
 
-def through_a_file(state: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def test_public_names() -> None:
-    assert optim.PolynomialDecay is PolynomialDecay
-    assert optim.CyclicalCosine is CyclicalCosine
-    assert issubclass(PolynomialDecay, LRScheduler)
-    assert issubclass(CyclicalCosine, LRScheduler)
-
-
 # --- Values ---
 
 
@@ -79,14 +65,6 @@ def test_polynomial_decay_is_welling_and_tehs(offset: float, exponent: float) ->
     got = lrs(PolynomialDecay(optimizer_of(0.3), offset=offset, exponent=exponent), 50)
     assert got[0] == 0.3
     assert got == pytest.approx(expected, rel=1e-14, abs=0)
-
-
-def test_polynomial_decay_by_hand() -> None:
-    harmonic = PolynomialDecay(optimizer_of(6.0), offset=1, exponent=1)
-    assert lrs(harmonic, 4) == pytest.approx([6, 3, 2, 1.5], rel=1e-15, abs=0)
-    # (1 + 60/4)^(-3/4) = 1/8.
-    slow = PolynomialDecay(optimizer_of(1.0), offset=4, exponent=0.75)
-    assert lrs(slow, 61)[60] == pytest.approx(0.125, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize(("num_steps", "num_cycles"), [(12, 3), (10, 3), (7, 7), (7, 1), (100, 4), (9, 2)])

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from typing import Any
 
 import pytest
 import torch
-from optim.test_interface import EVERY_KIND, OPTIMIZERS
+from optim.optimizers import EVERY_IMPLEMENTATION, EVERY_KIND, OPTIMIZERS, network, through_a_file, train
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGLD, ops
-
-EVERY_IMPLEMENTATION = pytest.mark.parametrize(
-    "flags", [{}, {"foreach": True}, {"fused": False}], ids=["fused", "foreach", "plain"]
-)
-
-
-def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Always the same; its initialization leaves the default generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device, dtype)
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    x = torch.linspace(-2, 2, 48).reshape(8, 6).sin().to(next(model.parameters()))
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (model(x) - x[:, :3] ** 2).square().mean().backward()
-        optimizer.step()
+from ald_ext import SGLD, ops
 
 
 def values(model: nn.Module) -> list[Tensor]:
@@ -79,20 +59,12 @@ def test_two_optimizers_draw_two_seeds(kind: str) -> None:
 
 
 @EVERY_KIND
-def test_a_given_seed_draws_nothing(kind: str) -> None:
-    before = torch.get_rng_state()
-    optimizer = OPTIMIZERS[kind]([torch.zeros(1)], 0.1, num_data=1, seed=7)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert optimizer.param_groups[0]["seed"] == 7
-
-
-@EVERY_KIND
-def test_steps_draw_nothing(device: torch.device, kind: str) -> None:
-    model = network(device)
-    optimizer = OPTIMIZERS[kind](model.parameters(), 0.1, num_data=1)
-    before = torch.get_rng_state()
+def test_neither_a_given_seed_nor_a_step_draws(device: torch.device, kind: str) -> None:
+    model, before = network(device), torch.get_rng_state()
+    optimizer = OPTIMIZERS[kind](model.parameters(), 0.1, num_data=1, seed=7)
     train(model, optimizer, 2)
     assert torch.equal(torch.get_rng_state(), before)
+    assert optimizer.param_groups[0]["seed"] == 7
 
 
 @EVERY_KIND
@@ -149,83 +121,7 @@ def test_a_group_may_have_a_seed_of_its_own(device: torch.device) -> None:
     assert torch.equal(noises[1], ops.normal(100, seed=4, step=1, parameter=1))
 
 
-@EVERY_IMPLEMENTATION
-def test_parameters_without_gradient(device: torch.device, flags: dict[str, bool]) -> None:
-    """They stay, get no state, and change nothing for those behind them."""
-    params = [torch.zeros(20, device=device) for _ in range(3)]
-    with_all, without = (PSGLD(params, 0.1, num_data=1, seed=2, **flags) for _ in range(2))
-    for param in params:
-        param.grad = torch.ones_like(param)
-    with_all.step()
-    expected = [param.clone() for param in params]
-    for param in params:
-        param.zero_()
-    params[1].grad = None
-    without.step()
-    assert torch.equal(params[0], expected[0])
-    assert (params[1] == 0).all()
-    assert torch.equal(params[2], expected[2])
-    assert params[1] not in without.state
-    assert without.param_groups[0]["step"] == 1
-
-
-def test_nothing_has_a_gradient(device: torch.device) -> None:
-    param = torch.zeros(3, device=device)
-    PSGLD([param], 0.1, num_data=1).step()
-    assert (param == 0).all()
-
-
 # --- Checkpoints ---
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-@EVERY_KIND
-@EVERY_IMPLEMENTATION
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)], ids=["float32", "bfloat16"]
-)
-def test_resume_is_bitwise(device: torch.device, kind: str, flags: dict[str, bool], dtype: torch.dtype) -> None:
-    """100 steps in one go, or 50, a file, a new model and optimizer in another random state, and 50 more."""
-    own = {"freeze_after": 70} if kind == "psgld" else {}
-
-    def start(seed: int | None) -> tuple[nn.Sequential, torch.optim.Optimizer]:
-        model = network(device, dtype)
-        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.003}]
-        return model, OPTIMIZERS[kind](groups, 0.01, num_data=50, seed=seed, **own, **flags)
-
-    model, optimizer = start(seed=None)
-    train(model, optimizer, 50)
-    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    train(model, optimizer, 50)
-
-    torch.manual_seed(4711)
-    resumed, resumed_optimizer = start(seed=12)
-    resumed.load_state_dict(saved["model"])
-    resumed_optimizer.load_state_dict(saved["optimizer"])
-    train(resumed, resumed_optimizer, 50)
-    assert same(values(resumed), values(model))
-    assert [group["step"] for group in resumed_optimizer.param_groups] == [100, 100]
-    for a, b in zip(resumed.parameters(), model.parameters(), strict=True):
-        for name, value in optimizer.state[b].items():
-            assert value.dtype == torch.float32
-            assert torch.equal(resumed_optimizer.state[a][name], value)
-
-
-def test_state_dict_holds_what_the_noise_needs(device: torch.device) -> None:
-    model = network(device)
-    optimizer = PSGLD(model.parameters(), 0.01, num_data=50, seed=2**62 + 1)
-    train(model, optimizer, 3)
-    state = through_a_file(optimizer.state_dict())
-    (group,) = state["param_groups"]
-    assert (group["seed"], group["step"]) == (2**62 + 1, 3)
-    assert group["step"].dtype == torch.int64, "exact beyond 2^24"
-    assert [list(entry) for entry in state["state"].values()] == [["square_avg"]] * 4
 
 
 def test_large_step_counters_stay_exact(device: torch.device) -> None:
@@ -235,18 +131,6 @@ def test_large_step_counters_stay_exact(device: torch.device) -> None:
     state["param_groups"][0]["step"] = 2**39
     optimizer.load_state_dict(through_a_file(state))
     assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=2**39 + 1))
-
-
-def test_a_frozen_preconditioner_stays_frozen(device: torch.device) -> None:
-    model, other = network(device), network(device)
-    optimizer = PSGLD(model.parameters(), 0.01, num_data=50)
-    train(model, optimizer, 3)
-    optimizer.freeze_preconditioner()
-    resumed = PSGLD(other.parameters(), 0.01, num_data=50)
-    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
-    before = [resumed.state[param]["square_avg"].clone() for param in other.parameters()]
-    train(other, resumed, 3)
-    assert same([resumed.state[param]["square_avg"] for param in other.parameters()], before)
 
 
 @EVERY_KIND

@@ -102,17 +102,3 @@ def test_freezing_removes_the_bias_of_an_adapting_preconditioner(device: torch.d
     # Each chain has its own G and so its own exact variance, 1 / (1 - lr G / 2).
     scaled = chains.double().square() * (1 - lr * preconditioner / 2)
     assert abs(float(scaled.mean()) - 1) < 5 * standard_error
-
-
-def test_a_sum_takes_num_data_one(device: torch.device) -> None:
-    """The loss U itself with num_data = 1 samples the same as the mean loss with num_data = N."""
-    chains = torch.zeros(CHAINS, 2, device=device)
-    h, steps = 0.2, 100
-    optimizer = SGLD([chains], h, num_data=1, seed=4)
-    precision = PRECISION.to(chains)
-    for _ in range(steps):
-        chains.grad = chains @ precision
-        optimizer.step()
-    final = chains.double().cpu()
-    expected = expected_covariance(h, 1.0, torch.ones(2, dtype=torch.float64), steps)
-    assert_covariance(final.T @ final / len(final), expected)

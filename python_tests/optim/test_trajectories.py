@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from optim.optimizers import mean_loss, network, train
 from torch import Tensor, nn
 
 from ald_ext import PSGLD, SGHMC, SGLD, ops, reference
@@ -27,27 +28,8 @@ EVERY_CLASS = pytest.mark.parametrize("optimizer_class", [SGLD, PSGLD, SGHMC])
 STEP_TOLERANCE = {torch.float32: 4 * 2.0**-24, torch.float64: 4 * 2.0**-53}
 
 
-def network(dtype: torch.dtype, device: torch.device) -> nn.Sequential:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(device=device, dtype=dtype)
-
-
-def mean_loss(model: nn.Module) -> Tensor:
-    """A fixed regression, with gradients that differ from parameter to parameter."""
-    first = next(model.parameters())
-    x = torch.linspace(-2, 2, 48, dtype=torch.float64).reshape(8, 6).sin().to(first)
-    return (model(x) - x[:, :3] ** 2).square().mean()
-
-
 def groups(model: nn.Sequential, **second: Any) -> list[dict[str, Any]]:
     return [{"params": list(model[0].parameters())}, {"params": list(model[2].parameters()), **second}]
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        mean_loss(model).backward()
-        optimizer.step()
 
 
 def all_values(model: nn.Module) -> Tensor:
@@ -93,7 +75,7 @@ def test_cold_trajectory_is_torchs(
     """200 steps in float64, in two groups. The trajectories share every rounding but a few a step."""
     ours, torchs, own = COLD[kind]
     second = {"lr": 0.002, "weight_decay": 0.05}
-    models = [network(torch.float64, device) for _ in range(2)]
+    models = [network(device, torch.float64) for _ in range(2)]
     options = {**own, **shared}
     cold = ours(
         groups(models[0], **second), num_data=123, temperature=0.0, **options, **IMPLEMENTATIONS[implementation]
@@ -113,7 +95,7 @@ def test_cold_trajectory_is_torchs(
 def test_each_cold_step_is_torchs(device: torch.device, kind: str, implementation: str, dtype: torch.dtype) -> None:
     """Step by step from the same point: nothing but the roundings of one update, element by element."""
     ours, torchs, own = COLD[kind]
-    models = [network(dtype, device) for _ in range(2)]
+    models = [network(device, dtype) for _ in range(2)]
     options = {**own, "lr": 0.005, "weight_decay": 0.1}
     if kind == "rmsprop":
         options["eps"] = 1e-8
@@ -167,7 +149,7 @@ DRIFT = 1e-12
 
 def recursion_gradients(recursion: Recursion, model: nn.Sequential) -> list[Tensor]:
     """The gradients at the recursion's own point."""
-    copy = network(torch.float64, torch.device("cpu"))
+    copy = network(torch.device("cpu"), torch.float64)
     for param, theta in zip(copy.parameters(), recursion.theta, strict=True):
         param.data.copy_(theta)
     return list(torch.autograd.grad(mean_loss(copy), list(copy.parameters())))
@@ -180,7 +162,7 @@ def test_noisy_trajectory(
     device: torch.device, optimizer_class: type[torch.optim.Optimizer], implementation: str, maximize: bool
 ) -> None:
     own = OWN[optimizer_class]
-    model = network(torch.float64, device)
+    model = network(device, torch.float64)
     params = list(model.parameters())
     recursion = Recursion(params, optimizer_class, **COMMON, **own, maximize=maximize)
     optimizer = optimizer_class(groups(model), **COMMON, **own, maximize=maximize, **IMPLEMENTATIONS[implementation])

@@ -66,10 +66,7 @@ ROWS = {
     "bivariate-gaussian": {
         f"{name}_{key}" for name in ("ald", "ld") for key in ("mean_mse", "ess", "mcse", "covariance_error")
     },
-    "univariate-gaussian": {
-        *(f"sgald_variance_ratio_{key}" for key in ("median", "min", "max")),
-        "sgald_mean_mse",
-    },
+    "univariate-gaussian": {*(f"sgald_variance_ratio_{key}" for key in ("median", "min", "max")), "sgald_mean_mse"},
     "neural-likelihood": {f"{name}_total_variation" for name in ("ald", "avi_diagonal", "avi_full")},
     "eight-gaussians": {"mode_share_min", "mode_share_max"},
     "scaling": {"ld_microseconds_per_step_20", "ald_microseconds_per_step_40", "sgald_growth"},

@@ -168,6 +168,8 @@ def test_errors(make: Any, message: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_cannot_be_resumed_says_so() -> None:
     with pytest.raises(TypeError, match="got Counter, expected one with state_dict"):
         Collector(Counter(1, 1), into=SampleStorage()).state_dict()
+    with pytest.raises(TypeError, match=r"got Counter, expected one with state_dict and load_state_dict"):
+        Collector(Counter(1, 1), into=SampleStorage(), fastest_threads=True)
     state = Collector(Langevin(), into=SampleStorage(), thinning=2).state_dict()
     with pytest.raises(ValueError, match=r"got .* = \(0, 2, 1\), expected \(0, 3, 1\)"):
         Collector(Langevin(), into=SampleStorage(), thinning=3).load_state_dict(state)
@@ -228,11 +230,6 @@ def test_what_the_caller_holds_of_a_sampler_is_as_without_timing(
     Collector(timed, into=SampleStorage(), fastest_threads=True).run(3)
     assert torch.equal(timed.batch, plain.batch)
     assert timed.optimizer.param_groups[0]["lr"] is lr
-
-
-def test_the_fastest_threads_of_a_sampler_that_cannot_be_resumed() -> None:
-    with pytest.raises(TypeError, match=r"got Counter, expected one with state_dict and load_state_dict"):
-        Collector(Counter(1, 1), into=SampleStorage(), fastest_threads=True)
 
 
 def test_a_resumed_run_goes_on_with_its_number_of_threads(

@@ -1,6 +1,6 @@
 """Datapoint-wise samplers step by step: their formulas, noise keys, checkpoints, acceptance, adaptation, errors.
 
-What they sample in the long run is in test_samplers_stationary.py.
+What they sample in the long run is in test_stationary.py.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from samplers.test_streaming import autoregressive
 from torch import Tensor
 
 from ald_ext.samplers import diagnostics
@@ -26,14 +27,6 @@ from ald_ext.samplers.diagnostics import (
 needs_arviz = pytest.mark.skipif(importlib.util.find_spec("arviz_stats") is None, reason="needs arviz-stats")
 
 PRECISION = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 8.0]], dtype=torch.float64)
-
-
-def autoregressive(draws: int, n: int, chains: int, d: int, rho: float) -> Tensor:
-    """Stationary, of variance 1, (draws, n, chains, d)."""
-    z = torch.randn(draws, n, chains, d, dtype=torch.float64)
-    for t in range(1, draws):
-        z[t] = rho * z[t - 1] + (1 - rho**2) ** 0.5 * z[t]
-    return z
 
 
 def quartic(x: Tensor | None, z: Tensor) -> Tensor:

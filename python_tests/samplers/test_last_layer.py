@@ -1,7 +1,7 @@
 """Samplers of the last layer: against exact posteriors, transition by transition, checkpoints, errors.
 
 Bounds are 5 Monte Carlo standard errors (MCSE), from the spread over independent chains, as in
-test_samplers_stationary.py.
+test_stationary.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from samplers.test_stationary import assert_averages, expected_moments
 from torch import Tensor, nn
 
 from ald_ext.samplers import (
@@ -29,7 +30,6 @@ from ald_ext.samplers import (
     UnderdampedLangevin,
     WhitenedFeatures,
     prior_potential,
-    tanh_network,
 )
 from ald_ext.samplers.last_layer import LastLayer
 
@@ -78,9 +78,7 @@ def chain_moments(sampler: LastLayerALD | LastLayerSGALD, center: Tensor, burn_i
 
 def assert_moments(averages: Tensor, covariance: Tensor) -> None:
     """Mean 0 and a covariance (n·d, n·d), every entry by its MCSE."""
-    expected = torch.cat([torch.zeros(len(covariance), dtype=DOUBLE), covariance.flatten()])
-    deviation = (averages.mean(0) - expected).abs() / averages.std(0) * math.sqrt(len(averages))
-    assert (deviation < 5).all(), f"{float(deviation.max()):.1f} standard errors"
+    assert_averages(averages, expected_moments(torch.zeros(len(covariance), dtype=DOUBLE), covariance))
 
 
 def blocks(n: int, covariance: Tensor) -> Tensor:
@@ -164,15 +162,6 @@ def test_features_without_full_rank_warn_and_sample_something_else(minibatches: 
     damping = 1 - eta / (2 * variance) * (1 if minibatches else n)
     expected = (variance / n / damping).expand(n, n)
     assert_moments(chain_moments(sampler, torch.zeros(n, 1), 100, 60), expected)
-
-
-def test_smooth_features_of_one_dimensional_data_warn() -> None:
-    """The last layer of the paper's network, for the data of F.2."""
-    x = torch.randn(100, 1, dtype=DOUBLE)
-    features = nn.Sequential(tanh_network([1, 128, 128, 128, 128], dtype=DOUBLE), nn.Tanh())
-    with pytest.warns(UserWarning, match="features of 100 data has numerical rank"):
-        sampler = LastLayerSGALD(features, prior_potential(energy=lambda z: z.square().sum(1)), x, 1, step_size=0.1)
-    assert sampler.rank < 50
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -411,6 +400,7 @@ def test_state_of_other_chains_is_refused() -> None:
         ({"outputs": "some"}, "outputs: got 'some', expected 'all' or 'batch'"),
         ({"index": torch.arange(6)}, "index: got a value, expected none"),
         ({"adapt_steps": 5}, "adapt_steps: got a value, expected none"),
+        ({"step_size": torch.full((6,), 0.1)}, "step_size: got a tensor, expected a number"),
         ({"weight": torch.zeros(2, 24)}, r"weight: got shape \(2, 24\), expected \(2, 2, 24\)"),
     ],
 )
@@ -450,8 +440,3 @@ def test_acceptance_rate_of_minibatches() -> None:
     unadjusted = LastLayerSGALD(features, potential, X, LATENT_DIM, kernel=LangevinDynamics, step_size=0.05, **options)
     unadjusted.step()
     assert math.isnan(unadjusted.acceptance_rate)
-
-
-def test_a_step_size_for_each_datum_is_refused() -> None:
-    with pytest.raises(ValueError, match="step_size: got a tensor, expected a number"):
-        LastLayerSGALD(fourier_features(), make_potential(), X, LATENT_DIM, step_size=torch.full((6,), 0.1))

@@ -18,53 +18,30 @@ import numpy as np
 import pytest
 import torch
 from patience import PATIENCE
+from training.test_training import STEPS_AN_EPOCH, checkpoint_of, few_images
+from training.test_training import config as config_of
 
 from ald_ext import files
-from ald_ext.data import ImageData, load_dataset
+from ald_ext.data import load_dataset
 from ald_ext.training import TrainingConfig, TrainingInterrupted, fit, loop, train
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.interruption import Interruption
 from tools import kill_training
 from tools.kill_training import differences, kill_and_compare, without_clock
 
-STEPS_AN_EPOCH = 3  # 50 images, 20 a minibatch
-
 pytestmark = pytest.mark.usefixtures("heeded_signals")
 
 
-def random_images(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 32, 32), dtype=np.uint8)
+def config(**options) -> TrainingConfig:
+    return config_of({"dequantization": "uniform"}, **options)
 
 
 @pytest.fixture
 def images_file(tmp_path) -> Path:
     path = tmp_path / "few.npz"
-    images = random_images(60)
-    np.savez(path, train_images=images[:50], test_images=images[50:])
+    images = few_images()
+    np.savez(path, train_images=images.train_images[:, 0], test_images=images.test_images[:, 0])
     return path
-
-
-def few_images() -> ImageData:
-    images = torch.from_numpy(random_images(60))[:, None]
-    return ImageData(images[:50], None, images[50:], None)
-
-
-def config(**options) -> TrainingConfig:
-    return TrainingConfig.from_dict(
-        {
-            "epochs": 3,
-            "batch_size": 20,
-            "schedule": "constant",
-            "evaluate_every": 1,
-            "threads": 1,
-            "network": {"latent_dim": 4, "width": 4, "dequantization": "uniform"},
-            **options,
-        }
-    )
-
-
-def checkpoint_of(folder: Path) -> dict:
-    return without_clock(load_checkpoint(folder / "checkpoint.pt"))
 
 
 def lines_but_progress(errors: str) -> list[str]:
@@ -79,7 +56,8 @@ def lines_but_progress(errors: str) -> list[str]:
 def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
     """See tools/kill_training.py, which does so to twenty runs."""
     digits = tmp_path / "digits.npz"
-    images = random_images(kill_training.TRAIN_IMAGES + 10)
+    shape = (kill_training.TRAIN_IMAGES + 10, 32, 32)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.savez(digits, train_images=images[10:], test_images=images[:10])
     settings = TrainingConfig.from_dict(kill_training.settings("abp", digits))
     train(settings, tmp_path / "whole", progress=False)

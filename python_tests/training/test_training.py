@@ -195,13 +195,10 @@ def test_what_the_resumed_runs_are_compared_in_is_there(tmp_path):
 
 def test_cosine_schedule_resumes_where_the_epochs_stay_the_same(tmp_path):
     settings = config(schedule="cosine", final_lr=0.1, lr=1e-3, checkpoint_every=2)
-    metrics = train(settings, tmp_path / "whole", progress=False)
+    train(settings, tmp_path / "whole", progress=False)
     train_until(5, settings, tmp_path / "parts")
     train(settings, tmp_path / "parts", resume=True, progress=False)
     assert differences(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "parts")) == []
-    rates = [row["lr"] for row in metrics["history"]]
-    assert rates == sorted(rates, reverse=True)
-    assert math.isclose(rates[-1], 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -312,11 +309,11 @@ def test_a_state_of_a_captured_run_is_taken_by_one_that_is_not():
 
 
 def test_seconds_are_those_of_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "reconstruction_error", lambda *_: time.sleep(0.5) or 0.0)
+    monkeypatch.setattr(loop, "reconstruction_error", lambda *_: time.sleep(0.1) or 0.0)
     for name, every in (("epochs", None), ("steps", 2)):
         begun = time.perf_counter()
         run = fit(config(checkpoint_every=every), few_images())
-        assert 0 < run.seconds < time.perf_counter() - begun - 1.4, name
+        assert 0 < run.seconds < time.perf_counter() - begun - 0.29, name
 
 
 # ---- the number of threads ----
@@ -426,15 +423,13 @@ def test_a_run_is_a_function_of_its_settings_and_leaves_the_random_state_alone(t
     torch.manual_seed(2)
     before = torch.get_rng_state()
     train(config(model="vae"), tmp_path / "b", progress=False)
-    fit(config(model="vae"), few_images())
+    state = fit(config(model="vae"), few_images()).state()
+    train_until(2, config(model="vae"), tmp_path / "failed")
     assert torch.equal(before, torch.get_rng_state())
-    assert differences(checkpoint_of(tmp_path / "a"), checkpoint_of(tmp_path / "b")) == []
-
-
-def test_the_random_state_is_left_alone_by_a_run_that_fails(tmp_path):
-    before = torch.get_rng_state()
-    train_until(2, config(model="vae"), tmp_path)
-    assert torch.equal(before, torch.get_rng_state())
+    first = checkpoint_of(tmp_path / "a")
+    assert differences(first, checkpoint_of(tmp_path / "b")) == []
+    # By now torch's generator is the caller's again.
+    assert differences(first, without_clock(state)) == ["/random_state/cpu"]
 
 
 def test_the_first_epochs_do_not_depend_on_how_many_follow():
@@ -619,13 +614,6 @@ def test_fit_writes_nothing(tmp_path, monkeypatch):
     assert run.epoch == 3
 
 
-def test_fit_and_train_are_the_same_run(tmp_path):
-    train(config(model="dlgm"), tmp_path, progress=False)
-    state = fit(config(model="dlgm"), few_images()).state()
-    # By now torch's generator is the caller's again.
-    assert differences(checkpoint_of(tmp_path), without_clock(state)) == ["/random_state/cpu"]
-
-
 # ---- data and networks of one's own ----
 
 
@@ -705,7 +693,9 @@ def test_an_infinite_gradient_shows_in_the_next_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.TrainingStep, "_loss", poison_gradient(4, math.inf))
     with pytest.raises(TrainingDivergedError, match=r"lae: diverged at step 5 \(loss nan"):
         train(config(), tmp_path, progress=False)
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert checkpoint["step"] == 3
+    assert all(value.isfinite().all() for value in checkpoint["model"].values())
 
 
 def test_parameters_that_are_no_numbers_are_neither_evaluated_nor_saved(tmp_path, monkeypatch):
@@ -722,19 +712,6 @@ def test_parameters_that_are_no_numbers_are_neither_evaluated_nor_saved(tmp_path
     with each_step_calls(spoil), pytest.raises(TrainingDivergedError, match=r"at step 6 \(norm of the parameters nan"):
         train(config(), tmp_path, resume=True, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
-
-
-def test_a_loss_that_is_no_number_is_named_with_its_step(tmp_path):
-    def spoil(running):
-        if running.run.step == 4:
-            with torch.no_grad():
-                running.run.model.encoder[0].weight.fill_(math.nan)
-
-    with each_step_calls(spoil), pytest.raises(TrainingDivergedError, match=r"lae: diverged at step 5 \(loss nan\)"):
-        train(config(), tmp_path, progress=False)
-    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert checkpoint["step"] == 3
-    assert all(value.isfinite().all() for value in checkpoint["model"].values())
 
 
 @pytest.mark.parametrize("model", ["lae", "vae"])
@@ -872,6 +849,15 @@ def test_a_checkpoint_of_other_data_is_refused(copied):
         train(config(), copied, data=ImageData(images[:40], None, images[40:], None), resume=True)
 
 
+@pytest.mark.parametrize(
+    ("contents", "message"), [({"weights": torch.zeros(2)}, ": it lacks batch, config, ensemble"), ([1, 2], "")]
+)
+def test_files_of_other_programs_are_no_checkpoints(tmp_path, contents, message):
+    torch.save(contents, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=f"is no checkpoint of ald_ext{message}"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+
 @pytest.mark.parametrize("version", [1, 3, None, "2"])
 def test_checkpoints_of_other_versions_are_refused(copied, version):
     path = copied / "checkpoint.pt"
@@ -893,15 +879,6 @@ def test_damaged_checkpoints_give_one_clear_error(copied, damage):
         train(config(), copied, resume=True)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_files_of_other_programs_are_no_checkpoints(tmp_path):
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="is no checkpoint of ald_ext: it lacks batch, config, ensemble"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
-    torch.save([1, 2], tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="is no checkpoint of ald_ext"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
 
 
 def test_flipped_bits_are_found_or_do_not_matter(copied):

@@ -74,9 +74,9 @@ def write(op: Callable[..., None], written: Sequence[Tensor], *args: Any, **kwar
     with torch._C._AutoDispatchBelowADInplaceOrView():
         op(*args, **kwargs)
     try:
-        torch.autograd.graph.increment_version(written)
+        torch._C._increment_version(written)
     except RuntimeError:  # tensors made under inference_mode have no version
-        torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+        torch._C._increment_version([tensor for tensor in written if not tensor.is_inference()])
 
 
 def _register_in_place(name: str, op: Any) -> None:

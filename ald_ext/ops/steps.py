@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -160,7 +161,7 @@ def sghmc_step_(
 
 def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
     check_not_recorded(name, *named_tensors("params", lists[0]))
-    run_step(name, lists, settings)
+    run_step(name, lists, {**settings, "noise_ids": settings["noise_ids"] or (), "offsets": settings["offsets"] or ()})
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
@@ -171,7 +172,8 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
     Args:
         name: of the op, as in ``"sgld_step_"``.
         lists: params, grads, and the states in the order in which the op takes them.
-        settings: all that the op takes besides, as in :func:`sgld_step_`.
+        settings: all that the op takes besides, as in :func:`sgld_step_`; empty noise_ids and offsets stand for the
+            usual ones.
 
     Raises:
         RuntimeError: as :func:`sgld_step_`.
@@ -186,14 +188,11 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
                 )
         return
     lr, step = settings["lr"], settings["step"]
-    if not params[0].is_cpu and params[0].device.type not in KERNEL_DEVICES:
-        settings |= {"lr": float(lr), "step": int(step)}
-        settings["noise_ids"] = settings["noise_ids"] or range(len(params))
-        settings["offsets"] = settings["offsets"] or [0] * len(params)
+    if params[0].device.type not in KERNEL_DEVICES:
+        noise_ids, offsets = settings["noise_ids"] or range(len(params)), settings["offsets"] or [0] * len(params)
+        settings = {**settings, "lr": float(lr), "step": int(step), "noise_ids": noise_ids, "offsets": offsets}
         getattr(reference, name)(*lists, **settings)
         return
-    settings["noise_ids"] = settings["noise_ids"] or ()
-    settings["offsets"] = settings["offsets"] or ()
     if isinstance(lr, Tensor) or isinstance(step, Tensor):
         # Scalars stay on the CPU, where they are read at once.
         lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
@@ -201,4 +200,14 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
         op, settings = op.tensor, {**settings, "lr": lr, "step": step}
     else:
         op = op.default
-    write(op, [*params, *chain(*states)] if states else params, *lists, **settings)
+    if torch.compiler.is_compiling():
+        op(*lists, **settings)
+        return
+    names = _argument_names(name)[len(lists) :]
+    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names))
+
+
+@cache
+def _argument_names(name: str) -> list[str]:
+    """The arguments of a step op, by whose places they are given: that is read sooner than names, by 0.25 µs each."""
+    return [argument.name for argument in getattr(OPS, name).default._schema.arguments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, repeat
 from operator import is_
 from typing import Any, ClassVar, NamedTuple, overload
@@ -41,7 +41,7 @@ class StepLists(NamedTuple):
     params: list[Tensor]
     grads: list[Tensor]
     states: list[list[Tensor]]
-    noise_ids: Sequence[int]
+    noise_ids: list[int]
 
 
 class LangevinOptimizer(Optimizer, ABC):
@@ -181,7 +181,7 @@ class LangevinOptimizer(Optimizer, ABC):
     def _gather(self, group: Group, first_index: int, entries: list[Any]) -> StepLists:
         """What has a gradient; states that are not there yet are left out."""
         params = group["params"]
-        noise_ids: Sequence[int] = range(first_index, first_index + len(params))
+        noise_ids = list(range(first_index, first_index + len(params)))
         entries = entries[first_index : first_index + len(params)]
         grads = [param.grad for param in params]
         if any(map(is_, grads, repeat(None))):
@@ -254,7 +254,7 @@ class LangevinOptimizer(Optimizer, ABC):
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1  # they increase: 0, 1, 2, ..., which the op knows
-            noise = {"noise_ids": () if is_usual else list(noise_ids), "offsets": ()}
+            noise = {"noise_ids": () if is_usual else noise_ids, "offsets": ()}
             ops.run_step(self.step_name, tensors, {**settings, **noise})
             return
         plain = getattr(reference, self.step_name)

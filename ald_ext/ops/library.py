@@ -90,11 +90,12 @@ def _register_in_place(name: str, op: Any) -> None:
     def _(*args: Any, **kwargs: Any) -> None:
         tensors: list[tuple[str, Tensor]] = []
         for argument, value in zip(names, args, strict=False):
-            tensors += [(argument, value)] if isinstance(value, Tensor) else named_tensors(argument, value)
+            if isinstance(value, Tensor):
+                if argument not in ("lr", "step") or value.device.type != "cpu":  # the two may be on the CPU
+                    tensors.append((argument, value))
+            elif isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+                tensors += named_tensors(argument, value)
         check_same_device(short_name, *tensors)
-        for argument, value in kwargs.items():  # lr and step, which may be on the CPU
-            if isinstance(value, Tensor) and value.device.type != "cpu":
-                check_same_device(short_name, tensors[0], (argument, value))
 
     def count_versions(keyset: Any, *args: Any, **kwargs: Any) -> None:
         with torch._C._AutoDispatchBelowADInplaceOrView():

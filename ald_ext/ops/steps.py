@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -160,19 +161,10 @@ def sghmc_step_(
 
 def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
     check_not_recorded(name, *named_tensors("params", lists[0]))
-    run_step(name, lists, **settings)
+    run_step(name, lists, {**settings, "noise_ids": settings["noise_ids"] or (), "offsets": settings["offsets"] or ()})
 
 
-def run_step(
-    name: str,
-    lists: Sequence[Sequence[Tensor]],
-    *,
-    lr: float | Tensor,
-    step: int | Tensor,
-    noise_ids: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    **settings: Any,
-) -> None:
+def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
     """Run the step op called ``name`` on lists of tensors, each parameter's in the same place of every list.
 
     Unlike the functions above, it does not look whether autograd is recording: optimizers write to leaves.
@@ -180,8 +172,8 @@ def run_step(
     Args:
         name: of the op, as in ``"sgld_step_"``.
         lists: params, grads, and the states in the order in which the op takes them.
-        lr, step, noise_ids, offsets: as in :func:`sgld_step_`.
-        settings: all that the op takes besides.
+        settings: all that the op takes besides, as in :func:`sgld_step_`; empty noise_ids and offsets stand for the
+            usual ones.
 
     Raises:
         RuntimeError: as :func:`sgld_step_`.
@@ -195,17 +187,27 @@ def run_step(
                     f"ald_ext::{name}: {argument.name}: got {len(tensors)} items, expected 0, as of params"
                 )
         return
+    lr, step = settings["lr"], settings["step"]
     if params[0].device.type not in KERNEL_DEVICES:
-        noise_ids, offsets = noise_ids or range(len(params)), offsets or [0] * len(params)
-        plain = getattr(reference, name)
-        plain(*lists, lr=float(lr), step=int(step), noise_ids=noise_ids, offsets=offsets, **settings)
+        noise_ids, offsets = settings["noise_ids"] or range(len(params)), settings["offsets"] or [0] * len(params)
+        settings = {**settings, "lr": float(lr), "step": int(step), "noise_ids": noise_ids, "offsets": offsets}
+        getattr(reference, name)(*lists, **settings)
         return
     if isinstance(lr, Tensor) or isinstance(step, Tensor):
         # Scalars stay on the CPU, where they are read at once.
         lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
         step = step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64, device="cpu")
-        op = op.tensor
+        op, settings = op.tensor, {**settings, "lr": lr, "step": step}
     else:
         op = op.default
-    noise = {"noise_ids": noise_ids or (), "offsets": offsets or ()}  # empty: the usual ones, which the op knows
-    write(op, list(chain(params, *states)), *lists, lr=lr, step=step, **noise, **settings)
+    if torch.compiler.is_compiling():
+        op(*lists, **settings)
+        return
+    names = _argument_names(name)[len(lists) :]
+    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names))
+
+
+@cache
+def _argument_names(name: str) -> list[str]:
+    """The arguments of a step op, by whose places they are given: that is read sooner than names, by 0.25 µs each."""
+    return [argument.name for argument in getattr(OPS, name).default._schema.arguments]

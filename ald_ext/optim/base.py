@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from itertools import chain, repeat
+from operator import is_
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
@@ -160,24 +161,33 @@ class LangevinOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             self._check_options(group)  # again: schedulers and users write to groups
             place_step(group)
+        entries = self._entries() if self.state_names else []
         first_index = 0
         for group in self.param_groups:
-            lists = self._gather(group, first_index)
+            lists = self._gather(group, first_index, entries)
             if not self._step_at_once(group, lists):
                 with torch.no_grad():
                     self._step_with_checks(group, lists)
             first_index += len(group["params"])
         return loss
 
-    def _gather(self, group: Group, first_index: int) -> StepLists:
+    def _entries(self) -> list[Any]:
+        """The states of each parameter of all groups; None for one that has not made a step."""
+        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        if len(self.state) == len(params) and all(map(is_, self.state, params)):
+            return list(self.state.values())  # looking up a tensor takes longer than a look at its place
+        return list(map(self.state.get, params))
+
+    def _gather(self, group: Group, first_index: int, entries: list[Any]) -> StepLists:
         """What has a gradient; states that are not there yet are left out."""
         params = group["params"]
-        grads = [param.grad for param in params]
         noise_ids = list(range(first_index, first_index + len(params)))
-        if any(grad is None for grad in grads):
+        entries = entries[first_index : first_index + len(params)]
+        grads = [param.grad for param in params]
+        if any(map(is_, grads, repeat(None))):
             places = [i for i, grad in enumerate(grads) if grad is not None]
             params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
-        entries = [self.state.get(param) for param in params] if self.state_names else []
+            entries = [entries[i] for i in places] if entries else []
         states = [[entry[name] for entry in entries if entry and name in entry] for name in self.state_names]
         return StepLists(params, grads, states, noise_ids)
 
@@ -190,7 +200,7 @@ class LangevinOptimizer(Optimizer, ABC):
         lr = float(group["lr"])
         step = group["step"].item() + (lr != 0)  # Note [Steps that count]
         try:
-            self._run("fused", lists, lr=lr, step=step, **self._op_options(group))
+            self._run("fused", lists, {**self._op_options(group), "lr": lr, "step": step})
         except RuntimeError:
             return False
         group["step"].fill_(step)
@@ -211,9 +221,9 @@ class LangevinOptimizer(Optimizer, ABC):
             lr, step = float(lr), step.item() + counts
         elif counts:
             step += 1
-        options = self._op_options(group)
+        settings = {**self._op_options(group), "lr": lr, "step": step}
         for part in self._mended_parts(lists):
-            self._run(self._implementation(group, part.params[0]), part, lr=lr, step=step, **options)
+            self._run(self._implementation(group, part.params[0]), part, settings)
         if not in_graph:
             group["step"].fill_(step)
 
@@ -221,7 +231,8 @@ class LangevinOptimizer(Optimizer, ABC):
         """The tensors by device and dtype, with states for all, everything in the parameters' strides."""
         parts: dict[tuple[torch.device, torch.dtype], StepLists] = {}
         for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
-            part = parts.setdefault((param.device, param.dtype), StepLists([], [], [[] for _ in self.state_names], []))
+            new = StepLists([], [], [[] for _ in self.state_names], [])
+            part = parts.setdefault((param.device, param.dtype), new)
             part.params.append(param)
             part.grads.append(in_layout_of(grad, param))
             part.noise_ids.append(index)
@@ -239,11 +250,12 @@ class LangevinOptimizer(Optimizer, ABC):
         state[name] = in_layout_of(state[name], param)
         return state[name]
 
-    def _run(self, implementation: str, lists: StepLists, **settings: Any) -> None:
+    def _run(self, implementation: str, lists: StepLists, settings: dict[str, Any]) -> None:
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1  # they increase: 0, 1, 2, ..., which the op knows
-            ops.run_step(self.step_name, tensors, noise_ids=None if is_usual else noise_ids, **settings)
+            noise = {"noise_ids": () if is_usual else noise_ids, "offsets": ()}
+            ops.run_step(self.step_name, tensors, {**settings, **noise})
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain

@@ -122,19 +122,29 @@ inline void check_no_overlap(std::vector<MemoryRange> ranges, const char* op, co
     }
 }
 
-// What is asked of every tensor of a step, read once: each question to torch is a call.
+// What is asked of every tensor of a step, read once and as torch's own numbers: each question to torch is a call.
 struct Layout {
-    explicit Layout(const Tensor& tensor)
-        : type(tensor.scalar_type()),
-          is_cpu(tensor.is_cpu()),
-          device_index(tensor.get_device_index()),
-          sizes(tensor.sizes()),
-          strides(tensor.strides()) {}
+    explicit Layout(const Tensor& tensor) {
+        std::int64_t *first_size = nullptr, *first_stride = nullptr, dim = 0;
+        const bool failed = aoti_torch_get_dtype(tensor.get(), &type) != AOTI_TORCH_SUCCESS ||
+                            aoti_torch_get_device_type(tensor.get(), &device_type) != AOTI_TORCH_SUCCESS ||
+                            aoti_torch_get_device_index(tensor.get(), &device_index) != AOTI_TORCH_SUCCESS ||
+                            aoti_torch_get_dim(tensor.get(), &dim) != AOTI_TORCH_SUCCESS ||
+                            aoti_torch_get_sizes(tensor.get(), &first_size) != AOTI_TORCH_SUCCESS ||
+                            aoti_torch_get_strides(tensor.get(), &first_stride) != AOTI_TORCH_SUCCESS;
+        if (failed) fail("ald_ext: got a tensor without sizes or strides, expected a dense one");
+        sizes = {first_size, static_cast<std::size_t>(dim)};
+        strides = {first_stride, static_cast<std::size_t>(dim)};
+    }
 
     // False does not say that they differ: strides of dimensions of size one say nothing, and CPUs have two indices.
-    bool is_plainly(const Layout& other, ScalarType expected_type) const {
-        return type == expected_type && is_cpu == other.is_cpu && device_index == other.device_index &&
-               same_values(sizes, other.sizes) && same_values(strides, other.strides);
+    bool is_plainly(const Layout& other, std::int32_t expected_type) const {
+        return type == expected_type && is_plainly_beside(other) && same_values(sizes, other.sizes) &&
+               same_values(strides, other.strides);
+    }
+
+    bool is_plainly_beside(const Layout& other) const {
+        return device_type == other.device_type && device_index == other.device_index;
     }
 
     bool is_plainly_contiguous() const {
@@ -149,9 +159,7 @@ struct Layout {
         return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
     }
 
-    ScalarType type;
-    bool is_cpu;
-    std::int32_t device_index;
+    std::int32_t type = 0, device_type = 0, device_index = 0;
     torch::headeronly::IntHeaderOnlyArrayRef sizes, strides;
 };
 
@@ -204,9 +212,13 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     settings.lr = clock.lr;
 
     const Layout first(params[0]);
-    StepArguments arguments{names.kind, {}, first.type, first.device_index, seed, settings, clock};
+    const ScalarType type = params[0].scalar_type();
+    check_parameter_type(type, op, {"params", 0});
+    StepArguments arguments{names.kind, {}, type, first.device_index, seed, settings, clock};
     arguments.tensors.reserve(count);
-    const ScalarType state_type = compute_type(arguments.type);
+    const ScalarType state_type = compute_type(type);
+    const std::int32_t plain_state_type =
+        state_type == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     const std::int64_t param_size = static_cast<std::int64_t>(params[0].element_size());
     const std::int64_t state_size = state_type == ScalarType::Double ? 8 : 4;
     std::vector<MemoryRange> ranges;
@@ -220,19 +232,20 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         const Tensor& param = params[i];
         const Layout layout(param);
         const ArgumentName name("params", index);
-        check_parameter_type(layout.type, op, name);
-        if (layout.type != first.type) check_type(param, first.type, op, name);
-        if (layout.is_cpu != first.is_cpu || layout.device_index != first.device_index) {
-            check_same_device(param, params[0], op, name, "params[0]");
+        if (layout.type != first.type) {
+            check_parameter_type(param.scalar_type(), op, name);
+            check_type(param, type, op, name);
         }
+        if (!layout.is_plainly_beside(first)) check_same_device(param, params[0], op, name, "params[0]");
         ALD_EXT_CHECK(layout.is_plainly_contiguous() || is_dense(param), op, name, "got strides ",
                       shape_text(layout.strides), " for shape ", shape_text(layout.sizes),
                       ", expected a tensor that fills its memory without gaps or overlaps");
-        const auto check = [&](const Tensor& companion, ScalarType type, const ArgumentName& argument) {
-            if (!Layout(companion).is_plainly(layout, type)) check_companion(companion, param, type, op, argument);
-        };
-        check(grads[i], arguments.type, {"grads", index});
-        if (has_states) check(states[i], state_type, {names.states.c_str(), index});
+        if (!Layout(grads[i]).is_plainly(layout, first.type)) {
+            check_companion(grads[i], param, type, op, {"grads", index});
+        }
+        if (has_states && !Layout(states[i]).is_plainly(layout, plain_state_type)) {
+            check_companion(states[i], param, state_type, op, {names.states.c_str(), index});
+        }
         const std::int64_t numel = layout.numel();
         const std::int64_t noise_id = noise_ids.empty() ? index : noise_ids[i];
         const std::int64_t offset = offsets.empty() ? 0 : offsets[i];

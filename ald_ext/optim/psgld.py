@@ -45,7 +45,7 @@ class PSGLD(LangevinOptimizer):
         "alpha": fraction("alpha"),
         "eps": NOT_NEGATIVE,
         "freeze_after": Requirement(
-            lambda value: value is None or (isinstance(value, Integral) and value >= 0), "None or an integer >= 0"
+            lambda value: value is None or (isinstance(value, Integral) and int(value) >= 0), "None or an integer >= 0"
         ),
     }
 

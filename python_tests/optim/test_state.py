@@ -228,14 +228,15 @@ def test_state_dict_holds_what_the_noise_needs(device: torch.device) -> None:
     assert [list(entry) for entry in state["state"].values()] == [["square_avg"]] * 4
 
 
-@pytest.mark.parametrize("step", [2**39, torch.tensor(2**39), torch.tensor(5.0)], ids=str)
-def test_step_counters_of_any_type_stay_exact(device: torch.device, step: Any) -> None:
+def test_large_step_counters_stay_exact(device: torch.device) -> None:
     param = torch.zeros(10, device=device)
     optimizer = SGLD([param], 0.5, num_data=1, seed=9)
     state = optimizer.state_dict()
-    state["param_groups"][0]["step"] = step
-    optimizer.load_state_dict(through_a_file(state))
-    assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=int(step) + 1))
+    for step in (2**39, torch.tensor(5.0)):
+        param.zero_()
+        state["param_groups"][0]["step"] = step
+        optimizer.load_state_dict(through_a_file(state))
+        assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=int(step) + 1))
 
 
 def test_a_frozen_preconditioner_stays_frozen(device: torch.device) -> None:

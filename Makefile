@@ -47,6 +47,7 @@ results: $(VENV)/built
 	    $(BIN)/ald-ext experiment $$name --out docs/results/images/$$name $(RESULTS_OPTIONS) || exit 1; \
 	done
 	$(MAKE) pages
+	$(BIN)/python -m tools.readme_tables
 
 ## Write the pages of docs/results from the files that the runs above left; with CHECK=--check compare them.
 pages: $(VENV)/built

@@ -56,7 +56,7 @@ def experiment_command(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
+        typer.Option(min=1, help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
     ] = None,
 ) -> None:
     """Run an experiment of the paper: results.json, with its figures beside ours, and pictures in OUT.

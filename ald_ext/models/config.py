@@ -28,7 +28,7 @@ class ModelConfig:
         hidden_units: units of each hidden layer of "mlp".
         hidden_layers: number of hidden layers of "mlp"; 0 is a linear map.
         data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
-        likelihood: p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
+        likelihood: the likelihood p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
         precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
         scale: σ of the Gaussian, in units of the dequantized data, which "none" scales to [-1, 1].
         learned_scale: learn σ, beginning at ``scale``.

@@ -27,7 +27,7 @@ class LAEConfig(ModelConfig):
         decoder_inference: how the decoder's parameters θ, whose prior is N(0, s² I), are inferred: "bayes" samples them
             (SGLD, Eqs. 8, 9), "map" maximizes their posterior (no noise), "mle" maximizes their likelihood (no noise,
             flat prior).
-        decoder_prior_scale: s, the standard deviation of the decoder's prior.
+        decoder_prior_scale: standard deviation s of the decoder's prior.
         encoder_temperature: temperature T of the encoder's parameters, in units of the optimizer's; None stands for
             n/p, see :func:`leverage_temperature`.
         prior_eps: λ of the optimizer for the prior's parameters, which then have no momentum either; None gives them

@@ -25,6 +25,13 @@ class Requirement(NamedTuple):
     is_met: Callable[[Any], bool]
     expected: str
 
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is what it has to be; a string, None or a tensor of several elements is not."""
+        try:
+            return self.is_met(value)
+        except (TypeError, RuntimeError):
+            return False
+
 
 NOT_NEGATIVE = Requirement(lambda value: 0 <= value < math.inf, "a finite number >= 0")
 POSITIVE = Requirement(lambda value: 0 < value < math.inf, "a finite number > 0")
@@ -93,7 +100,7 @@ class LangevinOptimizer(Optimizer, ABC):
         check_lr(name, group["lr"])
         for options in (self._common_options, self.own_options):
             for option, requirement in options.items():
-                if not requirement.is_met(group[option]):
+                if not requirement.accepts(group[option]):
                     got = repr(group[option])
                     raise ValueError(f"ald_ext.{name}: {option}: got {got}, expected {requirement.expected}")
         if group["fused"] and group["foreach"]:
@@ -366,18 +373,19 @@ def check_lr(optimizer: str, lr: float | Tensor) -> None:
             raise ValueError(f"ald_ext.{optimizer}: lr: got a tensor of {lr.numel()} elements, expected one")
         if torch.compiler.is_compiling() or lr.device.type != "cpu":
             return  # its value is not at hand without waiting for the device
-    if not NOT_NEGATIVE.is_met(lr):
-        raise ValueError(f"ald_ext.{optimizer}: lr: got {lr}, expected {NOT_NEGATIVE.expected}")
+    if not NOT_NEGATIVE.accepts(lr):
+        raise ValueError(f"ald_ext.{optimizer}: lr: got {lr!r}, expected {NOT_NEGATIVE.expected}")
 
 
 def place_step(group: Group) -> None:
     """Make the step counter an int64 tensor: on the CPU, or where the parameters are if a device is to advance it."""
     step = group["step"]
-    if isinstance(step, Tensor) and step.is_cpu and not group["capturable"] and not step.is_inference():
+    is_counter = isinstance(step, Tensor) and step.dtype == torch.int64
+    if is_counter and step.is_cpu and not group["capturable"] and not step.is_inference():
         return
     device = group["params"][0].device if group["capturable"] and group["params"] else torch.device("cpu")
-    if not isinstance(step, Tensor):
-        group["step"] = torch.tensor(step, dtype=torch.int64, device=device)
+    if not is_counter:
+        group["step"] = torch.tensor(int(step), dtype=torch.int64, device=device)
     elif step.device != device:
         group["step"] = step.to(device)
     elif not torch.compiler.is_compiling() and step.is_inference() and not torch.is_inference_mode_enabled():

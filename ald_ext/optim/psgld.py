@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -43,7 +44,9 @@ class PSGLD(LangevinOptimizer):
     own_options: ClassVar = {
         "alpha": fraction("alpha"),
         "eps": NOT_NEGATIVE,
-        "freeze_after": Requirement(lambda value: value is None or value >= 0, "None or >= 0"),
+        "freeze_after": Requirement(
+            lambda value: value is None or (isinstance(value, Integral) and int(value) >= 0), "None or an integer >= 0"
+        ),
     }
 
     def __init__(

@@ -52,13 +52,13 @@ class TrainingConfig:
             "polynomial", lr · (1 + t/b)^-γ after t steps (Welling & Teh 2011), which does not depend on the number of
             epochs.
         final_lr: ratio of the last lr to the first with "cosine".
-        decay_offset: b of "polynomial", in steps.
+        decay_offset: offset b of "polynomial", in steps.
         decay_exponent: γ of "polynomial", 0.5 < γ <= 1.
         warm_up: steps over which lr rises from 0. PSGLD's v begins at 0, so without it the first step would be
             lr/√(1 - alpha) long for every parameter, whatever its gradient.
         temperature: temperature T of PSGLD; 1 samples the posterior, 0 optimizes.
         alpha: decay of the mean v of squared gradients in PSGLD's preconditioner 1 / (√v + eps).
-        eps: eps of PSGLD's preconditioner 1 / (√v + eps).
+        eps: smallest denominator of PSGLD's preconditioner 1 / (√v + eps).
         momentum: μ of the running means of gradients ḡ ← μ ḡ + (1-μ) g, beginning at 0, that replace the gradients of
             models whose parameters are sampled; 0 leaves the gradients. The means have less noise, so that v is
             smaller, and lr and eps should be lower.

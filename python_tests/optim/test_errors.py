@@ -25,10 +25,10 @@ INFINITY, NAN = math.inf, math.nan
 # --- Options ---
 
 BAD_OPTIONS: list[tuple[str, Any, str]] = [
-    *[("lr", value, "expected a finite number >= 0") for value in (-0.1, INFINITY, NAN)],
+    *[("lr", value, "expected a finite number >= 0") for value in (-0.1, INFINITY, NAN, "0.1", None)],
     *[("temperature", value, "expected a finite number >= 0") for value in (-1.0, INFINITY, NAN)],
     *[("weight_decay", value, "expected a finite number >= 0") for value in (-1e-9, NAN)],
-    *[("num_data", value, "expected a finite number > 0") for value in (0, -5, INFINITY, NAN)],
+    *[("num_data", value, "expected a finite number > 0") for value in (0, -5, INFINITY, NAN, None)],
     *[("seed", value, "expected an integer, 0 <= seed < 2**63") for value in (-1, 2**63, 1.5, "1")],
     ("lr", torch.tensor(-0.1), "expected a finite number >= 0"),
     ("lr", torch.tensor([0.1, 0.2]), "expected one"),
@@ -38,7 +38,7 @@ BAD_PSGLD_OPTIONS: list[tuple[str, Any, str]] = [
     *[("eps", value, "expected a finite number >= 0") for value in (-1e-8, INFINITY, NAN)],
     ("eps", 0, "expected > 0"),
     *[("alpha", value, "expected 0 <= alpha < 1") for value in (-0.1, 1.0, 1.5, NAN)],
-    ("freeze_after", -1, "expected None or >= 0"),
+    *[("freeze_after", value, "expected None or an integer >= 0") for value in (-1, 2.5, "x")],
 ]
 
 BAD_SGHMC_OPTIONS: list[tuple[str, Any, str]] = [

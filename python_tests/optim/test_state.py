@@ -128,9 +128,11 @@ def test_large_step_counters_stay_exact(device: torch.device) -> None:
     param = torch.zeros(10, device=device)
     optimizer = SGLD([param], 0.5, num_data=1, seed=9)
     state = optimizer.state_dict()
-    state["param_groups"][0]["step"] = 2**39
-    optimizer.load_state_dict(through_a_file(state))
-    assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=2**39 + 1))
+    for step in (2**39, torch.tensor(5.0)):
+        param.zero_()
+        state["param_groups"][0]["step"] = step
+        optimizer.load_state_dict(through_a_file(state))
+        assert torch.equal(noise_of(optimizer, [param])[0], ops.normal(10, seed=9, step=int(step) + 1))
 
 
 @EVERY_KIND

@@ -30,7 +30,7 @@ class ModelConfig:
         data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
         likelihood: the likelihood p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
         precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
-        scale: σ of the Gaussian, in units of the dequantized data, which "none" scales to [-1, 1].
+        scale: σ of "gaussian", in units of the dequantized data, which "none" scales to [-1, 1].
         learned_scale: learn σ, beginning at ``scale``.
         dequantization: how pixels become real values, see :mod:`ald_ext.dequantization`.
         decoder_output: "linear", or "tanh" to bound the means of pixels to [-1, 1], as pixels are. A black or a white
@@ -66,11 +66,12 @@ class ModelConfig:
         plain = self.dequantization == "none"
         self._require("dequantization", plain or not discrete, f"none: {self.likelihood} data are discrete")
         self._require("dequantization", plain or pixels, "none: real data are continuous already")
-        self._require("likelihood", pixels or not discrete, "a Gaussian one for real data")
+        continuous = ", ".join(name for name, likelihood in LIKELIHOODS.items() if not likelihood.discrete)
+        self._require("likelihood", pixels or not discrete, f"one for real data: {continuous}")
         self._require(
             "decoder_output",
             self.decoder_output == "linear" or (pixels and not discrete and self.dequantization != "langevin"),
-            "linear: only pixels without Langevin dequantization, under a Gaussian likelihood, lie within [-1, 1]",
+            "linear: only pixels without Langevin dequantization, which are not discrete, lie within [-1, 1]",
         )
 
     @property

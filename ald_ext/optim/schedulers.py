@@ -145,7 +145,7 @@ class CyclicalCosine(ClosedFormScheduler):
         if noiseless_exploration and not all("temperature" in group for group in optimizer.param_groups):
             raise ValueError(
                 f"ald_ext.optim.CyclicalCosine: noiseless_exploration: got True with {type(optimizer).__name__}, "
-                "which has no temperature, expected SGLD, PSGLD or SGHMC"
+                "which has no temperature, expected an optimizer of ald_ext.optim"
             )
         self.exploration = float(exploration)
         self.noiseless_exploration = bool(noiseless_exploration)

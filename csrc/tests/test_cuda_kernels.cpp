@@ -155,7 +155,7 @@ void test_steps() {
         test_step<Param>(named, on_host, std::vector<std::int64_t>(150, 37), 0, false);
     }
     // Step freeze_after is the last at which the preconditioner adapts.
-    NamedSettings freezing = steps_to_test[2];
+    NamedSettings freezing = step_to_test("psgld, adapting, noisy");
     for (const std::int64_t freeze_after : {2, 3}) {
         freezing.settings.freeze_after = (std::int64_t{1} << 32) + freeze_after;
         for (const Clock& clock : clocks) test_step<Param>(freezing, clock, {100}, 0, false);
@@ -479,7 +479,8 @@ void test_all_but_steps() {
 template <typename... Params>
 void test_all_steps() {
     (test_steps<Params>(), ...);
-    for (const NamedSettings& named : {steps_to_test[2], steps_to_test[6]}) (test_far_step<Params>(named), ...);
+    for (const NamedSettings& named : {step_to_test("psgld, adapting, noisy"), step_to_test("sghmc, noisy")})
+        (test_far_step<Params>(named), ...);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../math/rounding.h"
@@ -174,5 +176,12 @@ inline const NamedSettings steps_to_test[] = {
     {"sghmc, no momentum", {.lr = 0.5, .momentum = 0}, StepKind::sghmc},
     {"sghmc, lr = 0", {.lr = 0, .weight_decay = 0.1, .momentum = 0.9}, StepKind::sghmc},
 };
+
+inline const NamedSettings& step_to_test(const std::string& name) {
+    for (const NamedSettings& step : steps_to_test) {
+        if (step.name == name) return step;
+    }
+    throw std::runtime_error("steps_to_test has no \"" + name + "\"");
+}
 
 }  // namespace ald_ext::tests

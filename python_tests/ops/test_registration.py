@@ -20,7 +20,7 @@ SOME_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # --- opcheck ---
 
 
-#: The number of lists of each step, and the options of its own.
+#: The number of lists of each step (params, grads and its states), and the options of its own.
 STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "sgld_step_": (2, {}),
     "psgld_step_": (3, {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}),
@@ -33,7 +33,7 @@ def step_arguments(
 ) -> tuple[tuple[list[Tensor], ...], dict[str, Any]]:
     shapes = [(3, 4), (0,), (), (70,)]
     lists, own = STEPS[step]
-    dtypes = (dtype, dtype, torch.float32)[:lists]
+    dtypes = (dtype, dtype, *[torch.float32] * (lists - 2))
     tensors = tuple([torch.rand(shape, device=device).to(dtype) for shape in shapes] for dtype in dtypes)
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
     return tensors, {**options, **own, "seed": 1, "step": 2, "noise_ids": [0, 1, 2, 3], "offsets": [0, 0, 0, 0]}
@@ -314,7 +314,7 @@ def step_overwrite(step: str, position: int, raw: bool, clock: dict[str, Any]) -
     options = {**RAW_STEP, **own, **clock} if raw else {**STEP, **clock}
 
     def overwrite(x: Tensor, like: Tensor, ones: Tensor) -> None:
-        lists = [[like.clone()], [like], [ones]][:count]
+        lists = [[like.clone()], [like], *([ones.clone()] for _ in range(count - 2))]
         lists[position] = [x]
         (registered if raw else getattr(ops, step))(*lists, **options)
 
@@ -325,7 +325,7 @@ def step_overwrites(position: int) -> dict[str, Overwrite]:
     return {
         f"{'raw ' if raw else ''}{step} {position}{' at' if clock else ''}": step_overwrite(step, position, raw, clock)
         for step, (count, _) in STEPS.items()
-        for raw in (False, True)
+        for raw in ((False, True) if hasattr(ops, step) else (True,))
         for clock in ({}, CLOCK)
         if position < count
     }

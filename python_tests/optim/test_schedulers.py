@@ -395,7 +395,9 @@ def test_bad_arguments(schedule: str, argument: str, value: Any, expected: str) 
 
 def test_no_noise_to_switch_off() -> None:
     torchs = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    with pytest.raises(ValueError, match=r"noiseless_exploration: got True with SGD, .*expected SGLD, PSGLD or SGHMC"):
+    with pytest.raises(
+        ValueError, match=r"noiseless_exploration: got True with SGD, .*expected an optimizer of ald_ext.optim"
+    ):
         cyclical(torchs, noiseless_exploration=True)
 
 

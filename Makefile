@@ -18,7 +18,7 @@ demo: $(VENV)/built
 
 ## Train every model with its default settings, a quarter of an hour on two cores; writes docs/results/models.md.
 models: $(VENV)/built
-	for model in $$($(BIN)/python -c 'from ald_ext.models import MODELS; print(*MODELS)'); do \
+	models=$$($(BIN)/python -c 'from ald_ext.models import MODELS; print(*MODELS)') && for model in $$models; do \
 	    out=docs/results/models/$$model && mkdir -p $$out && \
 	    $(BIN)/ald-ext train --model $$model --out runs/models/$$model --overwrite && \
 	    cp runs/models/$$model/*.json runs/models/$$model/*.png $$out/ || exit 1; \
@@ -28,7 +28,7 @@ models: $(VENV)/built
 
 ## The paper's toy experiments, with every preset, about half an hour; writes docs/results/toy.md.
 experiments: $(VENV)/built
-	$(BIN)/ald-ext experiment --list --toy | while read name presets; do \
+	list=$$($(BIN)/ald-ext experiment --list --toy) && echo "$$list" | while read name presets; do \
 	    for preset in $$presets; do \
 	        out=docs/results/toy/$$name; [ $$preset = default ] || out=$$out/$$preset; \
 	        $(BIN)/ald-ext experiment $$name --preset $$preset --out $$out </dev/null || exit 1; \
@@ -43,7 +43,7 @@ DATA_ROOT ?= data
 RESULTS_OPTIONS = --data-root $(DATA_ROOT) $(if $(DOWNLOAD),--download) --runs runs/shared $(OPTIONS)
 results: $(VENV)/built
 	mkdir -p $(DATA_ROOT)
-	for name in $$($(BIN)/ald-ext experiment --list --images); do \
+	names=$$($(BIN)/ald-ext experiment --list --images) && for name in $$names; do \
 	    $(BIN)/ald-ext experiment $$name --out docs/results/images/$$name $(RESULTS_OPTIONS) || exit 1; \
 	done
 	$(MAKE) pages

@@ -105,7 +105,7 @@ def measure(
     Args:
         path: of the JSON file.
         arguments: of :func:`parse_arguments`.
-        cases: in the order of what is missed most, should the time run out.
+        cases: in the order in which they matter, should the time run out.
         budget_s: seconds that each size of a case is measured for at least.
         facts: what the file says beside the figures.
     """

@@ -26,7 +26,7 @@ def report_command(
     """Write a page of results with tables, plots and pictures, with the paper's figures beside ours."""
     if check:
         labels = check_report(folders, out, tried=tried)
-        typer.echo(f"{out} shows the results of {len(labels)} experiments")
+        typer.echo(f"{out} shows {', '.join(labels)}")
     else:
         labels = write_report(folders, out, html=html, tried=tried)
-        typer.echo(f"{len(labels)} experiments in {' and '.join(str(path) for path in (out, html, tried) if path)}")
+        typer.echo(f"{', '.join(labels)} in {' and '.join(str(path) for path in (out, html, tried) if path)}")

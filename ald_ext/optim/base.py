@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from .. import ops, reference
 from .foreach import FOREACH_STEPS
+from .layouts import in_layout_of, is_dense, share_memory
 
 Group = dict[str, Any]
 
@@ -269,24 +270,16 @@ class LangevinOptimizer(Optimizer, ABC):
         step(*tensors, noise_ids=noise_ids, offsets=[0] * len(noise_ids), **settings)
 
     def _check_memory(self, lists: StepLists) -> None:
-        """A step writes to nothing twice, and to nothing that it reads. The op looks too, at one call's tensors."""
+        """The op looks too, at one call's tensors."""
         if torch.compiler.is_compiling():
             return
-        ranges = [(*memory_range(tensor), True) for tensor in chain(lists.params, *lists.states)]
-        # A gradient of other strides is copied before the step.
         pairs = zip(lists.grads, lists.params, strict=True)
-        ranges += [(*memory_range(grad), False) for grad, param in pairs if grad.stride() == param.stride()]
-        written_end = read_end = 0
-        for begin, end, is_written in sorted(ranges):
-            if begin < end and (begin < written_end or (is_written and begin < read_end)):
-                raise RuntimeError(
-                    f"ald_ext.{type(self).__name__}: params: got parameters, gradients or states that share memory, "
-                    "expected distinct tensors"
-                )
-            if is_written:
-                written_end = max(written_end, end)
-            else:
-                read_end = max(read_end, end)
+        read = [grad for grad, param in pairs if grad.stride() == param.stride()]  # others are copied before the step
+        if share_memory([*lists.params, *chain.from_iterable(lists.states)], read):
+            raise RuntimeError(
+                f"ald_ext.{type(self).__name__}: params: got parameters, gradients or states that share memory, "
+                "expected distinct tensors"
+            )
 
     def _check_param(self, group: Group, param: Tensor, grad: Tensor, index: int) -> None:
         where = f"ald_ext.{type(self).__name__}: parameter {index}"
@@ -361,12 +354,6 @@ def is_known_zero(lr: float | Tensor) -> bool:
     return float(lr) == 0
 
 
-def memory_range(tensor: Tensor) -> tuple[int, int]:
-    """Addresses of a tensor that fills its memory; empty where it has none."""
-    begin = tensor.data_ptr() if tensor.device.type != "meta" else 0
-    return begin, begin + tensor.numel() * tensor.element_size() if begin else 0
-
-
 def check_lr(optimizer: str, lr: float | Tensor) -> None:
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
@@ -390,15 +377,3 @@ def place_step(group: Group) -> None:
         group["step"] = step.to(device)
     elif not torch.compiler.is_compiling() and step.is_inference() and not torch.is_inference_mode_enabled():
         group["step"] = step.clone()  # outside of inference mode it could not be advanced
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """True if the elements fill one range of memory: only then does a new tensor like it get its strides."""
-    return tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-
-
-def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
-    """A gradient or state with the parameter's strides; a copy where they differ: one pass needs one order."""
-    if tensor.stride() == param.stride():
-        return tensor
-    return torch.empty_like(param, dtype=tensor.dtype).copy_(tensor)

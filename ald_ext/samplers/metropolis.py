@@ -52,7 +52,7 @@ class MetropolisSampler(DatapointSampler):
             finite.
     """
 
-    #: The acceptance that adaptation aims at by default.
+    #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
 
     def __init__(

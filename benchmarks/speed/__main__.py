@@ -23,7 +23,7 @@ from .update import update_cases, update_dtype_cases
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
 BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5
 
-#: In the order of what is missed most, should the time run out (--time-limit).
+#: In the order in which they matter, should the time run out (--time-limit).
 FAMILIES = (
     update_cases,
     likelihood_cases,

@@ -20,8 +20,9 @@ struct LangevinSettings {
 // A setting that some steps have and others do not.
 template <typename Value>
 struct OwnSetting {
+    using Field = Value LangevinSettings::*;
     const char* name;
-    Value LangevinSettings::* field;
+    Field field;
 };
 
 // Note [The list of steps]

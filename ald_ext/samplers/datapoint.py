@@ -42,6 +42,9 @@ class DatapointSampler(ABC):
         index: index of each datum in its data set, (n,) int64, 0 ≤ index < 2^44, which keys the noise (Note [Noise of
             datapoint samplers]); None stands for 0, 1, …, n - 1.
 
+    Attributes:
+        step_count: the number of steps that were made.
+
     Raises:
         ValueError: an argument out of its range, or shapes that do not fit.
     """
@@ -69,44 +72,34 @@ class DatapointSampler(ABC):
         self.potential = potential
         self.temperature = float(temperature)
         self.seed = self._checked_seed(seed)
-        self._index = self._checked_index(index, z)
+        self.index = self._checked_index(index, z)
         self._z = z.detach().clone(memory_format=torch.contiguous_format)
         self._rows_of_x = x if x is None or z.dim() == 2 else x.repeat_interleave(z.shape[1], 0)  # one for each chain
-        self._step_count = self._first_step = 0
+        self.step_count = self._first_step = 0
 
     @property
     def z(self) -> Tensor:
         """The current states, in the shape of the initial ones. Later steps do not overwrite them; nor should you."""
         return self._z.detach()
 
-    @property
-    def index(self) -> Tensor:
-        """The index of each datum, (n,) int64."""
-        return self._index
-
-    @property
-    def step_count(self) -> int:
-        """The number of steps that were made."""
-        return self._step_count
-
     def start_after(self, step_count: int) -> None:
         """Count, and so key the noise, as if ``step_count`` steps had been made: for a sampler that is made anew.
 
         Only samplers whose state is z can do so: initial momenta are already drawn, from the noise before step 1.
         """
-        self._step_count = self._first_step = step_count
+        self.step_count = self._first_step = step_count
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """Advance every chain by one step and return ``z``. If it raises, nothing has changed."""
-        self._advance(self._step_count + 1)
-        self._step_count += 1
+        self._advance(self.step_count + 1)
+        self.step_count += 1
         return self.z
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that changes, and the seed; they load with weights_only=True."""
         tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        return {"seed": self.seed, "step_count": self._step_count, "index": self._index.clone(), **tensors}
+        return {"seed": self.seed, "step_count": self.step_count, "index": self.index.clone(), **tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bit for bit from the state of a sampler with the same arguments; options are not part of it.
@@ -115,7 +108,7 @@ class DatapointSampler(ABC):
             ValueError: an entry is missing, or differs in shape, dtype or index from what this sampler has.
         """
         state_dict = {EARLIER_NAMES.get(name, name): value for name, value in state_dict.items()}
-        expected = {"index": self._index, **self._tensors()}
+        expected = {"index": self.index, **self._tensors()}
         for name in ("seed", "step_count", *expected):
             self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
         for name, tensor in expected.items():
@@ -123,11 +116,11 @@ class DatapointSampler(ABC):
             fits = saved.shape == tensor.shape and saved.dtype == tensor.dtype
             got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
             self._require(fits, "state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
-        same = torch.equal(state_dict["index"].to(self._index.device), self._index)
+        same = torch.equal(state_dict["index"].to(self.index.device), self.index)
         self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
         self.seed = self._checked_seed(state_dict["seed"])
-        self._step_count = int(state_dict["step_count"])
+        self.step_count = int(state_dict["step_count"])
         self._restore(tensors)
 
     @abstractmethod
@@ -149,9 +142,8 @@ class DatapointSampler(ABC):
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""
-        noise_step = step * self.draws_per_step + draw
-        count = shape[1:].numel()
-        noise = ops.latent_normal(self._index, count, seed=self.seed, step=noise_step, dtype=self._z.dtype)
+        noise_step, count = step * self.draws_per_step + draw, shape[1:].numel()
+        noise = ops.latent_normal(self.index, count, seed=self.seed, step=noise_step, dtype=self._z.dtype)
         return noise.view(shape)
 
     def _checked_seed(self, seed: int | None) -> int:

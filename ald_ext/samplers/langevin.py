@@ -21,9 +21,9 @@ class LangevinDynamics(DatapointSampler):
     theirs is T s² / (1 - η/(2s²)). The potential may change between steps.
 
     Args:
-        potential, x, z: see :class:`DatapointSampler`.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
         step_size: η > 0.
-        options: temperature, T ≥ 0, where 0 is gradient descent; seed; index: see :class:`DatapointSampler`.
+        temperature: T ≥ 0; 0 is gradient descent.
 
     Raises:
         ValueError: an argument out of its range, or shapes that do not fit.
@@ -31,8 +31,18 @@ class LangevinDynamics(DatapointSampler):
 
     draws_per_step: ClassVar = 1
 
-    def __init__(self, potential: Potential, x: Tensor | None, z: Tensor, *, step_size: float, **options: Any) -> None:
-        super().__init__(potential, x, z, **options)
+    def __init__(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        *,
+        step_size: float,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        index: Tensor | None = None,
+    ) -> None:
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("step_size", step_size)
         self.step_size = float(step_size)
 
@@ -57,11 +67,10 @@ class UnderdampedLangevin(DatapointSampler):
     The momenta belong to a time half a step before. The potential may change between steps.
 
     Args:
-        potential, x, z: see :class:`DatapointSampler`.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
         step_size: h > 0.
         friction: γ > 0.
-        options: temperature, T ≥ 0, where 0 is gradient descent with momentum; seed; index: see
-            :class:`DatapointSampler`.
+        temperature: T ≥ 0; 0 is gradient descent with momentum.
 
     Raises:
         ValueError: an argument out of its range, or shapes that do not fit.
@@ -77,9 +86,11 @@ class UnderdampedLangevin(DatapointSampler):
         *,
         step_size: float,
         friction: float = 1.0,
-        **options: Any,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, **options)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.step_size = float(step_size)

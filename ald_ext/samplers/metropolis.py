@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,13 +78,13 @@ class MetropolisSampler(DatapointSampler):
         chain that adapts is not a Markov chain of the right target: discard these samples.
 
     Args:
-        potential, x, z: see :class:`DatapointSampler`.
+        potential, x, z, seed, index: see :class:`DatapointSampler`.
         step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
+        temperature: T > 0.
         inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
             identity. The best choice is near the target's covariance.
         adapt_steps: number of steps of Note [Adaptation]; 0 keeps the step size.
         target_acceptance: a number between 0 and 1; None stands for the sampler's ``best_acceptance``.
-        options: temperature, T > 0; seed; index: see :class:`DatapointSampler`.
 
     Raises:
         ValueError: an argument out of its range, shapes that do not fit, or initial states where the potential is not
@@ -101,12 +101,14 @@ class MetropolisSampler(DatapointSampler):
         z: Tensor,
         *,
         step_size: float | Tensor,
+        temperature: float = 1.0,
         inverse_mass_matrix: Tensor | None = None,
         adapt_steps: int = 0,
         target_acceptance: float | None = None,
-        **options: Any,
+        seed: int | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, **options)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
         self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
         self.adapt_steps = adapt_steps
@@ -221,7 +223,7 @@ class MALA(MetropolisSampler):
     size √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
 
     Args:
-        potential, x, z, step_size, inverse_mass_matrix, adapt_steps, target_acceptance, options:
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
             see :class:`MetropolisSampler`; the step size is h.
 
     Raises:
@@ -253,13 +255,12 @@ class HMC(MetropolisSampler):
     and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
 
     Args:
-        potential, x, z, step_size: see :class:`MetropolisSampler`; the step size is ε.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
+            see :class:`MetropolisSampler`; the step size is ε.
         num_leapfrog_steps: L ≥ 1.
         jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
             fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
             near a period of the target (Neal 2011, Section 5.4.2.2).
-        options: inverse_mass_matrix, adapt_steps, target_acceptance, temperature, seed and index of
-            :class:`MetropolisSampler`.
 
     Raises:
         ValueError: as :class:`MetropolisSampler`.
@@ -277,9 +278,25 @@ class HMC(MetropolisSampler):
         step_size: float | Tensor,
         num_leapfrog_steps: int,
         jitter: float = 0.0,
-        **options: Any,
+        temperature: float = 1.0,
+        inverse_mass_matrix: Tensor | None = None,
+        adapt_steps: int = 0,
+        target_acceptance: float | None = None,
+        seed: int | None = None,
+        index: Tensor | None = None,
     ) -> None:
-        super().__init__(potential, x, z, step_size=step_size, **options)
+        super().__init__(
+            potential,
+            x,
+            z,
+            step_size=step_size,
+            temperature=temperature,
+            inverse_mass_matrix=inverse_mass_matrix,
+            adapt_steps=adapt_steps,
+            target_acceptance=target_acceptance,
+            seed=seed,
+            index=index,
+        )
         self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
         self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
         self.num_leapfrog_steps, self.jitter = num_leapfrog_steps, jitter

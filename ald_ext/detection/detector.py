@@ -124,7 +124,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         require(len(values) >= 2, f"{owner}: X", f"{len(values)} samples", "at least 2")
         preparation = make_preparation(values, owner)
         data = preparation(values, owner)
-        run = train_in_memory(self._training_config(preparation, len(data)), data, self.progress)
+        images, config = ImageData(data, None, data[:MEASURED], None), self._training_config(preparation, len(data))
+        try:
+            run = fit(config, images, progress=self.progress)
+        except TrainingInterrupted as interruption:
+            if interruption.signal_number == signal.SIGINT:
+                raise KeyboardInterrupt from interruption  # scikit-learn's searches take others for a failed fit
+            raise
         run.model.diagnostics = {}
         self.preparation_ = preparation
         self.n_features_in_ = preparation.num_features
@@ -255,16 +261,3 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _labels(self, scores: np.ndarray) -> np.ndarray:
         return (scores > self.threshold_).astype(np.int64)
-
-
-def train_in_memory(config: TrainingConfig, data: Tensor, progress: bool) -> Any:
-    """Return a finished run on prepared data; raise what :func:`ald_ext.training.fit` does.
-
-    Ctrl-C, however, is a KeyboardInterrupt again: scikit-learn's searches take any other error for a failed fit.
-    """
-    try:
-        return fit(config, ImageData(data, None, data[:MEASURED], None), progress=progress)
-    except TrainingInterrupted as interruption:
-        if interruption.signal_number == signal.SIGINT:
-            raise KeyboardInterrupt from interruption
-        raise

@@ -151,8 +151,7 @@ class EfficientNetLite0Features:
 
 #: The extractors by their names on the command line.
 EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
-    InceptionFeatures.name: InceptionFeatures,
-    EfficientNetLite0Features.name: EfficientNetLite0Features,
+    extractor.name: extractor for extractor in (InceptionFeatures, EfficientNetLite0Features)
 }
 
 
@@ -163,13 +162,10 @@ def make_extractor(
 
     Args:
         name: its name.
-        weights: file of the weights; None stands for the standard ones.
-        device: device that the network runs on.
+        weights, device: see the extractor, also for its ImportError and OSError.
 
     Raises:
         ValueError: an unknown name, or a file that does not hold the weights.
-        ImportError: the extractor's package is missing.
-        OSError: the weights are missing, or their download failed.
     """
     expected = f"one of {', '.join(EXTRACTORS)}"
     require(name in EXTRACTORS, "ald_ext.metrics.make_extractor: name", repr(name), expected)

@@ -60,7 +60,12 @@ class LastLayer:
                 stacklevel=3,
             )
         shape = (chains, latent_dim, self.design.shape[1])
-        self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
+        if weight is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            normals = torch.randn(shape, generator=generator, dtype=self.design.dtype).to(self.design.device)
+            self._weight = normals * (initial_scale / self.design.square().sum(1).mean().sqrt())
+        else:
+            self._weight = self._checked(weight, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for any data, (m, ...) → (m, chains, d): this is the amortized encoder."""
@@ -80,11 +85,6 @@ class LastLayer:
         with torch.no_grad():
             design: Tensor = self.features(x)
         return design
-
-    def _initial_weight(self, shape: tuple[int, int, int], scale: float) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        normals = torch.randn(shape, generator=generator, dtype=self.design.dtype).to(self.design.device)
-        return normals * (scale / self.design.square().sum(1).mean().sqrt())
 
     def _checked(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
         argument, got = f"ald_ext.samplers.{type(self).__name__}: weight", f"shape {tuple(weight.shape)}"

@@ -105,13 +105,8 @@ def check_sampler(
             (num_replicas, dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called
             anew for every step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a
             deviation that is the discretization's counts as wrong.
-        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`.
-
-    Returns:
-        The report, whose ``ok`` is True if the sampler is right.
-
-    Raises:
-        ValueError: an argument out of its range.
+        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`,
+            also for what is returned and raised.
     """
     name = "ald_ext.samplers.check_sampler"
     target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))

@@ -41,7 +41,6 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (n, d) of images (n, C, H, W) uint8, C = 1 or 3, each of which depends on one image only."""
-        ...
 
 
 class InceptionFeatures:

@@ -57,12 +57,7 @@ class GaussianAccumulator:
         Raises:
             ValueError: another shape or dtype, another d than before, or features that are not finite.
         """
-        argument = "ald_ext.metrics.GaussianAccumulator.update: features"
-        dimension = len(self.mean) if self.count else "d"
-        fits = features.ndim == 2 and features.is_floating_point() and dimension in ("d", features.shape[1])
-        got = f"{features.dtype} of shape {tuple(features.shape)}"
-        require(fits, argument, got, f"floats of shape (m, {dimension})")
-        require(features.isfinite().all(), argument, "values that are not finite", "finite ones")
+        self.check(features)
         if len(features) == 0:
             return
         batch = features.detach().to("cpu", torch.float64)
@@ -73,12 +68,17 @@ class GaussianAccumulator:
         self.scatter.addmm_(centred.T, centred)
         self.count = merge_mean_(self.count, self.mean, self.scatter, len(batch), batch_mean)
 
-    def statistics(self) -> GaussianStatistics:
-        """Return the statistics of all features so far; more may follow.
+    def check(self, features: Tensor) -> None:
+        """Raise a ValueError for features that :meth:`update` does not take."""
+        argument = "ald_ext.metrics.GaussianAccumulator.update: features"
+        dimension = len(self.mean) if self.count else "d"
+        fits = features.ndim == 2 and features.is_floating_point() and dimension in ("d", features.shape[1])
+        got = f"{features.dtype} of shape {tuple(features.shape)}"
+        require(fits, argument, got, f"floats of shape (m, {dimension})")
+        require(features.isfinite().all(), argument, "values that are not finite", "finite ones")
 
-        Raises:
-            ValueError: fewer than 2 features came, which have no covariance.
-        """
+    def statistics(self) -> GaussianStatistics:
+        """Return the statistics of all features so far; more may follow. ValueError for fewer than 2 features."""
         name = "ald_ext.metrics.GaussianAccumulator.statistics"
         require(self.count >= 2, name, f"{self.count} features", "at least 2")
         return GaussianStatistics(self.mean.clone(), self.scatter / (self.count - 1), self.count)

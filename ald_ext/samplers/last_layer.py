@@ -41,14 +41,13 @@ class LastLayer:
         x: Tensor,
         latent_dim: int,
         *,
-        chains: int = 1,
-        weight: Tensor | None = None,
-        initial_scale: float = 1.0,
-        seed: int | None = None,
-        **options: Any,
+        chains: int,
+        weight: Tensor | None,
+        initial_scale: float,
+        seed: int | None,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
-        self.seed, self.options = draw_seed() if seed is None else seed, options
+        self.seed = draw_seed() if seed is None else seed
         self.design = self._design(x)
         self.rank = gram_rank(self.design)
         if self.rank < len(x):
@@ -108,10 +107,10 @@ class LastLayerALD(LastLayer):
         x: data (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
         latent_dim: d.
         kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
-        chains: number of independent Φ, 1 by default.
+        chains: number of independent Φ.
         weight: initial Φ, (chains, d, F); None draws normals of scale ``initial_scale``/√(mean ‖g‖²), so that the
             outputs begin as about N(0, initial_scale²).
-        initial_scale: see weight; 1 by default.
+        initial_scale: see weight.
         seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
         options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
     """
@@ -124,11 +123,17 @@ class LastLayerALD(LastLayer):
         latent_dim: int,
         *,
         kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(features, potential, x, latent_dim, **options)
+        super().__init__(
+            features, potential, x, latent_dim, chains=chains, weight=weight, initial_scale=initial_scale, seed=seed
+        )
         weights = self._weight.flatten(1)[None]
-        self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **self.options)
+        self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **options)
 
     def _total_potential(self, _x: None, weights: Tensor) -> Tensor:
         """Return ΣU(x_i, Φ g_i) for rows Φ, (chains, d·F), under a flat prior on Φ."""
@@ -171,14 +176,13 @@ class LastLayerSGALD(LastLayer):
     is n/m times as large, and with ``outputs="batch"`` a step costs the same for any n.
 
     Args:
-        features, potential, x, latent_dim: see :class:`LastLayerALD`.
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayerALD`.
         batch_size: m; None stands for all data.
         transitions: number of the kernel's transitions for each minibatch.
         kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta would begin anew.
         outputs: "all" to return the outputs for all data at each step, or "batch" for those of its minibatch, whose
             indices are in ``batch``.
-        options: chains, weight, initial_scale and seed of :class:`LastLayerALD`, and options of the kernel except index
-            and adapt_steps, as the kernel is made anew for each minibatch.
+        options: options of the kernel except index and adapt_steps, as the kernel is made anew for each minibatch.
 
     Raises:
         ValueError: an argument out of its range, or an option that such a kernel cannot have.
@@ -194,12 +198,18 @@ class LastLayerSGALD(LastLayer):
         batch_size: int | None = None,
         transitions: int = 1,
         kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
         outputs: str = "all",
         **options: Any,
     ) -> None:
-        super().__init__(features, potential, x, latent_dim, **options)
+        super().__init__(
+            features, potential, x, latent_dim, chains=chains, weight=weight, initial_scale=initial_scale, seed=seed
+        )
         self.batch_size = len(x) if batch_size is None else batch_size
-        self.transitions, self.kernel, self.outputs = transitions, kernel, outputs
+        self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
         name = "ald_ext.samplers.LastLayerSGALD"
         self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, self.seed)
         self.batch = torch.arange(len(x))
@@ -209,10 +219,10 @@ class LastLayerSGALD(LastLayer):
         momenta = isinstance(kernel, type) and issubclass(kernel, UnderdampedLangevin)
         expected = f"one without momenta, such as MALA or HMC: {anew}"
         require(not momenta, f"{name}: kernel", getattr(kernel, "__name__", ""), expected)
-        one_number = not isinstance(self.options.get("step_size"), Tensor)
+        one_number = not isinstance(options.get("step_size"), Tensor)
         require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
         for option in ("index", "adapt_steps"):
-            require(option not in self.options, f"{name}: {option}", "a value", f"none: {anew}")
+            require(option not in options, f"{name}: {option}", "a value", f"none: {anew}")
 
     @property
     def acceptance_rate(self) -> float:

@@ -131,11 +131,7 @@ class MetropolisSampler(DatapointSampler):
         return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
     def refresh(self) -> None:
-        """Evaluate the potential at the current states anew; call it when the potential has changed.
-
-        Raises:
-            ValueError: it is not finite there.
-        """
+        """Evaluate the potential, which has changed, at the current states. ValueError if it is not finite there."""
         value, gradient = self._evaluate(self._z)
         bad = int((~value.isfinite()).sum())
         self._require(not bad, "z", f"{bad} of {value.numel()} states where the potential is not finite", "none")

@@ -54,8 +54,9 @@ def check_optimizer(
         report = check_optimizer(lambda params: ald_ext.SGLD(params, lr=0.1, num_data=10))
         assert report.ok, report
 
-    Note [How a sampler is checked] says how. The parameter has the shape (num_replicas, dimension); its gradient is
-    that of the loss U/N, summed over replicas.
+    Note [How a sampler is checked] says how; the ``ok`` of the report that is returned is True if the optimizer is
+    right. The parameter has the shape (num_replicas, dimension); its gradient is that of the loss U/N, summed over
+    replicas.
 
     Args:
         make_optimizer: function of a list of parameters that returns the optimizer; it is called anew for every step
@@ -69,9 +70,6 @@ def check_optimizer(
         seed: seed of torch's default generator during the check, which afterwards is as before.
         dtype: dtype of the parameter.
         device: device of the parameter.
-
-    Returns:
-        The report, whose ``ok`` is True if the optimizer is right.
 
     Raises:
         ValueError: an argument out of its range.

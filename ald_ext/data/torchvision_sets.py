@@ -127,8 +127,8 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
     if not names:
         raise ValueError(f"{CELEBA_PARTITION} names no images for train or for test")
     faces = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    margins = [(side - CELEBA_CROP) // 2 for side in CELEBA_SIZE]
-    box = (*margins, *(margin + CELEBA_CROP for margin in margins))
+    left, top = ((side - CELEBA_CROP) // 2 for side in CELEBA_SIZE)
+    box = (left, top, left + CELEBA_CROP, top + CELEBA_CROP)
     for index, name in enumerate(progress_bar(names, desc="reading celeba", delay=1)):
         try:
             with Image.open(folder / name) as image:

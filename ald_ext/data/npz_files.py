@@ -44,8 +44,8 @@ def load_npz(path: Path) -> ImageData:
             require(len(images) > 1, f"{place}: train_images", got, expected)
             return hold_out(images, labels)
         test_images, test_labels = read_split(place, arrays, "test")
-    got, channels = test_images.shape[1], images.shape[1]
-    require(got == channels, f"{place}: test_images", f"{got} channels", f"{channels} as in train_images")
+    channels, of_test = images.shape[1], test_images.shape[1]
+    require(of_test == channels, f"{place}: test_images", f"{of_test} channels", f"{channels} as in train_images")
     return ImageData(images, labels, test_images, test_labels)
 
 

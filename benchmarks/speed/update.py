@@ -21,6 +21,13 @@ OPTIONS = StepOptions(lr=1e-3, num_data=50_000, alpha=0.99, eps=0.1)
 LR = OPTIONS.lr
 SGLD_OPTIONS: dict[str, Any] = {"lr": LR, "num_data": OPTIONS.num_data, "seed": 0}
 PSGLD_OPTIONS: dict[str, Any] = {**SGLD_OPTIONS, "alpha": OPTIONS.alpha, "eps": OPTIONS.eps}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    names.PSGLD: partial(ald_ext.PSGLD, **PSGLD_OPTIONS, fused=True),
+    names.SGLD: partial(ald_ext.SGLD, **SGLD_OPTIONS, fused=True),
+    names.ADAM: partial(torch.optim.Adam, lr=LR, fused=True),
+    names.SGD: partial(torch.optim.SGD, lr=LR, fused=True),
+    names.RMSPROP: partial(torch.optim.RMSprop, lr=LR, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True),
+}
 
 #: Like the tensors of a small network.
 IN_TENSORS_NUMELS = (*[312] * 31, 328)
@@ -128,10 +135,6 @@ def check_steps(inputs: UpdateInputs, run: Run, *, steps: Steps, noisy: bool) ->
 # Variants.
 
 
-def prepare_in_pytorch(variant: str, inputs: UpdateInputs) -> Run:
-    return partial(step_of_variant(variant), inputs)
-
-
 def prepare_our_normal(inputs: UpdateInputs) -> Run:
     """The op behind ops.normal, which would allocate: on a CPU, page faults would take longer than the noise."""
     steps = itertools.count(1)
@@ -151,20 +154,8 @@ def prepare_op(inputs: UpdateInputs, **options: Any) -> Run:
     return lambda: ops.psgld_step_(params, grads, square_avgs, **all_options, step=next(steps))
 
 
-def psgld(params: list[Tensor], **options: Any) -> ald_ext.PSGLD:
-    return ald_ext.PSGLD(params, **PSGLD_OPTIONS, fused=True, **options)
-
-
-def sgld(params: list[Tensor], **options: Any) -> ald_ext.SGLD:
-    return ald_ext.SGLD(params, **SGLD_OPTIONS, fused=True, **options)
-
-
-def prepare_optimizer(make: Callable[..., torch.optim.Optimizer], inputs: UpdateInputs, **options: Any) -> Run:
-    return make(inputs.params, **options).step
-
-
-def torch_optimizer(make: Callable[..., torch.optim.Optimizer], **options: Any) -> Callable[[UpdateInputs], Run]:
-    return partial(prepare_optimizer, make, lr=LR, **options)
+def steps_of(optimizer: Callable[[list[Tensor]], torch.optim.Optimizer], inputs: UpdateInputs) -> Run:
+    return optimizer(inputs.params).step
 
 
 def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
@@ -176,29 +167,27 @@ def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
     check_rmsprop, check_sgd, check_adam = (
         partial(check_steps, steps=steps, noisy=False) for steps in (psgld_drift, sgld_drift, adam_steps)
     )
-    rmsprop = torch_optimizer(torch.optim.RMSprop, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True)
+
+    def in_pytorch(name: str) -> Variant:
+        return Variant(
+            name, psgld_bytes, lambda inputs: partial(step_of_variant(name), inputs), check_psgld, (names.OURS,)
+        )
+
+    def optimizer(name: str, count: int, check: Callable[..., None], *over: str) -> Variant:
+        return Variant(name, count, partial(steps_of, OPTIMIZERS[name]), check, over)
+
+    over_normal = (names.OURS, names.NOISE_ALONE)
     return (
-        *(
-            Variant(name, psgld_bytes, partial(prepare_in_pytorch, name), check_psgld, (names.OURS,))
-            for name in (names.PLAIN, names.IN_PLACE, names.FOREACH, names.COMPILED)
-        ),
-        Variant(names.ADAM, adam_bytes, torch_optimizer(torch.optim.Adam, fused=True), check_adam),
-        Variant(names.SGD, sgd_bytes, torch_optimizer(torch.optim.SGD, fused=True), check_sgd),
-        Variant(names.RMSPROP, psgld_bytes, rmsprop, check_rmsprop),
-        Variant(
-            names.NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, (names.OURS, names.NOISE_ALONE)
-        ),
+        *map(in_pytorch, (names.PLAIN, names.IN_PLACE, names.FOREACH, names.COMPILED)),
+        optimizer(names.ADAM, adam_bytes, check_adam),
+        optimizer(names.SGD, sgd_bytes, check_sgd),
+        optimizer(names.RMSPROP, psgld_bytes, check_rmsprop),
+        Variant(names.NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, over_normal),
         Variant(names.NOISE_ALONE, state, prepare_our_normal, check_normal),
         Variant(names.OURS, psgld_bytes, prepare_op, check_psgld, (names.ADAM,)),
         Variant(names.NO_NOISE, psgld_bytes, partial(prepare_op, temperature=0.0), check_rmsprop),
-        Variant(
-            names.PSGLD,
-            psgld_bytes,
-            partial(prepare_optimizer, psgld),
-            check_psgld,
-            (names.ADAM, names.SGD, names.OURS),
-        ),
-        Variant(names.SGLD, sgd_bytes, partial(prepare_optimizer, sgld), check_sgld, (names.SGD,)),
+        optimizer(names.PSGLD, psgld_bytes, check_psgld, names.ADAM, names.SGD, names.OURS),
+        optimizer(names.SGLD, sgd_bytes, check_sgld, names.SGD),
         copy_variant(lambda inputs: inputs.square_avgs, state),
     )
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from ald_ext.training.loop import start_run
 
 from .. import names
 from ..harness import Case, Key
-from ..measurement import Quantiles, Run, Samples
+from ..measurement import Run, Samples, quantiles
 from ..plain_psgld import ParameterGroup, Step, StepOptions, step_of_variant
 from .models import PLAIN_MODELS, PlainModel
 
@@ -95,8 +95,10 @@ class TrainingCase(Case):
             raise ValueError(f"the loss is {loss}")
 
     def row(self, key: Key, samples: Samples) -> dict[str, Any]:
-        rate = Quantiles.of([self.batch_size / seconds for seconds in samples.seconds])
-        return {"note": self.notes[key], "images_per_s": asdict(rate)}
+        return {
+            "note": self.notes[key],
+            "images_per_s": quantiles([self.batch_size / seconds for seconds in samples.seconds]),
+        }
 
     def ratios(self) -> list[tuple[Key, Key]]:
         pairs = [

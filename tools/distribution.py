@@ -1,6 +1,7 @@
 """Builds what is handed out, and tries it as its users will: `make sdist`, `make wheels`; packages are left in dist.
 
-sdist: built, unpacked elsewhere, installed by pip with build isolation from a path with spaces, and tried.
+sdist: built, unpacked elsewhere, installed by pip with build isolation from a path with spaces, and tried; then the
+README's lines of installation and its commands, in their order, in the environment that pip filled.
 wheels: one for the CPU for every Python of this machine and, where nvcc is, one with the CUDA module too, whose version
 has a local part, such as 0.1.0+cu130. Both are repaired by auditwheel without torch's libraries, installed in a fresh
 environment without a compiler, and tried.
@@ -57,6 +58,11 @@ def try_sdist() -> None:
     installed = time.monotonic()
     run("smoke test", [python, source / "tools" / "smoke.py"], WORK / "smoke.log", cwd=WORK)
     print((WORK / "smoke.log").read_text().splitlines()[-1])
+    lines = re.findall(r"^(?:pip install|ald-ext) .*", (source / "README.md").read_text(), re.MULTILINE)
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    command: list[str | Path] = ["bash", "-euxc", "\n".join(lines)]
+    run("the README's commands", command, WORK / "readme.log", cwd=source, PATH=path, **constraints)
+    print(f"the README's commands: {len(lines)}, in {time.monotonic() - installed:.0f} s")
     for folder in (environment, source.parent):
         shutil.rmtree(folder)
     print(

@@ -61,7 +61,7 @@ def try_sdist() -> None:
     lines = re.findall(r"^(?:pip install|ald-ext) .*", (source / "README.md").read_text(), re.MULTILINE)
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     command: list[str | Path] = ["bash", "-euxc", "\n".join(lines)]
-    run("the README's commands", command, WORK / "readme.log", cwd=source, PATH=path, **constraints)
+    run("the README's commands", command, WORK / "readme.log", cwd=source, PATH=path, PIP_CONSTRAINT=file)
     print(f"the README's commands: {len(lines)}, in {time.monotonic() - installed:.0f} s")
     for folder in (environment, source.parent):
         shutil.rmtree(folder)
@@ -71,8 +71,8 @@ def try_sdist() -> None:
     )
 
 
-def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: str | None) -> Path:
-    """Builds one against that torch, repairs it into dist and tries it; the wheel."""
+def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: str | None) -> None:
+    """Builds one against that torch, repairs it into dist and tries it."""
     name = f"{version}-{f'cu{cuda}'.replace('.', '') if cuda else 'cpu'}"
     logs = WORK / "logs" / name
     environment = WORK / name
@@ -92,16 +92,9 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
     repaired = next((environment / "repaired").glob("*.whl"))
     wheel = DIST / repaired.name
     shutil.move(repaired, wheel)
-    shutil.rmtree(environment)
-    try_wheel(wheel, interpreter, environment, logs, cuda)
-    return wheel
-
-
-def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda: str | None) -> None:
-    """Installs it in a fresh environment with the torch of constraints.txt and no compiler on PATH, and tries it."""
-    torch = re.search(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert torch is not None
-    python = make_environment(environment, interpreter, f"torch=={torch.group(1)}", log=logs / "fresh.log")
+    # Tried in a fresh environment with the torch of constraints.txt and no compiler on PATH.
+    (tested,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    python = make_environment(environment, interpreter, tested, log=logs / "fresh.log")
     install(python, wheel, log=logs / "install.log")
     smoke: list[str | Path] = [python, ROOT / "tools" / "smoke.py", *(["--cuda"] if cuda else [])]
     run("smoke test", smoke, logs / "smoke.log", cwd=environment, PATH=str(python.parent), CUDA_HOME="", CXX="")
@@ -110,8 +103,8 @@ def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda
     shutil.rmtree(environment)
 
 
-def make_wheels(wanted: list[str]) -> bool:
-    """All of this machine's; those that fail are told at the end."""
+def make_wheels(wanted: list[str]) -> int:
+    """All of this machine's; those that fail are told at the end. The number of these."""
     pythons = {python: path for python, path in find_pythons().items() if not wanted or python in wanted}
     sdist = build_sdist(DIST, WORK / "sdist.log")
     for old in DIST.glob("*.whl"):
@@ -126,7 +119,7 @@ def make_wheels(wanted: list[str]) -> bool:
                 failures.append(f"Python {version}, {f'CUDA {cuda}' if cuda else 'CPU'}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
     print(f"{len(list(DIST.glob('*.whl')))} wheels in {DIST}, {len(failures)} failed")
-    return not failures
+    return len(failures)
 
 
 def main() -> None:
@@ -137,10 +130,7 @@ def main() -> None:
     if platform.system() != "Linux" and options.what == "wheels":
         sys.exit("wheels: manylinux wheels are built on Linux")
     try:
-        if options.what == "sdist":
-            try_sdist()
-        elif not make_wheels(options.python.split()):
-            sys.exit(1)
+        sys.exit(try_sdist() if options.what == "sdist" else make_wheels(options.python.split()))
     except StepFailedError as error:
         sys.exit(str(error))
 

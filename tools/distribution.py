@@ -16,20 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from .environments import (
-    BUILD_REQUIREMENTS,
-    ROOT,
-    StepFailedError,
-    build_sdist,
-    build_wheel,
-    find_pythons,
-    install,
-    make_environment,
-    nvcc_version,
-    run,
-    torch_releases,
-    unpack,
-)
+from . import environments
+from .environments import ROOT, StepFailedError, find_pythons, nvcc_version, run
 
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "distribution"
@@ -41,10 +29,10 @@ TORCHS_LIBRARIES = ("libtorch*.so", "libc10*.so", "libcudart.so*", "libcuda.so*"
 def try_sdist() -> None:
     """Fails with a step's name where one of them fails."""
     began = time.monotonic()
-    sdist = build_sdist(DIST, WORK / "sdist.log")
+    sdist = environments.build_sdist(DIST, WORK / "sdist.log")
     if sdist.stat().st_size > LARGEST_SDIST:
         raise StepFailedError(f"{sdist.name} has {sdist.stat().st_size:,} bytes, expected at most {LARGEST_SDIST:,}")
-    source = unpack(sdist, WORK / "a path with spaces")
+    source = environments.unpack(sdist, WORK / "a path with spaces")
     environment, log = WORK / "isolated", WORK / "isolated.log"
     shutil.rmtree(environment, ignore_errors=True)
     run("making the environment", [sys.executable, "-m", "venv", environment], log)
@@ -76,14 +64,14 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
     name = f"{version}-{f'cu{cuda}'.replace('.', '') if cuda else 'cpu'}"
     logs = WORK / "logs" / name
     environment = WORK / name
-    python = make_environment(
-        environment, interpreter, f"torch=={torch}", *BUILD_REQUIREMENTS, log=logs / "environment.log"
-    )
-    source = unpack(sdist, environment / "source")
+    packages = (f"torch=={torch}", *environments.BUILD_REQUIREMENTS)
+    python = environments.make_environment(environment, interpreter, *packages, log=logs / "environment.log")
+    source = environments.unpack(sdist, environment / "source")
     if cuda:
         # A local version tells the two apart: both can be asked for by name, as torch's can.
         (source / "setup.cfg").write_text(f"[egg_info]\ntag_build = +cu{cuda.replace('.', '')}\n")
-    built = build_wheel(python, source, environment / "built", logs / "build.log", ALD_EXT_CUDA="1" if cuda else "0")
+    variables = {"ALD_EXT_CUDA": "1" if cuda else "0"}
+    built = environments.build_wheel(python, source, environment / "built", logs / "build.log", **variables)
     auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair", built]
     auditwheel += ["--wheel-dir", environment / "repaired"]
     auditwheel += [word for library in TORCHS_LIBRARIES for word in ("--exclude", library)]
@@ -94,8 +82,8 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
     shutil.move(repaired, wheel)
     # Tried in a fresh environment with the torch of constraints.txt and no compiler on PATH.
     (tested,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    python = make_environment(environment, interpreter, tested, log=logs / "fresh.log")
-    install(python, wheel, log=logs / "install.log")
+    python = environments.make_environment(environment, interpreter, tested, log=logs / "fresh.log")
+    environments.install(python, wheel, log=logs / "install.log")
     smoke: list[str | Path] = [python, ROOT / "tools" / "smoke.py", *(["--cuda"] if cuda else [])]
     run("smoke test", smoke, logs / "smoke.log", cwd=environment, PATH=str(python.parent), CUDA_HOME="", CXX="")
     said = (logs / "smoke.log").read_text().splitlines()[-1]
@@ -106,12 +94,13 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
 def make_wheels(wanted: list[str]) -> int:
     """All of this machine's; those that fail are told at the end. The number of these."""
     pythons = {python: path for python, path in find_pythons().items() if not wanted or python in wanted}
-    sdist = build_sdist(DIST, WORK / "sdist.log")
+    sdist = environments.build_sdist(DIST, WORK / "sdist.log")
     for old in DIST.glob("*.whl"):
         old.unlink()
     failures = []
     for version, interpreter in pythons.items():
-        torch = torch_releases(version)[0]  # the stable ABI's oldest: later ones run what was built against it
+        # The stable ABI's oldest: later ones run what was built against it.
+        torch = environments.torch_releases(version)[0]
         for cuda in (None, nvcc_version()) if nvcc_version() else (None,):
             try:
                 make_wheel(version, interpreter, torch, sdist, cuda)

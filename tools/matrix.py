@@ -27,22 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .environments import (
-    BUILD_REQUIREMENTS,
-    PYTHONS,
-    ROOT,
-    StepFailedError,
-    build_sdist,
-    build_wheel,
-    find_pythons,
-    find_uv,
-    install,
-    make_environment,
-    nvcc_version,
-    run,
-    torch_releases,
-    unpack,
-)
+from . import environments
+from .environments import PYTHONS, ROOT, StepFailedError, find_pythons, find_uv, nvcc_version, run
 
 TEST_REQUIREMENTS = ("pytest", "hypothesis", "expecttest")
 PYTHON_TESTS = ROOT / "python_tests"
@@ -70,7 +56,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A Python, a torch release, what else is tried with them, and the torches whose builds run here too."""
+    """A Python, a torch release, what is tried with them besides, and the torches whose builds run here too."""
 
     python: str
     torch: str
@@ -105,7 +91,7 @@ class Matrix:
         self.results: dict[str, Result] = json.loads(results.read_text()) if results.is_file() else {}
         self.sources = hash_of_sources()
         self.lock = threading.Lock()
-        self.sdist = build_sdist(work / "sdist", work / "logs" / "sdist.log")
+        self.sdist = environments.build_sdist(work / "sdist", work / "logs" / "sdist.log")
 
     def write(self) -> None:
         self.results_path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,17 +116,19 @@ class Matrix:
         say(f"{cell.name}: making the environment")
         began = time.monotonic()
         index = [f"--index={self.cpu_index}"] if self.cpu_index and not cell.cuda else []
-        packages = (f"torch=={cell.torch}", *index, *BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
-        python = make_environment(folder, self.pythons[cell.python], *packages, log=log / "environment.log")
+        packages = (f"torch=={cell.torch}", *index, *environments.BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
+        python = environments.make_environment(
+            folder, self.pythons[cell.python], *packages, log=log / "environment.log"
+        )
         prepared = time.monotonic()
         if self.wheel(cell.python, cell.torch) is None:
             say(f"{cell.name}: building{' with CUDA' if cell.cuda else ''}")
-            source = unpack(self.sdist, folder / "source")
+            source = environments.unpack(self.sdist, folder / "source")
             target = self.work / "wheels" / self.sources / cell.place
             cuda = {"ALD_EXT_CUDA": "1" if cell.cuda else "0"}
             if cell.cuda:
                 cuda["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
-            build_wheel(python, source, target, log / "build.log", **cuda)
+            environments.build_wheel(python, source, target, log / "build.log", **cuda)
         built = time.monotonic()
         result["seconds"] = {"environment": round(prepared - began, 1), "build": round(built - prepared, 1)}
         result["cuda"] = nvcc_version() if cell.cuda else None
@@ -149,7 +137,7 @@ class Matrix:
         """Runs of the wheel built here and of those built against others; adds to the result."""
         folder, log = self.work / cell.place, self.work / "logs" / cell.place
         python = folder / "bin" / "python"
-        tests = unpack(self.sdist, folder / "tests")
+        tests = environments.unpack(self.sdist, folder / "tests")
         shutil.rmtree(tests / "ald_ext")  # or Python would import it in place of the installed package
         result["runs"] = {}
         for torch, files in cell.tests().items():
@@ -158,7 +146,7 @@ class Matrix:
                 raise StepFailedError(f"there is no wheel built against torch {torch}")
             say(f"{cell.name}: testing what was built {'here' if torch == cell.torch else f'against {torch}'}")
             began = time.monotonic()
-            install(python, "--no-deps", "--reinstall", wheel, log=log / f"install-{torch}.log")
+            environments.install(python, "--no-deps", "--reinstall", wheel, log=log / f"install-{torch}.log")
             cuda = ["--cuda"] if result["cuda"] and torch == cell.torch else []
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
@@ -387,7 +375,7 @@ def run_matrix(options: argparse.Namespace) -> bool:
     pythons, wanted = find_pythons(), options.python.split() or list(PYTHONS)
     if unknown := [python for python in wanted if python not in PYTHONS]:
         sys.exit(f"--python has {' '.join(unknown)}, expected some of {' '.join(PYTHONS)}")
-    releases = {python: torch_releases(python) for python in wanted}
+    releases = {python: environments.torch_releases(python) for python in wanted}
     everything = sorted(set().union(*releases.values()), key=lambda text: [int(part) for part in text.split(".")])
     selected = chosen(everything, options.torch.split())
     if not selected:
@@ -414,18 +402,12 @@ def run_matrix(options: argparse.Namespace) -> bool:
                 if matrix.results.get(key, {"unavailable": ""}).get("unavailable") is not None:
                     matrix.results[key] = {"python": python, "torch": torch, "unavailable": reason}
         if python in pythons and torches:
-            ends = (torches[0], torches[-1])
-            newest = {torch: max((p for p in here if torch in releases[p]), key=PYTHONS.index) for torch in torches}
-            cells = [
-                Cell(
-                    python,
-                    torch,
-                    compiles=newest[torch] == python and torch in ends,
-                    cuda=newest[torch] == python and torch in ends and nvcc_version() is not None,
-                    foreign=tuple(dict.fromkeys(end for end in ends if end != torch)),
-                )
-                for torch in torches
-            ]
+            ends, cells = (torches[0], torches[-1]), []
+            for torch in torches:
+                newest = max((p for p in here if torch in releases[p]), key=PYTHONS.index)
+                more = newest == python and torch in ends
+                foreign = tuple(dict.fromkeys(end for end in ends if end != torch))
+                cells.append(Cell(python, torch, more, more and nvcc_version() is not None, foreign))
             outcomes += matrix.do_python(cells, options.jobs)
             if os.environ["UV_CACHE_DIR"] == own_cache and python != here[-1]:
                 # Other Pythons have other wheels of torch; the libraries that it brings are the same.

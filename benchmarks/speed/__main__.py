@@ -7,29 +7,22 @@ import torch
 
 from ..harness import measure, parse_arguments, progress
 from ..measurement import copy_bandwidth
-from .batches import (
-    dequantization_cases,
-    dequantization_shape_cases,
-    likelihood_cases,
-    likelihood_shape_cases,
-    quantization_cases,
-)
+from . import batches, update
 from .cases import SpeedCase
 from .cuda_graph import GraphCase
-from .update import update_cases, update_dtype_cases
 
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
 BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5
 
 #: In the order in which they matter, should the time run out (--time-limit).
 FAMILIES = (
-    update_cases,
-    likelihood_cases,
-    dequantization_cases,
-    update_dtype_cases,
-    likelihood_shape_cases,
-    dequantization_shape_cases,
-    quantization_cases,
+    update.update_cases,
+    batches.likelihood_cases,
+    batches.dequantization_cases,
+    update.update_dtype_cases,
+    batches.likelihood_shape_cases,
+    batches.dequantization_shape_cases,
+    batches.quantization_cases,
 )
 
 

@@ -22,7 +22,6 @@ from tools.noise.__main__ import (
     FALSE_POSITIVE_RATE,
     QUICK_DRAWS,
     Plan,
-    StreamTally,
     check_noise,
     correlate_keys,
     small_key_outcomes,
@@ -39,7 +38,16 @@ from tools.noise.null_distributions import (
     largest_of,
 )
 from tools.noise.page import noise_page
-from tools.noise.tallies import DistributionTally, LagTally, MomentTally, Outcome, PairTally, failures, hermite
+from tools.noise.tallies import (
+    DistributionTally,
+    LagTally,
+    MomentTally,
+    Outcome,
+    PairTally,
+    StreamTally,
+    failures,
+    hermite,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -33,17 +33,7 @@ from .avalanche import NUMBER_OF_FLIPS, Philox, avalanche_outcomes
 from .keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
 from .null_distributions import largest_of, normal_two_sided
 from .page import write_page
-from .tallies import (
-    PAIR_LAGS,
-    CorrelationTally,
-    DistributionTally,
-    LagTally,
-    MomentTally,
-    Outcome,
-    PairTally,
-    failures,
-    hermite,
-)
+from .tallies import CorrelationTally, Outcome, StreamTally, failures, hermite
 
 DRAWS, QUICK_DRAWS = 10**9, 10**7
 #: The largest share of runs on perfect noise that fail, in one test or more.
@@ -100,28 +90,6 @@ def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) 
     outcomes += small_key_outcomes(normal, plan.small_key_chunks, progress)
     outcomes += avalanche_outcomes(philox, plan.avalanche_blocks, progress)
     return outcomes, shown
-
-
-class StreamTally:
-    """Everything that is asked of one dtype."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.name = str(dtype).removeprefix("torch.")
-        self.moments = MomentTally(f"moments, {self.name}")
-        self.distribution = DistributionTally(f"distribution, {self.name}")
-        self.lags = LagTally(f"elements of a stream, {self.name}")
-        self.pairs = [PairTally(f"pairs of elements, {self.name}", lag) for lag in PAIR_LAGS]
-
-    def add(self, x: torch.Tensor) -> None:
-        self.moments.add(x.double())
-        self.distribution.add(x)
-        self.lags.add(hermite(x))
-        for tally in self.pairs:
-            tally.add(x)
-
-    def outcomes(self) -> list[Outcome]:
-        pairs = [outcome for tally in self.pairs for outcome in tally.outcomes()]
-        return [*self.moments.outcomes(), *self.distribution.outcomes(), *self.lags.outcomes(), *pairs]
 
 
 def tally_streams(normal: Normal, dtype: torch.dtype, batches: int, progress: Progress) -> StreamTally:

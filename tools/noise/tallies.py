@@ -265,6 +265,28 @@ def bin_of_unit(values: Tensor, bins: int) -> Tensor:
     return (values * bins).to(torch.int64).clamp_(0, bins - 1)
 
 
+class StreamTally:
+    """Everything that is asked of one dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.name = str(dtype).removeprefix("torch.")
+        self.moments = MomentTally(f"moments, {self.name}")
+        self.distribution = DistributionTally(f"distribution, {self.name}")
+        self.lags = LagTally(f"elements of a stream, {self.name}")
+        self.pairs = [PairTally(f"pairs of elements, {self.name}", lag) for lag in PAIR_LAGS]
+
+    def add(self, x: torch.Tensor) -> None:
+        self.moments.add(x.double())
+        self.distribution.add(x)
+        self.lags.add(hermite(x))
+        for tally in self.pairs:
+            tally.add(x)
+
+    def outcomes(self) -> list[Outcome]:
+        pairs = [outcome for tally in self.pairs for outcome in tally.outcomes()]
+        return [*self.moments.outcomes(), *self.distribution.outcomes(), *self.lags.outcomes(), *pairs]
+
+
 def failures(outcomes: Iterable[Outcome], false_positive_rate: float) -> list[Outcome]:
     """Those that a perfect generator would show, one or more, in at most that share of such runs (Bonferroni)."""
     outcomes = list(outcomes)

@@ -112,7 +112,7 @@ def check_normal(inputs: UpdateInputs, run: Run) -> None:
     check_standard_normal(inputs.flat_noise.double())
 
 
-def check_steps(inputs: UpdateInputs, run: Run, *, steps: Steps, noisy: bool) -> None:
+def check_steps(steps: Steps, noisy: bool, inputs: UpdateInputs, run: Run) -> None:
     """The parameters are those that ``steps`` gives; or what is added to them, over its scale, is standard normal."""
     inputs.reset()
     dtype = state_dtype(inputs.params[0].dtype)
@@ -154,19 +154,14 @@ def prepare_op(inputs: UpdateInputs, **options: Any) -> Run:
     return lambda: ops.psgld_step_(params, grads, square_avgs, **all_options, step=next(steps))
 
 
-def steps_of(optimizer: Callable[[list[Tensor]], torch.optim.Optimizer], inputs: UpdateInputs) -> Run:
-    return optimizer(inputs.params).step
-
-
 def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
     """All that makes sense for parameters of this dtype."""
     item, state = dtype.itemsize, state_dtype(dtype).itemsize
     # pSGLD and RMSprop read θ, g, v and write θ, v; Adam has one state more, of θ's dtype; SGD and SGLD have none.
     psgld_bytes, adam_bytes, sgd_bytes = 3 * item + 2 * state, 7 * item, 3 * item
-    check_psgld, check_sgld = (partial(check_steps, steps=drift, noisy=True) for drift in (psgld_drift, sgld_drift))
-    check_rmsprop, check_sgd, check_adam = (
-        partial(check_steps, steps=steps, noisy=False) for steps in (psgld_drift, sgld_drift, adam_steps)
-    )
+    check_psgld, check_sgld = (partial(check_steps, drift, True) for drift in (psgld_drift, sgld_drift))
+    quiet = (psgld_drift, sgld_drift, adam_steps)
+    check_rmsprop, check_sgd, check_adam = (partial(check_steps, steps, False) for steps in quiet)
 
     def in_pytorch(name: str) -> Variant:
         return Variant(
@@ -174,7 +169,7 @@ def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
         )
 
     def optimizer(name: str, count: int, check: Callable[..., None], *over: str) -> Variant:
-        return Variant(name, count, partial(steps_of, OPTIMIZERS[name]), check, over)
+        return Variant(name, count, lambda inputs: OPTIMIZERS[name](inputs.params).step, check, over)
 
     over_normal = (names.OURS, names.NOISE_ALONE)
     return (
@@ -201,13 +196,8 @@ def large_sizes(device: torch.device) -> dict[str, Sequence[int]]:
 
 
 def update_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    sizes: dict[str, Sequence[int]] = {
-        "1e4": (10_000,),
-        names.IN_TENSORS: IN_TENSORS_NUMELS,
-        "1e5": (10**5,),
-        "1e6": (10**6,),
-        **({} if quick else large_sizes(device)),
-    }
+    sizes: dict[str, Sequence[int]] = {"1e4": (10**4,), names.IN_TENSORS: IN_TENSORS_NUMELS, "1e5": (10**5,)}
+    sizes |= {"1e6": (10**6,), **({} if quick else large_sizes(device))}
     variants = update_variants(torch.float32)
     return [
         SpeedCase(names.UPDATE, size, sum(numels), partial(UpdateInputs, numels, device), variants)

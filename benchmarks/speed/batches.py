@@ -74,19 +74,11 @@ class Problem:
 
     def variants(self, formulas: Mapping[str, BatchFunction]) -> list[Variant]:
         """Formulas in plain PyTorch, by the ends of their names, then compiled, and our op."""
-        prepare_name = ((prepare_both, names.PLAIN), (prepare_compiled, names.COMPILED))
-        theirs = [
-            self.variant(name + end, prepare, formula, (names.OURS,))
-            for prepare, name in prepare_name
-            for end, formula in formulas.items()
-        ]
-        return [*theirs, self.variant(names.OURS, prepare_both, self.op)]
-
-    def variant(
-        self, name: str, prepare: Callable[..., Run], function: BatchFunction, over: tuple[str, ...] = ()
-    ) -> Variant:
-        count = self.forward_bytes + self.backward_bytes
-        return Variant(name, count, partial(prepare, function), self.check(slice(None)), over)
+        count, check = self.forward_bytes + self.backward_bytes, self.check(slice(None))
+        theirs = [(names.PLAIN + end, prepare_both, formula) for end, formula in formulas.items()]
+        theirs += [(names.COMPILED + end, prepare_compiled, formula) for end, formula in formulas.items()]
+        variants = [Variant(name, count, partial(prepare, way), check, (names.OURS,)) for name, prepare, way in theirs]
+        return [*variants, Variant(names.OURS, count, partial(prepare_both, self.op), check)]
 
     def directions(self) -> list[Variant]:
         """Our op forwards and backwards, each alone."""

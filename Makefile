@@ -117,7 +117,8 @@ constraints: $(VENV)/release
 	    --output-file constraints.txt pyproject.toml -
 	$(MAKE) test-all
 
-## Build the source distribution, and try it: unpacked elsewhere, installed in isolation, imported. Leaves it in dist.
+## Build the source distribution, and try it: unpacked elsewhere, installed in isolation, imported; then the README's
+## lines of installation and its commands, in their order. Leaves it in dist.
 sdist: $(VENV)/release
 	$(BIN)/python -m tools.distribution sdist
 

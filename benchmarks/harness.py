@@ -7,7 +7,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from ald_ext._extension import cuda_failure, cuda_module
 from ald_ext.files import write_json
 
-from .measurement import Quantiles, Run, Samples, measure_alternating
+from .measurement import Run, Samples, measure_alternating, noted, quantiles
 from .provenance import describe_run
 
 #: A variant that raises these is left out: this machine cannot compile it, or lacks the memory or the time. Others fail
@@ -28,16 +27,10 @@ OUT_OF_TIME = 124
 
 #: What is timed: the size of a problem (or the model of a training step), and the variant that solves it.
 Key = tuple[str, str]
-Results = dict[str, Any]
 
 
 class Case(ABC):
-    """What is measured in one alternation.
-
-    Attributes:
-        family: heading of its table.
-        sizes: columns of its table.
-    """
+    """What is measured in one alternation; its family is the heading of its table, the sizes are the columns."""
 
     family: str
     sizes: Sequence[str]
@@ -94,11 +87,7 @@ def make_folder(out: Path, parser: argparse.ArgumentParser) -> None:
 
 
 def measure(
-    path: Path,
-    arguments: argparse.Namespace,
-    cases: Sequence[Case],
-    budget_s: float,
-    facts: Results,
+    path: Path, arguments: argparse.Namespace, cases: Sequence[Case], budget_s: float, facts: dict[str, Any]
 ) -> None:
     """Measures all cases and saves the file after each; exits with what went wrong, if anything did.
 
@@ -113,42 +102,37 @@ def measure(
     # What is described is what runs: a commit made meanwhile does not count.
     results = {"device": device.type, "quick": arguments.quick, **describe_run(device, arguments.origin), **facts}
     results |= {"rows": [], "ratios": [], "left_out": []}
-    problems = measure_cases(cases, device, budget_s, arguments.deadline, results, lambda: write_json(path, results))
-    finish(results, problems)
-    progress(f"{path}: written; python -m benchmarks.page --results {path.parent} makes the page of it")
-
-
-def measure_cases(
-    cases: Sequence[Case],
-    device: torch.device,
-    budget_s: float,
-    deadline: float,
-    results: Results,
-    save: Callable[[], None],
-) -> list[str]:
-    """Adds rows, ratios and what was left out, and saves them case after case. Returns what was not to be left out."""
     problems: list[str] = []
     begin = time.monotonic()
     for case in cases:
         failures: dict[Key, Exception]
         try:
-            if time.monotonic() > deadline:
+            if time.monotonic() > arguments.deadline:
                 raise TimeoutError("no time left")
             samples, failures = measure_case(case, device, budget_s * len(case.sizes))
         except Exception as error:  # a case that fails as a whole does not keep the others from the file
             samples, failures = {}, {(", ".join(case.sizes), "all variants"): error.with_traceback(None)}
-        results["rows"] += [{**where(case, *key), **describe(case, key, found)} for key, found in samples.items()]
+        for (size, variant), found in samples.items():
+            row = {"family": case.family, "size": size, "variant": variant, "seconds": quantiles(found.seconds)}
+            row |= case.row((size, variant), found)
+            results["rows"].append(row | {"rounds": len(found.seconds), "calls_per_sample": found.calls})
         results["ratios"] += describe_ratios(case, samples)
         for (size, variant), error in failures.items():
             # The message names paths of this machine: it goes to the screen alone.
-            results["left_out"].append({**where(case, size, variant), "error": type(error).__name__})
-            message = f"{case.family}, {size}: {variant}: {type(error).__name__}: {error}"
+            name = type(error).__name__
+            results["left_out"].append({"family": case.family, "size": size, "variant": variant, "error": name})
+            message = f"{case.family}, {size}: {variant}: {name}: {error}"
             progress(f"left out: {message}")
             if not isinstance(error, TOLERATED):
                 problems.append(message)
         progress(f"{time.monotonic() - begin:4.0f} s  {case.family}, {', '.join(case.sizes)}: {len(samples)} variants")
-        save()
-    return problems
+        write_json(path, results)
+    if problems:
+        sys.exit("\n".join(["the results are written, but:", *problems]))
+    if late := [item for item in results["left_out"] if item["error"] == TimeoutError.__name__]:
+        progress(f"the results are written; {len(late)} cases were left out, as no time was left")
+        sys.exit(OUT_OF_TIME)
+    progress(f"{path}: written; python -m benchmarks.page --results {path.parent} makes the page of it")
 
 
 def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dict[Key, Samples], dict[Key, Exception]]:
@@ -157,56 +141,26 @@ def measure_case(case: Case, device: torch.device, budget_s: float) -> tuple[dic
     runs: dict[Key, Run] = {}
     failures: dict[Key, Exception] = {}
     for key, prepare in case.preparations().items():
-        try:
+        with noted(failures, key):
             runs[key] = prepare()
-        except Exception as error:
-            failures[key] = error.with_traceback(None)  # whose frames would keep large tensors
     samples, late_failures = measure_alternating(runs, device, budget_s)
     failures |= late_failures
-    for key in list(samples):
-        try:
+    for key in samples:
+        with noted(failures, key):
             case.check_afterwards(runs[key])
-        except Exception as error:
-            failures[key] = error.with_traceback(None)
-            del samples[key]
-    return samples, failures
-
-
-def where(case: Case, size: str, variant: str) -> dict[str, str]:
-    return {"family": case.family, "size": size, "variant": variant}
-
-
-def describe(case: Case, key: Key, samples: Samples) -> dict[str, Any]:
-    seconds = asdict(Quantiles.of(samples.seconds))
-    counts = {"rounds": len(samples.seconds), "calls_per_sample": samples.calls}
-    return {"seconds": seconds, **case.row(key, samples), **counts}
+    return {key: found for key, found in samples.items() if key not in failures}, failures
 
 
 def describe_ratios(case: Case, samples: Mapping[Key, Samples]) -> list[dict[str, Any]]:
     """Ratios are of samples of the same round, so that a machine that slows down for a while leaves them alone."""
-    return [
-        {
-            "family": case.family,
-            "size": above[0],
-            "numerator": above[1],
-            "denominator": below[1] if below[0] == above[0] else f"{below[1]}, {below[0]}",
-            **asdict(
-                Quantiles.of([a / b for a, b in zip(samples[above].seconds, samples[below].seconds, strict=True)])
-            ),
-        }
-        for above, below in case.ratios()
-        if above in samples and below in samples
-    ]
-
-
-def finish(results: Results, problems: Sequence[str]) -> None:
-    """Exits with 1 and what went wrong, if anything did; with OUT_OF_TIME if cases were left out for lack of time."""
-    if problems:
-        sys.exit("\n".join(["the results are written, but:", *problems]))
-    late = [item for item in results["left_out"] if item["error"] == TimeoutError.__name__]
-    if late:
-        progress(f"the results are written; {len(late)} cases were left out, as no time was left")
-        sys.exit(OUT_OF_TIME)
+    ratios = []
+    for above, below in case.ratios():
+        if above in samples and below in samples:
+            pairs = zip(samples[above].seconds, samples[below].seconds, strict=True)
+            denominator = below[1] if below[0] == above[0] else f"{below[1]}, {below[0]}"
+            ratio = {"family": case.family, "size": above[0], "numerator": above[1], "denominator": denominator}
+            ratios.append(ratio | quantiles([one / other for one, other in pairs]))
+    return ratios
 
 
 def progress(line: str) -> None:

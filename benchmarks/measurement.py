@@ -1,11 +1,10 @@
 """How it is measured: in alternation, each round runs every variant once."""
 
-from __future__ import annotations
-
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,18 +28,19 @@ class Samples:
     seconds: list[float]
 
 
-@dataclass(frozen=True)
-class Quantiles:
+def quantiles(values: list[float]) -> dict[str, float]:
     """Median, and the 20th and 80th percentiles."""
+    p20, _, _, p80 = statistics.quantiles(values, n=5, method="inclusive")
+    return {"median": statistics.median(values), "p20": p20, "p80": p80}
 
-    median: float
-    p20: float
-    p80: float
 
-    @staticmethod
-    def of(values: list[float]) -> Quantiles:
-        p20, _, _, p80 = statistics.quantiles(values, n=5, method="inclusive")
-        return Quantiles(statistics.median(values), p20, p80)
+@contextlib.contextmanager
+def noted(failures: dict[Key, Exception], key: Key) -> Iterator[None]:
+    """An error inside is kept, without the frames of its traceback, which would keep large tensors."""
+    try:
+        yield
+    except Exception as error:
+        failures[key] = error.with_traceback(None)
 
 
 def seconds_per_call(run: Run, calls: int, device: torch.device) -> float:
@@ -61,12 +61,6 @@ def seconds_per_call(run: Run, calls: int, device: torch.device) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def calls_of_a_sample(run: Run, device: torch.device) -> int:
-    """Found by a few calls, which also warm up."""
-    fastest = min(seconds_per_call(run, 1, device) for _ in range(5))
-    return max(1, math.ceil(SAMPLE_SECONDS / fastest))
-
-
 def measure_alternating(
     runs: Mapping[Key, Run], device: torch.device, budget_s: float
 ) -> tuple[dict[Key, Samples], dict[Key, Exception]]:
@@ -79,32 +73,30 @@ def measure_alternating(
     samples: dict[Key, Samples] = {}
     failures: dict[Key, Exception] = {}
     for name, run in runs.items():
-        try:
-            samples[name] = Samples(calls_of_a_sample(run, device), [])
-        except Exception as error:
-            failures[name] = error.with_traceback(None)  # whose frames would keep large tensors
+        with noted(failures, name):
+            # A few calls, which also warm up.
+            fastest = min(seconds_per_call(run, 1, device) for _ in range(5))
+            samples[name] = Samples(max(1, math.ceil(SAMPLE_SECONDS / fastest)), [])
     deadline = time.monotonic() + budget_s
     rounds = 0
     while samples and (rounds < MIN_ROUNDS or time.monotonic() < deadline):
         names = list(samples)
         first = rounds % len(names)
         for name in names[first:] + names[:first]:
-            try:
+            with noted(failures, name):
                 # One call is not timed: it brings the caches and the allocator into this variant's own state.
                 runs[name]()
                 samples[name].seconds.append(seconds_per_call(runs[name], samples[name].calls, device))
-            except Exception as error:
-                failures[name] = error.with_traceback(None)
-                del samples[name]
+        samples = {name: found for name, found in samples.items() if name not in failures}
         rounds += 1
     return samples, failures
 
 
-def copy_bandwidth(device: torch.device, budget_s: float) -> Quantiles:
+def copy_bandwidth(device: torch.device, budget_s: float) -> dict[str, float]:
     """GB/s of copy_ between two large buffers, counting the bytes read and the bytes written."""
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
     samples, failures = measure_alternating({"copy_": lambda: target.copy_(source)}, device, budget_s)
     for error in failures.values():
         raise error
-    return Quantiles.of([2 * COPY_BYTES / seconds / 1e9 for seconds in samples["copy_"].seconds])
+    return quantiles([2 * COPY_BYTES / seconds / 1e9 for seconds in samples["copy_"].seconds])

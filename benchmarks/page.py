@@ -174,25 +174,14 @@ def speed_page(all_results: Mapping[str, Results]) -> str:
     for device, title in DEVICES.items():
         if table := overview(all_results, device, spread):
             sections += [f"## Overview, {title}", OVERVIEW, table]
-    sections += [device_section(device, all_results[device]) for device in DEVICES if device in all_results]
+    for device in filter(all_results.get, DEVICES):
+        results, plot = all_results[device], f"![ns per parameter over the number of parameters](speed_{device}.png)"
+        sections += [f"## {DEVICES[device]}", plot, PLOT, floors(results), READING, *families(results)]
     training = [name for name in all_results if name.startswith("training_")]
     sections += ["## Training", TRAINING] if training else []
     for name in training:
-        sections += [f"From {name}.json.", *left_out(all_results[name]), families(all_results[name])]
+        sections += [f"From {name}.json.", *families(all_results[name])]
     return "\n\n".join(sections) + "\n"
-
-
-def device_section(device: str, results: Results) -> str:
-    plot = f"![ns per parameter over the number of parameters](speed_{device}.png)"
-    parts = [f"## {DEVICES[device]}", plot, PLOT, floors(results), READING, *left_out(results), families(results)]
-    return "\n\n".join(parts)
-
-
-def left_out(results: Results) -> list[str]:
-    return [
-        f"Left out: {item['variant']} of {item['family']}, {item['size']}: {item['error']}"
-        for item in results["left_out"]
-    ]
 
 
 def floors(results: Results) -> str:
@@ -214,12 +203,15 @@ def floors(results: Results) -> str:
     return markdown_table([f"pSGLD, {largest['size']} float32 parameters", "ns per parameter"], body)
 
 
-def families(results: Results) -> str:
-    """Heading and tables of each family: times, ratios and, beyond the caches, shares of the bandwidth."""
-    return "\n\n".join(family_section(results, family) for family in unique(row["family"] for row in results["rows"]))
+def families(results: Results) -> list[str]:
+    """What was left out, and a section for each family."""
+    left_out = map("Left out: {variant} of {family}, {size}: {error}".format_map, results["left_out"])
+    found = unique(row["family"] for row in results["rows"])
+    return [*left_out, *(family_section(results, name) for name in found)]
 
 
 def family_section(results: Results, family: str) -> str:
+    """Heading and tables: times, ratios and, beyond the caches, shares of the bandwidth."""
     rows, ratios = ([row for row in results[name] if row["family"] == family] for name in ("rows", "ratios"))
     variant = itemgetter("variant")
     parts = [f"### {TITLES.get(family, family.capitalize())}"]
@@ -234,47 +226,31 @@ def family_section(results: Results, family: str) -> str:
     else:
         rate = "{images_per_s[median]:.0f}".format_map
         table = pivot("ms a step; images/s", rows, variant, lambda row: f"{spread(row['seconds'], 1e3)}; {rate(row)}")
-        parts += [network_sizes(results, family), table]
+        models = [item["models"].items() for item in results["settings"] if item["family"] == family]
+        counts = {model: facts["network_parameters"] for items in models for model, facts in items}
+        told = ", ".join(f"{model} {number(count / 1e6)}" for model, count in counts.items())
+        parts += [f"Parameters of encoder and decoder, in millions: {told}.", table]
     if times := [ratio for ratio in ratios if ratio["numerator"] != names.COPY]:
         parts.append(pivot("ratio of times", times, "{numerator} / {denominator}".format_map, spread))
-    if shares := [bandwidth_share(rows, ratio) for ratio in ratios if is_share_of_memory(rows, ratio)]:
+    if shares := shares_of_memory(rows, ratios):
         parts.append(pivot(f"% of `{names.COPY}`'s bandwidth", shares, variant, partial(spread, scale=100)))
-    return "\n\n".join([*parts, *notes(rows)])
-
-
-def is_share_of_memory(rows: list[Row], ratio: Row) -> bool:
-    """True for the ratio of `copy_` to a variant that works on more than caches hold."""
-    row = find(rows, size=ratio["size"], variant=ratio["denominator"])
-    large = row is not None and row.get("bytes_per_element", 0) * row.get("elements", 0) >= BEYOND_CACHES
-    return large and ratio["numerator"] == names.COPY
-
-
-def bandwidth_share(rows: list[Row], ratio: Row) -> Row:
-    """The share of `copy_`'s bandwidth that a variant reaches, from the ratio of `copy_`'s time to its own."""
-    found = [find(rows, size=ratio["size"], variant=ratio[part]) for part in ("denominator", "numerator")]
-    ours, copy = (row["bytes_per_element"] for row in found if row is not None)
-    quantiles = {name: ratio[name] * ours / copy for name in ("median", "p20", "p80")}
-    return {"size": ratio["size"], "variant": ratio["denominator"], **quantiles}
-
-
-def network_sizes(results: Results, family: str) -> str:
-    counts = {
-        model: facts["network_parameters"]
-        for settings in results["settings"]
-        if settings["family"] == family
-        for model, facts in settings["models"].items()
-    }
-    told = ", ".join(f"{model} {number(count / 1e6)}" for model, count in counts.items())
-    return f"Parameters of encoder and decoder, in millions: {told}."
-
-
-def notes(rows: list[Row]) -> list[str]:
-    """What a variant could not do as a whole."""
-    by_note: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}  # what a variant could not do as a whole
     for row in rows:
         if row.get("note") is not None:
-            by_note.setdefault(f"{row['variant']}, {row['note']}", []).append(row["size"])
-    return [f"{', '.join(models)}: {note}." for note, models in by_note.items()]
+            notes.setdefault(f"{row['variant']}, {row['note']}", []).append(row["size"])
+    return "\n\n".join([*parts, *(f"{', '.join(models)}: {note}." for note, models in notes.items())])
+
+
+def shares_of_memory(rows: list[Row], ratios: list[Row]) -> list[Row]:
+    """The shares of `copy_`'s bandwidth that variants reach which work on more than caches hold."""
+    shares = []
+    for ratio in ratios:
+        row, copy = (find(rows, size=ratio["size"], variant=ratio[part]) for part in ("denominator", "numerator"))
+        if ratio["numerator"] == names.COPY and row["bytes_per_element"] * row["elements"] >= BEYOND_CACHES:
+            ours, its = row["bytes_per_element"], copy["bytes_per_element"]
+            quantiles = {name: ratio[name] * ours / its for name in ("median", "p20", "p80")}
+            shares.append({"size": ratio["size"], "variant": ratio["denominator"], **quantiles})
+    return shares
 
 
 # The plot.
@@ -308,7 +284,19 @@ def draw_plot(results: Results, path: Path) -> None:
     picture = Figure(figsize=(11, 6.5), layout="constrained")
     axes = picture.subplots()
     for name in unique(row["variant"] for row in rows if row["variant"] != names.COPY):
-        draw_variant(axes, name, [row for row in rows if row["variant"] == name])
+        color, line, width = STYLES.get(name, ("C9", "-", 1.5))
+        style = {"color": color, "marker": "o", "markersize": 4}
+        of_variant = [row for row in rows if row["variant"] == name]
+        single, several = ([row for row in of_variant if ("tensors" in row["size"]) is many] for many in (False, True))
+        # A line over the sizes of one tensor, with bars from the 20th to the 80th percentile.
+        times = [row["ns_per_element"] for row in single]
+        medians = [time["median"] for time in times]
+        bars = [[time["median"] - time["p20"] for time in times], [time["p80"] - time["median"] for time in times]]
+        label = name + (", no noise" if name in (names.ADAM, names.SGD, names.RMSPROP) else "")
+        elements = [row["elements"] for row in single]
+        axes.errorbar(elements, medians, bars, linewidth=width, linestyle=line, label=label, **style)
+        hollow = [row["ns_per_element"]["median"] for row in several]
+        axes.plot([row["elements"] for row in several], hollow, markerfacecolor="white", linestyle="none", **style)
     gb_per_s = results["copy_bandwidth_gb_per_s"]["median"]
     bytes_of = {row["variant"]: row["bytes_per_element"] for row in rows}
     for kind, (name, color) in ROOFLINES.items():
@@ -325,45 +313,26 @@ def draw_plot(results: Results, path: Path) -> None:
     picture.savefig(path, format="png", dpi=130)
 
 
-def draw_variant(axes: Any, name: str, rows: list[Row]) -> None:
-    """A line over the sizes of one tensor, with bars from the 20th to the 80th percentile."""
-    color, line, width = STYLES.get(name, ("C9", "-", 1.5))
-    label = name + (", no noise" if name in (names.ADAM, names.SGD, names.RMSPROP) else "")
-    single, several = ([row for row in rows if ("tensors" in row["size"]) is many] for many in (False, True))
-    times = [row["ns_per_element"] for row in single]
-    medians = [time["median"] for time in times]
-    bars = [[time["median"] - time["p20"] for time in times], [time["p80"] - time["median"] for time in times]]
-    style = {"color": color, "marker": "o", "markersize": 4}
-    elements = [row["elements"] for row in single]
-    axes.errorbar(elements, medians, bars, linewidth=width, linestyle=line, label=label, **style)
-    hollow = [row["ns_per_element"]["median"] for row in several]
-    axes.plot([row["elements"] for row in several], hollow, markerfacecolor="white", linestyle="none", **style)
-
-
-def write_pages(results: Path, out: Path) -> None:
-    """The page, and the plot of each device."""
-    out.mkdir(parents=True, exist_ok=True)
-    all_results = load_results(results)
-    text = speed_page(all_results)
-    write_atomically(out / "speed.md", lambda path: path.write_text(text))
-    for device in DEVICES:
-        if device in all_results:
-            write_atomically(out / f"speed_{device}.png", partial(draw_plot, all_results[device]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--out", type=Path, help="folder of the page; default: docs/results, or that of --results")
     parser.add_argument("--check", action="store_true", help="fail where the page is not of its files; write nothing")
     arguments = parser.parse_args()
-    results = arguments.results
-    out = arguments.out or (PAGES if results.resolve() == RESULTS else results)
-    page = out / "speed.md"
-    if not arguments.check:
-        write_pages(results, out)
-    elif not page.exists() or page.read_text() != speed_page(load_results(results)):
-        sys.exit(f"{page}: got a text that is not of the files in {results}; python -m benchmarks.page writes it again")
+    folder = arguments.results
+    out = arguments.out or (PAGES if folder.resolve() == RESULTS else folder)
+    page, all_results = out / "speed.md", load_results(folder)
+    text = speed_page(all_results)
+    if arguments.check:
+        if not page.exists() or page.read_text() != text:
+            sys.exit(
+                f"{page}: got a text that is not of the files in {folder}; python -m benchmarks.page writes it again"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(page, lambda path: path.write_text(text))
+    for device in filter(all_results.get, DEVICES):
+        write_atomically(out / f"speed_{device}.png", partial(draw_plot, all_results[device]))
 
 
 if __name__ == "__main__":

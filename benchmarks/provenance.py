@@ -2,19 +2,21 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.collect_env import get_nvidia_driver_version, run
 
 import ald_ext
 from ald_ext._extension import cpu_module, cuda_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: What is measured and what measures; changes elsewhere do not make a commit "dirty".
-MEASURED_PATHS = (
+MEASURED_PATHS = [
     "ald_ext",
     "csrc",
     "benchmarks",
@@ -22,7 +24,7 @@ MEASURED_PATHS = (
     "setup.py",
     "CMakeLists.txt",
     ":(exclude)benchmarks/results",
-)
+]
 
 
 def describe_run(device: torch.device, origin: str) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     build = cpu_module.build_info()
     machine: dict[str, Any] = {
         "cpu": cpu_model(),
-        "cores": usable_cores(),
+        # Those that this process may use, which may be fewer than the machine has.
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "instruction_set": build["cpu_capability"],
         "torch_instruction_set": torch.backends.cpu.get_cpu_capability(),
@@ -53,36 +56,16 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "gpu_compute_capability": f"{properties.major}.{properties.minor}",
             "gpu_multiprocessors": properties.multi_processor_count,
             "gpu_memory_bytes": properties.total_memory,
-            "gpu_driver": gpu_driver(),
+            "gpu_driver": get_nvidia_driver_version(run) or "unknown",
         }
     return machine
-
-
-def gpu_driver() -> str:
-    """The version of NVIDIA's driver; "unknown" where nvidia-smi does not tell."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        lines = []
-    return lines[0] if lines else "unknown"
 
 
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = re.search(r"^model name\s*: *(.*?)\s*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def describe_versions(device: torch.device) -> dict[str, Any]:
@@ -102,13 +85,10 @@ def describe_versions(device: torch.device) -> dict[str, Any]:
 
 def git_commit() -> str:
     """The commit, with "-dirty" where the code differs from it; "unknown" outside a checkout."""
+    git, paths = ["git", "-C", str(REPOSITORY)], [*MEASURED_PATHS, ":(exclude)benchmarks/results"]
     try:
-        commit = git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if git("status", "--porcelain", "--", *MEASURED_PATHS) else commit
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL).strip()
+        changes = subprocess.check_output([*git, "status", "--porcelain", "--", *paths])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def git(*arguments: str) -> str:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return f"{commit}-dirty" if changes else commit

@@ -1,6 +1,7 @@
 """Builds what is handed out, and tries it as its users will: `make sdist`, `make wheels`; packages are left in dist.
 
-sdist: built, unpacked elsewhere, installed by pip with build isolation from a path with spaces, and tried.
+sdist: built, unpacked elsewhere, installed by pip with build isolation from a path with spaces, and tried; then the
+README's lines of installation and its commands, in their order, in the environment that pip filled.
 wheels: one for the CPU for every Python of this machine and, where nvcc is, one with the CUDA module too, whose version
 has a local part, such as 0.1.0+cu130. Both are repaired by auditwheel without torch's libraries, installed in a fresh
 environment without a compiler, and tried.
@@ -15,20 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from .environments import (
-    BUILD_REQUIREMENTS,
-    ROOT,
-    StepFailedError,
-    build_sdist,
-    build_wheel,
-    find_pythons,
-    install,
-    make_environment,
-    nvcc_version,
-    run,
-    torch_releases,
-    unpack,
-)
+from . import environments
+from .environments import ROOT, StepFailedError, find_pythons, nvcc_version, run
 
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "distribution"
@@ -40,10 +29,10 @@ TORCHS_LIBRARIES = ("libtorch*.so", "libc10*.so", "libcudart.so*", "libcuda.so*"
 def try_sdist() -> None:
     """Fails with a step's name where one of them fails."""
     began = time.monotonic()
-    sdist = build_sdist(DIST, WORK / "sdist.log")
+    sdist = environments.build_sdist(DIST, WORK / "sdist.log")
     if sdist.stat().st_size > LARGEST_SDIST:
         raise StepFailedError(f"{sdist.name} has {sdist.stat().st_size:,} bytes, expected at most {LARGEST_SDIST:,}")
-    source = unpack(sdist, WORK / "a path with spaces")
+    source = environments.unpack(sdist, WORK / "a path with spaces")
     environment, log = WORK / "isolated", WORK / "isolated.log"
     shutil.rmtree(environment, ignore_errors=True)
     run("making the environment", [sys.executable, "-m", "venv", environment], log)
@@ -57,6 +46,11 @@ def try_sdist() -> None:
     installed = time.monotonic()
     run("smoke test", [python, source / "tools" / "smoke.py"], WORK / "smoke.log", cwd=WORK)
     print((WORK / "smoke.log").read_text().splitlines()[-1])
+    lines = re.findall(r"^(?:pip install|ald-ext) .*", (source / "README.md").read_text(), re.MULTILINE)
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    command: list[str | Path] = ["bash", "-euxc", "\n".join(lines)]
+    run("the README's commands", command, WORK / "readme.log", cwd=source, PATH=path, PIP_CONSTRAINT=file)
+    print(f"the README's commands: {len(lines)}, in {time.monotonic() - installed:.0f} s")
     for folder in (environment, source.parent):
         shutil.rmtree(folder)
     print(
@@ -65,19 +59,19 @@ def try_sdist() -> None:
     )
 
 
-def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: str | None) -> Path:
-    """Builds one against that torch, repairs it into dist and tries it; the wheel."""
+def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: str | None) -> None:
+    """Builds one against that torch, repairs it into dist and tries it."""
     name = f"{version}-{f'cu{cuda}'.replace('.', '') if cuda else 'cpu'}"
     logs = WORK / "logs" / name
     environment = WORK / name
-    python = make_environment(
-        environment, interpreter, f"torch=={torch}", *BUILD_REQUIREMENTS, log=logs / "environment.log"
-    )
-    source = unpack(sdist, environment / "source")
+    packages = (f"torch=={torch}", *environments.BUILD_REQUIREMENTS)
+    python = environments.make_environment(environment, interpreter, *packages, log=logs / "environment.log")
+    source = environments.unpack(sdist, environment / "source")
     if cuda:
         # A local version tells the two apart: both can be asked for by name, as torch's can.
         (source / "setup.cfg").write_text(f"[egg_info]\ntag_build = +cu{cuda.replace('.', '')}\n")
-    built = build_wheel(python, source, environment / "built", logs / "build.log", ALD_EXT_CUDA="1" if cuda else "0")
+    variables = {"ALD_EXT_CUDA": "1" if cuda else "0"}
+    built = environments.build_wheel(python, source, environment / "built", logs / "build.log", **variables)
     auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair", built]
     auditwheel += ["--wheel-dir", environment / "repaired"]
     auditwheel += [word for library in TORCHS_LIBRARIES for word in ("--exclude", library)]
@@ -86,17 +80,10 @@ def make_wheel(version: str, interpreter: str, torch: str, sdist: Path, cuda: st
     repaired = next((environment / "repaired").glob("*.whl"))
     wheel = DIST / repaired.name
     shutil.move(repaired, wheel)
-    shutil.rmtree(environment)
-    try_wheel(wheel, interpreter, environment, logs, cuda)
-    return wheel
-
-
-def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda: str | None) -> None:
-    """Installs it in a fresh environment with the torch of constraints.txt and no compiler on PATH, and tries it."""
-    torch = re.search(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert torch is not None
-    python = make_environment(environment, interpreter, f"torch=={torch.group(1)}", log=logs / "fresh.log")
-    install(python, wheel, log=logs / "install.log")
+    # Tried in a fresh environment with the torch of constraints.txt and no compiler on PATH.
+    (tested,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    python = environments.make_environment(environment, interpreter, tested, log=logs / "fresh.log")
+    environments.install(python, wheel, log=logs / "install.log")
     smoke: list[str | Path] = [python, ROOT / "tools" / "smoke.py", *(["--cuda"] if cuda else [])]
     run("smoke test", smoke, logs / "smoke.log", cwd=environment, PATH=str(python.parent), CUDA_HOME="", CXX="")
     said = (logs / "smoke.log").read_text().splitlines()[-1]
@@ -104,15 +91,16 @@ def try_wheel(wheel: Path, interpreter: str, environment: Path, logs: Path, cuda
     shutil.rmtree(environment)
 
 
-def make_wheels(wanted: list[str]) -> bool:
-    """All of this machine's; those that fail are told at the end."""
+def make_wheels(wanted: list[str]) -> int:
+    """All of this machine's; those that fail are told at the end. The number of these."""
     pythons = {python: path for python, path in find_pythons().items() if not wanted or python in wanted}
-    sdist = build_sdist(DIST, WORK / "sdist.log")
+    sdist = environments.build_sdist(DIST, WORK / "sdist.log")
     for old in DIST.glob("*.whl"):
         old.unlink()
     failures = []
     for version, interpreter in pythons.items():
-        torch = torch_releases(version)[0]  # the stable ABI's oldest: later ones run what was built against it
+        # The stable ABI's oldest: later ones run what was built against it.
+        torch = environments.torch_releases(version)[0]
         for cuda in (None, nvcc_version()) if nvcc_version() else (None,):
             try:
                 make_wheel(version, interpreter, torch, sdist, cuda)
@@ -120,7 +108,7 @@ def make_wheels(wanted: list[str]) -> bool:
                 failures.append(f"Python {version}, {f'CUDA {cuda}' if cuda else 'CPU'}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
     print(f"{len(list(DIST.glob('*.whl')))} wheels in {DIST}, {len(failures)} failed")
-    return not failures
+    return len(failures)
 
 
 def main() -> None:
@@ -131,10 +119,7 @@ def main() -> None:
     if platform.system() != "Linux" and options.what == "wheels":
         sys.exit("wheels: manylinux wheels are built on Linux")
     try:
-        if options.what == "sdist":
-            try_sdist()
-        elif not make_wheels(options.python.split()):
-            sys.exit(1)
+        sys.exit(try_sdist() if options.what == "sdist" else make_wheels(options.python.split()))
     except StepFailedError as error:
         sys.exit(str(error))
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,14 +71,11 @@ def torch_releases(python: str) -> list[str]:
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         sys.exit(f"the index does not tell torch's releases: {answer.stderr.strip()}")
-    newest: dict[tuple[int, int], tuple[int, ...]] = {}
-    for text in json.loads(answer.stdout)["versions"]:
-        if re.fullmatch(r"\d+\.\d+\.\d+", text):
-            version = tuple(map(int, text.split(".")))
-            minor = (version[0], version[1])
-            if minor >= OLDEST_TORCH:
-                newest[minor] = max(newest.get(minor, version), version)
-    return [".".join(map(str, newest[minor])) for minor in sorted(newest)]
+    newest: dict[tuple[int, int], str] = {}
+    for text in reversed(json.loads(answer.stdout)["versions"]):  # the newest comes first
+        if release := re.fullmatch(r"(\d+)\.(\d+)\.\d+", text):
+            newest[int(release[1]), int(release[2])] = text
+    return [text for minor, text in newest.items() if minor >= OLDEST_TORCH]
 
 
 def make_environment(folder: Path, python: str, *requirements: str, log: Path) -> Path:
@@ -107,9 +103,7 @@ def build_sdist(folder: Path, log: Path) -> Path:
 def unpack(sdist: Path, folder: Path) -> Path:
     """Unpacks it into an empty folder; the folder of setup.py."""
     shutil.rmtree(folder, ignore_errors=True)
-    with tarfile.open(sdist) as archive:
-        # Python before 3.10.12 and 3.11.4 knows no filters.
-        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    shutil.unpack_archive(sdist, folder)
     return next(path.parent for path in folder.glob("*/setup.py"))
 
 
@@ -130,6 +124,5 @@ def nvcc_version() -> str | None:
     nvcc = next((candidate for candidate in candidates if candidate and Path(candidate).is_file()), None)
     if nvcc is None:
         return None
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"release (\d+\.\d+)", text)
-    return match.group(1) if match else None
+    match = re.search(r"release (\d+\.\d+)", subprocess.check_output([nvcc, "--version"], text=True))
+    return match[1] if match else None

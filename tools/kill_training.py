@@ -43,13 +43,6 @@ LONGEST_START = 6.0
 CLOCK = ("seconds", "seconds_after_epoch")
 
 
-def write_digits(path: Path) -> None:
-    """Some digits of mnist5k as a data set of their own."""
-    digits = load_dataset("mnist5k")
-    train, test = digits.train_images[:TRAIN_IMAGES], digits.test_images[:TEST_IMAGES]
-    numpy.savez(path, train_images=train[:, 0].numpy(), test_images=test[:, 0].numpy())
-
-
 def settings(model: str, digits: Path) -> dict[str, Any]:
     """A small run with an ensemble; DLGM, VAE and uniform dequantization draw from torch's generator."""
     options = {"langevin_steps": 2, "inference_steps": 2} if model in ("abp", "dlgm") else {}
@@ -66,8 +59,10 @@ def settings(model: str, digits: Path) -> dict[str, Any]:
     }
 
 
-def report_steps(progress: Path) -> None:
-    """Lets the loop append the number of each step to a file, after the checkpoint that belongs to it."""
+def be_child(progress: str, arguments: list[str]) -> None:
+    """`ald-ext train ...` that appends the number of each step to a file, after the checkpoint that belongs to it."""
+    from ald_ext.cli import main
+
     make_step = Loop._make_step
     file = os.open(progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -75,14 +70,7 @@ def report_steps(progress: Path) -> None:
         make_step(loop, x, index)
         os.write(file, f"{loop.run.step}\n".encode())
 
-    Loop._make_step = make_and_report  # type: ignore[method-assign]
-
-
-def be_child(progress: str, arguments: list[str]) -> None:
-    """`ald-ext train ...` that reports its steps."""
-    from ald_ext.cli import main
-
-    report_steps(Path(progress))
+    Loop._make_step = make_and_report
     sys.argv = ["ald-ext", *arguments]
     main()
 
@@ -102,15 +90,7 @@ class KilledRun:
 
 
 class Victim:
-    """A run that is killed some times, then left to finish.
-
-    Args:
-        folder: of the run and what it reports.
-        model: its name.
-        digits: see :func:`write_digits`.
-        kills: number of them.
-        seed: of the moments.
-    """
+    """A run in a folder, with what it reports, that is killed so many times at random moments, then left to finish."""
 
     def __init__(self, folder: Path, model: str, digits: Path, kills: int, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,8 +132,8 @@ class Victim:
         if not self.result.failures:
             with self.started() as process:
                 process.wait()
-        if not self.result.failures and self.leftovers():
-            self.result.failures.append(f"temporary files are left: {', '.join(self.leftovers())}")
+        if not self.result.failures and (leftovers := self.leftovers()):
+            self.result.failures.append(f"temporary files are left: {', '.join(leftovers)}")
 
     def be_killed(self) -> None:
         """One life, ended at a random moment."""
@@ -180,15 +160,12 @@ class Victim:
     def check_checkpoint(self) -> None:
         """Loads it; it is of the last reported step that has one, or of a later one."""
         reported, path = self.last_step(), self.out / CHECKPOINT
-        if not path.exists():
-            self.result.before_the_first_checkpoint += 1
-            step = 0
-        else:
-            try:
-                step = load_checkpoint(path)["step"]
-            except ValueError as error:
-                self.result.failures.append(str(error))
-                return
+        try:
+            step = load_checkpoint(path)["step"] if path.exists() else 0
+        except ValueError as error:
+            self.result.failures.append(str(error))
+            return
+        self.result.before_the_first_checkpoint += not path.exists()
         self.result.most_steps_behind = max(self.result.most_steps_behind, reported - step)
         if not reported - INTERVAL < step <= reported + 1:
             self.result.failures.append(f"the checkpoint is of step {step}, the last reported was {reported}")
@@ -226,25 +203,9 @@ def kill_and_compare(folder: Path, model: str, digits: Path, whole: dict[str, An
     victim.live()
     if not victim.result.failures:
         finished = load_checkpoint(victim.out / CHECKPOINT)
-        different = differences(without_clock(whole), without_clock(finished))
-        if different:
+        if different := differences(without_clock(whole), without_clock(finished)):
             victim.result.failures.append(f"differs from the uninterrupted run in {', '.join(different)}")
     return victim.result
-
-
-def summary(results: list[KilledRun]) -> dict[str, Any]:
-    """Counts over all runs, and each run."""
-    counts = ("kills", "before_the_first_checkpoint", "during_a_write", "during_the_start")
-    return {
-        "runs": len(results),
-        "runs_without_failure": sum(not result.failures for result in results),
-        **{name: sum(getattr(result, name) for result in results) for name in counts},
-        "most_steps_behind": max(result.most_steps_behind for result in results),
-        "checkpoint_every": INTERVAL,
-        "steps": EPOCHS * STEPS_AN_EPOCH,
-        "torch": torch.__version__,
-        "each": [asdict(result) for result in results],
-    }
 
 
 def main() -> None:
@@ -260,7 +221,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digits = folder / "digits.npz"
-        write_digits(digits)
+        images = load_dataset("mnist5k")
+        train, test = images.train_images[:TRAIN_IMAGES, 0], images.test_images[:TEST_IMAGES, 0]
+        numpy.savez(digits, train_images=train.numpy(), test_images=test.numpy())
         whole = {model: uninterrupted(folder / model, model, digits) for model in options.models}
         for number in range(options.runs):
             model = options.models[number % len(options.models)]
@@ -268,9 +231,18 @@ def main() -> None:
             seed = options.seed + number
             results.append(kill_and_compare(folder / f"run{number}", model, digits, whole[model], kills, seed))
             print(results[-1], flush=True)
-    report = summary(results)
-    write_json(options.out, report)
-    print(json.dumps({name: value for name, value in report.items() if name != "each"}, indent=2))
+    counts = ("kills", "before_the_first_checkpoint", "during_a_write", "during_the_start")
+    report = {
+        "runs": len(results),
+        "runs_without_failure": sum(not result.failures for result in results),
+        **{name: sum(getattr(result, name) for result in results) for name in counts},
+        "most_steps_behind": max(result.most_steps_behind for result in results),
+        "checkpoint_every": INTERVAL,
+        "steps": EPOCHS * STEPS_AN_EPOCH,
+        "torch": torch.__version__,
+    }
+    write_json(options.out, {**report, "each": [asdict(result) for result in results]})
+    print(json.dumps(report, indent=2))
     sys.exit(report["runs_without_failure"] != report["runs"])
 
 

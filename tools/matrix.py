@@ -21,27 +21,14 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .environments import (
-    BUILD_REQUIREMENTS,
-    PYTHONS,
-    ROOT,
-    StepFailedError,
-    build_sdist,
-    build_wheel,
-    find_pythons,
-    find_uv,
-    install,
-    make_environment,
-    nvcc_version,
-    run,
-    torch_releases,
-    unpack,
-)
+from . import environments
+from .environments import PYTHONS, ROOT, StepFailedError, find_pythons, find_uv, nvcc_version, run
 
 TEST_REQUIREMENTS = ("pytest", "hypothesis", "expecttest")
 PYTHON_TESTS = ROOT / "python_tests"
@@ -69,7 +56,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A Python, a torch release, what else is tried with them, and the torches whose builds run here too."""
+    """A Python, a torch release, what is tried with them besides, and the torches whose builds run here too."""
 
     python: str
     torch: str
@@ -85,6 +72,11 @@ class Cell:
     def name(self) -> str:
         return f"Python {self.python}, torch {self.torch}"
 
+    @property
+    def place(self) -> str:
+        """The name of its folders."""
+        return f"{self.python}-{self.torch}"
+
     def tests(self) -> dict[str, list[str]]:
         """Those of each run: of the wheel built here, then of those built elsewhere."""
         own = TESTS + (COMPILE_TESTS if self.compiles else [])
@@ -99,12 +91,7 @@ class Matrix:
         self.results: dict[str, Result] = json.loads(results.read_text()) if results.is_file() else {}
         self.sources = hash_of_sources()
         self.lock = threading.Lock()
-        self.sdist = build_sdist(work / "sdist", work / "logs" / "sdist.log")
-
-    def store(self, key: str, result: Result) -> None:
-        with self.lock:
-            self.results[key] = result
-            self.write()
+        self.sdist = environments.build_sdist(work / "sdist", work / "logs" / "sdist.log")
 
     def write(self) -> None:
         self.results_path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,41 +106,38 @@ class Matrix:
         tested = all(set(files) <= ran.get(torch, set()) for torch, files in cell.tests().items())
         return tested and (result["cuda"] is not None or not cell.cuda)
 
-    def folder(self, cell: Cell) -> Path:
-        return self.work / f"{cell.python}-{cell.torch}"
-
     def wheel(self, python: str, torch: str) -> Path | None:
         """Built by an earlier step, of the same sources."""
         return next((self.work / "wheels" / self.sources / f"{python}-{torch}").glob("*.whl"), None)
 
-    def make(self, cell: Cell) -> Result:
-        """The environment with a wheel built in it; what is known of the cell by then."""
-        folder, log = self.folder(cell), self.work / "logs" / f"{cell.python}-{cell.torch}"
+    def make(self, cell: Cell, result: Result) -> None:
+        """The environment with a wheel built in it."""
+        folder, log = self.work / cell.place, self.work / "logs" / cell.place
         say(f"{cell.name}: making the environment")
         began = time.monotonic()
         index = [f"--index={self.cpu_index}"] if self.cpu_index and not cell.cuda else []
-        packages = (f"torch=={cell.torch}", *index, *BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
-        python = make_environment(folder, self.pythons[cell.python], *packages, log=log / "environment.log")
+        packages = (f"torch=={cell.torch}", *index, *environments.BUILD_REQUIREMENTS, *TEST_REQUIREMENTS)
+        python = environments.make_environment(
+            folder, self.pythons[cell.python], *packages, log=log / "environment.log"
+        )
         prepared = time.monotonic()
         if self.wheel(cell.python, cell.torch) is None:
             say(f"{cell.name}: building{' with CUDA' if cell.cuda else ''}")
-            source = unpack(self.sdist, folder / "source")
-            target = self.work / "wheels" / self.sources / f"{cell.python}-{cell.torch}"
+            source = environments.unpack(self.sdist, folder / "source")
+            target = self.work / "wheels" / self.sources / cell.place
             cuda = {"ALD_EXT_CUDA": "1" if cell.cuda else "0"}
             if cell.cuda:
                 cuda["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
-            build_wheel(python, source, target, log / "build.log", **cuda)
+            environments.build_wheel(python, source, target, log / "build.log", **cuda)
         built = time.monotonic()
-        return {
-            "seconds": {"environment": round(prepared - began, 1), "build": round(built - prepared, 1)},
-            "cuda": nvcc_version() if cell.cuda else None,
-        }
+        result["seconds"] = {"environment": round(prepared - began, 1), "build": round(built - prepared, 1)}
+        result["cuda"] = nvcc_version() if cell.cuda else None
 
     def test(self, cell: Cell, result: Result) -> None:
         """Runs of the wheel built here and of those built against others; adds to the result."""
-        folder, log = self.folder(cell), self.work / "logs" / f"{cell.python}-{cell.torch}"
+        folder, log = self.work / cell.place, self.work / "logs" / cell.place
         python = folder / "bin" / "python"
-        tests = unpack(self.sdist, folder / "tests")
+        tests = environments.unpack(self.sdist, folder / "tests")
         shutil.rmtree(tests / "ald_ext")  # or Python would import it in place of the installed package
         result["runs"] = {}
         for torch, files in cell.tests().items():
@@ -162,7 +146,7 @@ class Matrix:
                 raise StepFailedError(f"there is no wheel built against torch {torch}")
             say(f"{cell.name}: testing what was built {'here' if torch == cell.torch else f'against {torch}'}")
             began = time.monotonic()
-            install(python, "--no-deps", "--reinstall", wheel, log=log / f"install-{torch}.log")
+            environments.install(python, "--no-deps", "--reinstall", wheel, log=log / f"install-{torch}.log")
             cuda = ["--cuda"] if result["cuda"] and torch == cell.torch else []
             run("smoke test", [python, tests / "tools" / "smoke.py", *cuda], log / f"smoke-{torch}.log", cwd=tests)
             report = folder / f"report-{torch}.xml"
@@ -178,29 +162,30 @@ class Matrix:
             result["runs"][torch] = {"passed": ran - skipped, "skipped": skipped, "seconds": seconds, "files": files}
         result["versions"] = versions(python)
 
-    def do(self, cell: Cell, made: Result | StepFailedError | None = None) -> bool:
-        """One cell from beginning to end; stores its result, and tells whether it passed."""
-        result: Result = {"python": cell.python, "torch": cell.torch, "sources": self.sources, **provenance()}
-        began = time.monotonic()
+    def attempt(self, step: Callable[[Cell, Result], None], cell: Cell, result: Result) -> Result:
+        """Does one of the steps above unless an earlier one failed, and notes a failure in the result."""
         try:
-            if isinstance(made, StepFailedError):
-                raise made
-            result |= made or self.make(cell)
-            self.test(cell, result)
+            if "failure" not in result:
+                step(cell, result)
         except StepFailedError as error:
             result["failure"] = str(error).replace(f"{ROOT}/", "")
-        finally:
-            shutil.rmtree(self.folder(cell), ignore_errors=True)
-        self.store(cell.key, result)
+        return result
+
+    def begin(self, cell: Cell) -> Result:
+        identity = {"python": cell.python, "torch": cell.torch, "sources": self.sources}
+        return self.attempt(self.make, cell, {**identity, **provenance()})
+
+    def end(self, cell: Cell, result: Result) -> bool:
+        """Tests what :meth:`begin` has made, stores the result, and tells whether the cell passed."""
+        began = time.monotonic()
+        self.attempt(self.test, cell, result)
+        shutil.rmtree(self.work / cell.place, ignore_errors=True)
+        with self.lock:
+            self.results[cell.key] = result
+            self.write()
         failure = result.get("failure")
         say(f"{cell.name}: {f'FAILED: {failure}' if failure else f'passed, tests {time.monotonic() - began:.0f} s'}")
         return failure is None
-
-    def try_make(self, cell: Cell) -> Result | StepFailedError:
-        try:
-            return self.make(cell)
-        except StepFailedError as error:
-            return error
 
     def do_python(self, cells: list[Cell], jobs: int) -> list[bool]:
         """All cells of one Python: first those whose wheels the others run, then the rest."""
@@ -211,9 +196,9 @@ class Matrix:
         needed = {torch for cell in todo for torch in cell.tests()}
         first = [c for c in cells if c in (cells[0], cells[-1]) and (c in todo or self.missing(c, needed))]
         with ThreadPoolExecutor(jobs) as pool:
-            made = list(pool.map(self.try_make, first))
-            outcomes = list(pool.map(self.do, first, made))
-            return outcomes + list(pool.map(self.do, [cell for cell in todo if cell not in first]))
+            outcomes = list(pool.map(self.end, first, list(pool.map(self.begin, first))))
+            rest = [cell for cell in todo if cell not in first]
+            return outcomes + list(pool.map(lambda cell: self.end(cell, self.begin(cell)), rest))
 
     def missing(self, cell: Cell, needed: set[str]) -> bool:
         return cell.torch in needed and self.wheel(cell.python, cell.torch) is None
@@ -366,14 +351,11 @@ def chosen(releases: list[str], wanted: list[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--torch", default="", help='such as "2.11 2.15" or "oldest newest" (default: all from 2.11 on)'
-    )
+    parser.add_argument("--torch", default="", help='"2.11 2.15" or "oldest newest" (default: all from 2.11 on)')
     parser.add_argument("--python", default="", help=f'such as "3.11 3.12" (default: {" ".join(PYTHONS)})')
     parser.add_argument("--jobs", type=int, default=2, help="cells side by side (default: 2)")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "docs" / "compatibility.json", help="the page is beside it"
-    )
+    compatibility = ROOT / "docs" / "compatibility.json"
+    parser.add_argument("--results", type=Path, default=compatibility, help="the page is beside it")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "matrix", help="environments, wheels, logs")
     parser.add_argument("--keep", action="store_true", help="leave downloads and wheels in --work")
     parser.add_argument("--cpu-index", metavar="URL", help="an index of CPU builds of torch, for cells without CUDA")
@@ -393,7 +375,7 @@ def run_matrix(options: argparse.Namespace) -> bool:
     pythons, wanted = find_pythons(), options.python.split() or list(PYTHONS)
     if unknown := [python for python in wanted if python not in PYTHONS]:
         sys.exit(f"--python has {' '.join(unknown)}, expected some of {' '.join(PYTHONS)}")
-    releases = {python: torch_releases(python) for python in wanted}
+    releases = {python: environments.torch_releases(python) for python in wanted}
     everything = sorted(set().union(*releases.values()), key=lambda text: [int(part) for part in text.split(".")])
     selected = chosen(everything, options.torch.split())
     if not selected:
@@ -418,20 +400,14 @@ def run_matrix(options: argparse.Namespace) -> bool:
                 say(f"Python {python}, torch {torch}: not to be had: {reason}")
                 key = Cell(python, torch, False, False, ()).key
                 if matrix.results.get(key, {"unavailable": ""}).get("unavailable") is not None:
-                    matrix.store(key, {"python": python, "torch": torch, "unavailable": reason})
+                    matrix.results[key] = {"python": python, "torch": torch, "unavailable": reason}
         if python in pythons and torches:
-            ends = (torches[0], torches[-1])
-            newest = {torch: max((p for p in here if torch in releases[p]), key=PYTHONS.index) for torch in torches}
-            cells = [
-                Cell(
-                    python,
-                    torch,
-                    compiles=newest[torch] == python and torch in ends,
-                    cuda=newest[torch] == python and torch in ends and nvcc_version() is not None,
-                    foreign=tuple(dict.fromkeys(end for end in ends if end != torch)),
-                )
-                for torch in torches
-            ]
+            ends, cells = (torches[0], torches[-1]), []
+            for torch in torches:
+                newest = max((p for p in here if torch in releases[p]), key=PYTHONS.index)
+                more = newest == python and torch in ends
+                foreign = tuple(dict.fromkeys(end for end in ends if end != torch))
+                cells.append(Cell(python, torch, more, more and nvcc_version() is not None, foreign))
             outcomes += matrix.do_python(cells, options.jobs)
             if os.environ["UV_CACHE_DIR"] == own_cache and python != here[-1]:
                 # Other Pythons have other wheels of torch; the libraries that it brings are the same.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ald_ext.paper.report.tables import markdown_table
-from ald_ext.paper.results import Results as PaperResults
 from ald_ext.paper.results import find_results
 from benchmarks import names
 from benchmarks.page import RESULTS, Results, find, load_results, machine_of, number, overview
@@ -64,7 +63,6 @@ def cuda(all_results: Mapping[str, Results]) -> str:
     """A GPU's figures; of either file, where it is there."""
     if not any(name.endswith("cuda") for name in all_results):
         return NO_CUDA
-    parts = [speed(all_results, "cuda")]
     kernels = all_results.get("cuda", {"rows": []})
     rows = []
     for family, size, variant, text in QUOTED_BANDWIDTHS:
@@ -75,7 +73,8 @@ def cuda(all_results: Mapping[str, Results]) -> str:
     for ours, peer in ((names.PSGLD, names.ADAM), (names.SGLD, names.SGD)):
         if ours in counts and peer in counts:
             rows.append([f"`{ours}` in a CUDA graph", f"`{peer}`: {counts[peer]}", str(counts[ours]), "kernels a step"])
-    return "\n\n".join([*parts, *([markdown_table(["on the GPU", "peer", "ours", "unit"], rows)] if rows else [])])
+    table = speed(all_results, "cuda")
+    return f"{table}\n\n{markdown_table(['on the GPU', 'peer', 'ours', 'unit'], rows)}" if rows else table
 
 
 def results() -> str:
@@ -88,14 +87,9 @@ def results() -> str:
         row = next(row for row in source.rows if row.name == name)
         error = "" if row.standard_error is None else f" ± {row.standard_error:.1g}"
         paper = "" if row.paper is None else f"{row.paper:.4g}"
-        rows.append([text, paper, f"{row.mean:.3g}{error}", conditions(source, len(row.values))])
+        told, seeds = CONDITIONS.get(experiment, "").format(**source.settings), len(row.values)
+        rows.append([text, paper, f"{row.mean:.3g}{error}", f"{told}{seeds} seed{'s' * (seeds > 1)}"])
     return markdown_table(["figure", "paper", "ours", "conditions of ours"], rows)
-
-
-def conditions(source: PaperResults, seeds: int) -> str:
-    """The settings that matter most to a figure."""
-    told = CONDITIONS.get(source.experiment, "").format(**source.settings)
-    return f"{told}{seeds} seed{'s' * (seeds > 1)}"
 
 
 def demo() -> str:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from ..settings import require
+
 #: Number of minibatches that are prepared ahead where the images do not stay on the device.
 BATCHES_AHEAD = 3
 #: Largest share of a GPU's free memory that images may take to stay there.
@@ -43,10 +45,8 @@ class Batches:
     def __init__(
         self, images: Tensor, batch_size: int, seed: int, device: torch.device | str, *, resident: bool | None = None
     ) -> None:
-        if not 1 <= batch_size <= len(images):
-            raise ValueError(
-                f"batch_size: got {batch_size}, expected 1 to {len(images)}, the number of training images"
-            )
+        expected = f"1 to {len(images)}, the number of training images"
+        require(1 <= batch_size <= len(images), "batch_size", batch_size, expected)
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self.resident = fits(images, self.device) if resident is None else resident
         self.images = images.to(self.device) if self.resident else images
@@ -67,10 +67,8 @@ class Batches:
         Raises:
             ValueError: ``first`` is negative or more than the number of minibatches.
         """
-        if not 0 <= first <= self.batches_per_epoch:
-            raise ValueError(
-                f"first: got {first}, expected 0 to {self.batches_per_epoch}, the number of minibatches of an epoch"
-            )
+        expected = f"0 to {self.batches_per_epoch}, the number of minibatches of an epoch"
+        require(0 <= first <= self.batches_per_epoch, "first", first, expected)
         chosen = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
         return self.indexed(chosen) if self.resident else self.prefetched(chosen)
 
@@ -120,7 +118,4 @@ class Batches:
 
 def fits(images: Tensor, device: torch.device) -> bool:
     """Return whether images can stay on the device."""
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return images.nbytes <= free * RESIDENT_SHARE
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] * RESIDENT_SHARE

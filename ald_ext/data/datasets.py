@@ -15,8 +15,6 @@ from .image_folders import load_folder
 from .npz_files import load_npz
 from .torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 
-__all__ = ["DATASETS", "ImageData", "load_dataset"]
-
 #: Number of images of mnist5k that are held out.
 HELD_OUT = 500
 
@@ -39,16 +37,11 @@ def read_mnist5k() -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels
 
 
-def load_bmnist5k(data_root: str | None) -> ImageData:
-    """Return mnist5k, binarized as bmnist is."""
-    return binarized(load_mnist5k(data_root))
-
-
 #: The data sets by name: functions that load them from the folder of data sets.
 DATASETS: dict[str, Callable[[str | None], ImageData]] = {
     "mnist5k": load_mnist5k,
     **{name: partial(load_torchvision_set, name) for name in TORCHVISION_SETS},
-    "bmnist5k": load_bmnist5k,
+    "bmnist5k": lambda data_root: binarized(load_mnist5k(data_root)),
 }
 
 
@@ -70,22 +63,17 @@ def load_dataset(name: str, data_root: str | None = None, *, download: bool = Fa
         ImportError: the package that reads the data set is missing.
     """
     if name not in DATASETS:
-        return replace(load_path(name), name=name)
+        path = Path(name)
+        if name and path.is_dir():
+            return replace(load_folder(path), name=name)
+        if path.suffix.lower() == ".npz":
+            return replace(load_npz(path), name=name)
+        raise ValueError(
+            f"dataset: got {name!r}, expected one of {', '.join(DATASETS)}, "
+            "or a .npz file or a folder of images that exists"
+        )
     if download and name in TORCHVISION_SETS:
         return replace(load_torchvision_set(name, data_root, download=True), name=name)
     if data_root is not None and not Path(data_root).is_dir():
         raise FileNotFoundError(f"dataset {name}: data_root: got {data_root!r}, expected a folder that exists")
     return replace(DATASETS[name](data_root), name=name)
-
-
-def load_path(name: str) -> ImageData:
-    """Return the images of a .npz file or of a folder."""
-    path = Path(name)
-    if name and path.is_dir():
-        return load_folder(path)
-    if path.suffix.lower() == ".npz":
-        return load_npz(path)
-    raise ValueError(
-        f"dataset: got {name!r}, expected one of {', '.join(DATASETS)}, "
-        "or a .npz file or a folder of images that exists"
-    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..progress import progress_bar
+from ..settings import require
 from .image_data import IMAGE_SIZE, ImageData, hold_out
 
 if TYPE_CHECKING:
@@ -55,33 +56,23 @@ def load_folder(folder: Path) -> ImageData:
     """
     if all((folder / split).is_dir() for split in ("train", "test")):
         parts = [read_folder(folder, split) for split in ("train", "test")]
-        (train, test), (train_labels, test_labels) = same_channels(parts), label_together(parts)
+        channels = max(part.images.shape[1] for part in parts)  # grey is RGB where another part has colours
+        train, test = (part.images.expand(-1, channels, -1, -1).contiguous() for part in parts)
+        train_labels, test_labels = label_together(parts)
         data = ImageData(train, train_labels, test, test_labels)
     else:
         parts = [read_folder(folder)]
-        images = parts[0].images
-        if len(images) < 2:
-            raise ValueError(f"dataset {str(folder)!r}: got 1 image, expected at least 2, one to hold out")
-        data = hold_out(images, label_together(parts)[0])
+        enough = len(parts[0].images) > 1
+        require(enough, f"dataset {str(folder)!r}", "1 image", "at least 2, one to hold out")
+        data = hold_out(parts[0].images, label_together(parts)[0])
     skipped = tuple(name for part in parts for name in part.skipped)
     if skipped:
-        warn_of_skipped(folder, skipped)
+        names = ", ".join(skipped[:NAMED_FILES]) + (", ..." if len(skipped) > NAMED_FILES else "")
+        warnings.warn(
+            f"dataset {str(folder)!r}: files skipped because they are no images or broken: {len(skipped)} ({names})",
+            stacklevel=3,  # the caller of load_dataset
+        )
     return replace(data, skipped=skipped)
-
-
-def warn_of_skipped(folder: Path, skipped: tuple[str, ...]) -> None:
-    """Warn once of all skipped files: count them, and name the first."""
-    names = ", ".join(skipped[:NAMED_FILES]) + (", ..." if len(skipped) > NAMED_FILES else "")
-    warnings.warn(
-        f"dataset {str(folder)!r}: files skipped because they are no images or broken: {len(skipped)} ({names})",
-        stacklevel=5,  # the caller of load_dataset
-    )
-
-
-def same_channels(parts: list[FolderImages]) -> list[Tensor]:
-    """Return the images of all parts, grey ones as RGB where another part has colours."""
-    channels = max(part.images.shape[1] for part in parts)
-    return [part.images.expand(-1, channels, -1, -1).contiguous() for part in parts]
 
 
 def label_together(parts: list[FolderImages]) -> list[Tensor | None]:
@@ -96,11 +87,8 @@ def read_folder(folder: Path, split: str = "") -> FolderImages:
     names = sorted(visible_files(top))
     candidates = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     images, kept = read_images(top, candidates)
-    if not kept:
-        raise ValueError(
-            f"dataset {str(top)!r}: got no image among {len(names)} files, "
-            f"expected images ({', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})"
-        )
+    expected = f"images ({', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})"
+    require(kept, f"dataset {str(top)!r}", f"no image among {len(names)} files", expected)
     skipped = [(Path(split) / name).as_posix() for name in sorted(set(names).difference(kept))]
     has_classes = all(name.count("/") == 1 for name in kept)
     return FolderImages(images, [name.split("/")[0] for name in kept] if has_classes else None, skipped)
@@ -171,7 +159,10 @@ def plain_image(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode in SIXTEEN_BIT_MODES:
-        return Image.fromarray(eight_bits(np.asarray(image)))
+        values = np.asarray(image)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise ValueError(f"got values from {values.min()} to {values.max()}, expected 0 to 65535")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("got an image of floats, expected 8 or 16 bits")
     mode = "L" if image.mode in GREY_MODES else "RGB"
@@ -181,10 +172,3 @@ def plain_image(image: Image.Image) -> Image.Image:
     result = Image.new(mode, image.size)
     result.paste(transparent.convert(mode), mask=transparent.getchannel("A"))
     return result
-
-
-def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Return values 0..65535 as 0..255."""
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ValueError(f"got values from {values.min()} to {values.max()}, expected 0 to 65535")
-    return np.rint(values / 257).astype(np.uint8)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..files import NPZ_DAMAGE
+from ..settings import require
 from .image_data import ImageData, hold_out, resize
 
 
@@ -26,88 +27,59 @@ def load_npz(path: Path) -> ImageData:
     """
     if not path.is_file():
         raise FileNotFoundError(f"dataset: got {str(path)!r}, expected a .npz file that exists")
+    place = f"dataset {str(path)!r}"
     with path.open("rb") as file:  # numpy leaves a damaged file open if it is given the path
         try:
             arrays = np.load(file, allow_pickle=False)
         except NPZ_DAMAGE as error:
-            raise unreadable(path, error) from error
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError(
-                f"dataset {str(path)!r}: got a single array, expected a .npz file with the key train_images"
-            )
-        if "train_images" not in arrays:
-            keys = ", ".join(arrays) or "none"
-            raise ValueError(f"dataset {str(path)!r}: got the keys {keys}, expected train_images among them")
-        train_images, train_labels = read_split(path, arrays, "train")
+            raise unreadable(place, error, "is no .npz file") from error
+        is_npz = isinstance(arrays, np.lib.npyio.NpzFile)
+        require(is_npz, place, "a single array", "a .npz file with the key train_images")
+        keys = ", ".join(arrays) or "none"
+        require("train_images" in arrays, place, f"the keys {keys}", "train_images among them")
+        images, labels = read_split(place, arrays, "train")
         if "test_images" not in arrays:
-            return hold_out_of_file(path, train_images, train_labels)
-        test_images, test_labels = read_split(path, arrays, "test")
-    if train_images.shape[1] != test_images.shape[1]:
-        raise ValueError(
-            f"dataset {str(path)!r}: test_images: got {test_images.shape[1]} channels, "
-            f"expected {train_images.shape[1]} as in train_images"
-        )
-    return ImageData(train_images, train_labels, test_images, test_labels)
+            expected = "at least 2 images, one to hold out"
+            got = f"{len(images)} image and no test_images"
+            require(len(images) > 1, f"{place}: train_images", got, expected)
+            return hold_out(images, labels)
+        test_images, test_labels = read_split(place, arrays, "test")
+    channels, of_test = images.shape[1], test_images.shape[1]
+    require(of_test == channels, f"{place}: test_images", f"{of_test} channels", f"{channels} as in train_images")
+    return ImageData(images, labels, test_images, test_labels)
 
 
-def hold_out_of_file(path: Path, images: Tensor, labels: Tensor | None) -> ImageData:
-    """Return the images of a file without test_images, some of them held out."""
-    if len(images) < 2:
-        raise ValueError(
-            f"dataset {str(path)!r}: train_images: got {len(images)} image and no test_images, "
-            "expected at least 2 images, one to hold out"
-        )
-    return hold_out(images, labels)
-
-
-def read_split(path: Path, arrays: Mapping[str, np.ndarray], split: str) -> tuple[Tensor, Tensor | None]:
+def read_split(place: str, arrays: Mapping[str, np.ndarray], split: str) -> tuple[Tensor, Tensor | None]:
     """Return images (N, C, 32, 32) and labels (N,), or None, of one of the splits."""
-    images = read_images(path, arrays, f"{split}_images")
-    key = f"{split}_labels"
-    return images, read_labels(path, arrays, key, len(images)) if key in arrays else None
+    images, owner = read_array(place, arrays, f"{split}_images"), f"{place}: {split}_images"
+    shape, expected = f"shape {images.shape}", "uint8 images (N, H, W) or (N, H, W, C) with C = 1 or 3"
+    require(images.dtype == np.uint8, owner, f"dtype {images.dtype}", expected)
+    require(images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,)), owner, shape, expected)
+    require(images.size, owner, shape, "at least one image")
+    tensor = resize(torch.from_numpy(images.reshape(*images.shape[:3], -1)).permute(0, 3, 1, 2))
+    if f"{split}_labels" not in arrays:
+        return tensor, None
+    labels, owner = read_array(place, arrays, f"{split}_labels"), f"{place}: {split}_labels"
+    count = len(images)
+    expected = f"({count},) or ({count}, 1), one label for every image"
+    require(labels.shape in ((count,), (count, 1)), owner, f"shape {labels.shape}", expected)
+    require(labels.dtype.kind in "iub", owner, f"dtype {labels.dtype}", "integers")
+    return tensor, torch.from_numpy(labels.reshape(-1).astype(np.int64))
 
 
-def read_images(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> Tensor:
-    """Return (N, H, W) or (N, H, W, C) as (N, C, 32, 32)."""
-    images = read_array(path, arrays, key)
-    expected = "expected uint8 images (N, H, W) or (N, H, W, C) with C = 1 or 3"
-    if images.dtype != np.uint8:
-        raise ValueError(f"dataset {str(path)!r}: {key}: got dtype {images.dtype}, {expected}")
-    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
-        raise ValueError(f"dataset {str(path)!r}: {key}: got shape {images.shape}, {expected}")
-    if images.size == 0:
-        raise ValueError(f"dataset {str(path)!r}: {key}: got shape {images.shape}, expected at least one image")
-    tensor = torch.from_numpy(images.reshape(*images.shape[:3], -1))
-    return resize(tensor.permute(0, 3, 1, 2))
-
-
-def read_labels(path: Path, arrays: Mapping[str, np.ndarray], key: str, count: int) -> Tensor:
-    """Return (N,) or (N, 1) integers as (N,) int64."""
-    labels = read_array(path, arrays, key)
-    if labels.shape not in ((count,), (count, 1)):
-        raise ValueError(
-            f"dataset {str(path)!r}: {key}: got shape {labels.shape}, "
-            f"expected ({count},) or ({count}, 1), one label for every image"
-        )
-    if labels.dtype.kind not in "iub":
-        raise ValueError(f"dataset {str(path)!r}: {key}: got dtype {labels.dtype}, expected integers")
-    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-def read_array(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+def read_array(place: str, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     """Return an array of the file; numpy checks its checksum."""
     try:
         array = arrays[key]
     except NPZ_DAMAGE as error:
-        raise unreadable(path, error, f" {key}:") from error
-    if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no array
-        raise ValueError(f"dataset {str(path)!r}: {key}: got bytes, expected an array")
+        raise unreadable(f"{place}: {key}", error, "got Python objects") from error
+    # numpy gives the bytes of a member that is no array
+    require(isinstance(array, np.ndarray), f"{place}: {key}", "bytes", "an array")
     return array
 
 
-def unreadable(path: Path, error: Exception, key: str = "") -> ValueError:
+def unreadable(place: str, error: Exception, if_pickled: str) -> ValueError:
     """Return the error for a file that numpy cannot read."""
     if "allow_pickle" in str(error):
-        what = "got Python objects" if key else "is no .npz file"
-        return ValueError(f"dataset {str(path)!r}:{key} {what}, expected uint8 images (N, H, W) or (N, H, W, C)")
-    return ValueError(f"dataset {str(path)!r}:{key} is corrupt, truncated or no .npz file ({error})")
+        return ValueError(f"{place}: {if_pickled}, expected uint8 images (N, H, W) or (N, H, W, C)")
+    return ValueError(f"{place}: is corrupt, truncated or no .npz file ({error})")

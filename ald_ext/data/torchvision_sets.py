@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +15,14 @@ from torch import Tensor
 from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, binarized, pad_digits, resize
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 #: Side of the centred square that shows the face in an aligned CelebA image, and the size of these images.
 CELEBA_CROP, CELEBA_SIZE = 140, (178, 218)
 CELEBA_PARTITION, CELEBA_IMAGES = "celeba/list_eval_partition.txt", "celeba/img_align_celeba"
-#: Names of the splits in list_eval_partition.txt.
-CELEBA_TRAIN, CELEBA_TEST = "0", "2"
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """A data set: the function that reads it from a folder, and the files that it needs there.
-
-    Args:
-        read: function of the folder and of whether to download what is missing.
-        files: paths relative to the folder.
-    """
+    """A data set: what reads it, given the folder and whether to download, and the files that it needs there."""
 
     read: Callable[[str, bool], ImageData]
     files: tuple[str, ...]
@@ -55,16 +45,10 @@ def load_torchvision_set(name: str, data_root: str | None, *, download: bool = F
     try:
         return entry.read(data_root, download)
     except ImportError as error:
-        raise ImportError(
-            f"dataset {name}: {error}. Install what reads it: pip install {missing_package(error)}"
-        ) from error
+        package = {"scipy": "scipy", "PIL": "pillow"}.get(error.name or "", "torchvision")
+        raise ImportError(f"dataset {name}: {error}. Install what reads it: pip install {package}") from error
     except (OSError, HTTPException, RuntimeError, ValueError, AssertionError, LookupError, EOFError) as error:
         raise explained(name, data_root, download, error) from error
-
-
-def missing_package(error: ImportError) -> str:
-    """Return the package to install."""
-    return {"scipy": "scipy", "PIL": "pillow"}.get(error.name or "", "torchvision")
 
 
 def explained(name: str, data_root: str, download: bool, error: Exception) -> Exception:
@@ -98,43 +82,22 @@ def torchvision_datasets() -> Any:
     return datasets
 
 
-def read_digits(class_name: str) -> Callable[[str, bool], ImageData]:
-    """Return the reader of MNIST, or of a data set in its format."""
+def reader(
+    class_name: str,
+    prepare: Callable[[Tensor], Tensor],
+    labels: str = "targets",
+    splits: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False}),
+) -> Callable[[str, bool], ImageData]:
+    """Return the reader of a class of torchvision, given what makes its pixels ours and what it calls its parts."""
 
     def read(data_root: str, download: bool) -> ImageData:
         dataset = getattr(torchvision_datasets(), class_name)
-        parts = [dataset(data_root, train=train, download=download) for train in (True, False)]
-        train, test = ((pad_digits(part.data), part.targets.to(torch.int64)) for part in parts)
-        return ImageData(*train, *test)
+        parts = [dataset(data_root, **split, download=download) for split in splits]
+        images = [prepare(torch.as_tensor(part.data)) for part in parts]
+        of_images = [torch.as_tensor(getattr(part, labels), dtype=torch.int64) for part in parts]
+        return ImageData(images[0], of_images[0], images[1], of_images[1])
 
     return read
-
-
-def read_bmnist(data_root: str, download: bool) -> ImageData:
-    """Return MNIST, binarized once with a fixed seed, see :func:`.image_data.binarized`."""
-    return binarized(read_digits("MNIST")(data_root, download))
-
-
-def read_svhn(data_root: str, download: bool) -> ImageData:
-    """Return SVHN's train and test, without the extra images."""
-    dataset = torchvision_datasets().SVHN
-
-    def part(split: str) -> tuple[Tensor, Tensor]:
-        digits = dataset(data_root, split=split, download=download)
-        return resize(torch.from_numpy(digits.data)), torch.from_numpy(digits.labels).to(torch.int64)
-
-    return ImageData(*part("train"), *part("test"))
-
-
-def read_cifar10(data_root: str, download: bool) -> ImageData:
-    """Return CIFAR-10."""
-    dataset = torchvision_datasets().CIFAR10
-
-    def part(train: bool) -> tuple[Tensor, Tensor]:
-        objects = dataset(data_root, train=train, download=download)
-        return resize(torch.from_numpy(objects.data).permute(0, 3, 1, 2)), torch.tensor(objects.targets)
-
-    return ImageData(*part(True), *part(False))
 
 
 def read_celeba(data_root: str, download: bool) -> ImageData:
@@ -152,7 +115,7 @@ def read_celeba(data_root: str, download: bool) -> ImageData:
     splits = [line.split() for line in partition.read_text().splitlines() if line.strip()]
     train, test = (
         read_faces(Path(data_root, CELEBA_IMAGES), [name for name, part in splits if part == split])
-        for split in (CELEBA_TRAIN, CELEBA_TEST)
+        for split in ("0", "2")  # "1" is valid
     )
     return ImageData(train, None, test, None)
 
@@ -164,43 +127,39 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
     if not names:
         raise ValueError(f"{CELEBA_PARTITION} names no images for train or for test")
     faces = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    left, top = ((side - CELEBA_CROP) // 2 for side in CELEBA_SIZE)
+    box = (left, top, left + CELEBA_CROP, top + CELEBA_CROP)
     for index, name in enumerate(progress_bar(names, desc="reading celeba", delay=1)):
         try:
             with Image.open(folder / name) as image:
-                faces[index] = face(image)
+                if image.size != CELEBA_SIZE:
+                    raise ValueError(f"got an image of {image.size}, expected an aligned one of {CELEBA_SIZE}")
+                face = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS, box)
+                faces[index] = np.asarray(face).transpose(2, 0, 1)
         except (OSError, ValueError) as error:
             raise ValueError(f"{CELEBA_IMAGES}/{name}: {error}") from error
     return torch.from_numpy(faces)
 
 
-def face(image: Image.Image) -> np.ndarray:
-    """Return the face in an aligned image, (3, 32, 32)."""
-    from PIL import Image
-
-    if image.size != CELEBA_SIZE:
-        raise ValueError(f"got an image of {image.size}, expected an aligned one of {CELEBA_SIZE}")
-    (width, height), crop = CELEBA_SIZE, CELEBA_CROP
-    left, top = (width - crop) // 2, (height - crop) // 2
-    box = (left, top, left + crop, top + crop)
-    small = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS, box)
-    return np.asarray(small).transpose(2, 0, 1)
-
-
 def digit_files(folder: str) -> tuple[str, ...]:
     """Return the idx files of MNIST, or of a data set in its format."""
-    return tuple(
-        f"{folder}/raw/{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")
-    )
+    parts = ("images-idx3", "labels-idx1")
+    return tuple(f"{folder}/raw/{split}-{part}-ubyte" for split in ("train", "t10k") for part in parts)
 
 
 CIFAR10_FILES = (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch", "batches.meta")
+SVHN_SPLITS = ({"split": "train"}, {"split": "test"})  # without the extra images
+read_mnist = reader("MNIST", pad_digits)
 
 #: Every data set that torchvision can download.
 TORCHVISION_SETS = {
-    "mnist": TorchvisionSet(read_digits("MNIST"), digit_files("MNIST")),
-    "bmnist": TorchvisionSet(read_bmnist, digit_files("MNIST")),
-    "fashion-mnist": TorchvisionSet(read_digits("FashionMNIST"), digit_files("FashionMNIST")),
-    "svhn": TorchvisionSet(read_svhn, ("train_32x32.mat", "test_32x32.mat")),
-    "cifar10": TorchvisionSet(read_cifar10, tuple(f"cifar-10-batches-py/{file}" for file in CIFAR10_FILES)),
+    "mnist": TorchvisionSet(read_mnist, digit_files("MNIST")),
+    "bmnist": TorchvisionSet(lambda *where: binarized(read_mnist(*where)), digit_files("MNIST")),
+    "fashion-mnist": TorchvisionSet(reader("FashionMNIST", pad_digits), digit_files("FashionMNIST")),
+    "svhn": TorchvisionSet(reader("SVHN", resize, "labels", SVHN_SPLITS), ("train_32x32.mat", "test_32x32.mat")),
+    "cifar10": TorchvisionSet(
+        reader("CIFAR10", lambda pixels: resize(pixels.permute(0, 3, 1, 2))),
+        tuple(f"cifar-10-batches-py/{file}" for file in CIFAR10_FILES),
+    ),
     "celeba": TorchvisionSet(read_celeba, (CELEBA_PARTITION, CELEBA_IMAGES)),
 }

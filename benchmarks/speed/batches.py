@@ -1,8 +1,6 @@
 """The marginalized Gaussian's log density and Langevin dequantization with their gradients, and quantization."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +17,8 @@ from .cases import Shape, SpeedCase, Variant, check_close, copy_variant, shape_c
 BATCH = 500
 
 BatchFunction = Callable[..., Tensor]
+#: Arguments of the function, of which some want a gradient, and the gradient that arrives.
+Inputs = Sequence[Tensor]
 
 
 def batch_shapes(device: torch.device, quick: bool) -> dict[str, Shape]:
@@ -38,47 +38,29 @@ def odd_shapes(quick: bool) -> dict[str, Shape]:
     return {**smallest, "1e3 x 1e3": (10**3, 10**3), "1e5 x 10": (10**5, 10), "1e6 x 1": (10**6, 1)}
 
 
-@dataclass(frozen=True)
-class BatchInputs:
-    """Arguments of the function, which of them get a gradient, and the gradient that arrives."""
-
-    arguments: tuple[Tensor, ...]
-    wanted: tuple[int, ...]
-    upstream: Tensor
-
-    def __post_init__(self) -> None:
-        for tensor in self.differentiated():
-            tensor.requires_grad_()
-
-    def differentiated(self) -> list[Tensor]:
-        return [self.arguments[place] for place in self.wanted]
-
-    def double(self) -> BatchInputs:
-        arguments = tuple(a.detach().double() if a.is_floating_point() else a for a in self.arguments)
-        return BatchInputs(arguments, self.wanted, self.upstream.double())
+def value_and_gradients(function: BatchFunction, inputs: Inputs) -> Sequence[Tensor]:
+    *arguments, upstream = inputs
+    value = function(*arguments)
+    return value.detach(), *torch.autograd.grad(value, [a for a in arguments if a.requires_grad], upstream)
 
 
-def value_and_gradients(function: BatchFunction, inputs: BatchInputs) -> tuple[Tensor, ...]:
-    value = function(*inputs.arguments)
-    return value.detach(), *torch.autograd.grad(value, inputs.differentiated(), inputs.upstream)
-
-
-def prepare_both(function: BatchFunction, inputs: BatchInputs) -> Run:
+def prepare_both(function: BatchFunction, inputs: Inputs) -> Run:
     return partial(value_and_gradients, function, inputs)
 
 
-def prepare_compiled(function: BatchFunction, inputs: BatchInputs) -> Run:
+def prepare_compiled(function: BatchFunction, inputs: Inputs) -> Run:
     return prepare_both(torch.compile(function, dynamic=False), inputs)
 
 
-def prepare_forward(function: BatchFunction, inputs: BatchInputs) -> Run:
+def prepare_forward(function: BatchFunction, inputs: Inputs) -> Run:
     """Recorded by autograd, as in training."""
-    return lambda: (function(*inputs.arguments).detach(),)
+    return lambda: (function(*inputs[:-1]).detach(),)
 
 
-def prepare_backward(function: BatchFunction, inputs: BatchInputs) -> Run:
-    value = function(*inputs.arguments)
-    return lambda: torch.autograd.grad(value, inputs.differentiated(), inputs.upstream, retain_graph=True)
+def prepare_backward(function: BatchFunction, inputs: Inputs) -> Run:
+    *arguments, upstream = inputs
+    value, wanted = function(*arguments), [a for a in arguments if a.requires_grad]
+    return lambda: torch.autograd.grad(value, wanted, upstream, retain_graph=True)
 
 
 @dataclass(frozen=True)
@@ -90,39 +72,40 @@ class Problem:
     forward_bytes: int
     backward_bytes: int
 
-    def both(self, name: str, function: BatchFunction, prepare: Callable[..., Run] = prepare_both) -> Variant:
-        over = () if name == names.OURS else (names.OURS,)
-        count = self.forward_bytes + self.backward_bytes
-        return Variant(name, count, partial(prepare, function), self._check(slice(None)), over)
+    def variants(self, formulas: Mapping[str, BatchFunction]) -> list[Variant]:
+        """Formulas in plain PyTorch, by the ends of their names, then compiled, and our op."""
+        count, check = self.forward_bytes + self.backward_bytes, self.check(slice(None))
+        theirs = [(names.PLAIN + end, prepare_both, formula) for end, formula in formulas.items()]
+        theirs += [(names.COMPILED + end, prepare_compiled, formula) for end, formula in formulas.items()]
+        variants = [Variant(name, count, partial(prepare, way), check, (names.OURS,)) for name, prepare, way in theirs]
+        return [*variants, Variant(names.OURS, count, partial(prepare_both, self.op), check)]
 
-    def compiled(self, name: str, function: BatchFunction) -> Variant:
-        return self.both(name, function, prepare_compiled)
-
-    def ours(self) -> Variant:
-        return self.both(names.OURS, self.op)
-
-    def directions(self) -> tuple[Variant, Variant]:
+    def directions(self) -> list[Variant]:
         """Our op forwards and backwards, each alone."""
         forward, backward = (partial(prepare, self.op) for prepare in (prepare_forward, prepare_backward))
-        return (
-            Variant(names.FORWARD, self.forward_bytes, forward, self._check(slice(1))),
-            Variant(names.BACKWARD, self.backward_bytes, backward, self._check(slice(1, None))),
-        )
+        return [
+            Variant(names.FORWARD, self.forward_bytes, forward, self.check(slice(1))),
+            Variant(names.BACKWARD, self.backward_bytes, backward, self.check(slice(1, None))),
+        ]
 
-    def _check(self, part: slice) -> Callable[[Any, Run], None]:
+    def check(self, part: slice) -> Callable[[Any, Run], None]:
         """Compares a part of (value, *gradients)."""
-        return partial(check_close, lambda inputs: value_and_gradients(self.reference, inputs.double())[part])
+        return partial(check_close, lambda inputs: value_and_gradients(self.reference, doubled(inputs))[part])
+
+
+def doubled(inputs: Inputs) -> list[Tensor]:
+    """The same in float64, but for pixels."""
+    return [x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs]
 
 
 # The likelihood.
 
 
-def likelihood_inputs(shape: Shape, device: torch.device) -> BatchInputs:
+def likelihood_inputs(shape: Shape, device: torch.device) -> Inputs:
     """A batch, its means, and the weights of the log densities in the loss."""
     generator = torch.Generator(device).manual_seed(0)
-    x, mean = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
-    weights = torch.randn(shape[0], generator=generator, device=device)
-    return BatchInputs((x, mean), (0, 1), weights)
+    x, mean = (torch.randn(shape, generator=generator, device=device).requires_grad_() for _ in range(2))
+    return x, mean, torch.randn(shape[0], generator=generator, device=device)
 
 
 def reference_log_prob(x: Tensor, mean: Tensor) -> Tensor:
@@ -131,32 +114,28 @@ def reference_log_prob(x: Tensor, mean: Tensor) -> Tensor:
 
 # Forward reads x and the mean; backward reads them again and writes two gradients.
 LOG_PROB = Problem(reference_log_prob, ops.marginal_gaussian_log_prob, forward_bytes=8, backward_bytes=16)
-LOG_PROB_VARIANTS = (
-    LOG_PROB.both(names.PLAIN, reference_log_prob),
-    LOG_PROB.compiled(names.COMPILED, reference_log_prob),
-    LOG_PROB.ours(),
-)
-COPY_X = copy_variant(lambda inputs: [inputs.arguments[0].detach()])
 
 
 def likelihood_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    variants = (*LOG_PROB_VARIANTS, *LOG_PROB.directions(), COPY_X)
+    copied = copy_variant(lambda inputs: [inputs[0].detach()])
+    variants = [*LOG_PROB.variants({"": reference_log_prob}), *LOG_PROB.directions(), copied]
     return shape_cases(names.LIKELIHOOD, batch_shapes(device, quick), device, likelihood_inputs, variants)
 
 
 def likelihood_shape_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    return shape_cases(f"{names.LIKELIHOOD}, shapes", odd_shapes(quick), device, likelihood_inputs, LOG_PROB_VARIANTS)
+    variants = LOG_PROB.variants({"": reference_log_prob})
+    return shape_cases(f"{names.LIKELIHOOD}, shapes", odd_shapes(quick), device, likelihood_inputs, variants)
 
 
 # Dequantization.
 
 
-def dequantization_inputs(shape: Shape, device: torch.device) -> BatchInputs:
+def dequantization_inputs(shape: Shape, device: torch.device) -> Inputs:
     """Pixels, their places h in the bins, and the gradient that arrives."""
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device=device)
     h, upstream = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
-    return BatchInputs((x, h), (1,), upstream)
+    return x, h.requires_grad_(), upstream
 
 
 def two_logs(x: Tensor, h: Tensor) -> Tensor:
@@ -175,50 +154,37 @@ FORMULAS = {"": reference.langevin_dequantize, names.TWO_LOGS: two_logs, names.U
 
 
 def dequantization_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    variants = (
-        *(DEQUANTIZE.both(names.PLAIN + suffix, formula) for suffix, formula in FORMULAS.items()),
-        *(DEQUANTIZE.compiled(names.COMPILED + suffix, formula) for suffix, formula in FORMULAS.items()),
-        DEQUANTIZE.ours(),
-        *DEQUANTIZE.directions(),
-        copy_variant(lambda inputs: [inputs.arguments[1].detach()]),
-    )
+    copied = copy_variant(lambda inputs: [inputs[1].detach()])
+    variants = [*DEQUANTIZE.variants(FORMULAS), *DEQUANTIZE.directions(), copied]
     return shape_cases(names.DEQUANTIZATION, batch_shapes(device, quick), device, dequantization_inputs, variants)
 
 
 def dequantization_shape_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    plain, compiled = (
-        DEQUANTIZE.both(names.PLAIN + names.TWO_LOGS, two_logs),
-        DEQUANTIZE.compiled(names.COMPILED + names.TWO_LOGS, two_logs),
-    )
-    variants = (plain, compiled, DEQUANTIZE.ours())
+    variants = DEQUANTIZE.variants({names.TWO_LOGS: two_logs})
     return shape_cases(f"{names.DEQUANTIZATION}, shapes", odd_shapes(quick), device, dequantization_inputs, variants)
 
 
 # Quantization.
 
 
-def quantization_inputs(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
+def quantization_inputs(shape: Shape, device: torch.device) -> Inputs:
     """Pixels and their dequantized values."""
-    x, h = dequantization_inputs(shape, device).arguments
+    x, h, _ = dequantization_inputs(shape, device)
     return x, ops.langevin_dequantize(x, h).detach()
 
 
-def quantization_variant(name: str, function: Callable[[Tensor], Tensor], compiled: bool = False) -> Variant:
-    def prepare(inputs: tuple[Tensor, Tensor]) -> Run:
-        return partial(torch.compile(function, dynamic=False) if compiled else function, inputs[1])
-
-    def check(inputs: tuple[Tensor, Tensor], run: Run) -> None:
+def quantization_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
+    def check(inputs: Inputs, run: Run) -> None:
         torch.testing.assert_close(run(), inputs[0], rtol=0, atol=0)
 
+    def compiled(inputs: Inputs) -> Run:
+        return partial(torch.compile(reference.quantize, dynamic=False), inputs[1])
+
     # Reads y, writes x (1 byte).
-    return Variant(name, 5, prepare, check, () if name == names.OURS else (names.OURS,))
-
-
-def quantization_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
     variants = (
-        quantization_variant(names.PLAIN, reference.quantize),
-        quantization_variant(names.COMPILED, reference.quantize, compiled=True),
-        quantization_variant(names.OURS, ops.quantize),
+        Variant(names.PLAIN, 5, lambda inputs: partial(reference.quantize, inputs[1]), check, (names.OURS,)),
+        Variant(names.COMPILED, 5, compiled, check, (names.OURS,)),
+        Variant(names.OURS, 5, lambda inputs: partial(ops.quantize, inputs[1]), check),
         copy_variant(lambda inputs: [inputs[1]]),
     )
     return shape_cases(names.QUANTIZATION, batch_shapes(device, quick), device, quantization_inputs, variants)

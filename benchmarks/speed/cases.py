@@ -1,7 +1,7 @@
 """What a case of an op and its variants are, and what the families share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..harness import Case, Key
-from ..measurement import Quantiles, Run, Samples
+from ..measurement import Run, Samples, quantiles
 from ..names import BACKWARD, COPY, FORWARD, OURS
 
 Shape = tuple[int, int]
@@ -60,12 +60,11 @@ class SpeedCase(Case):
 
     def row(self, key: Key, samples: Samples) -> dict[str, Any]:
         bytes_per_element = next(variant.bytes_per_element for variant in self.variants if variant.name == key[1])
-        median = Quantiles.of(samples.seconds).median
         return {
             "elements": self.elements,
-            "ns_per_element": asdict(Quantiles.of([seconds / self.elements * 1e9 for seconds in samples.seconds])),
+            "ns_per_element": quantiles([seconds / self.elements * 1e9 for seconds in samples.seconds]),
             "bytes_per_element": bytes_per_element,
-            "gb_per_s": bytes_per_element * self.elements / median / 1e9,
+            "gb_per_s": bytes_per_element * self.elements / quantiles(samples.seconds)["median"] / 1e9,
         }
 
     def ratios(self) -> list[tuple[Key, Key]]:

@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from ..harness import Case, Key
 from ..measurement import Run, Samples
 from ..names import ADAM, CUDA_GRAPH, IN_TENSORS, PSGLD, SGD, SGLD
-from .update import IN_TENSORS_NUMELS, LR, UpdateInputs, psgld, sgld
+from .update import IN_TENSORS_NUMELS, OPTIMIZERS, UpdateInputs
 
 #: Torch asks for some before a capture: lazy initialization is not part of the graph.
 WARM_UP_STEPS = 3
@@ -22,12 +21,8 @@ CHECKED_REPLAYS = 2
 #: CUgraphNodeType of kernels, in cuda.h.
 KERNEL_NODE = 0
 
-OPTIMIZERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
-    PSGLD: partial(psgld, capturable=True),
-    SGLD: partial(sgld, capturable=True),
-    ADAM: partial(torch.optim.Adam, lr=LR, fused=True, capturable=True),
-    SGD: partial(torch.optim.SGD, lr=LR, fused=True),
-}
+#: Ours and torch's.
+COMPARED = ((PSGLD, ADAM), (SGLD, SGD))
 
 
 class GraphCase(Case):
@@ -41,12 +36,14 @@ class GraphCase(Case):
         self.owners: list[Optimizer] = []  # of the memory that replays read and write
 
     def preparations(self) -> Mapping[Key, Callable[[], Run]]:
-        return {(IN_TENSORS, name): partial(self.prepare, name) for name in OPTIMIZERS}
+        return {(IN_TENSORS, name): partial(self.prepare, name) for pair in COMPARED for name in pair}
 
     def prepare(self, name: str) -> Run:
         """The replay, which was found to go on where the steps before it ended, with fresh noise."""
         inputs, expected = (UpdateInputs(IN_TENSORS_NUMELS, self.device) for _ in range(2))
-        optimizer, eager = (OPTIMIZERS[name](each.params) for each in (inputs, expected))
+        # SGD counts no steps, and so has no number of them to keep on the device.
+        options = {} if name == SGD else {"capturable": True}
+        optimizer, eager = (OPTIMIZERS[name](each.params, **options) for each in (inputs, expected))
         graph = capture(optimizer.step)
         for _ in range(CHECKED_REPLAYS):
             graph.replay()
@@ -61,7 +58,7 @@ class GraphCase(Case):
         return {"elements": sum(IN_TENSORS_NUMELS), **self.nodes[key[1]]}
 
     def ratios(self) -> list[tuple[Key, Key]]:
-        return [((IN_TENSORS, ours), (IN_TENSORS, peer)) for ours, peer in ((PSGLD, ADAM), (SGLD, SGD))]
+        return [((IN_TENSORS, ours), (IN_TENSORS, peer)) for ours, peer in COMPARED]
 
 
 def capture(step: Callable[[], Any]) -> torch.cuda.CUDAGraph:

@@ -21,6 +21,13 @@ OPTIONS = StepOptions(lr=1e-3, num_data=50_000, alpha=0.99, eps=0.1)
 LR = OPTIONS.lr
 SGLD_OPTIONS: dict[str, Any] = {"lr": LR, "num_data": OPTIONS.num_data, "seed": 0}
 PSGLD_OPTIONS: dict[str, Any] = {**SGLD_OPTIONS, "alpha": OPTIONS.alpha, "eps": OPTIONS.eps}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    names.PSGLD: partial(ald_ext.PSGLD, **PSGLD_OPTIONS, fused=True),
+    names.SGLD: partial(ald_ext.SGLD, **SGLD_OPTIONS, fused=True),
+    names.ADAM: partial(torch.optim.Adam, lr=LR, fused=True),
+    names.SGD: partial(torch.optim.SGD, lr=LR, fused=True),
+    names.RMSPROP: partial(torch.optim.RMSprop, lr=LR, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True),
+}
 
 #: Like the tensors of a small network.
 IN_TENSORS_NUMELS = (*[312] * 31, 328)
@@ -105,7 +112,7 @@ def check_normal(inputs: UpdateInputs, run: Run) -> None:
     check_standard_normal(inputs.flat_noise.double())
 
 
-def check_steps(inputs: UpdateInputs, run: Run, *, steps: Steps, noisy: bool) -> None:
+def check_steps(steps: Steps, noisy: bool, inputs: UpdateInputs, run: Run) -> None:
     """The parameters are those that ``steps`` gives; or what is added to them, over its scale, is standard normal."""
     inputs.reset()
     dtype = state_dtype(inputs.params[0].dtype)
@@ -128,10 +135,6 @@ def check_steps(inputs: UpdateInputs, run: Run, *, steps: Steps, noisy: bool) ->
 # Variants.
 
 
-def prepare_in_pytorch(variant: str, inputs: UpdateInputs) -> Run:
-    return partial(step_of_variant(variant), inputs)
-
-
 def prepare_our_normal(inputs: UpdateInputs) -> Run:
     """The op behind ops.normal, which would allocate: on a CPU, page faults would take longer than the noise."""
     steps = itertools.count(1)
@@ -151,54 +154,35 @@ def prepare_op(inputs: UpdateInputs, **options: Any) -> Run:
     return lambda: ops.psgld_step_(params, grads, square_avgs, **all_options, step=next(steps))
 
 
-def psgld(params: list[Tensor], **options: Any) -> ald_ext.PSGLD:
-    return ald_ext.PSGLD(params, **PSGLD_OPTIONS, fused=True, **options)
-
-
-def sgld(params: list[Tensor], **options: Any) -> ald_ext.SGLD:
-    return ald_ext.SGLD(params, **SGLD_OPTIONS, fused=True, **options)
-
-
-def prepare_optimizer(make: Callable[..., torch.optim.Optimizer], inputs: UpdateInputs, **options: Any) -> Run:
-    return make(inputs.params, **options).step
-
-
-def torch_optimizer(make: Callable[..., torch.optim.Optimizer], **options: Any) -> Callable[[UpdateInputs], Run]:
-    return partial(prepare_optimizer, make, lr=LR, **options)
-
-
 def update_variants(dtype: torch.dtype) -> tuple[Variant, ...]:
     """All that makes sense for parameters of this dtype."""
     item, state = dtype.itemsize, state_dtype(dtype).itemsize
     # pSGLD and RMSprop read θ, g, v and write θ, v; Adam has one state more, of θ's dtype; SGD and SGLD have none.
     psgld_bytes, adam_bytes, sgd_bytes = 3 * item + 2 * state, 7 * item, 3 * item
-    check_psgld, check_sgld = (partial(check_steps, steps=drift, noisy=True) for drift in (psgld_drift, sgld_drift))
-    check_rmsprop, check_sgd, check_adam = (
-        partial(check_steps, steps=steps, noisy=False) for steps in (psgld_drift, sgld_drift, adam_steps)
-    )
-    rmsprop = torch_optimizer(torch.optim.RMSprop, alpha=OPTIONS.alpha, eps=OPTIONS.eps, foreach=True)
+    check_psgld, check_sgld = (partial(check_steps, drift, True) for drift in (psgld_drift, sgld_drift))
+    quiet = (psgld_drift, sgld_drift, adam_steps)
+    check_rmsprop, check_sgd, check_adam = (partial(check_steps, steps, False) for steps in quiet)
+
+    def in_pytorch(name: str) -> Variant:
+        return Variant(
+            name, psgld_bytes, lambda inputs: partial(step_of_variant(name), inputs), check_psgld, (names.OURS,)
+        )
+
+    def optimizer(name: str, count: int, check: Callable[..., None], *over: str) -> Variant:
+        return Variant(name, count, lambda inputs: OPTIMIZERS[name](inputs.params).step, check, over)
+
+    over_normal = (names.OURS, names.NOISE_ALONE)
     return (
-        *(
-            Variant(name, psgld_bytes, partial(prepare_in_pytorch, name), check_psgld, (names.OURS,))
-            for name in (names.PLAIN, names.IN_PLACE, names.FOREACH, names.COMPILED)
-        ),
-        Variant(names.ADAM, adam_bytes, torch_optimizer(torch.optim.Adam, fused=True), check_adam),
-        Variant(names.SGD, sgd_bytes, torch_optimizer(torch.optim.SGD, fused=True), check_sgd),
-        Variant(names.RMSPROP, psgld_bytes, rmsprop, check_rmsprop),
-        Variant(
-            names.NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, (names.OURS, names.NOISE_ALONE)
-        ),
+        *map(in_pytorch, (names.PLAIN, names.IN_PLACE, names.FOREACH, names.COMPILED)),
+        optimizer(names.ADAM, adam_bytes, check_adam),
+        optimizer(names.SGD, sgd_bytes, check_sgd),
+        optimizer(names.RMSPROP, psgld_bytes, check_rmsprop),
+        Variant(names.NORMAL, state, lambda inputs: inputs.flat_noise.normal_, check_normal, over_normal),
         Variant(names.NOISE_ALONE, state, prepare_our_normal, check_normal),
         Variant(names.OURS, psgld_bytes, prepare_op, check_psgld, (names.ADAM,)),
         Variant(names.NO_NOISE, psgld_bytes, partial(prepare_op, temperature=0.0), check_rmsprop),
-        Variant(
-            names.PSGLD,
-            psgld_bytes,
-            partial(prepare_optimizer, psgld),
-            check_psgld,
-            (names.ADAM, names.SGD, names.OURS),
-        ),
-        Variant(names.SGLD, sgd_bytes, partial(prepare_optimizer, sgld), check_sgld, (names.SGD,)),
+        optimizer(names.PSGLD, psgld_bytes, check_psgld, names.ADAM, names.SGD, names.OURS),
+        optimizer(names.SGLD, sgd_bytes, check_sgld, names.SGD),
         copy_variant(lambda inputs: inputs.square_avgs, state),
     )
 
@@ -212,13 +196,8 @@ def large_sizes(device: torch.device) -> dict[str, Sequence[int]]:
 
 
 def update_cases(device: torch.device, quick: bool) -> list[SpeedCase]:
-    sizes: dict[str, Sequence[int]] = {
-        "1e4": (10_000,),
-        names.IN_TENSORS: IN_TENSORS_NUMELS,
-        "1e5": (10**5,),
-        "1e6": (10**6,),
-        **({} if quick else large_sizes(device)),
-    }
+    sizes: dict[str, Sequence[int]] = {"1e4": (10**4,), names.IN_TENSORS: IN_TENSORS_NUMELS, "1e5": (10**5,)}
+    sizes |= {"1e6": (10**6,), **({} if quick else large_sizes(device))}
     variants = update_variants(torch.float32)
     return [
         SpeedCase(names.UPDATE, size, sum(numels), partial(UpdateInputs, numels, device), variants)

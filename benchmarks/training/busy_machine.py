@@ -37,13 +37,6 @@ def busy_core() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def images_per_second(model: str, epochs: int, threads: int | None) -> float:
-    """The rate of one run, the time of its choices included."""
-    network = config_from_dict(MODELS[model].config_class, {})
-    config = TrainingConfig(model=model, threads=threads, epochs=epochs, evaluate_every=epochs, network=network)
-    return epochs * IMAGES / fit(config, synthetic_images(IMAGES)).seconds
-
-
 def share_of_best(rate: Rate, fixed: Sequence[int], repetitions: int) -> float:
     """Median rate of the choice over the best median of a fixed number; forwards and backwards in turn."""
     rates: dict[int | None, list[float]] = {threads: [] for threads in (*fixed, CHOSEN)}
@@ -66,7 +59,11 @@ def main() -> None:
     options = parser.parse_args()
 
     def rate(threads: int | None) -> float:
-        return images_per_second(options.model, options.epochs, threads)
+        """Of one run, the time of its choices included."""
+        name, epochs = options.model, options.epochs
+        network = config_from_dict(MODELS[name].config_class, {})
+        config = TrainingConfig(model=name, threads=threads, epochs=epochs, evaluate_every=epochs, network=network)
+        return epochs * IMAGES / fit(config, synthetic_images(IMAGES)).seconds
 
     print("the machine as it is")
     quiet = share_of_best(rate, sorted({1, torch.get_num_threads()}), options.repetitions)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from ald_ext.training.loop import start_run
 
 from .. import names
 from ..harness import Case, Key
-from ..measurement import Quantiles, Run, Samples
+from ..measurement import Run, Samples, quantiles
 from ..plain_psgld import ParameterGroup, Step, StepOptions, step_of_variant
 from .models import PLAIN_MODELS, PlainModel
 
@@ -45,27 +45,16 @@ ADAM_VARIANTS = (names.OUR_STEP, names.PLAIN_LOOP, names.COMPILED)
 
 @dataclass(frozen=True)
 class TrainingCase(Case):
-    """Models that are measured in one alternation, on one kind of network and one batch size.
-
-    Attributes:
-        family: as in the tables.
-        sizes: the models, names in ald_ext.models.MODELS.
-        network: its size and form.
-        batch_size: images of a step.
-        device: where they are trained.
-        images: number of them in the training set.
-        compiled: whether torch.compile is measured too.
-        notes: what was found out about variants while they were prepared.
-    """
+    """Models that are measured in one alternation, on one kind of network and one batch size."""
 
     family: str
-    sizes: Sequence[str]
+    sizes: Sequence[str]  # names of ald_ext.models.MODELS
     network: ModelConfig
     batch_size: int
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
-    images: int = IMAGES
-    compiled: bool = True
-    notes: dict[Key, str | None] = field(default_factory=dict)
+    images: int = IMAGES  # of the training set
+    compiled: bool = True  # by torch.compile, too
+    notes: dict[Key, str | None] = field(default_factory=dict)  # on variants, made while they are prepared
 
     def config(self, model: str) -> TrainingConfig:
         """The settings of a run; those that are not given are the command line's defaults."""
@@ -95,34 +84,28 @@ class TrainingCase(Case):
             raise ValueError(f"the loss is {loss}")
 
     def row(self, key: Key, samples: Samples) -> dict[str, Any]:
-        rate = Quantiles.of([self.batch_size / seconds for seconds in samples.seconds])
-        return {"note": self.notes[key], "images_per_s": asdict(rate)}
+        return {
+            "note": self.notes[key],
+            "images_per_s": quantiles([self.batch_size / seconds for seconds in samples.seconds]),
+        }
 
     def ratios(self) -> list[tuple[Key, Key]]:
-        pairs = [
-            ((model, variant), (model, names.OUR_STEP))
-            for model in self.sizes
-            for variant in self.variants(model)
-            if variant != names.OUR_STEP
-        ]
+        pairs = [((model, name), (model, names.OUR_STEP)) for model in self.sizes for name in self.variants(model)]
         first, second = COMPARED_MODELS
-        return [*pairs, ((first, names.OUR_STEP), (second, names.OUR_STEP))]
+        return [*(pair for pair in pairs if pair[0] != pair[1]), ((first, names.OUR_STEP), (second, names.OUR_STEP))]
 
     def settings(self) -> dict[str, Any]:
         """What the rows of the case were measured with."""
-        models = {
-            model: {"network_parameters": self.network_parameters(model), "training": self.config(model).to_dict()}
-            for model in self.sizes
-        }
+        models = {}
+        for model in self.sizes:
+            # The parameters of encoder and decoder together.
+            config = replace(self.config(model), device="cpu")
+            ours = start_run(config, synthetic_images(self.batch_size)).model
+            networks = [getattr(ours, name) for name in ("encoder", "decoder") if hasattr(ours, name)]
+            count = sum(parameter.numel() for network in networks for parameter in network.parameters())
+            models[model] = {"network_parameters": count, "training": self.config(model).to_dict()}
         facts = {"family": self.family, "batch_size": self.batch_size, "images": self.images, "data": "synthetic"}
         return {**facts, "models": models}
-
-    def network_parameters(self, model: str) -> int:
-        """The number of those of encoder and decoder together."""
-        config = TrainingConfig(model=model, batch_size=self.batch_size, network=self.network, device="cpu")
-        start = start_run(config, synthetic_images(self.batch_size))
-        networks = [getattr(start.model, name) for name in ("encoder", "decoder") if hasattr(start.model, name)]
-        return sum(parameter.numel() for network in networks for parameter in network.parameters())
 
 
 def training_cases(device: torch.device, quick: bool) -> list[TrainingCase]:
@@ -188,11 +171,12 @@ def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[R
     return step, None if note is None else f"eager: {note}"
 
 
+@dataclass(frozen=True)
 class PlainPSGLD:
     """A step function with its groups, which is all that a loop needs of an optimizer."""
 
-    def __init__(self, groups: Sequence[ParameterGroup], step: Step) -> None:
-        self.groups, self.step_group = groups, step
+    groups: Sequence[ParameterGroup]
+    step_group: Step
 
     @torch.no_grad()
     def step(self) -> None:

@@ -16,8 +16,6 @@ from ald_ext import reference
 from ald_ext.models import LatentVariableModel
 from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, LARGEST_STEP_SIZE, SMALLEST_STEP_SIZE
 
-Potential = Callable[[Tensor, Tensor], Tensor]
-
 
 class PlainModel(nn.Module, ABC):
     """Networks copied from a model of ours, with the marginalized Gaussian likelihood and, if any, a Gaussian prior.
@@ -129,7 +127,7 @@ class PlainChainModel(PlainModel):
         super().__init__(model)
         self.steps, self.target = model.config.langevin_steps, model.config.target_acceptance
         self.register_buffer("step_size", torch.tensor(model.config.step_size, dtype=torch.float64))
-        self.potential_of_chains: Potential = self.potential
+        self.potential_of_chains: Callable[[Tensor, Tensor], Tensor] = self.potential
 
     def compile_loss(self) -> None:
         """The potential, once with gradients for the networks and once for z alone."""
@@ -192,11 +190,8 @@ class PlainDLGM(PlainChainModel):
         return self.potential(observed, final).mean() + (negative_elbo - negative_elbo.detach())
 
 
+#: By the names of ours.
 PLAIN_MODELS: dict[str, type[PlainModel]] = {
-    "lae": PlainLAE,
-    "clae": PlainCLAE,
-    "vae": PlainVAE,
-    "ae": PlainAE,
-    "abp": PlainABP,
-    "dlgm": PlainDLGM,
+    plain.__name__.removeprefix("Plain").lower(): plain
+    for plain in (PlainLAE, PlainCLAE, PlainVAE, PlainAE, PlainABP, PlainDLGM)
 }

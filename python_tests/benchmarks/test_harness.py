@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import argparse
 import itertools
+import json
 import math
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ald_ext.files import write_json
 from ald_ext.models import ModelConfig
-from benchmarks.harness import OUT_OF_TIME, finish, measure_cases
+from benchmarks import harness
+from benchmarks.harness import OUT_OF_TIME, measure
 from benchmarks.measurement import MIN_ROUNDS, Run, measure_alternating
 from benchmarks.names import FOREACH_STEP, OUR_STEP, OURS, PLAIN_STEP
 from benchmarks.speed.cases import SpeedCase, Variant
@@ -58,37 +63,42 @@ def case_of(size: str, prepare: Any) -> SpeedCase:
     return SpeedCase("update", size, 10, lambda: None, variants)
 
 
-def measured(cases: list[Any], deadline: float = math.inf) -> tuple[dict[str, Any], list[str], list[int]]:
-    """The results, the problems, and the number of rows at each time that the results were saved."""
-    results: dict[str, Any] = {"rows": [], "ratios": [], "left_out": []}
-    saved: list[int] = []
-    problems = measure_cases(cases, CPU, NO_BUDGET, deadline, results, lambda: saved.append(len(results["rows"])))
-    return copy.deepcopy(results), problems, saved
+def measured(folder: Path, cases: list[Any], deadline: float = math.inf) -> tuple[dict[str, Any], Any]:
+    """What the file holds, and what the command exits with, None for success."""
+    arguments = argparse.Namespace(device="cpu", quick=True, origin="a test", deadline=deadline)
+    try:
+        measure(folder / "cpu.json", arguments, cases, NO_BUDGET, {})
+        code = None
+    except SystemExit as exit_:
+        code = exit_.code
+    return json.loads((folder / "cpu.json").read_text()), code
 
 
 def broken(inputs: None) -> Run:
     raise RuntimeError("in preparation")
 
 
-def test_a_case_that_fails_does_not_lose_the_others() -> None:
-    results, problems, saved = measured([case_of("first", broken), case_of("second", lambda inputs: working)])
+def test_a_case_that_fails_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    monkeypatch.setattr(
+        harness, "write_json", lambda path, values: saved.append(len(values["rows"])) or write_json(path, values)
+    )
+    results, code = measured(tmp_path, [case_of("first", broken), case_of("second", lambda inputs: working)])
     assert [(row["size"], row["bytes_per_element"]) for row in results["rows"]] == [("second", 4)]
     assert [(item["size"], item["error"]) for item in results["left_out"]] == [("first", "RuntimeError")]
     assert saved == [0, 1], "each case is saved as soon as it was measured"
-    with pytest.raises(SystemExit, match=r"the results are written, but:\nupdate, first: .*in preparation"):
-        finish(results, problems)
+    assert re.match(r"the results are written, but:\nupdate, first: .*in preparation", code)
 
 
-def test_a_case_that_comes_too_late_is_no_failure() -> None:
-    results, problems, _ = measured([case_of("late", broken)], deadline=-math.inf)
+def test_a_case_that_comes_too_late_is_no_failure(tmp_path: Path) -> None:
+    results, code = measured(tmp_path, [case_of("late", broken)], deadline=-math.inf)
     assert [item["error"] for item in results["left_out"]] == ["TimeoutError"]
-    with pytest.raises(SystemExit) as exit_:
-        finish(results, problems)
-    assert exit_.value.code == OUT_OF_TIME
+    assert code == OUT_OF_TIME
 
 
-def test_finish_without_a_fault() -> None:
-    finish({"left_out": []}, [])
+def test_a_run_without_a_fault(tmp_path: Path) -> None:
+    results, code = measured(tmp_path, [case_of("good", lambda inputs: working)])
+    assert (len(results["rows"]), results["left_out"], code) == (1, [], None)
 
 
 def diverging() -> Any:
@@ -96,7 +106,7 @@ def diverging() -> Any:
     raise ArithmeticError("diverged")
 
 
-def test_a_step_that_diverges_does_not_lose_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_diverges_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it raises, as ours does, or goes on with a loss that is no number."""
     losses = {
         ("lae", OUR_STEP): itertools.repeat(1.0),
@@ -113,9 +123,9 @@ def test_a_step_that_diverges_does_not_lose_the_others(monkeypatch: pytest.Monke
         TrainingCase, "variants", lambda case, model: [variant for of, variant in losses if of == model]
     )
     case = TrainingCase("small", ("lae", "vae"), ModelConfig(network="mlp"), batch_size=10)
-    results, problems, _ = measured([case])
+    results, code = measured(tmp_path, [case])
     assert [(row["size"], row["variant"]) for row in results["rows"]] == [("lae", OUR_STEP), ("lae", FOREACH_STEP)]
     assert [(ratio["numerator"], ratio["denominator"]) for ratio in results["ratios"]] == [(FOREACH_STEP, OUR_STEP)]
     left_out = {(item["size"], item["variant"]): item["error"] for item in results["left_out"]}
     assert left_out == {("lae", PLAIN_STEP): "ValueError", ("vae", OUR_STEP): "ArithmeticError"}
-    assert len(problems) == 2
+    assert len(code.splitlines()) == 3, "a heading and two problems"

@@ -108,4 +108,4 @@ def test_compiled_steps_run(model: str) -> None:
 
 def test_networks_hold_five_million_parameters() -> None:
     case = TrainingCase(MLP, ("lae",), MLP_NETWORK, batch_size=1)
-    assert case.network_parameters("lae") == pytest.approx(5e6, rel=0.02)
+    assert case.settings()["models"]["lae"]["network_parameters"] == pytest.approx(5e6, rel=0.02)

@@ -55,10 +55,9 @@ def assert_well_formed(data: ImageData, channels: int, train: int, test: int) ->
 
 
 def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
+    assert list(DATASETS) == ["mnist5k", "mnist", "bmnist", "fashion-mnist", "svhn", "cifar10", "celeba", "bmnist5k"]
     for name in ("mnits", "", str(tmp_path / "nowhere")):
-        with pytest.raises(
-            ValueError, match=r"expected one of mnist5k, mnist, .* or a .npz file or a folder of images"
-        ):
+        with pytest.raises(ValueError, match=r"expected one of mnist5k, mnist, .* or a .npz file or a folder of imag"):
             load_dataset(name)
     text = tmp_path / "text.txt"
     text.write_text("hello")
@@ -66,11 +65,6 @@ def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
         load_dataset(str(text))
     with pytest.raises(FileNotFoundError, match=r"got .*nowhere.npz', expected a .npz file that exists"):
         load_dataset(str(tmp_path / "nowhere.npz"))
-
-
-def test_names_of_the_command_line_exist():
-    names = {"mnist5k", "bmnist5k", "mnist", "bmnist", "fashion-mnist", "svhn", "cifar10", "celeba"}
-    assert names <= DATASETS.keys()
 
 
 def test_embedded_digits_binarized_once_by_chance(monkeypatch):
@@ -84,8 +78,7 @@ def test_embedded_digits_binarized_once_by_chance(monkeypatch):
     assert torch.equal(binary.train_images, load_dataset("bmnist5k").train_images)
     assert not torch.equal(binary.train_images, binary.test_images)
     assert binary.train_images.unique().tolist() == [0, 255]
-    share = binary.train_images.double().mean(dim=(1, 2, 3)) / 255
-    expected = torch.arange(256) / 255
+    share, expected = binary.train_images.double().mean(dim=(1, 2, 3)) / 255, torch.arange(256) / 255
     assert (share[0], share[255]) == (0, 1)
     assert ((share - expected).abs() <= 4.5 * (expected * (1 - expected) / 1024).sqrt()).all()
 
@@ -196,12 +189,9 @@ def test_damaged_faces_are_named(tmp_path):
     broken.unlink()
     with pytest.raises(ValueError, match=r"dataset celeba: .* damaged or cannot be read: .*000001.jpg: .*No such file"):
         load_dataset("celeba", str(tmp_path))
-
-
-def test_faces_of_another_size_are_refused(tmp_path):
-    write_celeba(tmp_path, size=(200, 200))
+    write_celeba(tmp_path / "large", size=(200, 200))
     with pytest.raises(ValueError, match=r"got an image of \(200, 200\), expected an aligned one of \(178, 218\)"):
-        load_dataset("celeba", str(tmp_path))
+        load_dataset("celeba", str(tmp_path / "large"))
 
 
 @pytest.mark.parametrize("name", TORCHVISION_SETS)
@@ -217,15 +207,7 @@ def test_missing_files_are_named_and_a_download_offered(tmp_path, name):
 
 
 @pytest.mark.usefixtures("torchvision_datasets")
-def test_only_the_missing_files_are_named(tmp_path):
-    write_digits(tmp_path)
-    (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing MNIST/raw/t10k-labels-idx1-ubyte\. Give"):
-        load_dataset("mnist", str(tmp_path))
-
-
-@pytest.mark.usefixtures("torchvision_datasets")
-def test_truncated_digits_are_called_damaged(tmp_path):
+def test_truncated_digits_are_called_damaged_and_missing_ones_missing(tmp_path):
     write_digits(tmp_path)
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     for length in (1000, 10, 0):
@@ -233,6 +215,9 @@ def test_truncated_digits_are_called_damaged(tmp_path):
         for download in (False, True):
             with pytest.raises(ValueError, match=r"dataset mnist: .* are damaged or cannot be read: .* Delete them"):
                 load_dataset("mnist", str(tmp_path), download=download)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing MNIST/raw/train-images-idx3-ubyte\. Give"):
+        load_dataset("mnist", str(tmp_path))
 
 
 def no_network(*_: object, **__: object) -> None:
@@ -376,7 +361,7 @@ def test_npz_without_test_images_is_split(npz, count, held_out):
     assert torch.equal(load_dataset(path).test_labels, data.test_labels)
 
 
-GREY = random_pixels(4, 8, 8)
+GREY, COLOUR = random_pixels(4, 8, 8), random_pixels(4, 8, 8, 3)
 OBJECTS = np.array([{}, {}, {}, {}], dtype=object)
 
 
@@ -394,22 +379,13 @@ OBJECTS = np.array([{}, {}, {}, {}], dtype=object)
         ({"train_images": GREY[:, :0]}, r"got shape \(4, 0, 8\), expected at least one image"),
         ({"train_images": GREY, "test_images": GREY[:0]}, r"test_images: got shape \(0, 8, 8\), expected at least one"),
         ({"train_images": GREY, "test_images": GREY * 1.0}, "test_images: got dtype float64"),
-        (
-            {"train_images": GREY, "test_images": random_pixels(4, 8, 8, 3)},
-            "test_images: got 3 channels, expected 1 as in train_images",
-        ),
+        ({"train_images": GREY, "test_images": COLOUR}, "test_images: got 3 channels, expected 1 as in train_images"),
         ({"train_images": GREY[:1]}, "got 1 image and no test_images, expected at least 2 images"),
         ({"train_images": GREY, "train_labels": np.arange(3)}, r"train_labels: got shape \(3,\), expected \(4,\) or"),
-        (
-            {"train_images": GREY, "train_labels": np.zeros((4, 14), int)},
-            r"got shape \(4, 14\), .* one label for every",
-        ),
+        ({"train_images": GREY, "train_labels": np.ones((4, 14), int)}, r"got shape \(4, 14\), .* one label for every"),
         ({"train_images": GREY, "train_labels": np.array(3)}, r"train_labels: got shape \(\), expected"),
         ({"train_images": GREY, "train_labels": np.zeros(4)}, "train_labels: got dtype float64, expected integers"),
-        (
-            {"train_images": GREY, "test_images": GREY, "test_labels": np.arange(3)},
-            r"test_labels: got shape \(3,\), expected \(4,\)",
-        ),
+        ({"train_images": GREY, "test_images": GREY, "test_labels": np.ones(3, int)}, r"test_labels: got shape \(3,"),
         ({"train_images": OBJECTS}, "train_images: got Python objects, expected uint8"),
         ({"train_images": GREY, "train_labels": OBJECTS}, "train_labels: got Python objects"),
     ],
@@ -594,15 +570,8 @@ def test_other_files_are_skipped_with_one_warning(tmp_path):
         data = load_dataset(str(tmp_path))
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    assert data.skipped == (
-        "deep/list.csv",
-        "empty.jpg",
-        "floats.tif",
-        "link.png",
-        "readme.txt",
-        "text.png",
-        "truncated.png",
-    )
+    assert ", ".join(data.skipped[:5]) in str(caught[0].message)
+    assert data.skipped[5:] == ("text.png", "truncated.png")
     assert_well_formed(data, 3, 2, 1)
 
 
@@ -664,11 +633,10 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_folders_with_too_few_images(tmp_path):
-    with pytest.raises(ValueError, match=r"dataset '.*': got no image among 0 files, expected images \(bmp, gif, "):
-        load_dataset(str(tmp_path))
-    (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ValueError, match="got no image among 1 files"):
-        load_dataset(str(tmp_path))
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=rf"dataset '.*': got no image among {count} files, expected images \(bm"):
+            load_dataset(str(tmp_path))
+        (tmp_path / "text.png").write_text("hello")
     (tmp_path / "text.png").unlink()
     save(tmp_path / "train" / "0.png", random_pixels(32, 32))
     with pytest.raises(ValueError, match="got 1 image, expected at least 2"):
@@ -690,10 +658,9 @@ def minibatches(resident: bool | None, seed: int = 3, epoch: int = 5, first: int
 
 @pytest.mark.parametrize("resident", [True, False, None])
 def test_batches_are_those_of_the_order(resident):
-    expected = batches(47, 10, 3, 5)
     result = minibatches(resident)
     assert [len(index) for _, index in result] == [10, 10, 10, 10, 7]
-    for (x, index), chosen in zip(result, expected, strict=True):
+    for (x, index), chosen in zip(result, batches(47, 10, 3, 5), strict=True):
         assert torch.equal(index, chosen)
         assert torch.equal(x, IMAGES[chosen])
         assert (x.dtype, index.dtype) == (torch.uint8, torch.int64)
@@ -724,16 +691,13 @@ def test_the_order_is_that_of_seed_and_epoch_alone():
     assert not torch.equal(first, order(1, 0))
 
 
-@pytest.mark.parametrize("size", [0, -1, 48])
-def test_batches_must_fit_the_images(size):
-    with pytest.raises(ValueError, match=rf"batch_size: got {size}, expected 1 to 47, the number of training images"):
-        Batches(IMAGES, size, 0, "cpu")
-
-
-@pytest.mark.parametrize("first", [-1, 6])
-def test_batches_begin_inside_the_epoch(first):
-    with pytest.raises(ValueError, match=rf"first: got {first}, expected 0 to 5"):
-        Batches(IMAGES, 10, 0, "cpu").epoch(0, first)
+def test_batches_must_fit_the_images_and_begin_inside_the_epoch():
+    for size in (0, -1, 48):
+        with pytest.raises(ValueError, match=rf"batch_size: got {size}, expected 1 to 47, the number of training ima"):
+            Batches(IMAGES, size, 0, "cpu")
+    for first in (-1, 6):
+        with pytest.raises(ValueError, match=rf"first: got {first}, expected 0 to 5"):
+            Batches(IMAGES, 10, 0, "cpu").epoch(0, first)
 
 
 def fetching_threads() -> list[threading.Thread]:

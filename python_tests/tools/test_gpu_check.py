@@ -169,9 +169,8 @@ def test_a_stage_that_failed(tmp_path: Path, stage: str, behaviour: str, late: s
 def test_limits(tmp_path: Path, total: int | None, largest: int) -> None:
     """A command has the limit of its stage, and what is left of the limit of all together."""
     outcome = run(tmp_path, **({} if total is None else {"GPU_CHECK_SECONDS": str(total)}))
-    limits = [
-        int(text) for text in re.findall(r"^timeout --kill-after=5 (\d+) ", "\n".join(outcome.calls), re.MULTILINE)
-    ]
+    calls = "\n".join(outcome.calls)
+    limits = [int(text) for text in re.findall(r"^timeout --kill-after=5 (\d+) ", calls, re.MULTILINE)]
     assert len(limits) > 10
     assert max(limits) <= largest - 5
     assert list(outcome.stages.values()) == ["passed"] * len(STAGES)
@@ -179,9 +178,8 @@ def test_limits(tmp_path: Path, total: int | None, largest: int) -> None:
 
 def test_benchmarks_stop_by_themselves_before_their_limit(tmp_path: Path) -> None:
     outcome = run(tmp_path, "benchmarks", STAGE_SECONDS="100")
-    found = re.findall(
-        r"timeout --kill-after=5 (\d+) .* benchmarks\.(speed|training) .*--time-limit (\d+)", "\n".join(outcome.calls)
-    )
+    pattern = r"timeout --kill-after=5 (\d+) .* benchmarks\.(speed|training) .*--time-limit (\d+)"
+    found = re.findall(pattern, "\n".join(outcome.calls))
     assert [name for _, name, _ in found] == ["speed", "training"]
     assert all(int(own) < int(limit) for limit, _, own in found)
 

@@ -9,21 +9,9 @@ from typing import Any
 
 import pytest
 
+from tools import matrix as tool
 from tools.environments import ROOT
-from tools.matrix import (
-    ABI_TESTS,
-    LEFT_OUT,
-    PYTHON_TESTS,
-    TESTS,
-    Cell,
-    Matrix,
-    Result,
-    chosen,
-    files_that_ran,
-    lack_of_space,
-    order,
-    page,
-)
+from tools.matrix import Cell, Matrix, Result
 
 CELL = Cell("3.11", "2.15.1", compiles=False, cuda=True, foreign=("2.11.0",))
 
@@ -46,7 +34,7 @@ def passed(cell: Cell, **changes: Any) -> Result:
     ],
 )
 def test_torch_is_chosen_by_words(words: list[str], expected: list[str]) -> None:
-    assert chosen(["2.9.0", "2.11.0", "2.15.1"], words) == expected
+    assert tool.chosen(["2.9.0", "2.11.0", "2.15.1"], words) == expected
 
 
 def test_a_cell_is_done_again_where_anything_differs() -> None:
@@ -74,13 +62,13 @@ def test_the_page_tells_what_failed_and_what_is_not_to_be_had() -> None:
         "3.9/2.15": {"python": "3.9", "torch": "2.15.1", "unavailable": "it has no wheel for Python 3.9"},
         "3.10/2.15": passed(CELL, python="3.10", failure="building the wheel: no compiler", runs={}),
     }
-    text = page(results)
+    text = tool.page(results)
     assert "| 3.9 | 2.15.1 | not to be had: it has no wheel for Python 3.9 |" in text
     assert "| 3.11.9 | 2.15.1+cu132 | passed | 7 | 2.11.0: 7 | 13.0 | 2.4.6 |" in text
     assert "- Python 3.10, torch 2.15.1: building the wheel: no compiler" in text
-    assert "not to be had" in page({"3.9/2.15": results["3.9/2.15"]})
-    assert "Tests of what was built in a cell: none." in page({"3.9/2.15": results["3.9/2.15"]})
-    assert [key for key, _ in sorted(results.items(), key=order)] == ["3.9/2.15", "3.10/2.15", "3.11/2.15"]
+    assert "not to be had" in tool.page({"3.9/2.15": results["3.9/2.15"]})
+    assert "Tests of what was built in a cell: none." in tool.page({"3.9/2.15": results["3.9/2.15"]})
+    assert [key for key, _ in sorted(results.items(), key=tool.order)] == ["3.9/2.15", "3.10/2.15", "3.11/2.15"]
 
 
 def test_the_page_names_the_files_that_ran() -> None:
@@ -88,21 +76,21 @@ def test_the_page_names_the_files_that_ran() -> None:
     runs = [("A", ["old/test_a", "test_b"]), ("B", ["test_b", "test_c"]), ("C", ["test_b", "test_c", "test_d"])]
     some = (("A", "old/test_a"), ("B, C", "test_c"), ("C", "test_d"))
     texts = [f"in {where} (Python/torch) also `{file}`" for where, file in some]
-    assert files_that_ran(runs) == "; ".join(["`test_b`", *texts])
-    assert files_that_ran(runs[:1]) == "`old/test_a`, `test_b`"
+    assert tool.files_that_ran(runs) == "; ".join(["`test_b`", *texts])
+    assert tool.files_that_ran(runs[:1]) == "`old/test_a`, `test_b`"
 
 
-@pytest.mark.parametrize("name", [*TESTS, *ABI_TESTS, *sorted(LEFT_OUT)])
+@pytest.mark.parametrize("name", [*tool.TESTS, *tool.ABI_TESTS, *sorted(tool.LEFT_OUT)])
 def test_named_tests_are_there(name: str) -> None:
-    assert (PYTHON_TESTS / f"{name}.py").is_file()
+    assert (tool.PYTHON_TESTS / f"{name}.py").is_file()
 
 
 def test_a_disk_that_may_become_full_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=7.25e9))
     work = tmp_path / "not yet" / "made"
-    assert lack_of_space(work, torches=1, cpu_only=False) is None
-    assert lack_of_space(work, torches=5, cpu_only=True) is None
-    message = lack_of_space(work, torches=2, cpu_only=False)
+    assert tool.lack_of_space(work, torches=1, cpu_only=False) is None
+    assert tool.lack_of_space(work, torches=5, cpu_only=True) is None
+    message = tool.lack_of_space(work, torches=2, cpu_only=False)
     assert message is not None
     assert f"{work}: got 7.2 GB of free space, expected up to 11 GB for 2 releases of torch" in message
 

@@ -33,17 +33,7 @@ from .avalanche import NUMBER_OF_FLIPS, Philox, avalanche_outcomes
 from .keys import BATCH, DISTANT, NEIGHBOURS, NoiseKey, Normal, Relation, key_of_batch
 from .null_distributions import largest_of, normal_two_sided
 from .page import write_page
-from .tallies import (
-    PAIR_LAGS,
-    CorrelationTally,
-    DistributionTally,
-    LagTally,
-    MomentTally,
-    Outcome,
-    PairTally,
-    failures,
-    hermite,
-)
+from .tallies import CorrelationTally, Outcome, StreamTally, failures, hermite
 
 DRAWS, QUICK_DRAWS = 10**9, 10**7
 #: The largest share of runs on perfect noise that fail, in one test or more.
@@ -102,28 +92,6 @@ def check_noise(normal: Normal, philox: Philox, plan: Plan, progress: Progress) 
     return outcomes, shown
 
 
-class StreamTally:
-    """Everything that is asked of one dtype."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.name = str(dtype).removeprefix("torch.")
-        self.moments = MomentTally(f"moments, {self.name}")
-        self.distribution = DistributionTally(f"distribution, {self.name}")
-        self.lags = LagTally(f"elements of a stream, {self.name}")
-        self.pairs = [PairTally(f"pairs of elements, {self.name}", lag) for lag in PAIR_LAGS]
-
-    def add(self, x: torch.Tensor) -> None:
-        self.moments.add(x.double())
-        self.distribution.add(x)
-        self.lags.add(hermite(x))
-        for tally in self.pairs:
-            tally.add(x)
-
-    def outcomes(self) -> list[Outcome]:
-        pairs = [outcome for tally in self.pairs for outcome in tally.outcomes()]
-        return [*self.moments.outcomes(), *self.distribution.outcomes(), *self.lags.outcomes(), *pairs]
-
-
 def tally_streams(normal: Normal, dtype: torch.dtype, batches: int, progress: Progress) -> StreamTally:
     tally = StreamTally(dtype)
     for number in range(batches):
@@ -164,49 +132,41 @@ def small_key_outcomes(normal: Normal, chunks: int, progress: Progress) -> list[
             sums[order] += values.sum(1, dtype=torch.float64)
             products[order] += values @ values.T
         progress(1)
-    n = chunks * SMALL_CHUNK
-    return [
-        outcome
-        for order in (1, 2)
-        for outcome in (
-            small_key_means(order, sums[order - 1], n),
-            *small_key_correlations(order, products[order - 1], n),
+    n, degrees = chunks * SMALL_CHUNK, len(keys) * (len(keys) - 1) // 2
+    draws, above = n * len(keys), torch.triu_indices(len(keys), len(keys), offset=1)
+    # The median m of the largest |z| among independent z: P(|Z| ≤ m)^degrees = 1/2.
+    beyond = torch.tensor(-math.expm1(math.log(0.5) / degrees), dtype=torch.float64)
+    median = -float(torch.special.ndtri(beyond / 2))
+    outcomes = []
+    for order in (1, 2):
+        of_means, of_pairs = float((sums[order - 1] ** 2).sum()) / n, products[order - 1]
+        norms = of_pairs.diagonal().sqrt()
+        z = (of_pairs / torch.outer(norms, norms))[above[0], above[1]] * math.sqrt(n)
+        largest = float(z.abs().max())
+        names = (
+            f"χ² of the means of He_{order} of {len(keys)} streams",
+            f"χ² of {degrees} correlations of He_{order}",
+            f"largest correlation of He_{order}, in standard errors (expected: its median)",
         )
-    ]
-
-
-def small_key_means(order: int, sums: torch.Tensor, n: int) -> Outcome:
-    streams = len(sums)
-    name = f"χ² of the means of He_{order} of {streams} streams"
-    return Outcome.chi_square("small keys", name, n * streams, float((sums**2).sum()) / n, streams)
-
-
-def small_key_correlations(order: int, products: torch.Tensor, n: int) -> tuple[Outcome, Outcome]:
-    streams = len(products)
-    norms = products.diagonal().sqrt()
-    above = torch.triu_indices(streams, streams, offset=1)
-    z = (products / torch.outer(norms, norms))[above[0], above[1]] * math.sqrt(n)
-    degrees, largest, draws = len(z), float(z.abs().max()), n * streams
-    p_value = largest_of(normal_two_sided(largest), degrees)
-    name = f"largest correlation of He_{order}, in standard errors (expected: its median)"
-    return (
-        Outcome.chi_square(
-            "small keys", f"χ² of {degrees} correlations of He_{order}", draws, float((z**2).sum()), degrees
-        ),
-        Outcome("small keys", name, draws, largest, median_of_largest(degrees), p_value),
-    )
-
-
-def median_of_largest(count: int) -> float:
-    """The median m of the largest |z| among ``count`` independent z: P(|Z| ≤ m)^count = 1/2."""
-    beyond = -math.expm1(math.log(0.5) / count)
-    return -float(torch.special.ndtri(torch.tensor(beyond / 2, dtype=torch.float64)))
+        p_value = largest_of(normal_two_sided(largest), degrees)
+        outcomes += [
+            Outcome.chi_square("small keys", names[0], draws, of_means, len(keys)),
+            Outcome.chi_square("small keys", names[1], draws, float((z**2).sum()), degrees),
+            Outcome("small keys", names[2], draws, largest, median, p_value),
+        ]
+    return outcomes
 
 
 def measure_all(draws: int, quick: bool) -> dict[str, Any]:
     """Everything that the JSON file holds."""
     plan = Plan.of(draws)
-    require_words_of_reference()
+    # Avalanche is tested on the reference's words, of which the op's normals have to be made.
+    key = asdict(NoiseKey(seed=1, step=2, parameter=3, offset=4))
+    difference = float((ops.normal(1000, **key) - reference.normal(1000, **key)).abs().max())
+    if difference > 1e-4:
+        sys.exit(
+            f"ald_ext.ops.normal differs from ald_ext.reference.normal by {difference:.2g}: built from other sources?"
+        )
     description = describe_run(torch.device("cpu"), "make noise-check")
     description["versions"]["numpy"] = np.__version__
     description["generator"] = {"philox_rounds": reference.PHILOX_ROUNDS, "transform": note("Box-Muller")}
@@ -228,40 +188,15 @@ def measure_all(draws: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def require_words_of_reference() -> None:
-    """Avalanche is tested on ald_ext.reference.philox, so the normals must be made of its words."""
-    key = asdict(NoiseKey(seed=1, step=2, parameter=3, offset=4))
-    difference = float((ops.normal(1000, **key) - reference.normal(1000, **key)).abs().max())
-    if difference > 1e-4:
-        sys.exit(
-            f"ald_ext.ops.normal differs from ald_ext.reference.normal by {difference:.2g}: built from other sources?"
-        )
-
-
 def note(title: str) -> str:
     """What csrc/math/normal.h says under ``Note [title]``."""
-    header = REPOSITORY / "csrc/math/normal.h"
-    lines = header.read_text().splitlines()
+    lines = (REPOSITORY / "csrc/math/normal.h").read_text().splitlines()
     begin = lines.index(f"// Note [{title}]") + 1
     following = itertools.takewhile(lambda line: line.startswith("// ") and "Note [" not in line, lines[begin:])
     return " ".join(line.removeprefix("//").strip() for line in following)
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    results_folder, pages = (arguments.out,) * 2 if arguments.out else (RESULTS, PAGES)
-    path = results_folder / "noise.json"
-    if not arguments.page_only:
-        torch.set_num_threads(arguments.threads)
-        write_json(path, measure_all(arguments.draws, arguments.quick))
-    results = json.loads(path.read_text())
-    write_page(results, pages)
-    if results["failed"]:
-        sys.exit("\n".join([f"{len(results['failed'])} of {len(results['tests'])} tests failed:", *results["failed"]]))
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line; what cannot work is refused here, before anything is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=float, help=f"float32 normals; default: {DRAWS:.0e}, quick: {QUICK_DRAWS:.0e}")
     parser.add_argument("--quick", action="store_true", help="fewer normals: small faults stay unseen")
@@ -269,16 +204,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=THREADS, help=f"CPU threads; default: {THREADS}")
     parser.add_argument("--page-only", action="store_true", help="write the page of results that are there")
     arguments = parser.parse_args()
-    if arguments.draws is None:
-        arguments.draws = QUICK_DRAWS if arguments.quick else DRAWS
-    if not BATCH <= arguments.draws <= 2**43:
-        parser.error(f"--draws: got {arguments.draws:g}, expected {BATCH} to {2**43}")
+    draws = (QUICK_DRAWS if arguments.quick else DRAWS) if arguments.draws is None else arguments.draws
+    if not BATCH <= draws <= 2**43:
+        parser.error(f"--draws: got {draws:g}, expected {BATCH} to {2**43}")
     if arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected 1 or more")
-    arguments.draws = int(arguments.draws)
     if arguments.out is not None:
         make_folder(arguments.out, parser)
-    return arguments
+    results_folder, pages = (arguments.out,) * 2 if arguments.out else (RESULTS, PAGES)
+    path = results_folder / "noise.json"
+    if not arguments.page_only:
+        torch.set_num_threads(arguments.threads)
+        write_json(path, measure_all(int(draws), arguments.quick))
+    results = json.loads(path.read_text())
+    write_page(results, pages)
+    if results["failed"]:
+        sys.exit("\n".join([f"{len(results['failed'])} of {len(results['tests'])} tests failed:", *results["failed"]]))
 
 
 if __name__ == "__main__":

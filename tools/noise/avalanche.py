@@ -16,9 +16,6 @@ from .null_distributions import binomial_two_sided, largest_of
 from .tallies import Outcome
 
 OUTPUT_BITS = 128
-#: Cells of the histogram of distances that are expected to hold fewer are merged.
-SMALLEST_CELL = 10
-
 #: Philox blocks of counters of four words and a key of two: ald_ext.reference.philox.
 Philox = Callable[[Sequence[Tensor], tuple[int, int]], Sequence[Tensor]]
 Bits = npt.NDArray[np.uint8]
@@ -89,7 +86,7 @@ def distance_outcome(field: str, counts: npt.NDArray[np.int64]) -> Outcome:
     """The number of output bits flipped at once is Binomial(128, 1/2), if they flip independently."""
     total = int(counts.sum())
     expected = total * np.array([math.comb(OUTPUT_BITS, k) / 2**OUTPUT_BITS for k in range(OUTPUT_BITS + 1)])
-    large = np.flatnonzero(expected >= SMALLEST_CELL)
+    large = np.flatnonzero(expected >= 10)  # cells beyond are merged
     cells = np.clip(np.arange(OUTPUT_BITS + 1), large[0], large[-1])
     observed, expected = (np.bincount(cells, weights=values)[large[0] :] for values in (counts, expected))
     chi_square = float(((observed - expected) ** 2 / expected).sum())

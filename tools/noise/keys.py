@@ -54,17 +54,14 @@ class Relation:
 
 
 def neighbour(**increments: int) -> Relation:
-    def partner(key: NoiseKey) -> NoiseKey:
-        return replace(key, **{field: getattr(key, field) + value for field, value in increments.items()})
-
-    return Relation(" and ".join(f"{field} + {value}" for field, value in increments.items()), partner)
+    name = " and ".join(f"{field} + {value}" for field, value in increments.items())
+    return Relation(
+        name, lambda key: replace(key, **{field: getattr(key, field) + value for field, value in increments.items()})
+    )
 
 
 def flipped_bit(field: str, bit: int) -> Relation:
-    def partner(key: NoiseKey) -> NoiseKey:
-        return replace(key, **{field: getattr(key, field) ^ 1 << bit})
-
-    return Relation(f"{field} xor 2^{bit}", partner)
+    return Relation(f"{field} xor 2^{bit}", lambda key: replace(key, **{field: getattr(key, field) ^ 1 << bit}))
 
 
 def exchanged(larger: str, smaller: str) -> Relation:

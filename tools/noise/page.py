@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ald_ext.files import write_atomically
@@ -41,6 +40,7 @@ def heading(results: Results) -> str:
     generator, batch, plan = results["generator"], results["batch"], results["plan"]
     count, failed, rate = len(results["tests"]), results["failed"], results["false_positive_rate"]
     smallest = min(test["p_value"] for test in results["tests"])
+    zeros = ", ".join(f"{number} of the {dtype} normals" for dtype, number in results["zeros"].items())
     lines = [
         "# Quality of the noise",
         f"`make noise-check`: {count} tests of `ald_ext.ops.normal`, {plan['single_batches'] * batch:.3g} float32 and "
@@ -51,9 +51,7 @@ def heading(results: Results) -> str:
         f"The smallest p-value is {smallest:.2g}; of {count} independent tests, {1 / count:.2g} is usual.",
         f"The words are those of Philox4x32 with {generator['philox_rounds']} rounds. The normals, as "
         f"`csrc/math/normal.h` says: {generator['transform']}",
-        "Exact zeros: "
-        + ", ".join(f"{zeros} of the {dtype} normals" for dtype, zeros in results["zeros"].items())
-        + " (not a test).",
+        f"Exact zeros: {zeros} (not a test).",
         f"{conditions('noise', results)} The tests took {results['seconds']:.0f} s.",
         "![Histogram over density, and all p-values](noise.png)",
         *(f"Failed: {name}" for name in failed),
@@ -67,47 +65,31 @@ def group_table(tests: list[Test]) -> str:
     if len(tests) > SHOWN_TESTS:
         shown = sorted(tests, key=lambda test: test["p_value"])[:SHOWN_TESTS]
         left_out = f"\n\nThe {SHOWN_TESTS} of {len(tests)} tests with the smallest p; noise.json has all."
-    body = [
-        [
-            test["name"].replace("|", "\\|"),
-            f"{test['draws']:.3g}",
-            f"{test['observed']:.7g}",
-            f"{test['expected']:.7g}",
-            f"{test['p_value']:.2g}",
-        ]
-        for test in shown
-    ]
+    line = "{draws:.3g} {observed:.7g} {expected:.7g} {p_value:.2g}".format_map
+    body = [[test["name"].replace("|", "\\|"), *line(test).split()] for test in shown]
     return markdown_table(["test", "draws", "observed", "expected", "p"], body) + left_out
 
 
 def draw_picture(results: Results, path: Path) -> None:
-    """PNG: histogram over density with its error band, by dtype; and all p-values, sorted."""
+    """PNG: histogram over density with its band of two standard errors, by dtype; and all p-values, sorted."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     top, bottom = figure.subplots(2, 1)
-    for color, (dtype, histogram) in zip(("C0", "C1"), results["histogram"].items(), strict=True):
-        draw_ratio(top, dtype, histogram, color)
+    for dtype, histogram in results["histogram"].items():
+        edges, counts, expected = (np.array(histogram[name], dtype=float) for name in ("edges", "counts", "expected"))
+        kept = expected >= SMALLEST_EXPECTED
+        centers = ((edges[1:] + edges[:-1]) / 2)[kept]
+        band = 2 / np.sqrt(expected[kept])
+        (line,) = top.plot(centers, (counts / np.maximum(expected, 1e-300) - 1)[kept], ".", label=dtype)
+        top.fill_between(centers, -band, band, color=line.get_color(), alpha=0.2, step="mid", linewidth=0)
     top.set_yscale("symlog", linthresh=1e-4)
     top.set(xlabel="x", ylabel="histogram / normal density - 1", title="Bands: two standard errors")
     top.axhline(0, color="black", linewidth=0.8)
-    top.legend()
-    draw_p_values(bottom, results)
-    figure.savefig(path, format="png", dpi=150)
-
-
-def draw_ratio(axes: Axes, dtype: str, histogram: dict[str, list[float]], color: str) -> None:
-    edges, counts, expected = (np.array(histogram[name], dtype=float) for name in ("edges", "counts", "expected"))
-    kept = expected >= SMALLEST_EXPECTED
-    centers = ((edges[1:] + edges[:-1]) / 2)[kept]
-    band = 2 / np.sqrt(expected[kept])
-    axes.fill_between(centers, -band, band, color=color, alpha=0.2, step="mid", linewidth=0)
-    axes.plot(centers, (counts / np.maximum(expected, 1e-300) - 1)[kept], ".", color=color, label=dtype)
-
-
-def draw_p_values(axes: Axes, results: Results) -> None:
     p_values = np.sort([max(test["p_value"], SMALLEST_P) for test in results["tests"]])
     uniform = (np.arange(len(p_values)) + 0.5) / len(p_values)
-    axes.loglog(uniform, p_values, ".", label=f"{len(p_values)} tests")
-    axes.loglog(uniform, uniform, color="black", linewidth=0.8, label="uniform")
-    axes.axhline(results["p_value_limit"], color="red", linestyle="--", label="a test fails below")
-    axes.set(xlabel="share of tests", ylabel="p-value, sorted")
-    axes.legend()
+    bottom.loglog(uniform, p_values, ".", label=f"{len(p_values)} tests")
+    bottom.loglog(uniform, uniform, color="black", linewidth=0.8, label="uniform")
+    bottom.axhline(results["p_value_limit"], color="red", linestyle="--", label="a test fails below")
+    bottom.set(xlabel="share of tests", ylabel="p-value, sorted")
+    for axes in (top, bottom):
+        axes.legend()
+    figure.savefig(path, format="png", dpi=150)

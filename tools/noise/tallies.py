@@ -54,20 +54,13 @@ class Outcome:
         return Outcome.chi_square(group, name, draws, statistic, len(counts) - 1)
 
 
-def normal_moment(order: int) -> int:
-    """E x^k: (k - 1)!! for even k, 0 for odd."""
-    return 0 if order % 2 else math.prod(range(order - 1, 0, -2))
-
-
 class MomentTally:
     """Raw moments of order 1 to 6. The mean of x^k has variance ((2k - 1)!! - (E x^k)²) / n."""
 
     ORDERS = range(1, 7)
 
     def __init__(self, group: str) -> None:
-        self.group = group
-        self.sums = dict.fromkeys(self.ORDERS, 0.0)
-        self.draws = 0
+        self.group, self.sums, self.draws = group, dict.fromkeys(self.ORDERS, 0.0), 0
 
     def add(self, x: Tensor) -> None:
         """x: float64."""
@@ -78,13 +71,14 @@ class MomentTally:
         self.draws += len(x)
 
     def outcomes(self) -> list[Outcome]:
-        return [self.outcome(order) for order in self.ORDERS]
-
-    def outcome(self, order: int) -> Outcome:
-        mean, expected = self.sums[order] / self.draws, normal_moment(order)
-        standard_error = math.sqrt((normal_moment(2 * order) - expected**2) / self.draws)
-        p_value = normal_two_sided((mean - expected) / standard_error)
-        return Outcome(self.group, f"mean of x^{order}", self.draws, mean, expected, p_value)
+        outcomes = []
+        moments = {order: 0 if order % 2 else math.prod(range(order - 1, 0, -2)) for order in range(1, 13)}
+        for order in self.ORDERS:
+            mean, expected = self.sums[order] / self.draws, moments[order]
+            standard_error = math.sqrt((moments[2 * order] - expected**2) / self.draws)
+            p_value = normal_two_sided((mean - expected) / standard_error)
+            outcomes.append(Outcome(self.group, f"mean of x^{order}", self.draws, mean, expected, p_value))
+        return outcomes
 
 
 class DistributionTally:
@@ -102,25 +96,22 @@ class DistributionTally:
 
     def __init__(self, group: str) -> None:
         self.group = group
-        inner = torch.arange(1, self.BINS, dtype=torch.float64) / self.BINS
-        self.edges = torch.special.ndtri(inner)
+        self.cdf = torch.arange(1, self.BINS, dtype=torch.float64) / self.BINS
+        self.edges = torch.special.ndtri(self.cdf)
         self.below_edges = torch.zeros(self.BINS - 1, dtype=torch.int64)
         self.below_plot_edges = torch.zeros(len(self.PLOT_EDGES), dtype=torch.int64)
         self.tails = {side: dict.fromkeys(TAILS, 0) for side in ("lower", "upper")}
         self.kolmogorov_smirnov: list[float] = []
         self.anderson_darling: list[float] = []
-        self.draws = 0
+        self.draws = self.zeros = 0
         self.largest = 0.0
-        self.zeros = 0
 
     def add(self, x: Tensor) -> None:
-        """x: as the generator gives it. numpy sorts by vector instructions, several times faster than torch."""
-        self.add_sorted(torch.from_numpy(np.sort(x.numpy())).double())
-
-    def add_sorted(self, x: Tensor) -> None:
+        """x: as the generator gives it."""
+        # numpy sorts by vector instructions, several times faster than torch.
+        x = torch.from_numpy(np.sort(x.numpy())).double()
         log_lower, log_upper = torch.special.log_ndtr(x), torch.special.log_ndtr(-x)
-        distance = kolmogorov_distance(log_lower.exp())
-        self.kolmogorov_smirnov.append(kolmogorov_smirnov_upper(distance, len(x)))
+        self.kolmogorov_smirnov.append(kolmogorov_smirnov_upper(kolmogorov_distance(log_lower.exp()), len(x)))
         self.anderson_darling.append(anderson_darling_upper(anderson_darling_statistic(log_lower, log_upper)))
         self.below_edges += torch.searchsorted(x, self.edges)
         self.below_plot_edges += torch.searchsorted(x, self.PLOT_EDGES)
@@ -132,7 +123,7 @@ class DistributionTally:
         self.draws += len(x)
 
     def outcomes(self) -> list[Outcome]:
-        return [*self.batch_outcomes(), *self.pooled_outcomes(), *self.tail_outcomes(), self.largest_outcome()]
+        return [*self.batch_outcomes(), *self.pooled_outcomes(), *self.tail_outcomes()]
 
     def batch_outcomes(self) -> list[Outcome]:
         outcomes = []
@@ -147,8 +138,7 @@ class DistributionTally:
     def pooled_outcomes(self) -> list[Outcome]:
         below = self.below_edges.double()
         counts = torch.diff(below, prepend=torch.zeros(1), append=torch.tensor([float(self.draws)]))
-        cdf = torch.arange(1, self.BINS, dtype=torch.float64) / self.BINS
-        distance = float((below / self.draws - cdf).abs().max())
+        distance = float((below / self.draws - self.cdf).abs().max())
         p_value = kolmogorov_smirnov_upper(distance, self.draws)
         statistic, mean = math.sqrt(self.draws) * distance, math.sqrt(math.pi / 2) * math.log(2)
         return [
@@ -157,27 +147,21 @@ class DistributionTally:
         ]
 
     def tail_outcomes(self) -> list[Outcome]:
-        """Binomial counts."""
+        """Binomial counts; and P(max |x| ≤ m) = (1 - P(|X| > m))^n, which is a half at the median."""
         outcomes = []
         for tail in TAILS:
             probability = math.erfc(tail / math.sqrt(2)) / 2
             lower, upper = self.tails["lower"][tail], self.tails["upper"][tail]
-            for name, count, sides in (
-                (f"x < -{tail:g}", lower, 1),
-                (f"x > {tail:g}", upper, 1),
-                (f"|x| > {tail:g}", lower + upper, 2),
-            ):
+            counts = ((f"x < -{tail:g}", lower, 1), (f"x > {tail:g}", upper, 1), (f"|x| > {tail:g}", lower + upper, 2))
+            for name, count, sides in counts:
                 p_value = binomial_two_sided(count, self.draws, sides * probability)
                 expected = sides * probability * self.draws
                 outcomes.append(Outcome(self.group, f"count of {name}", self.draws, count, expected, p_value))
-        return outcomes
-
-    def largest_outcome(self) -> Outcome:
-        """P(max |x| ≤ m) = (1 - P(|X| > m))^n; half of that at the median."""
         log_lower = self.draws * math.log1p(-min(math.erfc(self.largest / math.sqrt(2)), 1 - 1e-16))
         p_value = two_sided(math.exp(log_lower), -math.expm1(log_lower))
         median = -float(torch.special.ndtri(torch.tensor(math.log(2) / self.draws / 2, dtype=torch.float64)))
-        return Outcome(self.group, "largest |x| (expected: its median)", self.draws, self.largest, median, p_value)
+        title = "largest |x| (expected: its median)"
+        return [*outcomes, Outcome(self.group, title, self.draws, self.largest, median, p_value)]
 
     def plot_histogram(self) -> dict[str, list[float]]:
         """Counts in bins of equal width, and how many are expected there."""
@@ -216,9 +200,7 @@ class CorrelationTally:
     """Mean products He_j(x) He_k(y) / √(j! k!) of pairs of streams; j, k = 1, 2, 3."""
 
     def __init__(self, group: str, name: str) -> None:
-        self.group, self.name = group, name
-        self.sums = np.zeros((3, 3))
-        self.draws = 0
+        self.group, self.name, self.sums, self.draws = group, name, np.zeros((3, 3)), 0
 
     def add(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         """What :func:`hermite` gives of the two."""
@@ -226,12 +208,12 @@ class CorrelationTally:
         self.draws += len(first[0])
 
     def outcomes(self) -> list[Outcome]:
-        return [self.outcome(j, k) for j in range(3) for k in range(3)] if self.draws else []
-
-    def outcome(self, j: int, k: int) -> Outcome:
-        mean = self.sums[j, k] / self.draws
-        name = f"{self.name}: He_{j + 1} with He_{k + 1}"
-        return Outcome(self.group, name, self.draws, mean, 0.0, normal_two_sided(mean * math.sqrt(self.draws)))
+        outcomes = []
+        for (j, k), total in np.ndenumerate(self.sums) if self.draws else ():
+            mean, name = total / self.draws, f"{self.name}: He_{j + 1} with He_{k + 1}"
+            p_value = normal_two_sided(mean * math.sqrt(self.draws))
+            outcomes.append(Outcome(self.group, name, self.draws, mean, 0.0, p_value))
+        return outcomes
 
 
 class LagTally:
@@ -271,17 +253,38 @@ class PairTally:
     def outcomes(self) -> list[Outcome]:
         table = self.counts.view(self.RADII, self.ANGLES)
         marginals = {"angle": table.sum(0), "x² + y²": table.sum(1), "both": table.flatten()}
-        return [
-            Outcome.of_counts(
-                self.group, f"pairs at lag {self.lag}: χ² of {name}, {len(counts)} bins", self.draws, counts.double()
-            )
-            for name, counts in marginals.items()
-        ]
+        outcomes = []
+        for name, counts in marginals.items():
+            title = f"pairs at lag {self.lag}: χ² of {name}, {len(counts)} bins"
+            outcomes.append(Outcome.of_counts(self.group, title, self.draws, counts.double()))
+        return outcomes
 
 
 def bin_of_unit(values: Tensor, bins: int) -> Tensor:
     """Which of ``bins`` equal parts of [0, 1]."""
     return (values * bins).to(torch.int64).clamp_(0, bins - 1)
+
+
+class StreamTally:
+    """Everything that is asked of one dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.name = str(dtype).removeprefix("torch.")
+        self.moments = MomentTally(f"moments, {self.name}")
+        self.distribution = DistributionTally(f"distribution, {self.name}")
+        self.lags = LagTally(f"elements of a stream, {self.name}")
+        self.pairs = [PairTally(f"pairs of elements, {self.name}", lag) for lag in PAIR_LAGS]
+
+    def add(self, x: torch.Tensor) -> None:
+        self.moments.add(x.double())
+        self.distribution.add(x)
+        self.lags.add(hermite(x))
+        for tally in self.pairs:
+            tally.add(x)
+
+    def outcomes(self) -> list[Outcome]:
+        pairs = [outcome for tally in self.pairs for outcome in tally.outcomes()]
+        return [*self.moments.outcomes(), *self.distribution.outcomes(), *self.lags.outcomes(), *pairs]
 
 
 def failures(outcomes: Iterable[Outcome], false_positive_rate: float) -> list[Outcome]:

@@ -23,10 +23,13 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("arviz_stats")
+pytest.importorskip("typer")
 
 from command_line import run as command
 from patience import PATIENCE
+from typer.main import get_command
 
+from ald_ext.cli.commands import app
 from ald_ext.data import ImageData
 from ald_ext.metrics import EXTRACTORS, GaussianStatistics
 from ald_ext.models import CLAE, LAE
@@ -526,3 +529,12 @@ def test_command(images: Path, tmp_path: Path) -> None:
     assert {(job.epochs, job.seed) for job in results.jobs} == {(2, 0), (2, 1)}
     assert (tmp_path / "runs" / "halves").is_dir()
     assert "halves/lae/denoising_mse" in result.stdout
+
+
+def test_every_setting_is_an_option_of_the_command() -> None:
+    options = {option.name: option for option in get_command(app).commands["experiment"].params}
+    names = {*ImageSettings.__dataclass_fields__} - {"options"}  # whose option is --option
+    assert names <= set(options)
+    assert not [name for name in names if options[name].default is not None]
+    assert options["frechet_samples"].help.startswith("Experiments on images: Images drawn from each model. Default: 5")
+    assert options["download"].is_flag

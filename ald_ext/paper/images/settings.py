@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ...data import ImageData, load_dataset
+from ...metrics import EXTRACTORS
 from ...models import MODELS
 from ...models.config import config_from_dict
-from ...settings import require
+from ...settings import check_values, require, setting
 from ...training import TrainingConfig
 from ..results import Job
 
@@ -48,7 +49,7 @@ class ImageSettings:
 
     Attributes:
         datasets: names that :func:`ald_ext.data.load_dataset` knows, or NAME=PATH of a .npz file or a folder.
-        models: names of ``ald_ext.models.MODELS``.
+        models: names of some of the models that the experiment compares.
         width: channels of the hidden layers; the paper has 64.
         latent_dim: the latent dimension d_z.
         epochs: the epochs of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the
@@ -56,7 +57,7 @@ class ImageSettings:
         device: a torch device.
         data_root: the folder of torchvision's files.
         download: fetch what is missing there.
-        extractor: what makes the features whose Fréchet distance is measured, a name of ``ald_ext.metrics.EXTRACTORS``.
+        extractor: what makes the features whose Fréchet distance is measured.
         extractor_weights: a file, where the extractor takes one.
         frechet_samples: images drawn from each model.
         frechet_images: the largest number of real training images to compare them with.
@@ -66,18 +67,18 @@ class ImageSettings:
 
     datasets: tuple[str, ...] = ("mnist",)
     models: tuple[str, ...] = ("ae", "vae", "abp", "dlgm", "lae", "clae")
-    width: int = 16
-    latent_dim: int = 32
-    epochs: int | None = None
+    width: int = setting(16, at_least=1)
+    latent_dim: int = setting(32, at_least=1)
+    epochs: int | None = setting(None, at_least=1)
     device: str = "cpu"
     data_root: str | None = None
     download: bool = False
-    extractor: str = "efficientnet-lite0"
+    extractor: str = setting("efficientnet-lite0", suggestions=EXTRACTORS)
     extractor_weights: str | None = None
-    frechet_samples: int = 5000
-    frechet_images: int = 10_000
-    train_images: int | None = None
-    test_images: int | None = None
+    frechet_samples: int = setting(5000, at_least=2)
+    frechet_images: int = setting(10_000, at_least=2)
+    train_images: int | None = setting(None, at_least=1)
+    test_images: int | None = setting(None, at_least=1)
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -100,8 +101,8 @@ def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...],
     def check(name: str, got: Any, fulfilled: bool, expected: str) -> None:
         require(fulfilled, f"{owner}: {name}", repr(got), expected)
 
+    check_values(settings, owner)
     check("seeds", num_seeds, num_seeds >= 1, ">= 1")
-    check("epochs", settings.epochs, settings.epochs is None or settings.epochs >= 1, "None or >= 1")
     check("datasets", settings.datasets, len(settings.datasets) >= 1, "at least one")
     check("datasets", settings.datasets, len(settings.sources) == len(settings.datasets), "different names")
     for model in settings.models:

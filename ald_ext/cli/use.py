@@ -97,9 +97,7 @@ def reconstruct_command(
 
 def score_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="JSON file; the most and least anomalous beside it, .png.")] = Path(
-        "scores.json"
-    ),
+    out: Annotated[Path, typer.Option(help="JSON file; images of both ends beside it, .png.")] = Path("scores.json"),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,

@@ -45,9 +45,9 @@ from ald_ext.paper import (
     run_image_experiment,
     training_speed,
 )
-from ald_ext.paper.images import aggregated_posterior, runner, settings, trained_runs
+from ald_ext.paper.images import runner, settings, trained_runs
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
-from ald_ext.paper.images.generated_images import GeneratedImages
+from ald_ext.paper.images.generated_images import typical_first
 from ald_ext.paper.results import Job
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint
@@ -147,14 +147,11 @@ def data_of(pixels: Tensor) -> ImageData:
 def config_of(name: str, model: str, pixels: Tensor, **changes: Any) -> TrainingConfig:
     """How an experiment trains a model on these images."""
     experiment = IMAGE_EXPERIMENTS[name]
-    changed = replace(experiment, settings=replace(experiment.settings, **changes))
-    job = Job("some", model, 0)
-    return settings.training_config(changed.settings, job, pixels, experiment.trained_images, experiment.configure)
+    return experiment.training_config(replace(experiment.settings, **changes), Job("some", model, 0), pixels)
 
 
 def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
-    trained = trained_runs.TrainedRun(model, None, {"test_re": 0.0})
-    return Subject(Job("some", "lae", 0, part), data, trained, ImageSettings(), out, out)
+    return Subject(Job("some", "lae", 0, part), data, model, None, {"test_re": 0.0}, ImageSettings(), out, out)
 
 
 @pytest.mark.parametrize(
@@ -405,8 +402,8 @@ def test_aggregated_potential(monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(4000, 2, generator=generator) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
     residual = 0.1 * torch.randn(4000, 4, generator=generator)
     data = torch.cat([z, z.sum(1, keepdim=True) + residual], 1).view(-1, 1, 1, 6)
-    monkeypatch.setattr(aggregated_posterior, "COMPONENTS", 1)
-    values = aggregated_posterior.aggregated_potential(Linear(), data[:3000], data)
+    monkeypatch.setattr(anomaly_detection, "COMPONENTS", 1)
+    values = anomaly_detection.aggregated_potential(Linear(), data[:3000], data)
     seen = z[:3000].double()
     covariance = torch.cov(seen.T, correction=0) + 0.03 * seen.var(0, correction=0).mean() * torch.eye(2)
     offset = z.double() - seen.mean(0)
@@ -485,8 +482,7 @@ def test_typicality_is_the_distance_from_real_images() -> None:
     covariance = torch.diag(torch.tensor([4.0, 0.01], dtype=torch.float64))
     real = GaussianStatistics(torch.zeros(2, dtype=torch.float64), covariance, 100)
     features = torch.tensor([[3.0, 0.0], [0.0, 2.5], [0.1, 0.0], [9.0, 0.0]])
-    generated = GeneratedImages(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), features)
-    assert generated.by_typicality(real).tolist() == [2, 0, 1, 3]
+    assert typical_first(features, real).tolist() == [2, 0, 1, 3]
 
 
 def test_names_of_data_sets() -> None:

@@ -10,12 +10,10 @@ from torch import Tensor
 from ...data.image_data import add_noise
 from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
-from ...training.pictures import save_grid
 from ..pictures import Figure
-from ..results import Difference, Job, Picture
-from .charts import bars_by_model
+from ..results import Difference, Job
 from .experiment import ImageExperiment, JobOutcome, Subject
-from .image_generation import COMMON_DIFFERENCES, paper_rows
+from .image_generation import COMMON_DIFFERENCES, bars_by_model, paper_rows
 from .settings import ImageSettings
 
 #: Standard deviation of the noise on pixels in [0, 1]; its square is the error of an image that is left as it is.
@@ -34,7 +32,7 @@ PAPER_MSE = {
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure the mean squared error of the reconstructions of noisy test images to the clean ones."""
-    model, ensemble = subject.trained.model, subject.trained.ensemble
+    model, ensemble = subject.model, subject.ensemble
     clean = to_brightness(subject.data.test_images)
     noisy = add_noise(clean, NOISE, NOISE_SEED)  # the same for every model
     restored = values_of_data(model, noisy, model.reconstruct)
@@ -42,10 +40,8 @@ def evaluate(subject: Subject) -> JobOutcome:
     if ensemble:
         averaged = ensemble.mean(model, lambda member: values_of_data(member, noisy, member.reconstruct))
         values["denoising_mse_averaged"] = mean_squared_error(averaged, clean)
-    file = f"{subject.job.name}.png"
-    save_grid(subject.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
-    caption = f"{subject.job.name}: test images, with noise, and restored"
-    return JobOutcome(values, pictures=(Picture(file, caption),))
+    rows = [clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]
+    return JobOutcome(values, (subject.save_picture(rows, SHOWN, "test images, with noise, and restored"),))
 
 
 def mean_squared_error(first: Tensor, second: Tensor) -> float:

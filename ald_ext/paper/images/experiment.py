@@ -8,13 +8,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ...data import ImageData
 from ...metrics import FeatureExtractor, GaussianStatistics, cached_statistics, make_extractor
+from ...models import MODELS, ParameterEnsemble
+from ...models.config import config_from_dict
 from ...training import TrainingConfig
+from ...training.pictures import save_grid
 from ..pictures import Figure
 from ..results import Difference, Job, Picture
-from .settings import FEWER_TRAINED_IMAGES, ImageSettings
-from .trained_runs import TrainedRun
+from .settings import (
+    FEWER_TRAINED_IMAGES,
+    KIND_SETTINGS,
+    MODEL_SETTINGS,
+    MOST_EPOCHS,
+    TRAINED_IMAGES,
+    ImageSettings,
+    kind_of,
+    with_options,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,9 @@ class Subject:
     """What is evaluated.
 
     Attributes:
-        job, data, trained: the job, its data, and the trained model.
+        job, data: the job and its data.
+        model, ensemble: the trained model on the run's device, and samples of its parameters or None.
+        metrics: what the run's metrics.json holds.
         settings: the experiment's settings.
         out: the experiment's folder, for pictures.
         runs: the folder of training runs, outcomes of jobs and statistics of real images, which experiments may share.
@@ -47,10 +63,18 @@ class Subject:
 
     job: Job
     data: ImageData
-    trained: TrainedRun
+    model: Any
+    ensemble: ParameterEnsemble | None
+    metrics: dict[str, Any]
     settings: ImageSettings
     out: Path
     runs: Path
+
+    def save_picture(self, images: Sequence[Tensor], columns: int, caption: str) -> Picture:
+        """Save images in rows as the picture of the job."""
+        file = f"{self.job.name}.png"
+        save_grid(self.out / file, torch.cat([*images]), columns)
+        return Picture(file, f"{self.job.name}: {caption}")
 
 
 @lru_cache(maxsize=1)
@@ -106,3 +130,26 @@ class ImageExperiment:
     needs_statistics: bool = False
     measures_time: bool = False
     network: str = ""
+
+    def training_config(self, settings: ImageSettings, job: Job, images: Tensor) -> TrainingConfig:
+        """Return how a job's model is trained on images (n, C, H, W); ``settings.options`` come after all else."""
+        epochs = settings.epochs
+        if epochs is None:
+            epochs = max(1, min(MOST_EPOCHS, round(self.trained_images.get(job.model, TRAINED_IMAGES) / len(images))))
+        kind = kind_of(images)
+        pixels = {"likelihood": "bernoulli"} if kind == "binary" else {"decoder_output": "tanh"}
+        of_model = MODEL_SETTINGS.get(job.model, {})
+        network = {"width": settings.width, "latent_dim": settings.latent_dim, **pixels, **of_model}
+        config = TrainingConfig(
+            model=job.model,
+            dataset=job.dataset,
+            epochs=epochs,
+            batch_size=min(TrainingConfig.batch_size, len(images)),
+            seed=job.seed,
+            device=settings.device,
+            evaluate_every=epochs,
+            network=config_from_dict(MODELS[job.model].config_class, network),
+        )
+        config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
+        config = self.configure(config, job, len(images)) if self.configure else config
+        return with_options(config, dict(settings.options))

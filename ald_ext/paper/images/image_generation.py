@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from ...models.lae import LAEConfig
 from ...training import TrainingConfig
 from ...training.evaluation import averaged_reconstruction_error
-from ..results import Difference, Job
-from .charts import bars_by_model
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, JobOutcome, Subject
-from .generated_images import sample_quality, save_sheet
+from .generated_images import sample_quality
 from .settings import FEWER_TRAINED_IMAGES, PRIOR_SETTINGS, ImageSettings
 
 #: Table 2: RE.
@@ -45,19 +47,37 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
-    trained = subject.trained
-    values = {"re": trained.metrics["test_re"]}
-    averaged = averaged_reconstruction_error(trained.model, trained.ensemble, subject.data.test_images)
+    values = {"re": subject.metrics["test_re"]}
+    averaged = averaged_reconstruction_error(subject.model, subject.ensemble, subject.data.test_images)
     if averaged is not None:
         values["re_averaged"] = averaged
-    quality, generated = sample_quality(subject)
-    return JobOutcome(values | quality, pictures=(save_sheet(subject, generated),))
+    quality, picture = sample_quality(subject)
+    return JobOutcome(values | quality, pictures=(picture,))
 
 
-#: Images that the LAE passes over; its steps are cheap, and these take no more time than ABP has.
-LAE_IMAGES = 960_000
+def bars_by_model(outcomes: Mapping[Job, JobOutcome], paper: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
 
-SETTINGS = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
+    Args:
+        outcomes: what the jobs gave.
+        paper: the paper's figures of the first metric, drawn as lines.
+    """
+    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+    metrics = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))
+    picture, axes = new_picture(len(datasets), len(metrics), (3.2 * len(metrics), 2.4 * len(datasets)))
+    for row, dataset in zip(axes, datasets, strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
+            for place, model in enumerate(models):
+                some = [each.values for job, each in outcomes.items() if (job.dataset, job.model) == (dataset, model)]
+                if values := [of_job[metric] for of_job in some if metric in of_job]:
+                    panel.bar(place, np.mean(values), yerr=np.std(values) if len(values) > 1 else None)
+                    printed = paper.get(dataset, {}).get(model) if metric == metrics[0] else None
+                    if printed is not None:
+                        panel.plot([place - 0.4, place + 0.4], [printed, printed], color="k")
+            panel.set_xticks(range(len(models)), models, fontsize=8)
+            panel.set_title(f"{dataset}: {metric}" + (" (lines: paper)" if metric == metrics[0] else ""), fontsize=9)
+    return picture
+
 
 #: Changes for a smoke test of experiments that draw samples.
 QUICK = {
@@ -87,7 +107,7 @@ COMMON_DIFFERENCES = (
 EXPERIMENT = ImageExperiment(
     name="image-generation",
     title="Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)",
-    settings=SETTINGS,
+    settings=ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba")),
     quick=QUICK,
     configure=configure,
     evaluate=evaluate,
@@ -111,6 +131,7 @@ EXPERIMENT = ImageExperiment(
             "samples cover more classes; energies stay together",
         ),
     ),
-    trained_images={**FEWER_TRAINED_IMAGES, "lae": LAE_IMAGES},
+    # The LAE's steps are cheap, and these take no more time than ABP has.
+    trained_images={**FEWER_TRAINED_IMAGES, "lae": 960_000},
     needs_statistics=True,
 )

@@ -22,8 +22,8 @@ from ..pictures import save_picture
 from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
 from ..workers import Progress, run_all
 from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
-from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load, training_config
-from .trained_runs import checksum, fingerprint, train_once
+from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load
+from .trained_runs import fingerprint, run_folder, train_once
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
@@ -129,29 +129,30 @@ def run_jobs(
 def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
     data = load(job.dataset, settings)
     data = experiment.prepare(data, job) if experiment.prepare else data
-    return data, training_config(settings, job, data.train_images, experiment.trained_images, experiment.configure)
+    return data, experiment.training_config(settings, job, data.train_images)
 
 
 def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], progress: Progress) -> JobOutcome:
     """Train and evaluate, unless the outcome is there already with all its pictures."""
     experiment, settings, job, out, runs = argument
     data, config = data_and_config(experiment, settings, job)
-    key = job_key(settings, job, config, data)
+    folder = run_folder(config, data, runs)
+    relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
+    key = fingerprint({"settings": relevant, "job": asdict(job), "run": folder.name})
     path = runs / "outcomes" / experiment.name / f"{job.name}-{key}.json"
     outcome = read_outcome(path)
     # Runs of other settings give their pictures the same names.
     if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
         progress(config.num_epochs * len(data.train_images))
         return outcome
-    trained = train_once(config, data, runs, progress)
-    outcome = experiment.evaluate(Subject(job, data, trained, settings, out, runs))
+    model, ensemble, metrics = train_once(config, data, folder, progress)
+    outcome = experiment.evaluate(Subject(job, data, model, ensemble, metrics, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)
     names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
-    facts = {**{name: trained.metrics[name] for name in names}, "device": config.device}
-    outcome = replace(outcome, pictures=pictures, run=facts)
-    text = json.dumps(asdict(outcome)) + "\n"
+    facts = {name: metrics[name] for name in names}
+    outcome = replace(outcome, pictures=pictures, run={**facts, "device": config.device})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write_text(text))
+    write_atomically(path, lambda file: file.write_text(json.dumps(asdict(outcome))))
     return outcome
 
 
@@ -159,14 +160,6 @@ def found(picture: Picture, folder: Path) -> Picture:
     """Return the picture with the checksum of the file in the folder; None if there is no file."""
     path = folder / picture.file
     return replace(picture, checksum=zlib.crc32(path.read_bytes()) if path.is_file() else None)
-
-
-def job_key(settings: ImageSettings, job: Job, config: TrainingConfig, data: ImageData) -> str:
-    """Return what tells an outcome from those of other settings or other data."""
-    relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
-    training = {name: value for name, value in config.to_dict().items() if name not in ("device", "data_root")}
-    images = [checksum(data.train_images), checksum(data.test_images)]
-    return fingerprint({"settings": relevant, "job": asdict(job), "training": training, "images": images})
 
 
 def read_outcome(path: Path) -> JobOutcome | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +14,8 @@ from torch import Tensor
 from ...data import ImageData, load_dataset
 from ...metrics import EXTRACTORS
 from ...models import MODELS
-from ...models.config import config_from_dict
 from ...settings import check_values, require, setting
 from ...training import TrainingConfig
-from ..results import Job
 
 #: Images that a run passes over in all where no epochs are given; ABP and DLGM still get as much time as the others.
 TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
@@ -126,48 +124,6 @@ def load(name: str, settings: ImageSettings) -> ImageData:
         test_labels=None if data.test_labels is None else data.test_labels[test],
         name=name,
     )
-
-
-def training_config(
-    settings: ImageSettings,
-    job: Job,
-    images: Tensor,
-    trained_images: Mapping[str, int],
-    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] | None,
-) -> TrainingConfig:
-    """Return how a job's model is trained.
-
-    Args:
-        settings: the experiment's settings.
-        job: the data set, model and seed.
-        images: those to train on, (n, C, H, W).
-        trained_images: that a run of a model passes over in all, if not 480,000.
-        configure: the experiment's own changes, or None; ``settings.options`` come after them.
-    """
-    epochs = settings.epochs
-    if epochs is None:
-        epochs = max(1, min(MOST_EPOCHS, round(trained_images.get(job.model, TRAINED_IMAGES) / len(images))))
-    kind = kind_of(images)
-    pixels = {"likelihood": "bernoulli"} if kind == "binary" else {"decoder_output": "tanh"}
-    network = {
-        "width": settings.width,
-        "latent_dim": settings.latent_dim,
-        **pixels,
-        **MODEL_SETTINGS.get(job.model, {}),
-    }
-    config = TrainingConfig(
-        model=job.model,
-        dataset=job.dataset,
-        epochs=epochs,
-        batch_size=min(TrainingConfig.batch_size, len(images)),
-        seed=job.seed,
-        device=settings.device,
-        evaluate_every=epochs,
-        network=config_from_dict(MODELS[job.model].config_class, network),
-    )
-    config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
-    config = configure(config, job, len(images)) if configure else config
-    return with_options(config, dict(settings.options))
 
 
 def with_options(config: TrainingConfig, options: Mapping[str, Any]) -> TrainingConfig:

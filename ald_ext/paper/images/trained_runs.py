@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
 }
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run: the model on the run's device, samples of its parameters or None, and what metrics.json holds."""
-
-    model: LatentVariableModel
-    ensemble: ParameterEnsemble | None
-    metrics: dict[str, Any]
-
-
 def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
     """Return the folder of the run with these settings on these data: runs/DATASET/MODEL-seedK-FINGERPRINT."""
     settings = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
@@ -40,20 +30,21 @@ def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
     return runs / data.name / f"{config.model}-seed{config.seed}-{key}"
 
 
-def train_once(config: TrainingConfig, data: ImageData, runs: Path, progress: Progress) -> TrainedRun:
-    """Return the run with these settings, trained now unless it was before.
+def train_once(
+    config: TrainingConfig, data: ImageData, folder: Path, progress: Progress
+) -> tuple[LatentVariableModel, ParameterEnsemble | None, dict[str, Any]]:
+    """Return the run in a folder, trained now unless it was before: model, samples of its parameters, metrics.json.
 
     Args:
         config: its ``dataset`` is not used.
-        data: its name becomes that of a folder.
-        runs: the folder of all runs.
+        data: the data set.
+        folder: of :func:`run_folder`.
         progress: called with numbers of images, which add up to ``num_epochs`` times those of the training set.
 
     Raises:
         TrainingInterrupted: by SIGINT or SIGTERM; the next call resumes.
         OSError, ValueError, TrainingDivergedError: see ``ald_ext.training.train``.
     """
-    folder = run_folder(config, data, runs)
     if (folder / METRICS).is_file():
         progress(config.num_epochs * len(data.train_images))
     else:
@@ -63,10 +54,8 @@ def train_once(config: TrainingConfig, data: ImageData, runs: Path, progress: Pr
             number = interruption.signal_number
             message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
             raise TrainingInterrupted(message, number) from interruption
-    checkpoint = load_checkpoint(folder / CHECKPOINT, config.device)
-    model, ensemble = trained_model(checkpoint)
-    metrics = json.loads((folder / METRICS).read_text())
-    return TrainedRun(model.to(config.device), ensemble, metrics)
+    model, ensemble = trained_model(load_checkpoint(folder / CHECKPOINT, config.device))
+    return model.to(config.device), ensemble, json.loads((folder / METRICS).read_text())
 
 
 def fingerprint(values: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Return the learning curve; its seconds are those of training alone, without the evaluations."""
-    metrics = subject.trained.metrics
+    metrics = subject.metrics
     history = metrics["history"]
     curves = {
         "epoch": [row["epoch"] for row in history],

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import LangevinDynamics, LinearGaussianPotential
+from ...samplers import LangevinDynamics
 from ...samplers.diagnostics import effective_sample_size
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
 from .inference import (
-    DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
+    SamplingSettings,
+    conjugate_gaussian,
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
@@ -30,38 +31,25 @@ LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
 
 
 @dataclass(frozen=True)
-class BivariateSettings:
+class BivariateSettings(SamplingSettings):
     """Settings of the conjugate bivariate Gaussian.
 
     Attributes:
         num_data: the number of data n.
-        num_samples: the samples kept of each sampler.
-        burn_in: the samples before those.
-        step_size: the step size of MALA in the space of z.
-        transitions: the transitions of MALA for one sample.
         ld_step_size: η of plain Langevin dynamics, which takes one step a sample.
-        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 3
-    num_samples: int = 10_000
-    burn_in: int = 500
-    step_size: float = 0.2
-    transitions: int = 8
     ld_step_size: float = 0.05
-    network: NetworkSettings | None = None
 
 
 def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outcome:
-    potential = make_potential()
-    x = draw_data(settings.num_data)
+    potential, x = conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
     mean, covariance = potential.posterior(x)
-
-    def ald(transitions: int) -> Any:
-        options: dict[str, Any] = {"step_size": settings.step_size, "transitions": transitions}
-        return make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
-
-    samplers = {"ald": ald(settings.transitions), **({} if settings.network else {"ald_single": ald(1)})}
+    samplers = {"ald": make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed)}
+    if settings.network is None:
+        single = replace(settings, transitions=1)
+        samplers["ald_single"] = make_sampler(single, frozen_tanh_layers(2, seed), potential, x, 2, seed)
     samplers["ld"] = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
     values: dict[str, float] = {}
     drawn = {"mean": mean, "covariance": covariance}
@@ -70,17 +58,6 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
         values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
         drawn[name] = samples
     return Outcome(values, drawn)
-
-
-def make_potential() -> LinearGaussianPotential:
-    likelihood = torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE)
-    return LinearGaussianPotential(torch.zeros(2, dtype=DTYPE), torch.eye(2, dtype=DTYPE), likelihood)
-
-
-def draw_data(num_data: int) -> Tensor:
-    """Draw x = z + noise, (n, 2), from torch's default generator."""
-    factor = torch.linalg.cholesky(torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE))
-    return torch.randn(num_data, 2, dtype=DTYPE) + torch.randn(num_data, 2, dtype=DTYPE) @ factor.T
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:

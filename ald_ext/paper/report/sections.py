@@ -10,9 +10,8 @@ from typing import Any
 from .. import EXPERIMENTS, IMAGE_EXPERIMENTS
 from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, distinct, read_json
 from ..results import Picture as ResultPicture
-from .links import Links
 from .metrics import legend
-from .plot import multiples_of
+from .pictures import Links, multiples_of
 from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"

@@ -45,9 +45,10 @@ from ald_ext.paper import (
     run_image_experiment,
     training_speed,
 )
-from ald_ext.paper.images import runner, settings, trained_runs
+from ald_ext.paper.images import experiment as images_experiment
+from ald_ext.paper.images import runner
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
-from ald_ext.paper.images.generated_images import typical_first
+from ald_ext.paper.images.image_generation import typical_first
 from ald_ext.paper.results import Job
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint
@@ -100,7 +101,7 @@ class Corners:
 def _small(monkeypatch: pytest.MonkeyPatch, restore_threads: Iterator[None]) -> None:
     monkeypatch.setitem(EXTRACTORS, "corners", Corners)
     monkeypatch.setattr("ald_ext.training.loop.Loop.save_pictures", lambda self: None)
-    settings.load.cache_clear()
+    images_experiment.load.cache_clear()
     extractor_of.cache_clear()
     torch.set_num_threads(1)
 
@@ -196,7 +197,7 @@ def test_nothing_is_computed_twice(images: Path, tmp_path: Path, monkeypatch: py
     """Neither by the same experiment nor, where runs are shared, by another; a damaged outcome is measured again."""
     out, runs = tmp_path / "out", tmp_path / "runs"
     first = run("image-generation", images, out, models=("vae", "lae"), runs=runs)
-    monkeypatch.setattr(trained_runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
     shared = run("denoising", images, tmp_path / "other", models=("vae",), runs=runs)
     (outcome,) = (runs / "outcomes" / "denoising").iterdir()
     assert outcome.name.startswith("halves-vae-seed0-")
@@ -233,7 +234,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
     """The second of two runs is stopped in its second epoch; what comes out is as if it had not been."""
     models = ("vae", "lae")
     whole = run("denoising", images, tmp_path / "whole", models=models, epochs=3)
-    real, steps = trained_runs.train, []
+    real, steps = runner.train, []
 
     def interrupted(config: Any, folder: Path, *, progress: Any, **options: Any) -> Any:
         def count(number: int) -> None:
@@ -245,7 +246,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
         return real(config, folder, progress=count, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trained_runs, "train", interrupted)
+        patch.setattr(runner, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("denoising", images, tmp_path / "out", models=models, epochs=3)
     assert not (tmp_path / "out" / "results.json").exists()
@@ -255,7 +256,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
         assert config.model == "lae"
         return real(config, folder, progress=trained.append, **options)
 
-    monkeypatch.setattr(trained_runs, "train", counted)
+    monkeypatch.setattr(runner, "train", counted)
     assert means(run("denoising", images, tmp_path / "out", models=models, epochs=3)) == means(whole)
     assert trained[0] == NUM_TRAIN, "the first epoch was in the checkpoint"
     assert sum(trained) == 3 * NUM_TRAIN
@@ -316,13 +317,13 @@ def test_timings_do_not_run_side_by_side(images: Path, tmp_path: Path, monkeypat
     ],
 )
 def test_each_kind_of_images_has_settings_of_its_own(kind: str, pixels: Tensor) -> None:
-    assert settings.kind_of(pixels) == kind
+    assert images_experiment.kind_of(pixels) == kind
     for model in MODELS:
         config = config_of("denoising", model, pixels)
-        for name, value in settings.KIND_SETTINGS[kind].get(model, {}).items():
+        for name, value in images_experiment.KIND_SETTINGS[kind].get(model, {}).items():
             assert getattr(config, name, getattr(config.network, name, None)) == value
         assert config.network.likelihood == ("bernoulli" if kind == "binary" else "marginal-gaussian")
-        assert config.num_epochs == settings.MOST_EPOCHS
+        assert config.num_epochs == images_experiment.MOST_EPOCHS
         assert kind != "real" or config.momentum == 0
 
 
@@ -331,7 +332,9 @@ def test_an_experiment_may_give_a_model_more_images() -> None:
     epochs = [config_of("image-generation", model, pixels).epochs for model in ("vae", "abp", "lae")]
     assert epochs == [5, 2, 10]
     assert config_of("denoising", "lae", pixels).epochs == 5
-    assert config_of("image-generation", "lae", pixels).network.prior_eps == settings.PRIOR_SETTINGS["prior_eps"]
+    assert (
+        config_of("image-generation", "lae", pixels).network.prior_eps == images_experiment.PRIOR_SETTINGS["prior_eps"]
+    )
 
 
 def test_options_reach_the_models_that_have_them_and_the_training() -> None:
@@ -371,7 +374,7 @@ def test_measures_of_detection() -> None:
 @pytest.mark.parametrize(("part", "expected"), [("0", 1.0), ("1", 0.0)])
 def test_detection_of_a_score_that_knows(images: Path, tmp_path: Path, part: str, expected: float) -> None:
     """The lower half is dark where class 0 is normal: such a score is perfect for it, and the worst for the other."""
-    data = settings.load("halves", ImageSettings(datasets=(str(images),)))
+    data = images_experiment.load("halves", ImageSettings(datasets=(str(images),)))
     model = LAE()
     model.score = lambda x: x[:, 0, 16:].float().mean((1, 2))
     values = anomaly_detection.evaluate(subject(model, data, tmp_path, part)).values

@@ -17,8 +17,7 @@ from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, JobOutcome, Subject
-from .settings import ImageSettings
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
 
 #: The networks, σ of the likelihood of standardized pixels (wider for the VAE's posterior), and the training.
 HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0

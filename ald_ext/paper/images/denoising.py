@@ -12,9 +12,8 @@ from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
 from ..pictures import Figure
 from ..results import Difference, Job
-from .experiment import ImageExperiment, JobOutcome, Subject
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES, bars_by_model, paper_rows
-from .settings import ImageSettings
 
 #: Standard deviation of the noise on pixels in [0, 1]; its square is the error of an image that is left as it is.
 NOISE = 0.1

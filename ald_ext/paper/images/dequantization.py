@@ -16,10 +16,8 @@ from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, JobOutcome, Subject
-from .generated_images import sample_quality
-from .image_generation import COMMON_DIFFERENCES, QUICK
-from .settings import ImageSettings
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
+from .image_generation import COMMON_DIFFERENCES, QUICK, sample_quality
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS

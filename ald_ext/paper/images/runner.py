@@ -6,29 +6,48 @@ kept in a file, so that nothing is computed twice; an interrupted training run r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ...data import ImageData
 from ...files import write_atomically
+from ...models import LatentVariableModel, ParameterEnsemble
 from ...progress import progress_bar
 from ...settings import from_dict
-from ...training import TrainingConfig
+from ...training import TrainingConfig, TrainingInterrupted, train
+from ...training.checkpoints import load_checkpoint, trained_model
+from ...training.loop import CHECKPOINT, METRICS
 from ..pictures import save_picture
 from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
 from ..workers import Progress, run_all
-from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
-from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load
-from .trained_runs import fingerprint, run_folder, train_once
+from .experiment import (
+    FEWER_TRAINED_IMAGES,
+    TRAINED_IMAGES,
+    ImageExperiment,
+    ImageSettings,
+    JobOutcome,
+    Subject,
+    check_settings,
+    load,
+    real_statistics,
+)
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
 #: Settings that belong to the machine and not to the experiment, and so are not in results.json.
 OF_THE_MACHINE = ("data_root", "download", "extractor_weights")
+#: Settings that do not change the result of a finished run.
+IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
+    *("checkpoint_every", "tensorboard", "pictures_every"),
+}
 
 
 def run_image_experiment(
@@ -154,6 +173,51 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text(json.dumps(asdict(outcome))))
     return outcome
+
+
+def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
+    """Return the folder of the run with these settings on these data: runs/DATASET/MODEL-seedK-FINGERPRINT."""
+    settings = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
+    key = fingerprint({**settings, "images": checksum(data.train_images), "test": checksum(data.test_images)})
+    return runs / data.name / f"{config.model}-seed{config.seed}-{key}"
+
+
+def train_once(
+    config: TrainingConfig, data: ImageData, folder: Path, progress: Progress
+) -> tuple[LatentVariableModel, ParameterEnsemble | None, dict[str, Any]]:
+    """Return the run in a folder, trained now unless it was before: model, samples of its parameters, metrics.json.
+
+    Args:
+        config: its ``dataset`` is not used.
+        data: the data set.
+        folder: of :func:`run_folder`.
+        progress: called with numbers of images, which add up to ``num_epochs`` times those of the training set.
+
+    Raises:
+        TrainingInterrupted: by SIGINT or SIGTERM; the next call resumes.
+        OSError, ValueError, TrainingDivergedError: see ``ald_ext.training.train``.
+    """
+    if (folder / METRICS).is_file():
+        progress(config.num_epochs * len(data.train_images))
+    else:
+        try:
+            train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
+        except TrainingInterrupted as interruption:
+            number = interruption.signal_number
+            message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
+            raise TrainingInterrupted(message, number) from interruption
+    model, ensemble = trained_model(load_checkpoint(folder / CHECKPOINT, config.device))
+    return model.to(config.device), ensemble, json.loads((folder / METRICS).read_text())
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Return eight characters that tell these settings from others."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def checksum(images: Tensor) -> int:
+    """Return the CRC-32 of the images' bytes."""
+    return zlib.crc32(images.contiguous().numpy().data)
 
 
 def found(picture: Picture, folder: Path) -> Picture:

@@ -12,9 +12,8 @@ import numpy as np
 from ...training import TrainingConfig
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, JobOutcome, Subject
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES
-from .settings import ImageSettings
 
 #: The number of points at which curves are averaged over the seeds.
 POINTS = 200

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -109,18 +108,17 @@ def evaluate(subject: Subject) -> JobOutcome:
 def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
     """Return the model's scores by the suffix of their rows; the one without a suffix is its score in the table.
 
-    For LAE and CLAE that is :func:`aggregated_potential`, averaged over samples of the
-    parameters; "_own_prior" is the potential under the model's own prior. For AE and VAE, whose parameters are not
-    sampled, it is RE or -ELBO; "_aggregated" is what the refitted prior alone does for them.
+    For LAE and CLAE that is :func:`aggregated_potential`, averaged over samples of the parameters; "_own_prior" is the
+    potential under the model's own prior. For AE and VAE, whose parameters are not sampled, it is RE or -ELBO;
+    "_aggregated" is what the refitted prior alone does for them.
     """
     model, ensemble = subject.model, subject.ensemble
-    training_images = subject.data.train_images
 
     def own(member: LatentVariableModel) -> Tensor:
         return values_of_data(member, images, member.score).double()
 
     def aggregated(member: LatentVariableModel) -> Tensor:
-        return aggregated_potential(member, training_images, images)
+        return aggregated_potential(member, subject.data.train_images, images)
 
     if not ensemble:
         return {"": own(model), "_aggregated": aggregated(model)}
@@ -147,46 +145,34 @@ def codes_of(model: LatentVariableModel, data: Tensor) -> tuple[np.ndarray, np.n
 
 
 def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data: Tensor) -> Tensor:
-    """Return U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x), (n,) float64; higher is more anomalous.
+    """Return U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x) of data (n, *shape), (n,) float64.
 
-    q is a mixture of Gaussians, fitted to the z of the training data. These are samples of the aggregated posterior
-    (1/n) Σ_i p(z | x_i), which of all priors has the largest likelihood (Tomczak & Welling 2018). σ makes both terms
-    vary equally over the training data: residuals of neighbouring pixels are alike, and a likelihood that takes them
-    for independent would leave the prior no influence.
-
-    Args:
-        model: its encoder and decoder are used, its prior is not.
-        training_data: normal data, (m, *shape), without labels.
-        data: (n, *shape).
+    q is a mixture of Gaussians with full covariances, fitted to the z of the normal training data. These are samples of
+    the aggregated posterior (1/n) Σ_i p(z | x_i), which of all priors has the largest likelihood (Tomczak & Welling
+    2018). σ makes both terms vary equally over the training data: residuals of neighbouring pixels are alike, and a
+    likelihood that takes them for independent would leave the prior no influence.
     """
-    (seen, seen_squares), (z, squares) = codes_of(model, training_data), codes_of(model, data)
-    prior = fitted_mixture(seen)
-    half_precision = np.std(prior.score_samples(seen)) / np.std(seen_squares)
-    return torch.from_numpy(squares * half_precision - prior.score_samples(z))
-
-
-def fitted_mixture(z: np.ndarray) -> Any:
-    """Return scikit-learn's mixture of Gaussians with full covariances, fitted to z (n, d_z)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    components = min(COMPONENTS, len(z))
-    ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # for a latent space that has collapsed
-    mixture = GaussianMixture(components, reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
+    (seen, seen_squares), (z, squares) = codes_of(model, training_data), codes_of(model, data)
+    ridge = RIDGE * float(seen.var(0).mean()) + 1e-12  # for a latent space that has collapsed
+    prior = GaussianMixture(min(COMPONENTS, len(seen)), reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
     with warnings.catch_warnings():  # it need not have converged
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return mixture.fit(z)
+        prior.fit(seen)
+    half_precision = np.std(prior.score_samples(seen)) / np.std(seen_squares)
+    return torch.from_numpy(squares * half_precision - prior.score_samples(z))
 
 
 def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:
     """Return AUPRC with normal images, whose scores are low, or with anomalies as the positive class, and AUROC."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    anomalous = ~normal
     return {
         "auprc_normal": float(average_precision_score(normal.numpy(), -scores.numpy())),
-        "auprc_anomaly": float(average_precision_score(anomalous.numpy(), scores.numpy())),
-        "auroc": float(roc_auc_score(anomalous.numpy(), scores.numpy())),
+        "auprc_anomaly": float(average_precision_score(~normal.numpy(), scores.numpy())),
+        "auroc": float(roc_auc_score(~normal.numpy(), scores.numpy())),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from ...data.image_data import add_noise
 from ...models.likelihoods import to_brightness
@@ -34,17 +33,13 @@ def evaluate(subject: Subject) -> JobOutcome:
     model, ensemble = subject.model, subject.ensemble
     clean = to_brightness(subject.data.test_images)
     noisy = add_noise(clean, NOISE, NOISE_SEED)  # the same for every model
-    restored = values_of_data(model, noisy, model.reconstruct)
-    values = {"denoising_mse": mean_squared_error(restored, clean)}
+    restored = {"denoising_mse": values_of_data(model, noisy, model.reconstruct)}
     if ensemble:
         averaged = ensemble.mean(model, lambda member: values_of_data(member, noisy, member.reconstruct))
-        values["denoising_mse_averaged"] = mean_squared_error(averaged, clean)
-    rows = [clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]
+        restored["denoising_mse_averaged"] = averaged
+    values = {name: (images - clean).square().mean(dtype=torch.float64).item() for name, images in restored.items()}
+    rows = [clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored["denoising_mse"][:SHOWN]]
     return JobOutcome(values, (subject.save_picture(rows, SHOWN, "test images, with noise, and restored"),))
-
-
-def mean_squared_error(first: Tensor, second: Tensor) -> float:
-    return (first - second).square().mean(dtype=torch.float64).item()
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,12 @@ class ImageSettings:
     @property
     def sources(self) -> dict[str, str]:
         """What ``load_dataset`` takes, by the data set's name in rows."""
-        return dict(map(name_and_source, self.datasets))
-
-
-def name_and_source(dataset: str) -> tuple[str, str]:
-    """Split "celeba=faces.npz" in ("celeba", "faces.npz"); a path alone is called by its file."""
-    name, equals, source = dataset.partition("=")
-    if equals:
-        return name, source
-    return (Path(dataset).stem if "/" in dataset or dataset.endswith(".npz") else dataset), dataset
+        sources: dict[str, str] = {}
+        for dataset in self.datasets:
+            name, equals, source = dataset.partition("=")
+            is_path = "/" in dataset or dataset.endswith(".npz")  # a path alone is called by its file
+            sources |= {name: source} if equals else {Path(dataset).stem if is_path else dataset: dataset}
+        return sources
 
 
 def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...], num_seeds: int) -> None:
@@ -109,7 +106,8 @@ def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...],
     check("datasets", settings.datasets, len(settings.sources) == len(settings.datasets), "different names")
     for model in settings.models:
         check("models", model, model in models, f"some of {', '.join(models)}")
-    known = names_of(TrainingConfig).union(*(names_of(MODELS[model].config_class) for model in settings.models))
+    classes: list[Any] = [TrainingConfig, *(MODELS[model].config_class for model in settings.models)]
+    known = {name for each in classes for name in each.__dataclass_fields__}
     for option, _ in settings.options:
         check("option", option, option in known - NOT_OPTIONS, "a setting of one of the models or of the training")
     check("models", settings.models, len(set(settings.models)) == len(settings.models) >= 1, "each once")
@@ -132,14 +130,9 @@ def load(name: str, settings: ImageSettings) -> ImageData:
 
 def with_options(config: TrainingConfig, options: Mapping[str, Any]) -> TrainingConfig:
     """Return the config with further settings of its model or of the training; those of other models are left out."""
-    of_model, of_training = names_of(type(config.network)), names_of(TrainingConfig)
-    network = {name: value for name, value in options.items() if name in of_model}
-    training = {name: value for name, value in options.items() if name in of_training - of_model}
+    network = {name: value for name, value in options.items() if hasattr(config.network, name)}
+    training = {name: value for name, value in options.items() if name not in network and hasattr(config, name)}
     return replace(config, network=replace(config.network, **network), **training)
-
-
-def names_of(settings_class: type[Any]) -> set[str]:
-    return {item.name for item in fields(settings_class)}
 
 
 def kind_of(images: Tensor) -> str:

@@ -127,9 +127,7 @@ def evaluate(subject: Subject) -> JobOutcome:
 def bars_by_model(outcomes: Mapping[Job, JobOutcome], paper: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
 
-    Args:
-        outcomes: what the jobs gave.
-        paper: the paper's figures of the first metric, drawn as lines.
+    The paper's figures of the first metric are drawn as lines.
     """
     datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
     metrics = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))

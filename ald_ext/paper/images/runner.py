@@ -15,8 +15,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ...data import ImageData
 from ...files import write_atomically
 from ...models import LatentVariableModel, ParameterEnsemble
@@ -178,8 +176,14 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
 def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
     """Return the folder of the run with these settings on these data: runs/DATASET/MODEL-seedK-FINGERPRINT."""
     settings = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
-    key = fingerprint({**settings, "images": checksum(data.train_images), "test": checksum(data.test_images)})
+    train, test = (zlib.crc32(images.contiguous().numpy().data) for images in (data.train_images, data.test_images))
+    key = fingerprint({**settings, "images": train, "test": test})
     return runs / data.name / f"{config.model}-seed{config.seed}-{key}"
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Return eight characters that tell these settings from others."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def train_once(
@@ -187,15 +191,8 @@ def train_once(
 ) -> tuple[LatentVariableModel, ParameterEnsemble | None, dict[str, Any]]:
     """Return the run in a folder, trained now unless it was before: model, samples of its parameters, metrics.json.
 
-    Args:
-        config: its ``dataset`` is not used.
-        data: the data set.
-        folder: of :func:`run_folder`.
-        progress: called with numbers of images, which add up to ``num_epochs`` times those of the training set.
-
-    Raises:
-        TrainingInterrupted: by SIGINT or SIGTERM; the next call resumes.
-        OSError, ValueError, TrainingDivergedError: see ``ald_ext.training.train``.
+    ``progress`` is called with numbers of images, which add up to ``num_epochs`` times those of the training set.
+    Errors are those of ``ald_ext.training.train``; after TrainingInterrupted the next call resumes.
     """
     if (folder / METRICS).is_file():
         progress(config.num_epochs * len(data.train_images))
@@ -208,16 +205,6 @@ def train_once(
             raise TrainingInterrupted(message, number) from interruption
     model, ensemble = trained_model(load_checkpoint(folder / CHECKPOINT, config.device))
     return model.to(config.device), ensemble, json.loads((folder / METRICS).read_text())
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """Return eight characters that tell these settings from others."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def checksum(images: Tensor) -> int:
-    """Return the CRC-32 of the images' bytes."""
-    return zlib.crc32(images.contiguous().numpy().data)
 
 
 def found(picture: Picture, folder: Path) -> Picture:

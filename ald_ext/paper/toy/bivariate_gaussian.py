@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from ..results import Difference
 from ..workers import Progress
 from .experiment import Experiment, Outcome
 from .inference import (
+    DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
     SamplingSettings,
@@ -90,25 +90,19 @@ def draw(settings: BivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
     """Draw contours of the posteriors, with the first seed's samples over them."""
     drawn = outcomes[0].drawn
     picture, axes = new_picture(2, settings.num_data, (3.2 * settings.num_data, 6.4))
+    angle = torch.linspace(0, 2 * torch.pi, 100, dtype=DTYPE)
+    ellipse = torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(drawn["covariance"]).T
     for row, name in enumerate(("ald", "ld")):
         for datum, axis in enumerate(axes[row]):
-            samples = drawn[name][::5, datum].numpy()
-            axis.plot(*samples.T, ".", markersize=1, alpha=0.4)
-            draw_contours(axis, drawn["mean"][datum], drawn["covariance"])
+            mean = drawn["mean"][datum]
+            axis.plot(*drawn[name][::5, datum].numpy().T, ".", markersize=1, alpha=0.4)
+            for deviations in (1, 2, 3):
+                axis.plot(*(mean + deviations * ellipse).numpy().T, "k", linewidth=0.8)
+            x, y = mean.tolist()
+            axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3), aspect="equal")
             axis.set_title(f"{name.upper()}, datum {datum + 1}", fontsize=9)
-            axis.set_aspect("equal")
     picture.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
     return picture
-
-
-def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
-    angle = torch.linspace(0, 2 * torch.pi, 100, dtype=mean.dtype)
-    circle = torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(covariance).T
-    for deviations in (1, 2, 3):
-        ellipse = mean + deviations * circle
-        axis.plot(*ellipse.numpy().T, "k", linewidth=0.8)
-    x, y = mean.tolist()
-    axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3))
 
 
 PROBLEM_DIFFERENCES = (

@@ -81,7 +81,8 @@ class NeuralPotential:
 def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
     decoder = random_decoder()
     potential = NeuralPotential(decoder)
-    x = draw_data(decoder, settings.num_data)
+    x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
+    x = x + OBSERVATION_SCALE * torch.randn_like(x)
     truth = grid_truth(potential, x, settings)
     masses = {"truth": truth}
     for covariance in ("diagonal", "full"):
@@ -107,11 +108,6 @@ def random_decoder() -> nn.Sequential:
         nn.init.normal_(linear.bias, std=BIAS_SCALE)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1]).requires_grad_(False)
-
-
-def draw_data(decoder: nn.Module, num_data: int) -> Tensor:
-    x: Tensor = decoder(torch.randn(num_data, 2, dtype=DTYPE))
-    return x + OBSERVATION_SCALE * torch.randn_like(x)
 
 
 def grid_points(settings: NeuralSettings) -> Tensor:

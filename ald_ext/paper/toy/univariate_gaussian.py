@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,8 +88,12 @@ def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
     names = [("ld", "LD"), ("sgald", "SGALD")]
     picture, axes = new_picture(2, 3, (11, 6))
     for row, (name, label) in enumerate(names):
-        trace = drawn[name][: 5 * settings.burn_in, :, 0]
-        draw_traces(axes[row, 0], trace[:, chosen], drawn["mean"][chosen, 0], drawn["deviation"].item())
+        axes[row, 0].plot(drawn[name][: 5 * settings.burn_in, chosen, 0].numpy(), linewidth=0.5)
+        for mean in drawn["mean"][chosen, 0].tolist():
+            for deviations, style in ((0, "-"), (-1, "--"), (1, "--")):
+                height = mean + deviations * drawn["deviation"].item()
+                axes[row, 0].axhline(height, color="k", linewidth=0.6 if deviations else 0.8, linestyle=style)
+        axes[row, 0].set_xlabel("MCMC steps", fontsize=8)
         axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
         kept = drawn[name][settings.burn_in :, :, 0]
         axes[row, 1].hist((kept.var(0) / drawn["deviation"].item() ** 2).numpy(), bins=20)
@@ -101,15 +104,6 @@ def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
         axes[row, 2].axhline(0, color="k", linewidth=0.8)
         axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
     return picture
-
-
-def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
-    axis.plot(traces.numpy(), linewidth=0.5)
-    for mean in means.tolist():
-        axis.axhline(mean, color="k", linewidth=0.8)
-        for sign in (-1, 1):
-            axis.axhline(mean + sign * deviation, color="k", linewidth=0.6, linestyle="--")
-    axis.set_xlabel("MCMC steps", fontsize=8)
 
 
 LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,30 +12,21 @@ import torch
 import typer
 
 from .. import optim, samplers
-from ..files import write_atomically, write_json
+from ..files import write_json
+from ..paper.pictures import Figure, new_picture, save_picture
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
+from ..settings import require
 from .options import parse_options
 
-
-@dataclass(frozen=True)
-class BuiltIn:
-    """A class by its name, with options that suit the check's target."""
-
-    module: Any
-    class_name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    #: Learning rate divided by num_data, which is the step size on the potential.
-    lr_per_datum: float | None = None
-
-
-BUILT_INS = {
-    "sgld": BuiltIn(optim, "SGLD", lr_per_datum=0.02),
-    "psgld": BuiltIn(optim, "PSGLD", lr_per_datum=0.005),
-    "sghmc": BuiltIn(optim, "SGHMC", lr_per_datum=0.04),
-    "langevin": BuiltIn(samplers, "LangevinDynamics", {"step_size": 0.02}),
-    "mala": BuiltIn(samplers, "MALA", {"step_size": 0.1}),
-    "hmc": BuiltIn(samplers, "HMC", {"step_size": 0.2, "num_leapfrog_steps": 5, "jitter": 0.2}),
-    "underdamped": BuiltIn(samplers, "UnderdampedLangevin", {"step_size": 0.2}),
+#: Classes by their names, with options that suit the check's target. lr is that for num_data 1.
+BUILT_INS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "sgld": (optim.SGLD, {"lr": 0.02}),
+    "psgld": (optim.PSGLD, {"lr": 0.005}),
+    "sghmc": (optim.SGHMC, {"lr": 0.04}),
+    "langevin": (samplers.LangevinDynamics, {"step_size": 0.02}),
+    "mala": (samplers.MALA, {"step_size": 0.1}),
+    "hmc": (samplers.HMC, {"step_size": 0.2, "num_leapfrog_steps": 5, "jitter": 0.2}),
+    "underdamped": (samplers.UnderdampedLangevin, {"step_size": 0.2}),
 }
 
 
@@ -54,48 +43,41 @@ def check_sampler_command(
     out: Annotated[Path | None, typer.Option(help="Report to write, .json, with a picture beside it, .png.")] = None,
 ) -> None:
     """Run a sampler on a Gaussian: are mean and variance right? Exit code 1 if not."""
-    options = parse_options(option or [])
-    settings = {"temperature": temperature, "dimension": dimension, "num_replicas": replicas, "seed": seed}
-    report = check_by_name(name, options, num_data, settings)
+    given = parse_options(option or [])
+    sampler_class, suited = find_class(name, num_data)
+    is_sampler = isinstance(sampler_class, type) and callable(getattr(sampler_class, "step", None))
+    require(is_sampler, "name", repr(name), "a class with a method step")
+    offered = {"temperature": temperature, "seed": seed, "num_data": num_data, **suited}
+    accepted = inspect.signature(sampler_class).parameters
+    options = {key: value for key, value in offered.items() if key in accepted} | given
+
+    def make(*arguments: Any) -> Any:
+        try:
+            return sampler_class(*arguments, **options)
+        except TypeError as error:  # an option that is missing or unknown
+            raise ValueError(f"option: {error}") from error
+
+    settings: Any = {"temperature": temperature, "dimension": dimension, "num_replicas": replicas, "seed": seed}
+    if issubclass(sampler_class, torch.optim.Optimizer):
+        report = check_optimizer(make, num_data=num_data, **settings)
+    else:
+        report = check_sampler(lambda potential, z: make(potential, None, z), **settings)
     typer.echo(str(report))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {"sampler": name, "options": options, **report.to_dict()})
-        write_atomically(out.with_suffix(".png"), lambda file: draw_variance_ratios(report, name, file))
+        write_json(out, {"sampler": name, "options": given, **report.to_dict()})
+        save_picture(variance_ratios(report, name), out.with_suffix(".png"))
     if not report.ok:
         raise typer.Exit(1)
 
 
-def check_by_name(name: str, options: dict[str, Any], num_data: float, settings: dict[str, Any]) -> CheckReport:
-    """Return the report on a built-in sampler, or on an optimizer by its import path.
-
-    Args:
-        name: see :func:`find_class`.
-        options: options of the sampler, instead of those that suit the target.
-        num_data: N of an optimizer's loss U/N.
-        settings: settings of the check.
-    """
-    sampler_class, defaults = find_class(name, num_data)
-    if not (isinstance(sampler_class, type) and callable(getattr(sampler_class, "step", None))):
-        raise ValueError(f"name: got {name!r}, expected a class with a method step")
-    offered = {"temperature": settings["temperature"], "seed": settings["seed"], "num_data": num_data, **defaults}
-    accepted = inspect.signature(sampler_class).parameters
-    options = {key: value for key, value in offered.items() if key in accepted} | options
-    make = with_readable_errors(sampler_class)
-    if issubclass(sampler_class, torch.optim.Optimizer):
-        return check_optimizer(lambda params: make(params, **options), num_data=num_data, **settings)
-    return check_sampler(lambda potential, z: make(potential, None, z, **options), **settings)
-
-
-def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
+def find_class(name: str, num_data: float) -> tuple[type[Any], dict[str, Any]]:
     """Return a class, and the options that suit the target."""
     if name in BUILT_INS:
-        entry = BUILT_INS[name]
-        lr = {} if entry.lr_per_datum is None else {"lr": entry.lr_per_datum * num_data}
-        return getattr(entry.module, entry.class_name), {**entry.options, **lr}
+        sampler_class, options = BUILT_INS[name]
+        return sampler_class, options | {key: lr * num_data for key, lr in options.items() if key == "lr"}
     module_name, colon, class_name = name.partition(":")
-    if not colon:
-        raise ValueError(f"name: got {name!r}, expected {', '.join(BUILT_INS)} or package.module:Class")
+    require(colon, "name", repr(name), f"{', '.join(BUILT_INS)} or package.module:Class")
     sys.path.insert(0, "")  # a console script does not see modules in the current folder
     try:
         return getattr(importlib.import_module(module_name), class_name), {}
@@ -105,24 +87,10 @@ def find_class(name: str, num_data: float) -> tuple[Any, dict[str, Any]]:
         sys.path.remove("")
 
 
-def with_readable_errors(sampler_class: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that makes the sampler, and raises a ValueError for an option that is missing or unknown."""
-
-    def make(*arguments: Any, **options: Any) -> Any:
-        try:
-            return sampler_class(*arguments, **options)
-        except TypeError as error:
-            raise ValueError(f"option: {error}") from error
-
-    return make
-
-
-def draw_variance_ratios(report: CheckReport, name: str, file: Path) -> None:
+def variance_ratios(report: CheckReport, name: str) -> Figure:
     """Draw the variance ratios of all runs with five standard errors, in one colour for each step size."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    picture, panels = new_picture(1, 1, (6, 4))
+    axes = panels[0, 0]
     axes.axhline(1, color="black", linewidth=1)
     for index, run in enumerate(report.runs):
         if run.diverged:
@@ -137,4 +105,4 @@ def draw_variance_ratios(report: CheckReport, name: str, file: Path) -> None:
     axes.set_xticks([], minor=True)
     axes.set_title(f"{name}: {report.verdict}")
     axes.legend()
-    figure.savefig(file, dpi=120)
+    return picture

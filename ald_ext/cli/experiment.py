@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, Results, run_experiment, run_image_experiment
-from .options import choose_device, parse_options
+from ..paper import EXPERIMENTS, IMAGE_EXPERIMENTS, ImageSettings, Results, run_experiment, run_image_experiment
+from ..settings import require
+from .options import choose_device, options_of, parse_options, with_options
 
 NAMES = (*EXPERIMENTS, *IMAGE_EXPERIMENTS)
-IMAGES_ONLY = "Experiments on images: "
+IMAGES_ONLY = "Experiments on images"
+#: Options of all fields but two: --option gives the options, and --device may be auto.
+SETTINGS_OPTIONS = options_of({IMAGES_ONLY: ImageSettings}, excluded=("options", "device"))
 
 
 def experiment_command(
+    *,
     name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and the pictures.")] = None,
     list_names: Annotated[
@@ -31,33 +35,19 @@ def experiment_command(
     preset: Annotated[
         str | None, typer.Option(help="default; paper: the settings it prints; univariate-gaussian also: all-layers.")
     ] = None,
-    datasets: Annotated[
-        str | None,
-        typer.Option(help=f"{IMAGES_ONLY}names, with commas; NAME=PATH for a .npz file or a folder of images."),
-    ] = None,
-    models: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}some of the models, with commas.")] = None,
-    width: Annotated[int | None, typer.Option(help=f"{IMAGES_ONLY}channels; the paper has 64.")] = None,
-    epochs: Annotated[int | None, typer.Option(help=f"{IMAGES_ONLY}of every model.")] = None,
-    device: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}auto, cpu, cuda, cuda:1, …")] = None,
-    data_root: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}folder of torchvision's files.")] = None,
-    download: Annotated[bool, typer.Option("--download", help=f"{IMAGES_ONLY}fetch what is missing there.")] = False,
-    runs: Annotated[
-        Path | None, typer.Option(help=f"{IMAGES_ONLY}folder of trained models, to be shared; OUT/runs if not given.")
-    ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help=f"{IMAGES_ONLY}features of Fréchet distances: efficientnet-lite0 or inception.")
-    ] = None,
-    extractor_weights: Annotated[
-        str | None, typer.Option(help=f"{IMAGES_ONLY}file of the extractor's weights.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{IMAGES_ONLY}KEY=VALUE, a setting of the models or of the training, such as lr=0.002."),
-    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Jobs or seeds side by side, in processes of one thread; one a core if not given."),
     ] = None,
+    device: Annotated[str | None, typer.Option(help=f"{IMAGES_ONLY}: auto, cpu, cuda, cuda:1, …")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help=f"{IMAGES_ONLY}: folder of trained models, to be shared; OUT/runs if not given.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{IMAGES_ONLY}: KEY=VALUE, a setting of the models or of the training, such as lr=0.002."),
+    ] = None,
+    **settings: Any,
 ) -> None:
     """Run an experiment of the paper: results.json, with its figures beside ours, and pictures in OUT.
 
@@ -68,44 +58,30 @@ def experiment_command(
         lines = [" ".join([key, *experiment.presets]) for key, experiment in EXPERIMENTS.items()] if toy or both else []
         typer.echo("\n".join([*lines, *(IMAGE_EXPERIMENTS if images or both else ())]))
         return
-    if name not in NAMES:
-        raise ValueError(f"experiment: got {name!r}, expected one of {', '.join(NAMES)}")
-    if out is None:
+    require(name in NAMES, "experiment", repr(name), f"one of {', '.join(NAMES)}")
+    if name is None or out is None:
         raise ValueError(f"experiment {name}: out: got none, expected a folder: --out DIR")
-    values = parse_options(option or [])
-    options = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
-    changes = {
-        "datasets": as_names(datasets),
-        "models": as_names(models),
-        "width": width,
-        "epochs": epochs,
-        "device": device,
-        "data_root": data_root,
-        "download": download or None,
-        "extractor": extractor,
-        "extractor_weights": extractor_weights,
-        "options": options or None,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    workers = torch.get_num_threads() if workers is None else workers
+    workers = workers or torch.get_num_threads()
+    changes = {key: value for key, value in settings.items() if value is not None}
+    if option:
+        values = parse_options(option)
+        changes["options"] = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in values.items())
     if name in IMAGE_EXPERIMENTS:
-        if preset is not None:
-            raise ValueError(f"experiment {name}: preset: got {preset!r}, expected none: it has no presets")
-        typer.echo(IMAGE_EXPERIMENTS[name].title)
+        require(preset is None, f"experiment {name}: preset", repr(preset), "none: it has no presets")
+        image_experiment = IMAGE_EXPERIMENTS[name]
+        typer.echo(image_experiment.title)
         changes["device"] = choose_device(device or "auto")
-        quick_changes = IMAGE_EXPERIMENTS[name].quick if quick else {}
-        settings = replace(IMAGE_EXPERIMENTS[name].settings, **{**quick_changes, **changes})
         results = run_image_experiment(
-            IMAGE_EXPERIMENTS[name],
+            image_experiment,
             out,
-            settings=settings,
+            settings=replace(image_experiment.settings, **{**(image_experiment.quick if quick else {}), **changes}),
             num_seeds=1 if seeds is None else seeds,
-            num_workers=workers if settings.device == "cpu" else 1,
+            num_workers=workers if changes["device"] == "cpu" else 1,
             runs=runs,
             quick=quick,
         )
     else:
-        given = [*changes, *(["runs"] if runs else [])]
+        given = [*changes, *(key for key, value in (("device", device), ("runs", runs)) if value)]
         if given:
             raise ValueError(f"experiment {name}: got {', '.join(given)}, which only experiments on images take")
         typer.echo(EXPERIMENTS[name].title)
@@ -118,9 +94,7 @@ def experiment_command(
     typer.echo(f"{results.seconds:.0f} s; results.json and {name}.png in {out}")
 
 
-def as_names(text: str | None) -> tuple[str, ...] | None:
-    """Return the parts of "mnist,celeba=faces.npz"."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+with_options(experiment_command, SETTINGS_OPTIONS, after="preset")
 
 
 def table_of(results: Results) -> list[str]:

@@ -18,7 +18,8 @@ def options_of(classes: Mapping[str, type[Any]], excluded: Iterable[str] = ()) -
     """Return an option for each field of some dataclasses; its value is None where it was not given.
 
     The help is the field's entry in the docstring's Args, its choices and its defaults; before it stand the names of
-    the dataclasses, unless all have the field. A bool that is False by default is a flag.
+    the dataclasses, unless all of several have the field. A bool that is False by default is a flag;
+    where the default is a tuple, the option takes names with commas between them.
 
     Args:
         classes: the dataclasses by the names that help has for them.
@@ -38,16 +39,33 @@ def option_of(name: str, owners: Mapping[str, type[Any]], num_classes: int) -> i
     hint = get_type_hints(settings_class)[name]
     kind = next(kind for kind in (bool, int, float, str) if kind in (hint, *get_args(hint)))
     defaults = dict.fromkeys(str(owner.__dataclass_fields__[name].default) for owner in owners.values())
-    parts = [f"{', '.join(owners)}:"] if len(owners) < num_classes else []
+    parts = [f"{', '.join(owners)}:"] if any(owners) and len(owners) < max(num_classes, 2) else []
     parts.append(documented_arguments(settings_class).get(name, ""))
     for metadata, text in (("choices", "One of"), ("suggestions", "Names are")):
         if values := field.metadata.get(metadata):
             parts.append(f"{text} {', '.join(values)}.")
-    if field.default not in (None, False):
+    names = split_names if isinstance(field.default, tuple) else None
+    if names:
+        parts.append("With commas between them.")
+    elif field.default not in (None, False):
         parts.append(f"Default: {' or '.join(defaults)}.")
     flag = [f"--{name.replace('_', '-')}"] if field.default is False else []
-    annotation = Annotated[kind | None, typer.Option(*flag, help=" ".join(parts), show_default=False)]  # type: ignore[valid-type]
+    option = typer.Option(*flag, help=" ".join(parts), show_default=False, callback=names)
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the parts of "mnist,celeba=faces.npz"; None if the option was not given."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def with_options(command: Any, options: list[inspect.Parameter], after: str) -> None:
+    """Give a command that takes ``**settings`` the options that typer offers for them, after one of its parameters."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+    place = 1 + [parameter.name for parameter in own].index(after)
+    command.__signature__ = signature.replace(parameters=[*own[:place], *options, *own[place:]])
 
 
 def documented_arguments(settings_class: type[Any]) -> dict[str, str]:

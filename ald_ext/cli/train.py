@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from ..models.config import SETTINGS_OF_DATA
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.loop import CHECKPOINT
-from .options import choose_device, options_of, parse_options
+from .options import choose_device, options_of, parse_options, with_options
 
 #: Options of all fields but two: --network is the model's setting of that name, and --device may be auto.
 TRAINING_OPTIONS = options_of({"": TrainingConfig}, excluded=("network", "device"))
@@ -76,11 +75,4 @@ def train_command(
     )
 
 
-def with_options(command: Any, options: list[inspect.Parameter]) -> None:
-    """Give a command that takes ``**settings`` the options that typer offers for them, after its first parameter."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[own[0], *options, *own[1:]])
-
-
-with_options(train_command, [*TRAINING_OPTIONS, *MODEL_OPTIONS])
+with_options(train_command, [*TRAINING_OPTIONS, *MODEL_OPTIONS], after="out")

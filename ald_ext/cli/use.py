@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from ..data import ImageData, load_dataset
 from ..data.image_data import add_noise
 from ..files import write_json
 from ..models import LatentVariableModel, ParameterEnsemble
+from ..settings import require
 from ..training import TrainingConfig
 from ..training.checkpoints import load_checkpoint, trained_model
 from ..training.evaluation import evaluating, values_of_data
@@ -27,37 +27,26 @@ DatasetOption = Annotated[str | None, typer.Option(help="As for `train`; the run
 DataRootOption = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
 
-Loaded = tuple[LatentVariableModel, TrainingConfig, ParameterEnsemble | None]
 
-
-def load_run(run: Path, device: str) -> Loaded:
-    """Return the model, the settings and the samples of the parameters of a run."""
-    path = run / CHECKPOINT if run.is_dir() else run
+def load_run(
+    run: Path, device: str, average: bool = False
+) -> tuple[LatentVariableModel, TrainingConfig, ParameterEnsemble | None]:
+    """Return the model and the settings of a run, and the samples of its parameters to average over, or None."""
     chosen = choose_device(device)
-    checkpoint = load_checkpoint(path, chosen)
+    checkpoint = load_checkpoint(run / CHECKPOINT if run.is_dir() else run, chosen)
     model, ensemble = trained_model(checkpoint)
-    return model.to(chosen).eval(), TrainingConfig.from_dict(checkpoint["config"]), ensemble
+    if average:
+        require(ensemble, "average", f"{str(run)!r}, which holds no samples of the parameters", "a run with some")
+    config = TrainingConfig.from_dict(checkpoint["config"])
+    return model.to(chosen).eval(), config, ensemble if average else None
 
 
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:
     """Return the data set that was asked for, or the run's own. ValueError for images of another shape."""
     data = load_dataset(dataset or config.dataset, root or config.data_root)
-    shape = tuple(data.test_images.shape[1:])
-    if shape != model.config.shape:
-        raise ValueError(f"dataset: got data of shape {shape}, expected {model.config.shape}, the model's")
+    shape, expected = tuple(data.test_images.shape[1:]), model.config.shape
+    require(shape == expected, "dataset", f"data of shape {shape}", f"{expected}, the model's")
     return data
-
-
-def averaged(
-    function: Callable[[LatentVariableModel], Tensor],
-    model: LatentVariableModel,
-    ensemble: ParameterEnsemble | None,
-    run: Path,
-) -> Tensor:
-    """Return the mean of ``function`` over the samples of the parameters. ValueError if the run kept none."""
-    if ensemble is None:
-        raise ValueError(f"average: {str(run)!r} holds no samples of the parameters, expected a run with some")
-    return ensemble.mean(model, function)
 
 
 def sample_command(
@@ -79,9 +68,7 @@ def sample_command(
 
 def reconstruct_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write; its numbers beside it, .json.")] = Path(
-        "reconstructions.png"
-    ),
+    out: Annotated[Path, typer.Option(help="The picture; its numbers beside it, .json.")] = Path("reconstructions.png"),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     count: Annotated[int, typer.Option(min=1, help="Images in the picture; the error is that of all.")] = 50,
@@ -92,7 +79,7 @@ def reconstruct_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Reconstruct test images, or denoise them: a picture, and the mean squared error to the clean images."""
-    model, config, ensemble = load_run(run, device)
+    model, config, ensemble = load_run(run, device, average)
     images = load_images(model, config, dataset, data_root).test_images
     clean = model.to_brightness(images)
     seen = images if noise == 0 else add_noise(clean, noise, seed)
@@ -100,7 +87,7 @@ def reconstruct_command(
     def reconstructions(member: LatentVariableModel) -> Tensor:
         return values_of_data(member, seen, lambda x: member.decode(member.infer(x, steps, seed=seed)), seed)
 
-    result = averaged(reconstructions, model, ensemble, run) if average else reconstructions(model)
+    result = ensemble.mean(model, reconstructions) if ensemble else reconstructions(model)
     error = (result - clean).square().mean(dtype=torch.float64).item()
     out.parent.mkdir(parents=True, exist_ok=True)
     save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
@@ -110,9 +97,7 @@ def reconstruct_command(
 
 def score_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="JSON file to write; the most and least anomalous beside it, .png.")] = Path(
-        "scores.json"
-    ),
+    out: Annotated[Path, typer.Option(help="JSON file; images of both ends beside it, .png.")] = Path("scores.json"),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,
@@ -120,13 +105,13 @@ def score_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Score how anomalous each test image is; higher is more so."""
-    model, config, ensemble = load_run(run, device)
+    model, config, ensemble = load_run(run, device, average)
     data = load_images(model, config, dataset, data_root)
 
     def scores_of(member: LatentVariableModel) -> Tensor:
         return values_of_data(member, data.test_images, member.score, seed)
 
-    scores = averaged(scores_of, model, ensemble, run) if average else scores_of(model)
+    scores = ensemble.mean(model, scores_of) if ensemble else scores_of(model)
     labels = None if data.test_labels is None else data.test_labels.tolist()
     out.parent.mkdir(parents=True, exist_ok=True)
     values = {"model": config.model, "dataset": dataset or config.dataset, "scores": scores.tolist(), "labels": labels}
@@ -151,8 +136,7 @@ def interpolate_command(
     """Draw the images between pairs of test images, along the line between their latent variables."""
     model, config, _ = load_run(run, device)
     images = load_images(model, config, dataset, data_root).test_images
-    if len(images) < 2:
-        raise ValueError(f"dataset: got {len(images)} test images, expected 2 at least")
+    require(len(images) >= 2, "dataset", f"{len(images)} test images", "2 at least")
     pairs = min(pairs, len(images) // 2)
     chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: 2 * pairs]]
     chosen = chosen.to(next(model.parameters()).device)

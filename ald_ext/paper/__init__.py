@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .images import anomaly_detection, denoising, dequantization, image_generation, training_speed
-from .images.experiment import ImageExperiment
+from .images.experiment import ImageExperiment, ImageSettings
 from .images.runner import run_image_experiment
-from .images.settings import ImageSettings
 from .results import Results, find_results
 from .toy import bivariate_gaussian, eight_gaussians, neural_likelihood, scaling, univariate_gaussian
 from .toy.experiment import Experiment, run_experiment

@@ -133,10 +133,6 @@ class Results:
     jobs: list[TrainingRun] | None = None
     folder: Path = Path()
 
-    @property
-    def num_seeds(self) -> int:
-        return max((len(row.values) for row in self.rows), default=0)
-
 
 def make_row(name: str, values: Sequence[float], paper: Mapping[str, float]) -> Row:
     """Return the row of one value a seed, with the paper's figure of that name if there is one."""

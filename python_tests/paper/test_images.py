@@ -23,10 +23,13 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("arviz_stats")
+pytest.importorskip("typer")
 
 from command_line import run as command
 from patience import PATIENCE
+from typer.main import get_command
 
+from ald_ext.cli.commands import app
 from ald_ext.data import ImageData
 from ald_ext.metrics import EXTRACTORS, GaussianStatistics
 from ald_ext.models import CLAE, LAE
@@ -42,9 +45,10 @@ from ald_ext.paper import (
     run_image_experiment,
     training_speed,
 )
-from ald_ext.paper.images import aggregated_posterior, runner, settings, trained_runs
+from ald_ext.paper.images import experiment as images_experiment
+from ald_ext.paper.images import runner
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
-from ald_ext.paper.images.generated_images import GeneratedImages
+from ald_ext.paper.images.image_generation import typical_first
 from ald_ext.paper.results import Job
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint
@@ -97,7 +101,7 @@ class Corners:
 def _small(monkeypatch: pytest.MonkeyPatch, restore_threads: Iterator[None]) -> None:
     monkeypatch.setitem(EXTRACTORS, "corners", Corners)
     monkeypatch.setattr("ald_ext.training.loop.Loop.save_pictures", lambda self: None)
-    settings.load.cache_clear()
+    images_experiment.load.cache_clear()
     extractor_of.cache_clear()
     torch.set_num_threads(1)
 
@@ -144,14 +148,11 @@ def data_of(pixels: Tensor) -> ImageData:
 def config_of(name: str, model: str, pixels: Tensor, **changes: Any) -> TrainingConfig:
     """How an experiment trains a model on these images."""
     experiment = IMAGE_EXPERIMENTS[name]
-    changed = replace(experiment, settings=replace(experiment.settings, **changes))
-    job = Job("some", model, 0)
-    return settings.training_config(changed.settings, job, pixels, experiment.trained_images, experiment.configure)
+    return experiment.training_config(replace(experiment.settings, **changes), Job("some", model, 0), pixels)
 
 
 def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
-    trained = trained_runs.TrainedRun(model, None, {"test_re": 0.0})
-    return Subject(Job("some", "lae", 0, part), data, trained, ImageSettings(), out, out)
+    return Subject(Job("some", "lae", 0, part), data, model, None, {"test_re": 0.0}, ImageSettings(), out, out)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_nothing_is_computed_twice(images: Path, tmp_path: Path, monkeypatch: py
     """Neither by the same experiment nor, where runs are shared, by another; a damaged outcome is measured again."""
     out, runs = tmp_path / "out", tmp_path / "runs"
     first = run("image-generation", images, out, models=("vae", "lae"), runs=runs)
-    monkeypatch.setattr(trained_runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
     shared = run("denoising", images, tmp_path / "other", models=("vae",), runs=runs)
     (outcome,) = (runs / "outcomes" / "denoising").iterdir()
     assert outcome.name.startswith("halves-vae-seed0-")
@@ -233,7 +234,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
     """The second of two runs is stopped in its second epoch; what comes out is as if it had not been."""
     models = ("vae", "lae")
     whole = run("denoising", images, tmp_path / "whole", models=models, epochs=3)
-    real, steps = trained_runs.train, []
+    real, steps = runner.train, []
 
     def interrupted(config: Any, folder: Path, *, progress: Any, **options: Any) -> Any:
         def count(number: int) -> None:
@@ -245,7 +246,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
         return real(config, folder, progress=count, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trained_runs, "train", interrupted)
+        patch.setattr(runner, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("denoising", images, tmp_path / "out", models=models, epochs=3)
     assert not (tmp_path / "out" / "results.json").exists()
@@ -255,7 +256,7 @@ def test_resumes_where_it_was_interrupted(images: Path, tmp_path: Path, monkeypa
         assert config.model == "lae"
         return real(config, folder, progress=trained.append, **options)
 
-    monkeypatch.setattr(trained_runs, "train", counted)
+    monkeypatch.setattr(runner, "train", counted)
     assert means(run("denoising", images, tmp_path / "out", models=models, epochs=3)) == means(whole)
     assert trained[0] == NUM_TRAIN, "the first epoch was in the checkpoint"
     assert sum(trained) == 3 * NUM_TRAIN
@@ -316,13 +317,13 @@ def test_timings_do_not_run_side_by_side(images: Path, tmp_path: Path, monkeypat
     ],
 )
 def test_each_kind_of_images_has_settings_of_its_own(kind: str, pixels: Tensor) -> None:
-    assert settings.kind_of(pixels) == kind
+    assert images_experiment.kind_of(pixels) == kind
     for model in MODELS:
         config = config_of("denoising", model, pixels)
-        for name, value in settings.KIND_SETTINGS[kind].get(model, {}).items():
+        for name, value in images_experiment.KIND_SETTINGS[kind].get(model, {}).items():
             assert getattr(config, name, getattr(config.network, name, None)) == value
         assert config.network.likelihood == ("bernoulli" if kind == "binary" else "marginal-gaussian")
-        assert config.num_epochs == settings.MOST_EPOCHS
+        assert config.num_epochs == images_experiment.MOST_EPOCHS
         assert kind != "real" or config.momentum == 0
 
 
@@ -331,7 +332,9 @@ def test_an_experiment_may_give_a_model_more_images() -> None:
     epochs = [config_of("image-generation", model, pixels).epochs for model in ("vae", "abp", "lae")]
     assert epochs == [5, 2, 10]
     assert config_of("denoising", "lae", pixels).epochs == 5
-    assert config_of("image-generation", "lae", pixels).network.prior_eps == settings.PRIOR_SETTINGS["prior_eps"]
+    assert (
+        config_of("image-generation", "lae", pixels).network.prior_eps == images_experiment.PRIOR_SETTINGS["prior_eps"]
+    )
 
 
 def test_options_reach_the_models_that_have_them_and_the_training() -> None:
@@ -371,7 +374,7 @@ def test_measures_of_detection() -> None:
 @pytest.mark.parametrize(("part", "expected"), [("0", 1.0), ("1", 0.0)])
 def test_detection_of_a_score_that_knows(images: Path, tmp_path: Path, part: str, expected: float) -> None:
     """The lower half is dark where class 0 is normal: such a score is perfect for it, and the worst for the other."""
-    data = settings.load("halves", ImageSettings(datasets=(str(images),)))
+    data = images_experiment.load("halves", ImageSettings(datasets=(str(images),)))
     model = LAE()
     model.score = lambda x: x[:, 0, 16:].float().mean((1, 2))
     values = anomaly_detection.evaluate(subject(model, data, tmp_path, part)).values
@@ -402,8 +405,8 @@ def test_aggregated_potential(monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(4000, 2, generator=generator) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
     residual = 0.1 * torch.randn(4000, 4, generator=generator)
     data = torch.cat([z, z.sum(1, keepdim=True) + residual], 1).view(-1, 1, 1, 6)
-    monkeypatch.setattr(aggregated_posterior, "COMPONENTS", 1)
-    values = aggregated_posterior.aggregated_potential(Linear(), data[:3000], data)
+    monkeypatch.setattr(anomaly_detection, "COMPONENTS", 1)
+    values = anomaly_detection.aggregated_potential(Linear(), data[:3000], data)
     seen = z[:3000].double()
     covariance = torch.cov(seen.T, correction=0) + 0.03 * seen.var(0, correction=0).mean() * torch.eye(2)
     offset = z.double() - seen.mean(0)
@@ -482,8 +485,7 @@ def test_typicality_is_the_distance_from_real_images() -> None:
     covariance = torch.diag(torch.tensor([4.0, 0.01], dtype=torch.float64))
     real = GaussianStatistics(torch.zeros(2, dtype=torch.float64), covariance, 100)
     features = torch.tensor([[3.0, 0.0], [0.0, 2.5], [0.1, 0.0], [9.0, 0.0]])
-    generated = GeneratedImages(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), features)
-    assert generated.by_typicality(real).tolist() == [2, 0, 1, 3]
+    assert typical_first(features, real).tolist() == [2, 0, 1, 3]
 
 
 def test_names_of_data_sets() -> None:
@@ -526,3 +528,12 @@ def test_command(images: Path, tmp_path: Path) -> None:
     assert {(job.epochs, job.seed) for job in results.jobs} == {(2, 0), (2, 1)}
     assert (tmp_path / "runs" / "halves").is_dir()
     assert "halves/lae/denoising_mse" in result.stdout
+
+
+def test_every_setting_is_an_option_of_the_command() -> None:
+    options = {option.name: option for option in get_command(app).commands["experiment"].params}
+    names = {*ImageSettings.__dataclass_fields__} - {"options"}  # whose option is --option
+    assert names <= set(options)
+    assert not [name for name in names if options[name].default is not None]
+    assert options["frechet_samples"].help.startswith("Experiments on images: Images drawn from each model. Default: 5")
+    assert options["download"].is_flag

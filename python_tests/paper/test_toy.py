@@ -38,7 +38,13 @@ from ald_ext.paper import (
 )
 from ald_ext.paper.toy import experiment as toy_experiment
 from ald_ext.paper.toy.eight_gaussians import EightGaussiansSettings
-from ald_ext.paper.toy.inference import NetworkSettings, draw_samples, make_sampler
+from ald_ext.paper.toy.inference import (
+    NetworkSettings,
+    SamplingSettings,
+    conjugate_gaussian,
+    draw_samples,
+    make_sampler,
+)
 from ald_ext.paper.toy.neural_likelihood import LIMIT, NeuralPotential, NeuralSettings
 from ald_ext.samplers import GaussianEncoder, LinearGaussianPotential, effective_sample_size
 
@@ -273,8 +279,8 @@ def test_samples_and_progress() -> None:
 
 def test_whole_network_has_the_step_of_the_paper() -> None:
     """V on summed gradients, num_data 1: the only reading under which the printed step sizes make sense."""
-    x = torch.randn(6, 2, dtype=DOUBLE)
-    sampler = make_sampler(NETWORK, nn.Identity(), bivariate_gaussian.make_potential(), x, 2, seed=0, batch_size=3)
+    potential, x = conjugate_gaussian(bivariate_gaussian.LIKELIHOOD_COVARIANCE, 6)
+    sampler = make_sampler(SamplingSettings(network=NETWORK), nn.Identity(), potential, x, 2, seed=0, batch_size=3)
     (group,) = sampler.optimizer.param_groups
     assert (sampler.reduction, group["num_data"], group["lr"], sampler.batch_size) == ("sum", 1, NETWORK.lr, 3)
     sizes = [layer.out_features for layer in sampler.network if isinstance(layer, nn.Linear)]
@@ -288,7 +294,8 @@ def assert_within(values: Tensor, expected: Tensor | float, standard_error: Tens
 
 def test_accuracy_of_exact_bivariate_draws() -> None:
     """MSE tr(Σ)/T, MCSE the same, ESS about T; a shift and a scale show where they should."""
-    potential = bivariate_gaussian.make_potential()
+    potential, _ = conjugate_gaussian(bivariate_gaussian.LIKELIHOOD_COVARIANCE, 3)
+    torch.manual_seed(0)
     mean, covariance = potential.posterior(torch.randn(3, 2, dtype=DOUBLE))
     expected = torch.tensor([[0.3333, 0.2222], [0.2222, 0.3704]], dtype=DOUBLE)
     torch.testing.assert_close(covariance, expected, rtol=0, atol=5e-5)
@@ -325,8 +332,8 @@ def test_accuracy_of_exact_bivariate_draws() -> None:
 def test_accuracy_of_exact_univariate_draws() -> None:
     """Ratios of χ²/(T - 1), MSE variance/T."""
     draws, n = 800, 500
-    potential = univariate_gaussian.make_potential()
-    mean, covariance = potential.posterior(torch.randn(n, 1, dtype=DOUBLE))
+    potential, x = conjugate_gaussian(univariate_gaussian.LIKELIHOOD_COVARIANCE, n)
+    mean, covariance = potential.posterior(x)
     assert float(covariance) == pytest.approx(1 / 101)
     samples = mean + covariance.sqrt() * torch.randn(draws, n, 1, dtype=DOUBLE)
     metrics = univariate_gaussian.accuracy(samples, mean, covariance)
@@ -351,8 +358,8 @@ def test_accuracy_of_exact_univariate_draws() -> None:
 def test_data_come_from_the_model(module: Any) -> None:
     """x ~ N(0, Σ_z + Σ_x), by the moments of many."""
     n = 1_000_000
-    x = module.draw_data(n)
-    likelihood = torch.linalg.inv(module.make_potential().likelihood_precision)
+    potential, x = conjugate_gaussian(module.LIKELIHOOD_COVARIANCE, n)
+    likelihood = torch.linalg.inv(potential.likelihood_precision)
     expected = torch.eye(x.shape[1], dtype=DOUBLE) + likelihood
     products = x[:, :, None] * x[:, None]
     assert_within(x.mean(0), 0.0, x.std(0) / math.sqrt(n))

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from ...data.image_data import add_noise
 from ...models.likelihoods import to_brightness
 from ...training.evaluation import values_of_data
-from ...training.pictures import save_grid
 from ..pictures import Figure
-from ..results import Difference, Job, Picture
-from .charts import bars_by_model
-from .experiment import ImageExperiment, JobOutcome, Subject
-from .image_generation import COMMON_DIFFERENCES, paper_rows
-from .settings import ImageSettings
+from ..results import Difference, Job
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
+from .image_generation import COMMON_DIFFERENCES, bars_by_model, paper_rows
 
 #: Standard deviation of the noise on pixels in [0, 1]; its square is the error of an image that is left as it is.
 NOISE = 0.1
@@ -34,22 +30,16 @@ PAPER_MSE = {
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure the mean squared error of the reconstructions of noisy test images to the clean ones."""
-    model, ensemble = subject.trained.model, subject.trained.ensemble
+    model, ensemble = subject.model, subject.ensemble
     clean = to_brightness(subject.data.test_images)
     noisy = add_noise(clean, NOISE, NOISE_SEED)  # the same for every model
-    restored = values_of_data(model, noisy, model.reconstruct)
-    values = {"denoising_mse": mean_squared_error(restored, clean)}
+    restored = {"denoising_mse": values_of_data(model, noisy, model.reconstruct)}
     if ensemble:
         averaged = ensemble.mean(model, lambda member: values_of_data(member, noisy, member.reconstruct))
-        values["denoising_mse_averaged"] = mean_squared_error(averaged, clean)
-    file = f"{subject.job.name}.png"
-    save_grid(subject.out / file, torch.cat([clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored[:SHOWN]]), SHOWN)
-    caption = f"{subject.job.name}: test images, with noise, and restored"
-    return JobOutcome(values, pictures=(Picture(file, caption),))
-
-
-def mean_squared_error(first: Tensor, second: Tensor) -> float:
-    return (first - second).square().mean(dtype=torch.float64).item()
+        restored["denoising_mse_averaged"] = averaged
+    values = {name: (images - clean).square().mean(dtype=torch.float64).item() for name, images in restored.items()}
+    rows = [clean[:SHOWN], noisy[:SHOWN].clamp(0, 1), restored["denoising_mse"][:SHOWN]]
+    return JobOutcome(values, (subject.save_picture(rows, SHOWN, "test images, with noise, and restored"),))
 
 
 def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:

@@ -16,10 +16,8 @@ from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, JobOutcome, Subject
-from .generated_images import sample_quality, save_sheet
-from .image_generation import COMMON_DIFFERENCES, QUICK
-from .settings import ImageSettings
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
+from .image_generation import COMMON_DIFFERENCES, QUICK, sample_quality
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS
@@ -42,14 +40,14 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure RE, the Fréchet distance of samples, and the histogram of a pixel."""
-    quality, generated = sample_quality(subject)
-    values = {"re": subject.trained.metrics["test_re"]} | quality
+    quality, picture = sample_quality(subject)
     images = subject.data.train_images[:HISTOGRAM_IMAGES]
     position = chosen_pixel(images)
-    pixels = unit_values(subject.trained.model, images).flatten(1)[:, position].double()
+    pixels = unit_values(subject.model, images).flatten(1)[:, position].double()
     counts = torch.histc(pixels, HISTOGRAM_BINS, 0, 1)
     curves = {"counts": counts.tolist(), "position": [float(position)]}
-    return JobOutcome(values | {"empty_bins": empty_bins(counts)}, (save_sheet(subject, generated),), curves)
+    values = {"re": subject.metrics["test_re"], **quality, "empty_bins": empty_bins(counts)}
+    return JobOutcome(values, (picture,), curves)
 
 
 def chosen_pixel(images: Tensor) -> int:

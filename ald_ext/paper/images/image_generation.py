@@ -6,14 +6,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...metrics import GaussianAccumulator, GaussianStatistics, frechet_distance, to_uint8
+from ...models import LatentVariableModel
 from ...models.lae import LAEConfig
 from ...training import TrainingConfig
-from ...training.evaluation import averaged_reconstruction_error
-from ..results import Difference, Job
-from .charts import bars_by_model
-from .experiment import ImageExperiment, JobOutcome, Subject
-from .generated_images import sample_quality, save_sheet
-from .settings import FEWER_TRAINED_IMAGES, PRIOR_SETTINGS, ImageSettings
+from ...training.evaluation import EVALUATION_BATCH, averaged_reconstruction_error, evaluating, values_of_data
+from ...training.pictures import pair_up
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, Picture, distinct
+from .experiment import (
+    FEWER_TRAINED_IMAGES,
+    PRIOR_SETTINGS,
+    ImageExperiment,
+    ImageSettings,
+    JobOutcome,
+    Subject,
+    extractor_of,
+    real_statistics,
+)
 
 #: Table 2: RE.
 PAPER_RE = {
@@ -31,6 +45,18 @@ PAPER_FID = {
 }
 
 
+#: Images in a row of the pictures; rows of pairs, of samples as they come, of the best, and of the worst.
+COLUMNS, PAIR_ROWS, SAMPLE_ROWS, EXTREME_ROWS = 10, 2, 4, 1
+#: Seed of the prior's draws, the same for every model.
+DRAWING_SEED = 0
+
+CAPTION = "two rows of test images, each above its reconstructions"
+CAPTION_OF_SAMPLES = (
+    "; four rows of samples as they came; a row of the {columns} best and one of the {columns} worst of {count} "
+    "samples, by the Mahalanobis distance of their features from the mean of real images' features"
+)
+
+
 def paper_rows(table: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
     """Return a table of the paper by the names of rows."""
     return {f"{dataset}/{model}/{metric}": value for dataset, row in table.items() for model, value in row.items()}
@@ -43,21 +69,82 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
     return config
 
 
+def typical_first(features: Tensor, real: GaussianStatistics) -> Tensor:
+    """Return the indices of features (n, d), the most typical first.
+
+    They are ordered by (f - μ)ᵀ (C + c I)⁻¹ (f - μ), with mean μ and covariance C of real images' features. c is their
+    mean variance, without which directions in which real images hardly vary would decide everything.
+    """
+    offset = features.double().cpu() - real.mean
+    ridge = real.covariance.diagonal().mean() * torch.eye(len(real.mean), dtype=torch.float64)
+    return (offset @ torch.linalg.inv(real.covariance + ridge) * offset).sum(1).argsort()
+
+
+def generate(model: LatentVariableModel, count: int) -> Tensor:
+    """Draw from the prior images of the data's kind, (n, C, H, W) uint8; Bernoulli pixels are drawn too."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(DRAWING_SEED)
+    with evaluating(model):
+        brightness = [
+            model.likelihood.draw_unit(model.decode(z), generator).cpu()
+            for z in model.sample_prior(count, generator).split(EVALUATION_BATCH)
+        ]
+    return torch.cat([to_uint8(each) for each in brightness])
+
+
+def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
+    """Return the Fréchet distance by its name, and a picture of reconstructions and samples.
+
+    A model without a prior has no samples, and so no distance.
+    """
+    model, images = subject.model, subject.data.test_images[: COLUMNS * PAIR_ROWS]
+    shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
+    if not model.has_prior:
+        return {}, subject.save_picture(shown, COLUMNS, CAPTION)
+    extractor = extractor_of(subject.settings)
+    real = real_statistics(subject.data, subject.settings, subject.runs)
+    samples = generate(model, subject.settings.frechet_samples)
+    features = torch.cat([extractor(batch).cpu() for batch in samples.split(100)])
+    accumulator = GaussianAccumulator()
+    accumulator.update(features)
+    order, extreme = typical_first(features, real), COLUMNS * EXTREME_ROWS
+    chosen = torch.cat([torch.arange(COLUMNS * SAMPLE_ROWS), order[:extreme], order[-extreme:]])
+    shown.append(model.to_brightness(samples[chosen[chosen < len(samples)]]))
+    caption = CAPTION + CAPTION_OF_SAMPLES.format(columns=COLUMNS, count=len(samples))
+    distance = frechet_distance(real, accumulator.statistics())
+    return {extractor.metric: distance}, subject.save_picture(shown, COLUMNS, caption)
+
+
 def evaluate(subject: Subject) -> JobOutcome:
     """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
-    trained = subject.trained
-    values = {"re": trained.metrics["test_re"]}
-    averaged = averaged_reconstruction_error(trained.model, trained.ensemble, subject.data.test_images)
+    values = {"re": subject.metrics["test_re"]}
+    averaged = averaged_reconstruction_error(subject.model, subject.ensemble, subject.data.test_images)
     if averaged is not None:
         values["re_averaged"] = averaged
-    quality, generated = sample_quality(subject)
-    return JobOutcome(values | quality, pictures=(save_sheet(subject, generated),))
+    quality, picture = sample_quality(subject)
+    return JobOutcome(values | quality, pictures=(picture,))
 
 
-#: Images that the LAE passes over; its steps are cheap, and these take no more time than ABP has.
-LAE_IMAGES = 960_000
+def bars_by_model(outcomes: Mapping[Job, JobOutcome], paper: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
 
-SETTINGS = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
+    The paper's figures of the first metric are drawn as lines.
+    """
+    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+    metrics = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))
+    picture, axes = new_picture(len(datasets), len(metrics), (3.2 * len(metrics), 2.4 * len(datasets)))
+    for row, dataset in zip(axes, datasets, strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
+            for place, model in enumerate(models):
+                some = [each.values for job, each in outcomes.items() if (job.dataset, job.model) == (dataset, model)]
+                if values := [of_job[metric] for of_job in some if metric in of_job]:
+                    panel.bar(place, np.mean(values), yerr=np.std(values) if len(values) > 1 else None)
+                    printed = paper.get(dataset, {}).get(model) if metric == metrics[0] else None
+                    if printed is not None:
+                        panel.plot([place - 0.4, place + 0.4], [printed, printed], color="k")
+            panel.set_xticks(range(len(models)), models, fontsize=8)
+            panel.set_title(f"{dataset}: {metric}" + (" (lines: paper)" if metric == metrics[0] else ""), fontsize=9)
+    return picture
+
 
 #: Changes for a smoke test of experiments that draw samples.
 QUICK = {
@@ -87,7 +174,7 @@ COMMON_DIFFERENCES = (
 EXPERIMENT = ImageExperiment(
     name="image-generation",
     title="Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)",
-    settings=SETTINGS,
+    settings=ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba")),
     quick=QUICK,
     configure=configure,
     evaluate=evaluate,
@@ -111,6 +198,7 @@ EXPERIMENT = ImageExperiment(
             "samples cover more classes; energies stay together",
         ),
     ),
-    trained_images={**FEWER_TRAINED_IMAGES, "lae": LAE_IMAGES},
+    # The LAE's steps are cheap, and these take no more time than ABP has.
+    trained_images={**FEWER_TRAINED_IMAGES, "lae": 960_000},
     needs_statistics=True,
 )

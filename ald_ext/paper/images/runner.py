@@ -6,29 +6,46 @@ kept in a file, so that nothing is computed twice; an interrupted training run r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ...data import ImageData
 from ...files import write_atomically
+from ...models import LatentVariableModel, ParameterEnsemble
 from ...progress import progress_bar
 from ...settings import from_dict
-from ...training import TrainingConfig
+from ...training import TrainingConfig, TrainingInterrupted, train
+from ...training.checkpoints import load_checkpoint, trained_model
+from ...training.loop import CHECKPOINT, METRICS
 from ..pictures import save_picture
 from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
 from ..workers import Progress, run_all
-from .experiment import ImageExperiment, JobOutcome, Subject, real_statistics
-from .settings import FEWER_TRAINED_IMAGES, TRAINED_IMAGES, ImageSettings, check_settings, load, training_config
-from .trained_runs import checksum, fingerprint, train_once
+from .experiment import (
+    FEWER_TRAINED_IMAGES,
+    TRAINED_IMAGES,
+    ImageExperiment,
+    ImageSettings,
+    JobOutcome,
+    Subject,
+    check_settings,
+    load,
+    real_statistics,
+)
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
 #: Settings that belong to the machine and not to the experiment, and so are not in results.json.
 OF_THE_MACHINE = ("data_root", "download", "extractor_weights")
+#: Settings that do not change the result of a finished run.
+IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
+    *("checkpoint_every", "tensorboard", "pictures_every"),
+}
 
 
 def run_image_experiment(
@@ -129,44 +146,71 @@ def run_jobs(
 def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
     data = load(job.dataset, settings)
     data = experiment.prepare(data, job) if experiment.prepare else data
-    return data, training_config(settings, job, data.train_images, experiment.trained_images, experiment.configure)
+    return data, experiment.training_config(settings, job, data.train_images)
 
 
 def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], progress: Progress) -> JobOutcome:
     """Train and evaluate, unless the outcome is there already with all its pictures."""
     experiment, settings, job, out, runs = argument
     data, config = data_and_config(experiment, settings, job)
-    key = job_key(settings, job, config, data)
+    folder = run_folder(config, data, runs)
+    relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
+    key = fingerprint({"settings": relevant, "job": asdict(job), "run": folder.name})
     path = runs / "outcomes" / experiment.name / f"{job.name}-{key}.json"
     outcome = read_outcome(path)
     # Runs of other settings give their pictures the same names.
     if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
         progress(config.num_epochs * len(data.train_images))
         return outcome
-    trained = train_once(config, data, runs, progress)
-    outcome = experiment.evaluate(Subject(job, data, trained, settings, out, runs))
+    model, ensemble, metrics = train_once(config, data, folder, progress)
+    outcome = experiment.evaluate(Subject(job, data, model, ensemble, metrics, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)
     names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
-    facts = {**{name: trained.metrics[name] for name in names}, "device": config.device}
-    outcome = replace(outcome, pictures=pictures, run=facts)
-    text = json.dumps(asdict(outcome)) + "\n"
+    facts = {name: metrics[name] for name in names}
+    outcome = replace(outcome, pictures=pictures, run={**facts, "device": config.device})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write_text(text))
+    write_atomically(path, lambda file: file.write_text(json.dumps(asdict(outcome))))
     return outcome
+
+
+def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
+    """Return the folder of the run with these settings on these data: runs/DATASET/MODEL-seedK-FINGERPRINT."""
+    settings = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
+    train, test = (zlib.crc32(images.contiguous().numpy().data) for images in (data.train_images, data.test_images))
+    key = fingerprint({**settings, "images": train, "test": test})
+    return runs / data.name / f"{config.model}-seed{config.seed}-{key}"
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Return eight characters that tell these settings from others."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def train_once(
+    config: TrainingConfig, data: ImageData, folder: Path, progress: Progress
+) -> tuple[LatentVariableModel, ParameterEnsemble | None, dict[str, Any]]:
+    """Return the run in a folder, trained now unless it was before: model, samples of its parameters, metrics.json.
+
+    ``progress`` is called with numbers of images, which add up to ``num_epochs`` times those of the training set.
+    Errors are those of ``ald_ext.training.train``; after TrainingInterrupted the next call resumes.
+    """
+    if (folder / METRICS).is_file():
+        progress(config.num_epochs * len(data.train_images))
+    else:
+        try:
+            train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
+        except TrainingInterrupted as interruption:
+            number = interruption.signal_number
+            message = f"{config.model} on {data.name}: stopped by signal {number}; the same command resumes"
+            raise TrainingInterrupted(message, number) from interruption
+    model, ensemble = trained_model(load_checkpoint(folder / CHECKPOINT, config.device))
+    return model.to(config.device), ensemble, json.loads((folder / METRICS).read_text())
 
 
 def found(picture: Picture, folder: Path) -> Picture:
     """Return the picture with the checksum of the file in the folder; None if there is no file."""
     path = folder / picture.file
     return replace(picture, checksum=zlib.crc32(path.read_bytes()) if path.is_file() else None)
-
-
-def job_key(settings: ImageSettings, job: Job, config: TrainingConfig, data: ImageData) -> str:
-    """Return what tells an outcome from those of other settings or other data."""
-    relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
-    training = {name: value for name, value in config.to_dict().items() if name not in ("device", "data_root")}
-    images = [checksum(data.train_images), checksum(data.test_images)]
-    return fingerprint({"settings": relevant, "job": asdict(job), "training": training, "images": images})
 
 
 def read_outcome(path: Path) -> JobOutcome | None:

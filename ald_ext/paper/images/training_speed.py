@@ -12,9 +12,8 @@ import numpy as np
 from ...training import TrainingConfig
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, JobOutcome, Subject
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
 from .image_generation import COMMON_DIFFERENCES
-from .settings import ImageSettings
 
 #: The number of points at which curves are averaged over the seeds.
 POINTS = 200
@@ -27,7 +26,7 @@ def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig
 
 def evaluate(subject: Subject) -> JobOutcome:
     """Return the learning curve; its seconds are those of training alone, without the evaluations."""
-    metrics = subject.trained.metrics
+    metrics = subject.metrics
     history = metrics["history"]
     curves = {
         "epoch": [row["epoch"] for row in history],

@@ -4,54 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-LOWER, HIGHER, NEITHER = "↓", "↑", ""
-
-#: The direction and the meaning of a figure by a part of its name, where the first that fits counts. "→ 1" stands for
-#: figures that are best at 1.
+#: Which way a figure is better, if either, and its meaning, by a part of its name; the first that fits counts.
 METRICS = {
-    "microseconds_per_step": (LOWER, "microseconds of a step, which gives every datum a new sample"),
-    "growth": (LOWER, "the time of a step with the most data over that with the fewest"),
+    "microseconds_per_step": "↓: microseconds of a step, which gives every datum a new sample",
+    "growth": "↓: the time of a step with the most data over that with the fewest",
     "seconds_to_re": (
-        LOWER,
-        "seconds of training to the RE that the other model ends with; `share` is over the other's seconds",
+        "↓: seconds of training to the RE that the other model ends with; `share` is over the other's seconds"
     ),
-    "mse_averaged": (LOWER, "the same error of the mean reconstruction over samples of the parameters"),
-    "re_averaged": (LOWER, "RE of the mean reconstruction over samples of the parameters"),
-    "denoising_mse": (
-        LOWER,
-        "mean squared error of noisy images' reconstructions to the clean images, pixels in [0, 1]",
-    ),
+    "mse_averaged": "↓: the same error of the mean reconstruction over samples of the parameters",
+    "re_averaged": "↓: RE of the mean reconstruction over samples of the parameters",
+    "denoising_mse": "↓: mean squared error of noisy images' reconstructions to the clean images, pixels in [0, 1]",
     "re": (
-        LOWER,
-        "reconstruction error of held-out images: their mean squared error on pixels in [0, 1], or for binary images "
-        "(bmnist) their cross-entropy in nats",
+        "↓: reconstruction error of held-out images: their mean squared error on pixels in [0, 1], or for "
+        "binary images (bmnist) their cross-entropy in nats"
     ),
-    "fid": (LOWER, "Fréchet Inception distance of samples to real images"),
+    "fid": "↓: Fréchet Inception distance of samples to real images",
     "frechet_efficientnet_lite0": (
-        LOWER,
-        "Fréchet distance between Gaussians fitted to EfficientNet-Lite0's features of samples and of real images; not "
-        "comparable with FID",
+        "↓: Fréchet distance between Gaussians fitted to EfficientNet-Lite0's features of samples and of "
+        "real images; not comparable with FID"
     ),
-    "frechet": (LOWER, "Fréchet distance between Gaussians fitted to features of samples and of real images"),
-    "auprc_normal": (HIGHER, "area under the precision-recall curve with the normal class as the positive one"),
-    "auprc_anomaly": (HIGHER, "area under the precision-recall curve with the anomalies as the positive class"),
-    "auroc": (HIGHER, "area under the ROC curve"),
-    "empty_bins": (
-        NEITHER,
-        "share of empty bins between a pixel's smallest and largest value: how discrete it still is",
-    ),
-    "seconds": (LOWER, "seconds of training"),
-    "mean_mse": (LOWER, "squared error of the samples' mean, averaged over the data"),
-    "ess": (HIGHER, "effective sample size, averaged over data and coordinates"),
-    "mcse": (LOWER, "sum over the coordinates of variance/ESS, averaged over the data"),
-    "standard_error": (LOWER, "Monte Carlo standard error of a coordinate's mean, √(variance/ESS)"),
-    "covariance_error": (LOWER, "largest relative error of an entry of a covariance"),
-    "within_mode_variance_ratio": ("→ 1", "variance around the modes over the exact one"),
-    "variance_ratio": ("→ 1", "a datum's sample variance over the exact one: median, smallest and largest of the data"),
-    "over_avi_full": (LOWER, "ALD's total variation over that of the full Gaussian fit"),
-    "total_variation": (LOWER, "total variation distance to the exact posterior, on a grid of bins"),
-    "mode_share": ("→ 1/8", "share of the samples that the rarest and the commonest of the eight modes have"),
-    "mode_changes": (HIGHER, "share of chains in another mode at the next sample; 7/8 if samples were independent"),
+    "frechet": "↓: Fréchet distance between Gaussians fitted to features of samples and of real images",
+    "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
+    "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
+    "auroc": "↑: area under the ROC curve",
+    "empty_bins": ": share of empty bins between a pixel's smallest and largest value: how discrete it still is",
+    "seconds": "↓: seconds of training",
+    "mean_mse": "↓: squared error of the samples' mean, averaged over the data",
+    "ess": "↑: effective sample size, averaged over data and coordinates",
+    "mcse": "↓: sum over the coordinates of variance/ESS, averaged over the data",
+    "standard_error": "↓: Monte Carlo standard error of a coordinate's mean, √(variance/ESS)",
+    "covariance_error": "↓: largest relative error of an entry of a covariance",
+    "within_mode_variance_ratio": "→ 1: variance around the modes over the exact one",
+    "variance_ratio": "→ 1: a datum's sample variance over the exact one: median, smallest and largest of the data",
+    "over_avi_full": "↓: ALD's total variation over that of the full Gaussian fit",
+    "total_variation": "↓: total variation distance to the exact posterior, on a grid of bins",
+    "mode_share": "→ 1/8: share of the samples that the rarest and the commonest of the eight modes have",
+    "mode_changes": "↑: share of chains in another mode at the next sample; 7/8 if samples were independent",
 }
 
 
@@ -62,18 +50,17 @@ def find_metric(name: str) -> str | None:
 
 def direction(name: str) -> str:
     """Return the arrow that tells which way a figure is better; "" where that is not known."""
-    key = find_metric(name)
-    return METRICS[key][0] if key else NEITHER
+    return METRICS.get(find_metric(name) or "", "").partition(":")[0]
 
 
 def best_value(name: str, values: Sequence[float | None]) -> float | None:
     """Return the best of several values of a figure; None if all are equal, or where no direction is known."""
     finite = [value for value in values if value is not None]
-    pick = {LOWER: min, HIGHER: max}.get(direction(name))
+    pick = {"↓": min, "↑": max}.get(direction(name))
     return pick(finite) if pick and len(set(finite)) > 1 else None
 
 
 def legend(names: Iterable[str]) -> str:
     """Return a list in Markdown of what the figures of these names mean; "" if none is known."""
     keys = dict.fromkeys(key for name in names if (key := find_metric(name)))
-    return "\n".join(f"- `{key}` {METRICS[key][0]}: {METRICS[key][1]}.".replace("` :", "`:") for key in keys)
+    return "\n".join(f"- `{key}` {METRICS[key]}.".replace("` :", "`:") for key in keys)

@@ -10,9 +10,8 @@ from typing import Any
 from .. import EXPERIMENTS, IMAGE_EXPERIMENTS
 from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, distinct, read_json
 from ..results import Picture as ResultPicture
-from .links import Links
 from .metrics import legend
-from .plot import multiples_of
+from .pictures import Links, multiples_of
 from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"
@@ -56,14 +55,9 @@ def labels_of(groups: Sequence[Sequence[Results]]) -> list[str]:
     return labels
 
 
-def slug(label: str) -> str:
-    """Return a label for the names of files: "scaling-preset-paper" for "scaling, preset paper"."""
-    return re.sub(r"\W+", "-", label).strip("-")
-
-
 def section(group: Sequence[Results], label: str, links: Links) -> list[str]:
     """Return the title, tables, notes, pictures and conditions of one experiment, as blocks of Markdown."""
-    first, folder = group[0], slug(label)
+    first, folder = group[0], re.sub(r"\W+", "-", label).strip("-")  # such as scaling-preset-paper
     own = ResultPicture(f"{first.experiment}.png", "")
     title = TITLES.get(first.experiment) or escape(first.pictures[0].caption if first.pictures else "")
     blocks = [f"## {escape(label)}", *([title] if title else []), *([QUICK] if first.quick else [])]
@@ -114,7 +108,8 @@ def tables(group: Sequence[Results]) -> list[str]:
 def conditions(results: Results, links: Links) -> str:
     """Return under which conditions the figures were measured, in a line."""
     versions, jobs = results.versions, results.jobs
-    facts = [count(results.num_seeds, "seed")]
+    num_seeds = max((len(row.values) for row in results.rows), default=0)
+    facts = [f"{num_seeds:,} seed" if num_seeds == 1 else f"{num_seeds:,} seeds"]
     if jobs:
         settings = {**results.settings.get("network", {}), **results.settings}
         sizes = ", ".join(f"{name} {settings[name]}" for name in ("width", "latent_dim") if name in settings)
@@ -130,10 +125,6 @@ def conditions(results: Results, links: Links) -> str:
     what = "Conditions" if results.preset in ("", "default") else f"Conditions of {column_name(results)}"
     file = f" ({links.file(results.folder / FILE, FILE)})" if results.experiment != TRAINED_MODELS else ""
     return f"{what}: {escape(', '.join(facts))}{file}."
-
-
-def count(value: int, what: str) -> str:
-    return f"{value:,} {what}" + ("" if value == 1 else "s")
 
 
 def span(values: Iterable[int]) -> str:

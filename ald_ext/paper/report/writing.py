@@ -9,7 +9,7 @@ from pathlib import Path
 from ...files import write_atomically
 from ..results import find_results
 from .html_page import html_page
-from .links import Links
+from .pictures import Links
 from .sections import grouped, labels_of, read_notes, section, trials_table
 
 INTRODUCTION = "# Results"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ...samplers import LangevinDynamics, LinearGaussianPotential
+from ...samplers import LangevinDynamics
 from ...samplers.diagnostics import effective_sample_size
 from ..pictures import Figure, new_picture
 from ..results import Difference
@@ -19,6 +18,8 @@ from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
+    SamplingSettings,
+    conjugate_gaussian,
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
@@ -30,38 +31,25 @@ LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
 
 
 @dataclass(frozen=True)
-class BivariateSettings:
+class BivariateSettings(SamplingSettings):
     """Settings of the conjugate bivariate Gaussian.
 
     Attributes:
         num_data: the number of data n.
-        num_samples: the samples kept of each sampler.
-        burn_in: the samples before those.
-        step_size: the step size of MALA in the space of z.
-        transitions: the transitions of MALA for one sample.
         ld_step_size: η of plain Langevin dynamics, which takes one step a sample.
-        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
     num_data: int = 3
-    num_samples: int = 10_000
-    burn_in: int = 500
-    step_size: float = 0.2
-    transitions: int = 8
     ld_step_size: float = 0.05
-    network: NetworkSettings | None = None
 
 
 def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outcome:
-    potential = make_potential()
-    x = draw_data(settings.num_data)
+    potential, x = conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
     mean, covariance = potential.posterior(x)
-
-    def ald(transitions: int) -> Any:
-        options: dict[str, Any] = {"step_size": settings.step_size, "transitions": transitions}
-        return make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
-
-    samplers = {"ald": ald(settings.transitions), **({} if settings.network else {"ald_single": ald(1)})}
+    samplers = {"ald": make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed)}
+    if settings.network is None:
+        single = replace(settings, transitions=1)
+        samplers["ald_single"] = make_sampler(single, frozen_tanh_layers(2, seed), potential, x, 2, seed)
     samplers["ld"] = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
     values: dict[str, float] = {}
     drawn = {"mean": mean, "covariance": covariance}
@@ -70,17 +58,6 @@ def run_seed(settings: BivariateSettings, seed: int, progress: Progress) -> Outc
         values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
         drawn[name] = samples
     return Outcome(values, drawn)
-
-
-def make_potential() -> LinearGaussianPotential:
-    likelihood = torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE)
-    return LinearGaussianPotential(torch.zeros(2, dtype=DTYPE), torch.eye(2, dtype=DTYPE), likelihood)
-
-
-def draw_data(num_data: int) -> Tensor:
-    """Draw x = z + noise, (n, 2), from torch's default generator."""
-    factor = torch.linalg.cholesky(torch.tensor(LIKELIHOOD_COVARIANCE, dtype=DTYPE))
-    return torch.randn(num_data, 2, dtype=DTYPE) + torch.randn(num_data, 2, dtype=DTYPE) @ factor.T
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
@@ -113,25 +90,19 @@ def draw(settings: BivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
     """Draw contours of the posteriors, with the first seed's samples over them."""
     drawn = outcomes[0].drawn
     picture, axes = new_picture(2, settings.num_data, (3.2 * settings.num_data, 6.4))
+    angle = torch.linspace(0, 2 * torch.pi, 100, dtype=DTYPE)
+    ellipse = torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(drawn["covariance"]).T
     for row, name in enumerate(("ald", "ld")):
         for datum, axis in enumerate(axes[row]):
-            samples = drawn[name][::5, datum].numpy()
-            axis.plot(*samples.T, ".", markersize=1, alpha=0.4)
-            draw_contours(axis, drawn["mean"][datum], drawn["covariance"])
+            mean = drawn["mean"][datum]
+            axis.plot(*drawn[name][::5, datum].numpy().T, ".", markersize=1, alpha=0.4)
+            for deviations in (1, 2, 3):
+                axis.plot(*(mean + deviations * ellipse).numpy().T, "k", linewidth=0.8)
+            x, y = mean.tolist()
+            axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3), aspect="equal")
             axis.set_title(f"{name.upper()}, datum {datum + 1}", fontsize=9)
-            axis.set_aspect("equal")
     picture.suptitle("Samples, and one, two and three standard deviations of the exact posterior", fontsize=10)
     return picture
-
-
-def draw_contours(axis: Any, mean: Tensor, covariance: Tensor) -> None:
-    angle = torch.linspace(0, 2 * torch.pi, 100, dtype=mean.dtype)
-    circle = torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(covariance).T
-    for deviations in (1, 2, 3):
-        ellipse = mean + deviations * circle
-        axis.plot(*ellipse.numpy().T, "k", linewidth=0.8)
-    x, y = mean.tolist()
-    axis.set(xlim=(x - 3, x + 3), ylim=(y - 3, y + 3))
 
 
 PROBLEM_DIFFERENCES = (

@@ -18,6 +18,7 @@ from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
+    SamplingSettings,
     draw_samples,
     last_layer_differences,
     make_sampler,
@@ -27,46 +28,37 @@ NUM_MODES = 8
 
 
 @dataclass(frozen=True)
-class EightGaussiansSettings:
-    """Settings of the mixture of eight Gaussians.
+class EightGaussiansSettings(SamplingSettings):
+    """Settings of the mixture of eight Gaussians. Its burn-in is counted in epochs.
 
     Attributes:
         radius, deviation: the radius of the ring of modes and their standard deviation; the paper prints neither.
         num_inputs: the number k of fixed inputs u ~ N(0, I), each of which is a chain.
         input_dim: d_u.
         batch_size: the number m of chains that move at a step.
-        num_samples: the samples of all chains together.
-        burn_in: the epochs before those.
         epochs_a_sample: the epochs between two samples of a chain.
         num_features, length_scale: the number and the length scale of the random Fourier features.
-        step_size: the step size of MALA in the space of z.
-        transitions: the transitions of MALA for one minibatch.
-        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
+    burn_in: int = 10
+    step_size: float = 0.08
+    transitions: int = 20
     radius: float = 2.0
     deviation: float = 0.3
     num_inputs: int = 1000
     input_dim: int = 8
     batch_size: int = 100
-    num_samples: int = 10_000
-    burn_in: int = 10
     epochs_a_sample: int = 5
     num_features: int = 2048
     length_scale: float = 1.0
-    step_size: float = 0.08
-    transitions: int = 20
-    network: NetworkSettings | None = None
 
 
 def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
     u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
-    features = RandomFourierFeatures(
-        settings.input_dim, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE
-    )
-    options = {"transitions": settings.transitions, "step_size": settings.step_size, "initial_scale": 0.1}
+    scale = settings.length_scale
+    features = RandomFourierFeatures(settings.input_dim, settings.num_features, scale, seed=seed, dtype=DTYPE)
     potential = ring_potential(settings)
-    sampler = make_sampler(settings.network, features, potential, u, 2, seed, settings.batch_size, **options)
+    sampler = make_sampler(settings, features, potential, u, 2, seed, settings.batch_size, initial_scale=0.1)
     epoch = settings.num_inputs // settings.batch_size
     samples = draw_samples(
         sampler,

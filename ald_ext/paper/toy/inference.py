@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...optim import PSGLD
-from ...samplers import AmortizedLangevin, LastLayerSGALD, Potential, WhitenedFeatures, tanh_network
+from ...samplers import AmortizedLangevin, LastLayerSGALD, WhitenedFeatures, tanh_network
 from ...samplers.collection import Sampler, collect
+from ...samplers.potential import LinearGaussianPotential, Potential
 from ..results import Difference
 from ..workers import Progress
 
@@ -41,8 +42,27 @@ class NetworkSettings:
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Settings that the experiments with an inference network have in common.
+
+    Attributes:
+        num_samples: the samples of each sampler, of all chains together.
+        burn_in: the steps before those.
+        step_size: the step size of MALA in the space of z.
+        transitions: the transitions of MALA for one sample of the data or of a minibatch.
+        network: settings of the network whose layers all move; None: only the last layer moves.
+    """
+
+    num_samples: int = 10_000
+    burn_in: int = 500
+    step_size: float = 0.2
+    transitions: int = 8
+    network: NetworkSettings | None = None
+
+
 def make_sampler(
-    settings: NetworkSettings | None,
+    settings: SamplingSettings,
     features: torch.nn.Module,
     potential: Potential,
     x: Tensor,
@@ -51,24 +71,16 @@ def make_sampler(
     batch_size: int | None = None,
     **options: Any,
 ) -> Any:
-    """Return SGALD of the last layer, or with settings of a network ALD of all its layers.
+    """Return SGALD of the last layer on whitened features, or with settings of a network ALD of all its layers.
 
-    Args:
-        settings: settings of a network that moves as a whole (paper: Algorithm 1; with minibatches, Eq. 7); None: the
-            last layer on the whitened features moves.
-        features: the last layer's features.
-        potential: U(x, z).
-        x: data, (n, d_x).
-        latent_dim: d_z.
-        seed: the seed of weights and noise.
-        batch_size: m; None: n.
-        options: further arguments of ``LastLayerSGALD``.
+    The latter is the paper's Algorithm 1, with minibatches Eq. 7. ``options`` are further ones of ``LastLayerSGALD``.
     """
-    if settings is None:
+    if settings.network is None:
         whitened = WhitenedFeatures(features, x)
+        options |= {"step_size": settings.step_size, "transitions": settings.transitions}
         return LastLayerSGALD(whitened, potential, x, latent_dim, batch_size=batch_size, seed=seed, **options)
     network = tanh_network([x.shape[1], *[WIDTH] * HIDDEN_LAYERS, latent_dim], seed=seed, dtype=x.dtype)
-    optimizer = PSGLD(network.parameters(), num_data=1, seed=seed, **asdict(settings))
+    optimizer = PSGLD(network.parameters(), num_data=1, seed=seed, **asdict(settings.network))
     return AmortizedLangevin(network, potential, x, optimizer, batch_size=batch_size, reduction="sum", seed=seed)
 
 
@@ -76,6 +88,17 @@ def frozen_tanh_layers(input_dim: int, seed: int) -> torch.nn.Module:
     """Return all layers of the paper's network but the last."""
     layers = tanh_network([input_dim, *[WIDTH] * HIDDEN_LAYERS], seed=seed, dtype=DTYPE)
     return torch.nn.Sequential(layers, torch.nn.Tanh())
+
+
+def conjugate_gaussian(
+    likelihood_covariance: Sequence[Sequence[float]], num_data: int
+) -> tuple[LinearGaussianPotential, Tensor]:
+    """Return U(x, z) where z ~ N(0, I) and x ~ N(z, Σ_x), and data x, (n, d), from torch's default generator."""
+    covariance = torch.tensor(likelihood_covariance, dtype=DTYPE)
+    unit = torch.eye(len(covariance), dtype=DTYPE)
+    z, noise = torch.randn(2, num_data, len(covariance), dtype=DTYPE)
+    x = z + noise @ torch.linalg.cholesky(covariance).T
+    return LinearGaussianPotential(torch.zeros_like(unit[0]), unit, covariance), x
 
 
 class Reported:

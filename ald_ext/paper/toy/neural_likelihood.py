@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .inference import (
     NETWORK_DIFFERENCES,
     WIDTH,
     NetworkSettings,
+    SamplingSettings,
     draw_samples,
     frozen_tanh_layers,
     last_layer_differences,
@@ -38,38 +40,31 @@ ELBO_SAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class NeuralSettings:
-    """Settings of the neural likelihood.
+class NeuralSettings(SamplingSettings):
+    """Settings of the neural likelihood. Its step size is the mean ε of leapfrog steps, whose η = ε²/2.
 
     Attributes:
         num_data: the number of data n.
-        num_samples: the samples of ALD, of all chains together.
-        burn_in: the steps before those.
-        chains: the number of independent last layers.
-        step_size: the mean ε of the leapfrog steps, whose η = ε²/2.
+        chains: the number of independent last layers; a network whose layers all move is one chain.
         jitter: ε is uniform on [1 - jitter, 1 + jitter]·step_size.
-        transitions: the transitions for one sample.
         bins: the bins of the histograms along each side.
         points_a_bin: the grid's points along each side of a bin.
         avi_steps, avi_lr, avi_samples: steps, learning rate and samples a step of the variational fits.
         avi_restarts: the number of fits, of which the one with the best ELBO counts, as a fit may end in a minor mode.
-        network: settings of the network whose layers all move, as one chain; None: only the last layer moves.
     """
 
-    num_data: int = 3
-    num_samples: int = 10_000
     burn_in: int = 50
-    chains: int = 20
     step_size: float = 0.75
-    jitter: float = 0.95
     transitions: int = 30
+    num_data: int = 3
+    chains: int = 20
+    jitter: float = 0.95
     bins: int = 32
     points_a_bin: int = 8
     avi_steps: int = 3000
     avi_lr: float = 3e-3
     avi_samples: int = 16
     avi_restarts: int = 3
-    network: NetworkSettings | None = None
 
 
 class NeuralPotential:
@@ -86,7 +81,8 @@ class NeuralPotential:
 def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
     decoder = random_decoder()
     potential = NeuralPotential(decoder)
-    x = draw_data(decoder, settings.num_data)
+    x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
+    x = x + OBSERVATION_SCALE * torch.randn_like(x)
     truth = grid_truth(potential, x, settings)
     masses = {"truth": truth}
     for covariance in ("diagonal", "full"):
@@ -112,11 +108,6 @@ def random_decoder() -> nn.Sequential:
         nn.init.normal_(linear.bias, std=BIAS_SCALE)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1]).requires_grad_(False)
-
-
-def draw_data(decoder: nn.Module, num_data: int) -> Tensor:
-    x: Tensor = decoder(torch.randn(num_data, 2, dtype=DTYPE))
-    return x + OBSERVATION_SCALE * torch.randn_like(x)
 
 
 def grid_points(settings: NeuralSettings) -> Tensor:
@@ -150,15 +141,8 @@ def fit_encoder(
         network_seed = seed * settings.avi_restarts + restart
         network = tanh_network([2, *[WIDTH] * HIDDEN_LAYERS, outputs], seed=network_seed, dtype=DTYPE)
         encoders.append(GaussianEncoder(network, 2, covariance))
-        fit_variational(
-            encoders[-1],
-            potential,
-            x,
-            num_steps=settings.avi_steps,
-            lr=settings.avi_lr,
-            num_samples=settings.avi_samples,
-            on_step=lambda: progress(1),
-        )
+        options: Any = {"num_steps": settings.avi_steps, "lr": settings.avi_lr, "num_samples": settings.avi_samples}
+        fit_variational(encoders[-1], potential, x, **options, on_step=lambda: progress(1))
         with torch.no_grad():
             losses.append(negative_elbo(encoders[-1], potential, x, ELBO_SAMPLES).mean().item())
     return encoders[losses.index(min(losses))]
@@ -180,9 +164,8 @@ def draw_ald_samples(
     settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
 ) -> Tensor:
     chains = settings.chains if settings.network is None else 1
-    options = {name: getattr(settings, name) for name in ("transitions", "step_size", "jitter")}
-    options |= {"kernel": HMC, "num_leapfrog_steps": 1, "chains": chains}
-    sampler = make_sampler(settings.network, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
+    options: Any = {"kernel": HMC, "num_leapfrog_steps": 1, "jitter": settings.jitter, "chains": chains}
+    sampler = make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
     return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
 
 
@@ -249,14 +232,8 @@ EXPERIMENT = Experiment(
         "default": NeuralSettings(),
         "paper": NeuralSettings(burn_in=1000, network=NetworkSettings(lr=0.003)),
     },
-    quick={
-        "num_samples": 2000,
-        "avi_steps": 300,
-        "avi_lr": 1e-2,
-        "avi_samples": 8,
-        "avi_restarts": 1,
-        "transitions": 5,
-    },
+    quick={"num_samples": 2000, "transitions": 5}
+    | {"avi_steps": 300, "avi_lr": 1e-2, "avi_samples": 8, "avi_restarts": 1},
     units=lambda settings: (
         2 * settings.avi_steps * settings.avi_restarts
         + settings.num_samples // (settings.chains if settings.network is None else 1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...samplers import LangevinDynamics, LinearGaussianPotential, RandomFourierFeatures
+from ...samplers import LangevinDynamics, RandomFourierFeatures
 from ...samplers.diagnostics import effective_sample_size
 from ..pictures import Figure, new_picture
 from ..results import Difference
@@ -19,50 +18,44 @@ from .inference import (
     DTYPE,
     NETWORK_DIFFERENCES,
     NetworkSettings,
+    SamplingSettings,
+    conjugate_gaussian,
     draw_samples,
     last_layer_differences,
     make_sampler,
 )
 
-PRIOR_VARIANCE, LIKELIHOOD_VARIANCE = 1.0, 0.01
+#: Σ_x.
+LIKELIHOOD_COVARIANCE = ((0.01,),)
 
 
 @dataclass(frozen=True)
-class UnivariateSettings:
+class UnivariateSettings(SamplingSettings):
     """Settings of the conjugate univariate Gaussian.
 
     Attributes:
         num_data: the number of data n.
-        batch_size: the minibatch's size m.
-        num_samples: the samples of each sampler; SGALD moves one minibatch a sample.
-        burn_in: the samples before those.
+        batch_size: the minibatch's size m; SGALD moves one minibatch a sample.
         num_features, length_scale: the number and the length scale of the random Fourier features.
-        step_size: the step size of MALA in the space of z.
-        transitions: the transitions of MALA for one minibatch.
         ld_step_size: η of plain Langevin dynamics, which moves all data at every step.
-        network: settings of the network whose layers all move; None: only the last layer moves.
     """
 
-    num_data: int = 100
-    batch_size: int = 10
     num_samples: int = 20_000
-    burn_in: int = 500
-    num_features: int = 512
-    length_scale: float = 0.003
     step_size: float = 0.01
     transitions: int = 5
+    num_data: int = 100
+    batch_size: int = 10
+    num_features: int = 512
+    length_scale: float = 0.003
     ld_step_size: float = 0.001
-    network: NetworkSettings | None = None
 
 
 def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Outcome:
-    potential = make_potential()
-    x = draw_data(settings.num_data)
+    potential, x = conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
     mean, covariance = potential.posterior(x)
     features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
-    options = {"step_size": settings.step_size, "transitions": settings.transitions}
     samplers = {
-        "sgald": make_sampler(settings.network, features, potential, x, 1, seed, settings.batch_size, **options),
+        "sgald": make_sampler(settings, features, potential, x, 1, seed, settings.batch_size),
         "ld": LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed),
     }
     values: dict[str, float] = {}
@@ -73,17 +66,6 @@ def run_seed(settings: UnivariateSettings, seed: int, progress: Progress) -> Out
         values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
         drawn[name] = samples
     return Outcome(values, drawn)
-
-
-def make_potential() -> LinearGaussianPotential:
-    prior, likelihood = (torch.tensor([[value]], dtype=DTYPE) for value in (PRIOR_VARIANCE, LIKELIHOOD_VARIANCE))
-    return LinearGaussianPotential(torch.zeros(1, dtype=DTYPE), prior, likelihood)
-
-
-def draw_data(num_data: int) -> Tensor:
-    """Draw x = z + noise, (n, 1), from torch's default generator."""
-    z, noise = torch.randn(2, num_data, 1, dtype=DTYPE)
-    return z * PRIOR_VARIANCE**0.5 + noise * LIKELIHOOD_VARIANCE**0.5
 
 
 def accuracy(samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
@@ -106,8 +88,12 @@ def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
     names = [("ld", "LD"), ("sgald", "SGALD")]
     picture, axes = new_picture(2, 3, (11, 6))
     for row, (name, label) in enumerate(names):
-        trace = drawn[name][: 5 * settings.burn_in, :, 0]
-        draw_traces(axes[row, 0], trace[:, chosen], drawn["mean"][chosen, 0], drawn["deviation"].item())
+        axes[row, 0].plot(drawn[name][: 5 * settings.burn_in, chosen, 0].numpy(), linewidth=0.5)
+        for mean in drawn["mean"][chosen, 0].tolist():
+            for deviations, style in ((0, "-"), (-1, "--"), (1, "--")):
+                height = mean + deviations * drawn["deviation"].item()
+                axes[row, 0].axhline(height, color="k", linewidth=0.6 if deviations else 0.8, linestyle=style)
+        axes[row, 0].set_xlabel("MCMC steps", fontsize=8)
         axes[row, 0].set_title(f"{label}, three data from the first step on", fontsize=9)
         kept = drawn[name][settings.burn_in :, :, 0]
         axes[row, 1].hist((kept.var(0) / drawn["deviation"].item() ** 2).numpy(), bins=20)
@@ -118,15 +104,6 @@ def draw(settings: UnivariateSettings, outcomes: Sequence[Outcome]) -> Figure:
         axes[row, 2].axhline(0, color="k", linewidth=0.8)
         axes[row, 2].set_title(f"{label}: error of the mean against the true mean", fontsize=9)
     return picture
-
-
-def draw_traces(axis: Any, traces: Tensor, means: Tensor, deviation: float) -> None:
-    axis.plot(traces.numpy(), linewidth=0.5)
-    for mean in means.tolist():
-        axis.axhline(mean, color="k", linewidth=0.8)
-        for sign in (-1, 1):
-            axis.axhline(mean + sign * deviation, color="k", linewidth=0.6, linestyle="--")
-    axis.set_xlabel("MCMC steps", fontsize=8)
 
 
 LD_DIFFERENCE = Difference("step size of LD", "not printed", "0.001", "the bias of its variance is 5%")

@@ -21,11 +21,16 @@ from ..progress import progress_bar
 from ..threads import FastestThreads
 from .checkpoints import load_checkpoint
 from .config import TrainingConfig
-from .evaluation import averaged_reconstruction_error, evaluating, reconstruction_error, values_of_data
+from .evaluation import (
+    averaged_reconstruction_error,
+    evaluating,
+    random_state_kept,
+    reconstruction_error,
+    values_of_data,
+)
 from .interruption import Interruption, TrainingInterrupted
 from .pictures import curves, grid, pair_up, save_picture
 from .run import MakeModel, Run, Totals, start_run
-from .tensorboard import TensorBoardLog
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"
 SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves.png"
@@ -55,12 +60,12 @@ class Loop:
             self.threads.number = run.threads_by_step[-1][1]
         # A checkpoint between two epochs is written after the scalars of its step, one inside an epoch before them.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
-        wanted = run.config.tensorboard and out is not None
-        self.log = TensorBoardLog((out or Path()) / TENSORBOARD, first_step, wanted)
+        self.log = open_log(out / TENSORBOARD, first_step) if run.config.tensorboard and out is not None else None
 
     def close(self) -> None:
         """Write what is left of the log."""
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     def train(self) -> None:
         """Train up to the configured number of epochs.
@@ -140,7 +145,9 @@ class Loop:
         run.history.append(row)
         run.seconds_after_epoch.append(run.seconds)
         run.batch, run.totals = 0, Totals()
-        self.log.scalars(run.step, row)
+        if self.log is not None:
+            for name, value in row.items():
+                self.log.add_scalar(name, value, run.step)
         if not last and run.config.pictures_every and run.epoch % run.config.pictures_every == 0:
             self.save_pictures()
         if last or run.config.checkpoint_every is None:
@@ -185,8 +192,18 @@ class Loop:
         for name, shown in pictures.items():
             table = grid(shown)
             save_picture(folder / name, table)
-            self.log.picture(run.step, Path(name).stem, table)
+            if self.log is not None:
+                self.log.add_image(Path(name).stem, table, run.step, dataformats="HWC")
         write_atomically(folder / CURVES, lambda file: curves(run.history, run.config.model, file))
+
+
+def open_log(folder: Path, first_step: int) -> Any:
+    """Return a log for TensorBoard without an earlier run's events from ``first_step`` on. ImportError without one."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(f"tensorboard: {error}. Install it: pip install tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
 
 
 def train(
@@ -234,7 +251,7 @@ def train(
             "--overwrite to begin again"
         )
     state = load_checkpoint(checkpoint) if resume else None
-    with torch.random.fork_rng(cuda_devices()):
+    with random_state_kept():
         run = start_run(config, data, make_model)
         if state is not None:
             run.restore(state)
@@ -269,17 +286,12 @@ def fit(
         TrainingDivergedError: the loss stopped being finite, or exploded.
         TrainingInterrupted: SIGINT or SIGTERM came.
     """
-    with torch.random.fork_rng(cuda_devices()):
+    with random_state_kept():
         run = start_run(config, data, make_model)
         loop = Loop(run, None, progress)
         with loop.threads.in_use():
             loop.train()
     return run
-
-
-def cuda_devices() -> list[int]:
-    """Return all GPUs, whose random states a run must leave as they were."""
-    return list(range(torch.cuda.device_count()))
 
 
 def measure(run: Run) -> dict[str, Any]:

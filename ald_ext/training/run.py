@@ -27,6 +27,9 @@ INITIAL_IMAGES = 500
 #: The dataset of runs on data that were passed in and have no name.
 GIVEN_DATA = "(given in Python)"
 
+#: What a run counts and measures: fields of :class:`Run` and entries of a checkpoint.
+MEASURED = ("epoch", "batch", "step", "seconds", "history", "seconds_after_epoch", "threads_by_step")
+
 MakeModel = Callable[[ModelConfig], LatentVariableModel]
 
 
@@ -85,18 +88,12 @@ class Run:
         return {
             **model_contents(self.model),
             **self.learned(),
+            **{name: getattr(self, name) for name in MEASURED},
             "config": self.config.to_dict(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
             "num_data": len(self.data.train_images),
             "scheduler": self.scheduler.state_dict(),
             "totals": dataclasses.asdict(self.totals),
-            "history": self.history,
             "ensemble": state_of_ensemble(self.ensemble),
-            "seconds": self.seconds,
-            "seconds_after_epoch": self.seconds_after_epoch,
-            "threads_by_step": self.threads_by_step,
         }
 
     def learned(self) -> dict[str, Any]:
@@ -128,11 +125,9 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
-        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.totals, self.history = Totals(**state["totals"]), state["history"]
-        self.seconds = state["seconds"]
-        self.seconds_after_epoch = state.get("seconds_after_epoch", [])  # checkpoints of earlier versions have none
-        self.threads_by_step = state.get("threads_by_step", [])
+        self.totals = Totals(**state["totals"])
+        for name in MEASURED:
+            setattr(self, name, state.get(name, getattr(self, name)))  # checkpoints of earlier versions lack some
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:

@@ -13,6 +13,7 @@ from ..models.config import SETTINGS_OF_DATA
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.loop import CHECKPOINT
+from ..training.ranks import Ranks, process_group
 from .options import choose_device, options_of, parse_options
 
 #: Options of all fields but two: --network is the model's setting of that name, and --device may be auto.
@@ -63,17 +64,22 @@ def train_command(
     """Train a model: config.json, metrics.json, checkpoint.pt and pictures in OUT."""
     if resume and config is not None:
         raise ValueError(f"config: got {str(config)!r} with --resume, expected one of them: a run keeps its settings")
-    given = {**settings, "device": choose_device(device)}
+    chosen = choose_device(device)
+    given = {**settings, "device": chosen}
     saved: dict[str, Any] = {}
     if config is not None:
         saved = TrainingConfig.load(config).to_dict()
     if resume:
         saved = load_checkpoint(out / CHECKPOINT)["config"]
-    metrics = train(merged_config(saved, given, parse_options(option or [])), out, resume=resume, overwrite=overwrite)
-    typer.echo(
-        f"test RE {metrics['test_re']:.4f} after {metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
-        f"{metrics['images_per_second']:.0f} images/s; results in {out}"
-    )
+    merged = merged_config(saved, given, parse_options(option or []))
+    with process_group(chosen):
+        metrics = train(merged, out, resume=resume, overwrite=overwrite)
+        first = Ranks().rank == 0
+    if first:
+        typer.echo(
+            f"test RE {metrics['test_re']:.4f} after {metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+            f"{metrics['images_per_second']:.0f} images/s; results in {out}"
+        )
 
 
 def with_options(command: Any, options: list[inspect.Parameter]) -> None:

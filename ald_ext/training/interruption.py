@@ -27,9 +27,14 @@ class Interruption:
 
     Only the main thread can handle signals; in others the context does nothing. A signal that the process was started
     to ignore stays ignored.
+
+    Args:
+        patient: ignore further signals, too: torchrun passes on those that its processes had from the terminal already,
+            and kills them after a while.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.signal_number: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -46,7 +51,8 @@ class Interruption:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
+        if not self.patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -53,14 +53,16 @@ class Loop:
 
     def __init__(self, run: Run, out: Path | None, progress: Progress = True) -> None:
         self.run, self.out = run, out
-        self.show_progress = progress is True
-        self.report_images = progress if callable(progress) else None
-        self.threads = FastestThreads(run.config.threads)
+        writes = run.ranks.rank == 0
+        self.show_progress = progress is True and writes
+        self.report_images = progress if callable(progress) and writes else None
+        self.threads = FastestThreads(run.ranks.threads(run.config.threads))
         if run.threads_by_step and torch.device(run.config.device).type == "cpu":
             self.threads.number = run.threads_by_step[-1][1]
         # A checkpoint between two epochs is written after the scalars of its step, one inside an epoch before them.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
-        self.log = open_log(out / TENSORBOARD, first_step) if run.config.tensorboard and out is not None else None
+        wanted = run.config.tensorboard and writes
+        self.log = open_log(out / TENSORBOARD, first_step) if wanted and out is not None else None
 
     def close(self) -> None:
         """Write what is left of the log."""
@@ -83,7 +85,8 @@ class Loop:
         bar = progress_bar(show=self.show_progress, **options)
         if self.report_images is not None:
             self.report_images(done)
-        with Interruption() as self.interruption, bar as self.bar:
+        run.ranks.broadcast(run.model)
+        with Interruption(patient=run.ranks.count > 1) as self.interruption, bar as self.bar:
             while run.epoch < run.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()
@@ -101,16 +104,18 @@ class Loop:
     def _make_step(self, x: Tensor, index: Tensor) -> None:
         run, every = self.run, self.run.config.checkpoint_every
         self._choose_threads(x, index)
-        loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index))
+        count, share = run.batches.size(run.batch), run.batches.share(run.batch)
+        run.ranks.signal_number = self.interruption.signal_number
+        loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index, share))
         run.scheduler.step()
         run.step += 1
         run.batch += 1
-        run.totals.add(len(x), loss, run.model.diagnostics)
+        run.totals.add(count, loss, run.model.diagnostics)
         if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
             run.ensemble.append(run.model)
-        self.bar.update(len(x))
+        self.bar.update(count)
         if self.report_images is not None:
-            self.report_images(len(x))
+            self.report_images(count)
         if every is not None and run.step % every == 0:
             self._take_time()
             self._save()
@@ -140,7 +145,7 @@ class Loop:
         row = {"epoch": run.epoch, "step": run.step, "lr": float(run.optimizer.param_groups[0]["lr"])}
         row |= run.totals.means()
         if last or run.epoch % run.config.evaluate_every == 0:
-            row["test_re"] = reconstruction_error(run.model, run.data.test_images)
+            row["test_re"] = run.ranks.once(lambda: reconstruction_error(run.model, run.data.test_images))
             self.bar.set_postfix(epoch=run.epoch, loss=f"{row['loss']:.1f}", RE=f"{row['test_re']:.4f}")
         run.history.append(row)
         run.seconds_after_epoch.append(run.seconds)
@@ -149,12 +154,13 @@ class Loop:
             for name, value in row.items():
                 self.log.add_scalar(name, value, run.step)
         if not last and run.config.pictures_every and run.epoch % run.config.pictures_every == 0:
-            self.save_pictures()
+            run.ranks.once(self.save_pictures)
         if last or run.config.checkpoint_every is None:
             self._save()
 
     def _stop_if_asked(self) -> None:
-        number = self.interruption.signal_number
+        self.run.ranks.signal_number = self.interruption.signal_number
+        number = self.run.ranks.agreed_signal(self.run.step)
         if number is None:
             return
         stopped = f"stopped by signal {number} at step {self.run.step}"
@@ -174,8 +180,17 @@ class Loop:
     def _save(self) -> None:
         self.run.training_step.watch.check(self.run.step, self.run.model, self.run.optimizer)
         if self.out is not None:
-            write_tensors(self.out / CHECKPOINT, self.run.state())
+            path = self.out / CHECKPOINT
+            self.run.ranks.once(lambda: write_tensors(path, self.run.state()))
         self._since = time.perf_counter()
+
+    def finish(self) -> dict[str, Any]:
+        """Write metrics and pictures of the finished run, and return the metrics."""
+        assert self.out is not None
+        metrics = measure(self.run)
+        write_json(self.out / METRICS, metrics)
+        self.save_pictures()
+        return metrics
 
     def save_pictures(self) -> None:
         """Save reconstructions of the first test images, samples if the model has a prior, and the curves."""
@@ -195,6 +210,14 @@ class Loop:
             if self.log is not None:
                 self.log.add_image(Path(name).stem, table, run.step, dataformats="HWC")
         write_atomically(folder / CURVES, lambda file: curves(run.history, run.config.model, file))
+
+
+def prepare(out: Path, config: TrainingConfig) -> None:
+    """Make a run's folder with its config.json, and remove what a killed run left."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        remove_leftovers(out / name)
+    config.save(out / CONFIG)
 
 
 def open_log(folder: Path, first_step: int) -> Any:
@@ -255,16 +278,10 @@ def train(
         run = start_run(config, data, make_model)
         if state is not None:
             run.restore(state)
-        out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            remove_leftovers(out / name)
-        run.config.save(out / CONFIG)
+        run.ranks.once(lambda: prepare(out, run.config))
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             loop.train()
-            metrics = measure(run)
-            write_json(out / METRICS, metrics)
-            loop.save_pictures()
-    return metrics
+            return run.ranks.once(loop.finish)
 
 
 def fit(
@@ -314,6 +331,7 @@ def measure(run: Run) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(run.config.device),
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "device": run.config.device,
+        "processes": run.ranks.count,
         "captured": run.training_step.captured,
         "why_not_captured": run.eager_because,
         "threads": torch.get_num_threads(),

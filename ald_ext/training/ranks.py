@@ -150,7 +150,7 @@ class Ranks:
         self._sum([loss, *gradients, *adapted, *model.diagnostics.values(), self._signals])
         for chains in modules:
             if isinstance(chains, PersistentChains):
-                self._gather(chains, chains.moved if share else chains.moved[:0])
+                self._gather(chains)
         return loss
 
     def agreed_signal(self, step: int) -> int | None:
@@ -190,10 +190,10 @@ class Ranks:
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
-    def _gather(self, chains: PersistentChains, moved: Tensor) -> None:
-        """Take over the states of the chains that each rank moved."""
+    def _gather(self, chains: PersistentChains) -> None:
+        """Take over the states of the chains that each rank moved, the last rank's where several moved one."""
         of_all: list[Any] = [None] * self.count
-        self._collectively(dist.all_gather_object, of_all, (moved.cpu(), chains.z[moved].cpu()))
+        self._collectively(dist.all_gather_object, of_all, (chains.moved.cpu(), chains.z[chains.moved].cpu()))
         for index, z in of_all:
             chains.z[index.to(chains.z.device)] = z.to(chains.z.device)
 

@@ -10,6 +10,8 @@ import typer
 
 from ..models import MODELS
 from ..models.config import SETTINGS_OF_DATA
+from ..models.likelihoods import LIKELIHOODS
+from ..settings import require
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.loop import CHECKPOINT
@@ -39,6 +41,9 @@ def merged_config(saved: dict[str, Any], given: dict[str, Any], model_options: d
         saved: settings as :meth:`TrainingConfig.to_dict` gives them, or none.
         given: options of the command line; None is one that was not given.
         model_options: KEY=VALUE of ``--option``.
+
+    Raises:
+        ValueError: a bad setting, or one that only another likelihood reads.
     """
     given = {name: value for name, value in given.items() if value is not None}
     network = {option.name: given.pop(option.name) for option in MODEL_OPTIONS if option.name in given}
@@ -46,7 +51,13 @@ def merged_config(saved: dict[str, Any], given: dict[str, Any], model_options: d
         network["precision_prior"] = parse_precision_prior(network["precision_prior"])
     other_model = "model" in given and given["model"] != saved.get("model", given["model"])
     saved_network = {} if other_model else saved.get("network", {})
-    return TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network, **model_options}})
+    config = TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network, **model_options}})
+    chosen = config.network.likelihood
+    for name in (*network, *model_options):
+        readers = [likelihood.name for likelihood in LIKELIHOODS.values() if name in likelihood.settings]
+        expected = f"likelihood {' or '.join(readers)}, which reads it"
+        require(not readers or chosen in readers, name.replace("_", "-"), f"it with likelihood {chosen}", expected)
+    return config
 
 
 def train_command(

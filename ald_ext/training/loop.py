@@ -28,7 +28,7 @@ from .evaluation import (
     reconstruction_error,
     values_of_data,
 )
-from .interruption import Interruption, TrainingInterrupted
+from .interruption import TrainingInterrupted
 from .pictures import curves, grid, pair_up, save_picture
 from .run import MakeModel, Run, Totals, start_run
 
@@ -86,7 +86,7 @@ class Loop:
         if self.report_images is not None:
             self.report_images(done)
         run.ranks.broadcast(run.model)
-        with Interruption(patient=run.ranks.count > 1) as self.interruption, bar as self.bar:
+        with run.ranks.interruption, bar as self.bar:
             while run.epoch < run.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()
@@ -105,7 +105,6 @@ class Loop:
         run, every = self.run, self.run.config.checkpoint_every
         self._choose_threads(x, index)
         count, share = run.batches.size(run.batch), run.batches.share(run.batch)
-        run.ranks.signal_number = self.interruption.signal_number
         loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index, share))
         run.scheduler.step()
         run.step += 1
@@ -159,7 +158,6 @@ class Loop:
             self._save()
 
     def _stop_if_asked(self) -> None:
-        self.run.ranks.signal_number = self.interruption.signal_number
         number = self.run.ranks.agreed_signal(self.run.step)
         if number is None:
             return
@@ -241,6 +239,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, and leave config.json, checkpoint.pt, metrics.json and pictures in ``out``.
 
+    Where torch.distributed has a process group, all its processes call this with the same arguments but for the device:
+    they train one model together, dividing each minibatch, and only the first of them writes and shows progress.
+
     Args:
         config: the settings.
         out: folder of the results.
@@ -263,6 +264,7 @@ def train(
         FileNotFoundError: no checkpoint to resume from, or no data.
         ValueError: settings that are bad or do not fit the data, or the checkpoint of another run.
         OSError: ``out`` cannot be written to, or the disk is full; an earlier checkpoint is as it was.
+        ConnectionError: another process of the group failed, or is gone.
         TrainingDivergedError: the loss stopped being finite, or exploded.
         TrainingInterrupted: SIGINT or SIGTERM came; the checkpoint holds all that was done.
     """
@@ -287,7 +289,7 @@ def train(
 def fit(
     config: TrainingConfig, data: ImageData, *, make_model: MakeModel | None = None, progress: Progress = False
 ) -> Run:
-    """Train a model in memory, and write nothing.
+    """Train a model in memory, and write nothing; with several processes as :func:`train`.
 
     Args:
         config: the settings; ``dataset`` is not used.
@@ -302,6 +304,7 @@ def fit(
         ValueError: settings that are bad or do not fit the data.
         TrainingDivergedError: the loss stopped being finite, or exploded.
         TrainingInterrupted: SIGINT or SIGTERM came.
+        ConnectionError: another process of the group failed, or is gone.
     """
     with random_state_kept():
         run = start_run(config, data, make_model)

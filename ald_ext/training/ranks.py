@@ -39,7 +39,7 @@ from ..models.saving import first_line
 from ..settings import require
 from ..threads import chosen_by_user
 from .divergence import LOOK_EVERY
-from .interruption import SIGNALS
+from .interruption import SIGNALS, Interruption
 
 if TYPE_CHECKING:
     from .config import TrainingConfig
@@ -87,13 +87,13 @@ class Ranks:
     Attributes:
         rank: number of this process.
         count: number of processes.
-        signal_number: the signal that asked this process to stop; None if there was none.
+        interruption: the signals that ask this process to stop.
     """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        self.signal_number: int | None = None
+        self.interruption = Interruption(patient=self.count > 1)
         self._signals = torch.zeros(len(SIGNALS))  # of all ranks
 
     def check_same(self, config: TrainingConfig, images: Tensor) -> None:
@@ -145,7 +145,7 @@ class Ranks:
         for step_size in adapted:
             step_size.mul_(share)
         model.diagnostics = {name: value * share for name, value in model.diagnostics.items()}
-        self._signals = loss.new_tensor([float(self.signal_number == number) for number in SIGNALS])
+        self._signals = loss.new_tensor([float(self.interruption.signal_number == number) for number in SIGNALS])
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         self._sum([loss, *gradients, *adapted, *model.diagnostics.values(), self._signals])
         for chains in modules:
@@ -156,7 +156,7 @@ class Ranks:
     def agreed_signal(self, step: int) -> int | None:
         """Return the signal that asked any rank to stop, the same on all; a GPU is waited for every few steps only."""
         if self.count == 1:
-            return self.signal_number
+            return self.interruption.signal_number
         if self._signals.is_cuda and step % LOOK_EVERY:
             return None
         return next((number for number, count in zip(SIGNALS, self._signals.tolist(), strict=True) if count), None)

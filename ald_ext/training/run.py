@@ -18,6 +18,7 @@ from ..models.ensemble import state_of_ensemble
 from ..models.latent_variable_model import as_config_of
 from ..models.saving import first_line, model_contents
 from ..threads import number_of_threads
+from .checkpoints import MEASURED, MEASURED_LATER
 from .config import TrainingConfig
 from .optimizers import make_optimizer, make_scheduler
 from .ranks import Ranks
@@ -27,9 +28,6 @@ from .step import TrainingStep, why_not_captured
 INITIAL_IMAGES = 500
 #: The dataset of runs on data that were passed in and have no name.
 GIVEN_DATA = "(given in Python)"
-
-#: What a run counts and measures: fields of :class:`Run` and entries of a checkpoint.
-MEASURED = ("epoch", "batch", "step", "seconds", "history", "seconds_after_epoch", "threads_by_step")
 
 MakeModel = Callable[[ModelConfig], LatentVariableModel]
 
@@ -91,7 +89,7 @@ class Run:
         return {
             **model_contents(self.model),
             **self.learned(),
-            **{name: getattr(self, name) for name in MEASURED},
+            **{name: getattr(self, name) for name in (*MEASURED, *MEASURED_LATER)},
             "config": self.config.to_dict(),
             "num_data": len(self.data.train_images),
             "scheduler": self.scheduler.state_dict(),
@@ -129,8 +127,8 @@ class Run:
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
         self.totals = Totals(**state["totals"])
-        for name in MEASURED:
-            setattr(self, name, state.get(name, getattr(self, name)))  # checkpoints of earlier versions lack some
+        for name in (*MEASURED, *MEASURED_LATER):
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:

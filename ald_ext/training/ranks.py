@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -201,7 +202,8 @@ class Ranks:
         try:
             collective(*arguments)
         except RuntimeError as error:
+            reason = re.sub(r"^\[\S+\] |\. .*", "", first_line(error))  # without gloo's place in its source and advice
             raise ConnectionError(
-                f"rank {self.rank}: another process of the run is gone ({first_line(error)}); its message says why; "
+                f"rank {self.rank}: another process of the run is gone ({reason}); its message says why; "
                 "--resume goes on from the last checkpoint"
             ) from error

@@ -20,6 +20,7 @@ from training.ranks_world import EPOCHS, RANKS, RUNS, SAME_AS_ALONE, STEPS_AN_EP
 from ald_ext.data.batches import Batches, batches
 from ald_ext.models import MODELS
 from ald_ext.training.checkpoints import load_checkpoint
+from ald_ext.training.ranks import process_group
 from tools.kill_training import differences, without_clock
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -145,6 +146,22 @@ def test_parts_make_up_the_minibatches_of_one_process(num_ranks, resident):
 
 
 # ---- the command under torchrun ----
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:1", "device: got 'cuda:1' in several processes, expected cuda: each takes a GPU of its own"),
+        ("cuda", "nproc-per-node: got 2 with 1 GPUs here, expected at most 1, or --device cpu"),
+    ],
+)
+def test_gpus_that_do_not_suffice(monkeypatch, device, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=message), process_group(device):
+        pass
+
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
 

@@ -24,7 +24,8 @@ LAYERS = [
     {"training"},
     {"detection"},
     {"paper"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

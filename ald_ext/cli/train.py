@@ -9,9 +9,12 @@ import typer
 
 from ..models import MODELS
 from ..models.config import SETTINGS_OF_DATA
+from ..models.likelihoods import LIKELIHOODS
+from ..settings import require
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
 from ..training.loop import CHECKPOINT
+from ..training.ranks import Ranks, process_group
 from .options import choose_device, options_of, parse_options, with_options
 
 #: Options of all fields but two: --network is the model's setting of that name, and --device may be auto.
@@ -37,6 +40,9 @@ def merged_config(saved: dict[str, Any], given: dict[str, Any], model_options: d
         saved: settings as :meth:`TrainingConfig.to_dict` gives them, or none.
         given: options of the command line; None is one that was not given.
         model_options: KEY=VALUE of ``--option``.
+
+    Raises:
+        ValueError: a bad setting, or one that only another likelihood reads.
     """
     given = {name: value for name, value in given.items() if value is not None}
     network = {option.name: given.pop(option.name) for option in MODEL_OPTIONS if option.name in given}
@@ -44,7 +50,13 @@ def merged_config(saved: dict[str, Any], given: dict[str, Any], model_options: d
         network["precision_prior"] = parse_precision_prior(network["precision_prior"])
     other_model = "model" in given and given["model"] != saved.get("model", given["model"])
     saved_network = {} if other_model else saved.get("network", {})
-    return TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network, **model_options}})
+    config = TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network, **model_options}})
+    chosen = config.network.likelihood
+    for name in (*network, *model_options):
+        readers = [likelihood.name for likelihood in LIKELIHOODS.values() if name in likelihood.settings]
+        expected = f"likelihood {' or '.join(readers)}, which reads it"
+        require(not readers or chosen in readers, name.replace("_", "-"), f"it with likelihood {chosen}", expected)
+    return config
 
 
 def train_command(
@@ -62,17 +74,22 @@ def train_command(
     """Train a model: config.json, metrics.json, checkpoint.pt and pictures in OUT."""
     if resume and config is not None:
         raise ValueError(f"config: got {str(config)!r} with --resume, expected one of them: a run keeps its settings")
-    given = {**settings, "device": choose_device(device)}
+    chosen = choose_device(device)
+    given = {**settings, "device": chosen}
     saved: dict[str, Any] = {}
     if config is not None:
         saved = TrainingConfig.load(config).to_dict()
     if resume:
         saved = load_checkpoint(out / CHECKPOINT)["config"]
-    metrics = train(merged_config(saved, given, parse_options(option or [])), out, resume=resume, overwrite=overwrite)
-    typer.echo(
-        f"test RE {metrics['test_re']:.4f} after {metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
-        f"{metrics['images_per_second']:.0f} images/s; results in {out}"
-    )
+    merged = merged_config(saved, given, parse_options(option or []))
+    with process_group(chosen):
+        metrics = train(merged, out, resume=resume, overwrite=overwrite)
+        first = Ranks().rank == 0
+    if first:
+        typer.echo(
+            f"test RE {metrics['test_re']:.4f} after {metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+            f"{metrics['images_per_second']:.0f} images/s; results in {out}"
+        )
 
 
 with_options(train_command, [*TRAINING_OPTIONS, *MODEL_OPTIONS], after="out")

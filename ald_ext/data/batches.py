@@ -37,17 +37,28 @@ class Batches:
         device: device of the minibatches.
         resident: whether to keep the images on the device; None does so on the CPU, and on a GPU if they take at most a
             quarter of its free memory.
+        rank: number of this process among those that divide every minibatch.
+        num_ranks: number of these processes.
 
     Raises:
         ValueError: ``batch_size`` is less than 1 or more than the number of images.
     """
 
     def __init__(
-        self, images: Tensor, batch_size: int, seed: int, device: torch.device | str, *, resident: bool | None = None
+        self,
+        images: Tensor,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        *,
+        resident: bool | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         expected = f"1 to {len(images)}, the number of training images"
         require(1 <= batch_size <= len(images), "batch_size", batch_size, expected)
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self.rank, self.num_ranks = rank, num_ranks
         self.resident = fits(images, self.device) if resident is None else resident
         self.images = images.to(self.device) if self.resident else images
         copies = not self.resident and self.device.type == "cuda"
@@ -58,18 +69,34 @@ class Batches:
         """The number of minibatches of an epoch, a short last one included."""
         return -(-len(self.images) // self.batch_size)
 
+    def size(self, batch: int) -> int:
+        """Return the number of images in minibatch ``batch`` of an epoch, on all processes together."""
+        return min(self.batch_size, len(self.images) - batch * self.batch_size)
+
+    def share(self, batch: int) -> float:
+        """Return the share of the images of minibatch ``batch`` that are this process's; it may be 0."""
+        begin, end = self.part(self.size(batch))
+        return (end - begin) / self.size(batch)
+
+    def part(self, size: int) -> tuple[int, int]:
+        """Return where this process's part of a minibatch begins and ends."""
+        return size * self.rank // self.num_ranks, size * (self.rank + 1) // self.num_ranks
+
     def epoch(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Iterate over the minibatches ``first``, ``first + 1``, … of an epoch.
 
         Yields:
-            Images and their index, (m, C, H, W) uint8 and (m,) int64, on the device. The last m may be smaller.
+            Images and their index, (m, C, H, W) uint8 and (m,) int64, on the device. The last m may be smaller. Of
+            several processes each has its part; where that has no image, all of the minibatch.
 
         Raises:
             ValueError: ``first`` is negative or more than the number of minibatches.
         """
         expected = f"0 to {self.batches_per_epoch}, the number of minibatches of an epoch"
         require(0 <= first <= self.batches_per_epoch, "first", first, expected)
-        chosen = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
+        whole = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
+        parts = [slice(*self.part(len(index))) for index in whole]
+        chosen = [index[part] if len(index[part]) else index for index, part in zip(whole, parts, strict=True)]
         return self.indexed(chosen) if self.resident else self.prefetched(chosen)
 
     def indexed(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
@@ -77,7 +104,7 @@ class Batches:
         if not chosen:
             return
         # One copy for the epoch: copying the index of every minibatch would make the CPU wait for the GPU.
-        for index in torch.cat(list(chosen)).to(self.device).split(self.batch_size):
+        for index in torch.cat(list(chosen)).to(self.device).split([len(index) for index in chosen]):
             yield self.images[index], index
 
     def prefetched(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:

@@ -123,6 +123,9 @@ class PersistentChains(nn.Module):
         count: number of chains.
         dimension: d.
         dynamics: the dynamics that move them.
+
+    Attributes:
+        moved: index of the chains that :meth:`advance` moved last.
     """
 
     z: Tensor
@@ -132,6 +135,7 @@ class PersistentChains(nn.Module):
         self.dynamics = dynamics
         start = ops.latent_normal(torch.arange(count), dimension, seed=int(dynamics.seed), step=0)
         self.register_buffer("z", start)
+        self.moved = torch.arange(0)
 
     def advance(self, potential: Potential, x: Tensor | None, index: Tensor, num_steps: int) -> Tensor:
         """Move the chains of a minibatch by ``num_steps`` steps and return their states, (m, d), detached.
@@ -143,5 +147,5 @@ class PersistentChains(nn.Module):
             num_steps: number of steps of the dynamics.
         """
         z = self.dynamics.move(potential, x, self.z[index], index, num_steps)
-        self.z[index] = z
+        self.z[index], self.moved = z, index
         return z

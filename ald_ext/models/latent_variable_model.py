@@ -77,6 +77,15 @@ class LatentVariableModel(nn.Module, ABC):
             index: index of each datum in its data set, (m,) int64, for models that keep something for each datum.
         """
 
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return :meth:`loss`, so that wrappers such as DistributedDataParallel and torch.compile know what to run.
+
+        Args:
+            x: data (m, *shape), uint8 or real.
+            index: index of each datum in its data set, (m,) int64.
+        """
+        return self.loss(x, index)
+
     def log_prior(self, z: Tensor) -> Tensor | float:
         """Return log p(z) up to a constant, (N, d_z) -> (N,); 0 for a flat prior."""
         return 0.0

@@ -31,6 +31,8 @@ class Likelihood(nn.Module, ABC):
 
     #: The name in settings and on the command line.
     name: ClassVar[str]
+    #: The settings that this likelihood reads and others ignore, by their names in ModelConfig.
+    settings: ClassVar[tuple[str, ...]] = ()
     #: True if the density is one of pixels as they are: neither dequantized, nor of real data.
     discrete: ClassVar[bool] = False
 
@@ -73,6 +75,7 @@ class MarginalGaussianLikelihood(Likelihood):
     """N(x; output, λ⁻¹ I) with the precision λ, one a datum, integrated out (paper: Appendix B)."""
 
     name = "marginal-gaussian"
+    settings = ("precision_prior",)
 
     def __init__(self, config: ModelConfig, dequantizer: nn.Module) -> None:
         super().__init__(config, dequantizer)
@@ -92,6 +95,7 @@ class GaussianLikelihood(Likelihood):
     """N(x; output, σ² I), log p = -‖x - output‖² / 2σ² - d log σ - (d/2) log 2π; σ = exp(log_scale) may be learned."""
 
     name = "gaussian"
+    settings = ("scale", "learned_scale")
 
     def __init__(self, config: ModelConfig, dequantizer: nn.Module) -> None:
         super().__init__(config, dequantizer)

@@ -40,7 +40,10 @@ class DivergenceWatch:
     def observe(self, step: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
         """Note loss and diagnostics. TrainingDivergedError if they, or on a GPU those of an earlier step, are bad."""
         if self.immediate:
-            self._observe_now(step, {"loss": loss.item(), **{name: v.item() for name, v in diagnostics.items()}})
+            seen = {"loss": loss.item(), **{name: value.item() for name, value in diagnostics.items()}}
+            for name, number in seen.items():
+                if not abs(number) <= (self.config.divergence_limit if name == "loss" else DIAGNOSTIC_LIMIT):  # or NaN
+                    self._stop(step, seen)
             return
         values = torch.stack([loss.detach().float(), *(value.float() for value in diagnostics.values())])
         limits = values.new_full(values.shape, DIAGNOSTIC_LIMIT)
@@ -50,12 +53,6 @@ class DivergenceWatch:
         self.first_bad_step = torch.where(unknown & ~good, step, self.first_bad_step)
         if step % LOOK_EVERY == 0:
             self.look()
-
-    def _observe_now(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            limit = self.config.divergence_limit if name == "loss" else DIAGNOSTIC_LIMIT
-            if not abs(value) <= limit:  # True for NaN
-                self._stop(step, values)
 
     def check(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Raise a TrainingDivergedError if a step was bad, or if parameters or states are not finite."""

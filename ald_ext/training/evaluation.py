@@ -13,14 +13,18 @@ from ..models import LatentVariableModel, ParameterEnsemble
 EVALUATION_BATCH = 500
 
 
+def random_state_kept() -> contextlib.AbstractContextManager[None]:
+    """Return a context that leaves the random states of the CPU and all GPUs as they were."""
+    return torch.random.fork_rng(range(torch.cuda.device_count()))
+
+
 @contextlib.contextmanager
 def evaluating(model: LatentVariableModel, seed: int = 0) -> Iterator[None]:
     """Provide evaluation mode without gradients and with a random state of its own, and restore everything after it."""
     modes = [(module, module.training) for module in model.modules()]  # parts of a network may be fixed in one mode
     model.eval()
-    devices = list(range(torch.cuda.device_count()))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), random_state_kept():
             torch.manual_seed(seed)
             yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -27,9 +27,14 @@ class Interruption:
 
     Only the main thread can handle signals; in others the context does nothing. A signal that the process was started
     to ignore stays ignored.
+
+    Args:
+        patient: ignore further signals, too: torchrun passes on those that its processes had from the terminal already,
+            and kills them after a while.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.signal_number: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -39,14 +44,13 @@ class Interruption:
             self._previous = {number: signal.signal(number, self._request) for number in heeded}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
+        if not self.patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -21,11 +21,16 @@ from ..progress import progress_bar
 from ..threads import FastestThreads
 from .checkpoints import load_checkpoint
 from .config import TrainingConfig
-from .evaluation import averaged_reconstruction_error, evaluating, reconstruction_error, values_of_data
-from .interruption import Interruption, TrainingInterrupted
+from .evaluation import (
+    averaged_reconstruction_error,
+    evaluating,
+    random_state_kept,
+    reconstruction_error,
+    values_of_data,
+)
+from .interruption import TrainingInterrupted
 from .pictures import curves, grid, pair_up, save_picture
 from .run import MakeModel, Run, Totals, start_run
-from .tensorboard import TensorBoardLog
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"
 SAMPLES, RECONSTRUCTIONS, CURVES = "samples.png", "reconstructions.png", "curves.png"
@@ -48,19 +53,21 @@ class Loop:
 
     def __init__(self, run: Run, out: Path | None, progress: Progress = True) -> None:
         self.run, self.out = run, out
-        self.show_progress = progress is True
-        self.report_images = progress if callable(progress) else None
-        self.threads = FastestThreads(run.config.threads)
+        writes = run.ranks.rank == 0
+        self.show_progress = progress is True and writes
+        self.report_images = progress if callable(progress) and writes else None
+        self.threads = FastestThreads(run.ranks.threads(run.config.threads))
         if run.threads_by_step and torch.device(run.config.device).type == "cpu":
             self.threads.number = run.threads_by_step[-1][1]
         # A checkpoint between two epochs is written after the scalars of its step, one inside an epoch before them.
         first_step = run.step + 1 if run.history and run.batch == 0 else run.step
-        wanted = run.config.tensorboard and out is not None
-        self.log = TensorBoardLog((out or Path()) / TENSORBOARD, first_step, wanted)
+        wanted = run.config.tensorboard and writes
+        self.log = open_log(out / TENSORBOARD, first_step) if wanted and out is not None else None
 
     def close(self) -> None:
         """Write what is left of the log."""
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     def train(self) -> None:
         """Train up to the configured number of epochs.
@@ -78,7 +85,8 @@ class Loop:
         bar = progress_bar(show=self.show_progress, **options)
         if self.report_images is not None:
             self.report_images(done)
-        with Interruption() as self.interruption, bar as self.bar:
+        run.ranks.broadcast(run.model)
+        with run.ranks.interruption, bar as self.bar:
             while run.epoch < run.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()
@@ -96,16 +104,17 @@ class Loop:
     def _make_step(self, x: Tensor, index: Tensor) -> None:
         run, every = self.run, self.run.config.checkpoint_every
         self._choose_threads(x, index)
-        loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index))
+        count, share = run.batches.size(run.batch), run.batches.share(run.batch)
+        loss = self.threads.step(lambda: run.training_step(run.step + 1, x, index, share))
         run.scheduler.step()
         run.step += 1
         run.batch += 1
-        run.totals.add(len(x), loss, run.model.diagnostics)
+        run.totals.add(count, loss, run.model.diagnostics)
         if run.ensemble is not None and run.step % run.config.ensemble_every == 0:
             run.ensemble.append(run.model)
-        self.bar.update(len(x))
+        self.bar.update(count)
         if self.report_images is not None:
-            self.report_images(len(x))
+            self.report_images(count)
         if every is not None and run.step % every == 0:
             self._take_time()
             self._save()
@@ -135,19 +144,21 @@ class Loop:
         row = {"epoch": run.epoch, "step": run.step, "lr": float(run.optimizer.param_groups[0]["lr"])}
         row |= run.totals.means()
         if last or run.epoch % run.config.evaluate_every == 0:
-            row["test_re"] = reconstruction_error(run.model, run.data.test_images)
+            row["test_re"] = run.ranks.once(lambda: reconstruction_error(run.model, run.data.test_images))
             self.bar.set_postfix(epoch=run.epoch, loss=f"{row['loss']:.1f}", RE=f"{row['test_re']:.4f}")
         run.history.append(row)
         run.seconds_after_epoch.append(run.seconds)
         run.batch, run.totals = 0, Totals()
-        self.log.scalars(run.step, row)
+        if self.log is not None:
+            for name, value in row.items():
+                self.log.add_scalar(name, value, run.step)
         if not last and run.config.pictures_every and run.epoch % run.config.pictures_every == 0:
-            self.save_pictures()
+            run.ranks.once(self.save_pictures)
         if last or run.config.checkpoint_every is None:
             self._save()
 
     def _stop_if_asked(self) -> None:
-        number = self.interruption.signal_number
+        number = self.run.ranks.agreed_signal(self.run.step)
         if number is None:
             return
         stopped = f"stopped by signal {number} at step {self.run.step}"
@@ -167,8 +178,17 @@ class Loop:
     def _save(self) -> None:
         self.run.training_step.watch.check(self.run.step, self.run.model, self.run.optimizer)
         if self.out is not None:
-            write_tensors(self.out / CHECKPOINT, self.run.state())
+            path = self.out / CHECKPOINT
+            self.run.ranks.once(lambda: write_tensors(path, self.run.state()))
         self._since = time.perf_counter()
+
+    def finish(self) -> dict[str, Any]:
+        """Write metrics and pictures of the finished run, and return the metrics."""
+        assert self.out is not None
+        metrics = measure(self.run)
+        write_json(self.out / METRICS, metrics)
+        self.save_pictures()
+        return metrics
 
     def save_pictures(self) -> None:
         """Save reconstructions of the first test images, samples if the model has a prior, and the curves."""
@@ -185,8 +205,26 @@ class Loop:
         for name, shown in pictures.items():
             table = grid(shown)
             save_picture(folder / name, table)
-            self.log.picture(run.step, Path(name).stem, table)
+            if self.log is not None:
+                self.log.add_image(Path(name).stem, table, run.step, dataformats="HWC")
         write_atomically(folder / CURVES, lambda file: curves(run.history, run.config.model, file))
+
+
+def prepare(out: Path, config: TrainingConfig) -> None:
+    """Make a run's folder with its config.json, and remove what a killed run left."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        remove_leftovers(out / name)
+    config.save(out / CONFIG)
+
+
+def open_log(folder: Path, first_step: int) -> Any:
+    """Return a log for TensorBoard without an earlier run's events from ``first_step`` on. ImportError without one."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(f"tensorboard: {error}. Install it: pip install tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
 
 
 def train(
@@ -200,6 +238,9 @@ def train(
     progress: Progress = True,
 ) -> dict[str, Any]:
     """Train a model, and leave config.json, checkpoint.pt, metrics.json and pictures in ``out``.
+
+    Where torch.distributed has a process group, all its processes call this with the same arguments but for the device:
+    they train one model together, dividing each minibatch, and only the first of them writes and shows progress.
 
     Args:
         config: the settings.
@@ -223,6 +264,7 @@ def train(
         FileNotFoundError: no checkpoint to resume from, or no data.
         ValueError: settings that are bad or do not fit the data, or the checkpoint of another run.
         OSError: ``out`` cannot be written to, or the disk is full; an earlier checkpoint is as it was.
+        ConnectionError: another process of the group failed, or is gone.
         TrainingDivergedError: the loss stopped being finite, or exploded.
         TrainingInterrupted: SIGINT or SIGTERM came; the checkpoint holds all that was done.
     """
@@ -234,26 +276,20 @@ def train(
             "--overwrite to begin again"
         )
     state = load_checkpoint(checkpoint) if resume else None
-    with torch.random.fork_rng(cuda_devices()):
+    with random_state_kept():
         run = start_run(config, data, make_model)
         if state is not None:
             run.restore(state)
-        out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            remove_leftovers(out / name)
-        run.config.save(out / CONFIG)
+        run.ranks.once(lambda: prepare(out, run.config))
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             loop.train()
-            metrics = measure(run)
-            write_json(out / METRICS, metrics)
-            loop.save_pictures()
-    return metrics
+            return run.ranks.once(loop.finish)
 
 
 def fit(
     config: TrainingConfig, data: ImageData, *, make_model: MakeModel | None = None, progress: Progress = False
 ) -> Run:
-    """Train a model in memory, and write nothing.
+    """Train a model in memory, and write nothing; with several processes as :func:`train`.
 
     Args:
         config: the settings; ``dataset`` is not used.
@@ -268,18 +304,14 @@ def fit(
         ValueError: settings that are bad or do not fit the data.
         TrainingDivergedError: the loss stopped being finite, or exploded.
         TrainingInterrupted: SIGINT or SIGTERM came.
+        ConnectionError: another process of the group failed, or is gone.
     """
-    with torch.random.fork_rng(cuda_devices()):
+    with random_state_kept():
         run = start_run(config, data, make_model)
         loop = Loop(run, None, progress)
         with loop.threads.in_use():
             loop.train()
     return run
-
-
-def cuda_devices() -> list[int]:
-    """Return all GPUs, whose random states a run must leave as they were."""
-    return list(range(torch.cuda.device_count()))
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -302,6 +334,7 @@ def measure(run: Run) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(run.config.device),
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "device": run.config.device,
+        "processes": run.ranks.count,
         "captured": run.training_step.captured,
         "why_not_captured": run.eager_because,
         "threads": torch.get_num_threads(),

@@ -18,8 +18,10 @@ from ..models.ensemble import state_of_ensemble
 from ..models.latent_variable_model import as_config_of
 from ..models.saving import first_line, model_contents
 from ..threads import number_of_threads
+from .checkpoints import MEASURED, MEASURED_LATER
 from .config import TrainingConfig
 from .optimizers import make_optimizer, make_scheduler
+from .ranks import Ranks
 from .step import TrainingStep, why_not_captured
 
 #: Number of images from which initial values that depend on data are found.
@@ -56,6 +58,7 @@ class Run:
 
     Attributes:
         eager_because: why steps are not captured as a CUDA graph; None if they are.
+        ranks: the processes that train it together.
         batch: number of minibatches of the epoch that are done.
         threads_by_step: pairs of a step and the number of threads in use from then on, see Note [Number of threads].
         seconds_after_epoch: seconds of training at the end of each epoch. They are not part of the history, which is
@@ -70,6 +73,7 @@ class Run:
     batches: Batches
     training_step: TrainingStep
     eager_because: str | None
+    ranks: Ranks
     ensemble: ParameterEnsemble | None
     epoch: int = 0
     batch: int = 0
@@ -85,18 +89,12 @@ class Run:
         return {
             **model_contents(self.model),
             **self.learned(),
+            **{name: getattr(self, name) for name in (*MEASURED, *MEASURED_LATER)},
             "config": self.config.to_dict(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
             "num_data": len(self.data.train_images),
             "scheduler": self.scheduler.state_dict(),
             "totals": dataclasses.asdict(self.totals),
-            "history": self.history,
             "ensemble": state_of_ensemble(self.ensemble),
-            "seconds": self.seconds,
-            "seconds_after_epoch": self.seconds_after_epoch,
-            "threads_by_step": self.threads_by_step,
         }
 
     def learned(self) -> dict[str, Any]:
@@ -128,17 +126,17 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
-        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.totals, self.history = Totals(**state["totals"]), state["history"]
-        self.seconds = state["seconds"]
-        self.seconds_after_epoch = state.get("seconds_after_epoch", [])  # checkpoints of earlier versions have none
-        self.threads_by_step = state.get("threads_by_step", [])
+        self.totals = Totals(**state["totals"])
+        for name in (*MEASURED, *MEASURED_LATER):
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
     """Return a run before its first step, and seed torch. ValueError for settings that do not fit the data."""
-    dataset = config.dataset
+    ranks, dataset = Ranks(), config.dataset
     if data is None:
+        if ranks.count > 1 and config.download:
+            ranks.once(lambda: bool(load_dataset(dataset, config.data_root, download=True)))
         data = load_dataset(dataset, config.data_root, download=config.download)
     else:
         dataset = data.name or GIVEN_DATA
@@ -150,11 +148,13 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     network = dataclasses.replace(config.network, shape=tuple(data.train_images.shape[1:]), num_data=num_data)
     network = as_config_of(model_class.config_class, network)
     config = dataclasses.replace(config, network=network, epochs=config.num_epochs, dataset=dataset)
-    batches = Batches(data.train_images, config.batch_size, config.seed, config.device)
+    ranks.check_same(config, data.train_images)
+    images, size, seed = data.train_images, config.batch_size, config.seed
+    batches = Batches(images, size, seed, config.device, rank=ranks.rank, num_ranks=ranks.count)
     model = (make_model or model_class)(network).to(config.device)
     with number_of_threads(1):  # so that the bits do not depend on the number
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
-    eager_because = why_not_captured(model, config)
+    eager_because = why_not_captured(model, config, ranks.count)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
     return Run(
         config=config,
@@ -163,8 +163,9 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
         scheduler=make_scheduler(optimizer, config, config.num_epochs * batches.batches_per_epoch),
         data=data,
         batches=batches,
-        training_step=TrainingStep(model, optimizer, config, captured=eager_because is None),
+        training_step=TrainingStep(model, optimizer, config, eager_because is None, ranks),
         eager_because=eager_because,
+        ranks=ranks,
         ensemble=ParameterEnsemble(config.ensemble_size) if model.langevin and config.ensemble_size else None,
     )
 

@@ -173,6 +173,14 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
         ),
         (["train", "--device", "cuda:77"], "device: got 'cuda:77', expected auto, cpu or a GPU"),
         (["train", "--precision-prior", "1,x"], "precision-prior: got '1,x', expected flat, jeffreys or two numbers"),
+        (
+            ["train", "--learned-scale"],
+            "learned-scale: got it with likelihood marginal-gaussian, expected likelihood gaussian, which reads it",
+        ),
+        (
+            ["train", "--likelihood", "gaussian", "--option", 'precision_prior="jeffreys"'],
+            "precision-prior: got it with likelihood gaussian, expected likelihood marginal-gaussian, which reads it",
+        ),
         (["train", "--lr", "-1"], "lr: got -1.0, expected a finite number > 0"),
         (["train", "--batch-size", "5000"], "batch_size: got 5000, expected 1 to 4500, the number of training images"),
         (["train", "--option", "widht=3"], "got 'widht', expected some of"),

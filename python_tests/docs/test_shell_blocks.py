@@ -58,9 +58,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not link.exists():
                 link.symlink_to(distribution.locate_file(top))
     (packages / "ald_ext.pth").write_text(str(Path(ald_ext.__file__).parent.parent))
-    command = folder / "bin/ald-ext"
-    command.write_text(f"#!{folder}/bin/python\nfrom ald_ext.cli import main\nmain()\n")
-    command.chmod(0o755)
+    for name, module in (("ald-ext", "ald_ext.cli"), ("torchrun", "torch.distributed.run")):
+        command = folder / "bin" / name
+        command.write_text(f"#!{folder}/bin/python\nfrom {module} import main\nmain()\n")
+        command.chmod(0o755)
     return folder
 
 

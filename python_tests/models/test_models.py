@@ -81,6 +81,16 @@ def test_shapes_and_gradients(name, channels, dequantization):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_forward_is_the_loss_so_that_wrappers_can_call_it(name):
+    x = make_images(3)
+    expected = make_model(name).loss(x, index_of(x))
+    assert torch.equal(make_model(name)(x, index=index_of(x)), expected)
+    if name == "lae":
+        compiled = torch.compile(make_model(name), backend="aot_eager")(x)
+        torch.testing.assert_close(compiled, expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "options", [{}, {"likelihood": "gaussian", "learned_scale": True}, {"likelihood": "bernoulli"}]
 )

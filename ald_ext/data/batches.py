@@ -96,10 +96,10 @@ class Batches:
             raise ValueError(
                 f"first: got {first}, expected 0 to {self.batches_per_epoch}, the number of minibatches of an epoch"
             )
-        whole = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
-        parts = [slice(*self.part(len(index))) for index in whole]
-        chosen = [index[part] if len(index[part]) else index for index, part in zip(whole, parts, strict=True)]
-        return self.indexed(chosen) if self.resident else self.prefetched(chosen)
+        chosen = batches(len(self.images), self.batch_size, self.seed, epoch)[first:]
+        own = [index[slice(*self.part(len(index)))] for index in chosen]
+        own = [part if len(part) else index for part, index in zip(own, chosen, strict=True)]
+        return self.indexed(own) if self.resident else self.prefetched(own)
 
     def indexed(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Iterate over minibatches of images that are on the device."""

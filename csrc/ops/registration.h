@@ -24,7 +24,8 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
 
     static void run(const Tensors& params, const Tensors& grads, StateTensors<k>... states, Lr lr, double num_data,
                     double temperature, double weight_decay, bool maximize, Own... own, std::int64_t seed, Number step,
-                    const Integers& noise_ids, const Integers& offsets) {
+                    const Integers& noise_ids, const Integers& offsets, const Integers& row_lengths,
+                    const Integers& row_strides) {
         const StepNames& names = names_of<Step>();
         LangevinSettings settings;
         settings.num_data = num_data;
@@ -39,7 +40,8 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
             clock = {lr, step};
         }
         const StepArguments arguments =
-            check_step(names, params, grads, {{&states...}}, noise_ids, offsets, seed, clock, settings);
+            check_step(names, params, grads, {{&states...}}, noise_ids, {offsets, row_lengths, row_strides}, seed,
+                       clock, settings);
         if (arguments.tensors.empty()) return;
         dispatch_parameter(arguments.type, [&](auto param) { Device::template run_step<decltype(param)>(arguments); });
     }

@@ -204,7 +204,7 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
         op(*lists, **settings)
         return
     names = _argument_names(name)[len(lists) :]
-    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names))
+    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names[: len(settings)]))
 
 
 @cache

@@ -244,14 +244,16 @@ class GroupStepper(Optimizer, ABC):
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if not noise_ids:
             return  # this process has nothing of the parameters
+        places = {"offsets": lists.offsets, "row_lengths": lists.row_lengths, "row_strides": lists.row_strides}
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1 and not lists.offsets  # 0, 1, 2, ..., which the op knows
-            noise = {"noise_ids": () if is_usual else noise_ids, "offsets": lists.offsets}
+            noise = {"noise_ids": () if is_usual else noise_ids, **places}
             ops.run_step(self.step_name, tensors, {**settings, **noise})
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
-        step(*tensors, noise_ids=noise_ids, offsets=lists.offsets or [0] * len(noise_ids), **settings)
+        zeros = [0] * len(noise_ids)
+        step(*tensors, noise_ids=noise_ids, **{name: place or zeros for name, place in places.items()}, **settings)
 
     def _implementation(self, group: Group, param: Tensor) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the parameter's device has."""

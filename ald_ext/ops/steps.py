@@ -204,7 +204,25 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
         op(*lists, **settings)
         return
     names = _argument_names(name)[len(lists) :]
-    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names[: len(settings)]))
+    write(
+        op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names[: len(settings)])
+    )
+
+
+#: As the step of an op: it checks its arguments and writes nothing (csrc/ops/registration.h).
+ONLY_LOOK = -(2**63)
+
+
+def accepts_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> bool:
+    """Return whether the step op called ``name`` would take the arguments of :func:`run_step`; nothing is written."""
+    names = _argument_names(name)[len(lists) :]
+    arguments = map({**settings, "step": ONLY_LOOK}.__getitem__, names[: len(settings)])
+    try:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            getattr(OPS, name).default(*lists, *arguments)
+    except RuntimeError:
+        return False
+    return True
 
 
 @cache

@@ -257,8 +257,8 @@ class GroupStepper(Optimizer, ABC):
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
-        zeros = [0] * len(noise_ids)
-        step(*tensors, noise_ids=noise_ids, **{name: place or zeros for name, place in places.items()}, **settings)
+        places["offsets"] = places["offsets"] or [0] * len(noise_ids)
+        step(*tensors, noise_ids=noise_ids, **places, **settings)
 
     def _implementation(self, group: Group, param: Tensor) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the parameter's device has."""

@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", module="torch")
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": ald_ext.SGLD, "psgld": ald_ext.PSGLD, "sghmc": ald_ext.SGHMC}
 OPTIONS = {"lr": 0.01, "num_data": 50, "weight_decay": 0.1, "seed": 3}
-FLAGS: dict[str, dict[str, bool]] = {"fused": {}}
+FLAGS: dict[str, dict[str, bool]] = {"fused": {}, "foreach": {"foreach": True}, "plain": {"fused": False}}
 STEPS = 20
 
 #: The two dimensions of a mesh, by the number of processes.

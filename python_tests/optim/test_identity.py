@@ -158,6 +158,21 @@ def test_chains(kind: str) -> None:
         OPTIMIZERS[kind]([param], **options, chain=-1)
 
 
+@EVERY_KIND
+def test_names_and_chains_in_a_compiled_step(kind: str) -> None:
+    """Without a break of the graph; hashes are made before."""
+    finals = []
+    for compiled in (False, True):
+        param = nn.Parameter(torch.linspace(-1, 1, 20))
+        optimizer = OPTIMIZERS[kind]([("layer.weight", param)], torch.tensor(0.01), num_data=5, seed=9, chain=4)
+        step = torch.compile(optimizer.step, fullgraph=True, backend="eager") if compiled else optimizer.step
+        for _ in range(3):
+            param.grad = param.detach().clone()
+            step()
+        finals.append(param.detach())
+    assert torch.equal(*finals)
+
+
 # --- States ---
 
 

@@ -41,6 +41,8 @@ class LangevinOptimizer(GroupStepper):
     _rare_options: ClassVar[Mapping[str, Requirement]] = {"chain": COUNT_OR_NONE, "first_parameter": COUNT_OR_NONE}
 
     _replicas: Replicas | None = None
+    #: Of any parameters, where they have no names.
+    _alike: Replicas | None = None
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         defaults = python_numbers(defaults)
@@ -128,16 +130,17 @@ class LangevinOptimizer(GroupStepper):
     def _compare_replicas(self) -> None:
         """Note [Seeds of replicas]."""
         if in_process_group():
-            if self._replicas is None:  # a copy, or made before the process group
-                self._replicas = self._new_replicas()
             name, groups = type(self).__name__, self.param_groups
             seeds = [group["seed"] for group in groups]
+            if self._replicas is None:  # a copy, or made before the process group
+                self._replicas = self._new_replicas()
+            if self._alike is None:  # whatever the parameters are: they have positions and seed in common
+                self._alike = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
             self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
             unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
             params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
-            if params:  # whatever they are: their positions and seed are what they have in common
-                positions = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
-                positions.compare(name, values=values_of(params))
+            if params:
+                self._alike.compare(name, values=values_of(params))
         self._is_compared = True
 
     def _check_options(self, group: Group) -> None:

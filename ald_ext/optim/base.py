@@ -40,6 +40,7 @@ class LangevinOptimizer(GroupStepper):
     #: Options that are entries of a group only if somebody gave them: groups of older versions have none.
     _rare_options: ClassVar[Mapping[str, Requirement]] = {"chain": COUNT_OR_NONE, "first_parameter": COUNT_OR_NONE}
 
+    _drew_seed = False
     _replicas: Replicas | None = None
     #: Of any parameters, where they have no names.
     _alike: Replicas | None = None
@@ -51,14 +52,9 @@ class LangevinOptimizer(GroupStepper):
             defaults["seed"] = ops.draw_seed()
         defaults["step"] = 0
         super().__init__(params, defaults)
+        self._drew_seed = given is None
         if in_process_group():
-            self._replicas = self._new_replicas()
-            first = self._replicas.first("seed", defaults["seed"])
-            if given is None:
-                for group in self.param_groups:
-                    if group["seed"] == self.defaults["seed"]:
-                        group["seed"] = first
-                self.defaults["seed"] = first
+            self._replicas = self._join_replicas()
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group as torch's optimizers do, after a look at its options.
@@ -120,20 +116,29 @@ class LangevinOptimizer(GroupStepper):
             ids += self._noise_ids(group, len(ids))
         return ids
 
-    def _new_replicas(self) -> Replicas:
-        """Of the same class, chain and parameters. Shards of flat parameters have other shapes on other ranks."""
+    def _join_replicas(self) -> Replicas:
+        """Be one of those of the same class, chain and parameters, and take their seed if none was given."""
         params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        # Shards of flat parameters have other shapes on other ranks.
         shapes = [None if hasattr(param, "_fsdp_flattened") else list(param.shape) for param in params]
         chains = [group.get("chain") for group in self.param_groups]
-        return Replicas([type(self).__name__, chains, self._all_noise_ids(), shapes])
+        replicas = Replicas([type(self).__name__, chains, self._all_noise_ids(), shapes])
+        drawn = self.defaults["seed"]
+        first = replicas.first("seed", drawn)
+        if self._drew_seed and not any(int(group["step"]) for group in self.param_groups):
+            self.defaults["seed"] = first
+            for group in self.param_groups:
+                if group["seed"] == drawn:
+                    group["seed"] = first
+        return replicas
 
     def _compare_replicas(self) -> None:
         """Note [Seeds of replicas]."""
         if in_process_group():
+            if self._replicas is None:  # a copy, or made before the process group
+                self._replicas = self._join_replicas()
             name, groups = type(self).__name__, self.param_groups
             seeds = [group["seed"] for group in groups]
-            if self._replicas is None:  # a copy, or made before the process group
-                self._replicas = self._new_replicas()
             if self._alike is None:  # whatever the parameters are: they have positions and seed in common
                 self._alike = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
             self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])

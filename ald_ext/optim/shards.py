@@ -1,6 +1,6 @@
 """Shards: which elements of the whole parameter the tensors of this process hold.
 
-Note [Shards]
+Note [Local shards]
     A step is made on the tensors that a process has, with the noise of the elements' places in the whole parameter. So
     the result does not depend on how many processes share a parameter, and how. A shard of a DTensor is described by
     torch's own code of placements, applied to the indices of each dimension, once for each parameter; a shard of

@@ -18,7 +18,7 @@ class StepLists(NamedTuple):
     grads: list[Tensor]
     states: list[list[Tensor]]
     noise_ids: list[int]
-    #: Where the elements lie in the whole parameter: Note [Shards]. Empty: each tensor is a whole parameter.
+    #: Where the elements lie in the whole parameter: Note [Local shards]. Empty: each tensor is a whole parameter.
     offsets: Sequence[int] = ()
     row_lengths: Sequence[int] = ()
     row_strides: Sequence[int] = ()

@@ -41,14 +41,14 @@ class GroupStepper(Optimizer, ABC):
         one. Only where it refuses them does Python look, which says what is wrong in the words of the optimizer, or
         mends it: gradients and states with strides of their own, states of a model that was moved or cast, parameters
         of several dtypes or devices, which become several calls. Where no op is called that could refuse, Python
-        looks first.
+        looks first. Before the first of several groups is written, the op looks at the tensors of all.
     """
 
     #: The name of the step in :mod:`ald_ext.ops` and :mod:`ald_ext.reference`.
     step_name: ClassVar[str]
     #: Names of the state tensors, in the order in which the op takes them.
     state_names: ClassVar[tuple[str, ...]] = ()
-    #: Whether parameters are shards of larger ones: Note [Shards].
+    #: Whether parameters are shards of larger ones: Note [Local shards].
     _has_shards = False
     _is_compared = False
 

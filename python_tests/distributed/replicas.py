@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as distributed
@@ -57,6 +58,11 @@ def findings(folder: Path) -> dict[str, Any]:
         model(torch.randn(4, 6, dtype=torch.float64)).square().mean().backward()
         optimizers[0].step()
     found["parameters after 50 steps"] = [param.tolist() for param in whole(model).values()]
+
+    # Made before the process group was.
+    with mock.patch("ald_ext.optim.base.in_process_group", return_value=False):
+        early = SGLD(network().parameters(), 0.1, num_data=1)
+    found["made early"] = [seed_of(early), error_of(lambda: step(early)), seed_of(early)]
 
     # Only some ranks make an optimizer, and nobody waits.
     if rank == 0:

@@ -26,6 +26,13 @@ def test_unseeded_replicas_stay_equal(found: dict[str, list[Any]]) -> None:
     assert found["parameters after 50 steps"][0] == found["parameters after 50 steps"][1]
 
 
+def test_optimizers_made_before_the_process_group_agree_at_their_first_step(found: dict[str, list[Any]]) -> None:
+    (drawn, error, agreed), (also_drawn, also_error, also_agreed) = found["made early"]
+    assert drawn != also_drawn
+    assert error == also_error == ""
+    assert agreed == also_agreed
+
+
 def test_nobody_waits_for_ranks_that_make_no_optimizer(found: dict[str, list[Any]]) -> None:
     assert found["alone"] == ["", ""]
 

@@ -26,14 +26,15 @@ def run_world(module: str, function: str, world: int, folder: Path, backend: str
 
     Workers of pytest-xdist share the folder, and the first to come computes.
     """
-    target = folder / f"{module}.{function}.{world}.json"
-    with open(folder / f"{target.name}.lock", "w") as lock:
+    target, log = (folder / f"{module}.{function}.{world}.{ending}" for ending in ("json", "log"))
+    with open(target.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
+        if not log.exists():
             command = [sys.executable, __file__, module, function, str(world), str(folder), backend]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
-            result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-            assert result.returncode == 0, result.stdout + result.stderr
+            with open(log, "w") as output:
+                subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=600, check=False)
+    assert target.exists(), log.read_text()
     return json.loads(target.read_text())
 
 

@@ -11,8 +11,9 @@
 //
 // Note [Rows of a shard]
 // The rows of a shard (csrc/math/shard.h) begin and end anywhere in the chunks of the noise layout. What a tile of them
-// needs of the noise is gathered first, row by row, so that one loop updates the tile. Rows of fewer than 16 elements
-// would leave most of a chunk unused; each of their elements has its own block made, 16 of them side by side.
+// needs of the noise is gathered first, row by row, so that one loop updates the tile. Of long rows it is made by pairs
+// of lanes of a chunk, 32 elements. Shorter rows would leave most of that unused: for each of their elements its own
+// block is made, 16 of them side by side.
 #include "kernels.h"
 
 #include <type_traits>
@@ -260,10 +261,10 @@ struct RowTile {
 };
 
 // The words of the pair of lanes of every part of long rows.
+template <typename Scalar>
 class RowWords {
   public:
-    template <typename Scalar>
-    ALD_EXT_INLINE RowWords(const NoiseStream& stream, const RowTile& tile, Scalar) {
+    RowWords(const NoiseStream& stream, const RowTile& tile) {
         constexpr int words_of_pair = 4 / pairs_per_block<Scalar>;
         std::uint64_t chunk_numbers[RowTile::most_parts], last = 0;
         int chunks = 0;
@@ -276,17 +277,17 @@ class RowWords {
         for (int c = 0; c < chunks; ++c) chunks_[c] = chunk_words(stream, chunk_numbers[c]);
     }
 
-    using Word = const std::uint32_t[chunk_blocks];
+    using Word = std::uint32_t[chunk_blocks];
 
-    // Words of the pair of part k.
+    // [word][block]
     const Word* of_part(int k) const { return of_part_[k]; }
 
   private:
-    ChunkWords chunks_[RowTile::most_parts + 1];
+    ChunkWords chunks_[RowTile::most_parts + 1];  // one more, as copies go past the end of a part
     const Word* of_part_[RowTile::most_parts];
 };
 
-// Copies values_of(part), those of its pair of lanes, to the places of the parts of long rows.
+// Copies values_of(k), of the pair of lanes of part k, to the places of the parts of long rows.
 template <typename Value, typename ValuesOf>
 ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile& tile, const ValuesOf& values_of) {
     for (int k = 0; k < tile.count; ++k) {
@@ -300,7 +301,7 @@ ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile& tile, const Values
 // The same of short rows: make(elements, out) gives it for 16 elements.
 template <typename Value, typename Make>
 ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile& tile, const Make& make) {
-    std::uint64_t elements[RowTile::largest];
+    std::uint64_t elements[RowTile::largest + chunk_blocks];
     Lanes counted = {};
     constexpr int width = sizeof(Lanes) / sizeof(std::uint64_t);
     for (int i = 0; i < width; ++i) counted[i] = i;
@@ -311,6 +312,7 @@ ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile& tile, const Mak
             memcpy(elements + part.place + i, &neighbours, sizeof(Lanes));
         }
     }
+    memset(elements + tile.length, 0, chunk_blocks * sizeof(std::uint64_t));  // the rest of the last 16
     for (int first = 0; first < tile.length; first += chunk_blocks) make(elements + first, out + first);
 }
 
@@ -349,7 +351,7 @@ void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile& tile)
         });
         return;
     }
-    const RowWords words(stream, tile, Scalar(0));
+    const RowWords<Scalar> words(stream, tile);
     Scalar normals[RowTile::most_parts + 1][pair_size];
     for (int k = 0; k < tile.count; ++k) {
         const auto* word = words.of_part(k);
@@ -375,7 +377,7 @@ void gather_rounding_words(std::uint32_t* out, const NoiseStream& stream, const 
         });
         return;
     }
-    const RowWords words(stream, tile, 0.0f);
+    const RowWords<float> words(stream, tile);
     copy_to_places(out, tile, [&](int k) { return words.of_part(k)[0]; });  // word k of block b is element 16 k + b's
 }
 

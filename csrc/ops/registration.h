@@ -39,9 +39,8 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
         } else {
             clock = {lr, step};
         }
-        const StepArguments arguments =
-            check_step(names, params, grads, {{&states...}}, noise_ids, {offsets, row_lengths, row_strides}, seed,
-                       clock, settings);
+        const StepArguments arguments = check_step(names, params, grads, {{&states...}}, noise_ids,
+                                                   {offsets, row_lengths, row_strides}, seed, clock, settings);
         if (arguments.tensors.empty()) return;
         dispatch_parameter(arguments.type, [&](auto param) { Device::template run_step<decltype(param)>(arguments); });
     }

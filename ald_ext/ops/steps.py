@@ -188,8 +188,9 @@ def sghmc_step_(
 
 def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
     check_not_recorded(name, *named_tensors("params", lists[0]))
-    indices = {argument: settings[argument] or () for argument in _INDEX_LISTS}
-    run_step(name, lists, {**settings, **indices})
+    for argument in _INDEX_LISTS:
+        settings[argument] = settings[argument] or ()
+    run_step(name, lists, settings)
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:

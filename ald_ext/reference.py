@@ -128,8 +128,7 @@ def normal(
 
 def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(n, count): row r is ``normal(count, parameter=index[r])``, so a datum's noise is the same in any minibatch."""
-    element = elements_of_shard(count, 0, device=index.device)
-    return _normals(element, _NoiseKey(seed, step, index[:, None]), dtype)
+    return _normals(elements_of_shard(count, 0, device=index.device), _NoiseKey(seed, step, index[:, None]), dtype)
 
 
 def _normals(element: Tensor, key: _NoiseKey, dtype: torch.dtype) -> Tensor:

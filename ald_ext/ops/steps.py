@@ -17,7 +17,7 @@ from .library import KERNEL_DEVICES, OPS, check_not_recorded, named_tensors, wri
 NEVER = 2**63 - 1
 
 #: Arguments that say which elements of which parameters the tensors of a step are.
-INDEX_LISTS = ("noise_ids", "offsets", "row_lengths", "row_strides")
+_INDEX_LISTS = ("noise_ids", "offsets", "row_lengths", "row_strides")
 
 
 def sgld_step_(
@@ -188,8 +188,9 @@ def sghmc_step_(
 
 def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
     check_not_recorded(name, *named_tensors("params", lists[0]))
-    indices = {argument: settings[argument] or () for argument in INDEX_LISTS}
-    run_step(name, lists, {**settings, **indices})
+    for argument in _INDEX_LISTS:
+        settings[argument] = settings[argument] or ()
+    run_step(name, lists, settings)
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@
 //
 // Note [Rows of a shard]
 // The rows of a shard (csrc/math/shard.h) begin and end anywhere in the chunks of the noise layout. What a tile of them
-// needs of the noise is gathered first, row by row, so that one loop updates the tile. Rows of fewer than 16 elements
-// would leave most of a chunk unused; each of their elements has its own block made, 16 of them side by side.
+// needs of the noise is gathered first, row by row, so that one loop updates the tile. Of long rows it is made by pairs
+// of lanes of a chunk, 32 elements. Shorter rows would leave most of that unused: for each of their elements its own
+// block is made, 16 of them side by side.
 #include "kernels.h"
 
 #include <type_traits>
@@ -234,38 +235,40 @@ constexpr int pair_size = 2 * chunk_blocks;
 // Note [Rows of a shard]: the rows from element `begin` of a shard on. Long ones are cut at the ends of pairs of lanes,
 // and a tile ends where a part does, so that no pair is made twice. At every place there is room for a pair, as what is
 // written past a part's end is mended by the next part.
+template <typename Scalar>
 struct RowTile {
-    static constexpr int largest = 512, most_parts = 64;
+    // So few that all that a tile takes stays in the nearest cache.
+    static constexpr int largest = 2048 / sizeof(Scalar), most_parts = 64;
 
     RowPart parts[most_parts];
     int count = 0, length = 0;
     bool short_rows;
 
     RowTile(const Shard& shard, std::int64_t begin, std::int64_t end) : short_rows(shard.row_length < pair_size) {
-        const std::int64_t size = short_rows ? max_elements : pair_size;
-        std::int64_t element = element_of_parameter(shard, begin), left = shard.row_length - begin % shard.row_length;
-        while (length < end - begin && length <= largest - pair_size && count < most_parts) {
-            std::int64_t part = size - (element & (size - 1));
-            part = part < left ? part : left;
-            part = part < end - begin - length ? part : end - begin - length;
-            parts[count++] = {element, length, static_cast<int>(part)};
-            length += static_cast<int>(part);
-            element += part;
-            left -= part;
-            const bool row_ends = left == 0;
-            element += row_ends ? shard.row_stride - shard.row_length : 0;
-            left = row_ends ? shard.row_length : left;
+        const std::int64_t size = short_rows ? max_elements : pair_size, most = end - begin;
+        std::int64_t element = element_of_parameter(shard, begin);
+        std::int64_t row_end = element + shard.row_length - begin % shard.row_length;
+        while (length < most && length <= largest - pair_size && count < most_parts) {
+            const std::int64_t cut = (element | (size - 1)) + 1, part_end = cut < row_end ? cut : row_end;
+            parts[count++] = {element, length, static_cast<int>(part_end - element)};
+            length += static_cast<int>(part_end - element);
+            const bool row_ends = part_end == row_end;
+            element = row_ends ? part_end + shard.row_stride - shard.row_length : part_end;
+            row_end += row_ends ? shard.row_stride : 0;
         }
+        if (length <= most) return;
+        parts[count - 1].length -= length - static_cast<int>(most);
+        length = static_cast<int>(most);
     }
 };
 
 // The words of the pair of lanes of every part of long rows.
+template <typename Scalar>
 class RowWords {
   public:
-    template <typename Scalar>
-    ALD_EXT_INLINE RowWords(const NoiseStream& stream, const RowTile& tile, Scalar) {
+    RowWords(const NoiseStream& stream, const RowTile<Scalar>& tile) {
         constexpr int words_of_pair = 4 / pairs_per_block<Scalar>;
-        std::uint64_t chunk_numbers[RowTile::most_parts], last = 0;
+        std::uint64_t chunk_numbers[RowTile<Scalar>::most_parts], last = 0;
         int chunks = 0;
         for (int k = 0; k < tile.count; ++k) {
             const std::uint64_t element = tile.parts[k].element, chunk = element / chunk_size<Scalar>;
@@ -276,19 +279,19 @@ class RowWords {
         for (int c = 0; c < chunks; ++c) chunks_[c] = chunk_words(stream, chunk_numbers[c]);
     }
 
-    using Word = const std::uint32_t[chunk_blocks];
+    using Word = std::uint32_t[chunk_blocks];
 
-    // Words of the pair of part k.
+    // [word][block]
     const Word* of_part(int k) const { return of_part_[k]; }
 
   private:
-    ChunkWords chunks_[RowTile::most_parts + 1];
-    const Word* of_part_[RowTile::most_parts];
+    ChunkWords chunks_[RowTile<Scalar>::most_parts + 1];  // one more, as copies go past the end of a part
+    const Word* of_part_[RowTile<Scalar>::most_parts];
 };
 
-// Copies values_of(part), those of its pair of lanes, to the places of the parts of long rows.
-template <typename Value, typename ValuesOf>
-ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile& tile, const ValuesOf& values_of) {
+// Copies values_of(k), of the pair of lanes of part k, to the places of the parts of long rows.
+template <typename Scalar, typename Value, typename ValuesOf>
+ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile<Scalar>& tile, const ValuesOf& values_of) {
     for (int k = 0; k < tile.count; ++k) {
         const Value* from = values_of(k) + tile.parts[k].element % pair_size;
         Value* to = out + tile.parts[k].place;
@@ -298,9 +301,9 @@ ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile& tile, const Values
 }
 
 // The same of short rows: make(elements, out) gives it for 16 elements.
-template <typename Value, typename Make>
-ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile& tile, const Make& make) {
-    std::uint64_t elements[RowTile::largest];
+template <typename Scalar, typename Value, typename Make>
+ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile<Scalar>& tile, const Make& make) {
+    std::uint64_t elements[RowTile<Scalar>::largest + chunk_blocks];
     Lanes counted = {};
     constexpr int width = sizeof(Lanes) / sizeof(std::uint64_t);
     for (int i = 0; i < width; ++i) counted[i] = i;
@@ -311,6 +314,7 @@ ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile& tile, const Mak
             memcpy(elements + part.place + i, &neighbours, sizeof(Lanes));
         }
     }
+    memset(elements + tile.length, 0, chunk_blocks * sizeof(std::uint64_t));  // the rest of the last 16
     for (int first = 0; first < tile.length; first += chunk_blocks) make(elements + first, out + first);
 }
 
@@ -338,7 +342,7 @@ ALD_EXT_INLINE ElementWords<Scalar> words_of_elements(const NoiseStream& stream,
 }
 
 template <typename Scalar>
-void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile& tile) {
+void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile<Scalar>& tile) {
     if (tile.short_rows) {
         gather_short_rows(out, tile, [&](const std::uint64_t* elements, Scalar* normals) {
             const ElementWords<Scalar> of = words_of_elements<Scalar>(stream, elements);
@@ -349,8 +353,8 @@ void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile& tile)
         });
         return;
     }
-    const RowWords words(stream, tile, Scalar(0));
-    Scalar normals[RowTile::most_parts + 1][pair_size];
+    const RowWords<Scalar> words(stream, tile);
+    Scalar normals[RowTile<Scalar>::most_parts + 1][pair_size];
     for (int k = 0; k < tile.count; ++k) {
         const auto* word = words.of_part(k);
         constexpr int last = 4 / pairs_per_block<Scalar> - 1;
@@ -366,7 +370,7 @@ void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile& tile)
 }
 
 // The words by which 16-bit parameters are rounded.
-void gather_rounding_words(std::uint32_t* out, const NoiseStream& stream, const RowTile& tile) {
+void gather_rounding_words(std::uint32_t* out, const NoiseStream& stream, const RowTile<float>& tile) {
     if (tile.short_rows) {
         gather_short_rows(out, tile, [&](const std::uint64_t* elements, std::uint32_t* random) {
             const ElementWords<float> of = words_of_elements<float>(stream, elements);
@@ -375,7 +379,7 @@ void gather_rounding_words(std::uint32_t* out, const NoiseStream& stream, const 
         });
         return;
     }
-    const RowWords words(stream, tile, 0.0f);
+    const RowWords<float> words(stream, tile);
     copy_to_places(out, tile, [&](int k) { return words.of_part(k)[0]; });  // word k of block b is element 16 k + b's
 }
 
@@ -409,7 +413,7 @@ struct ParameterElements {
 
 template <typename Scalar>
 struct RowElements {
-    static constexpr int tile_size = RowTile::largest;
+    static constexpr int tile_size = RowTile<Scalar>::largest;
 
     ShardNoiseKey key;
     std::int64_t begin, end;
@@ -419,7 +423,7 @@ struct RowElements {
         const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
         Scalar normals[tile_size];
         for (std::int64_t first = begin; first < end;) {
-            const RowTile tile(key.shard, first, end);
+            const RowTile<Scalar> tile(key.shard, first, end);
             gather_normals(normals, stream, tile);
             ALD_EXT_VECTORIZE
             for (int i = 0; i < tile.length; ++i) finish(first + i, normals[i], prepare(first + i));
@@ -434,7 +438,7 @@ struct RowElements {
         Scalar normals[tile_size] = {};
         std::uint32_t random[tile_size];
         for (std::int64_t first = begin; first < end;) {
-            const RowTile tile(key.shard, first, end);
+            const RowTile<Scalar> tile(key.shard, first, end);
             if (noisy) gather_normals(normals, stream, tile);
             gather_rounding_words(random, rounding, tile);
             use(first, tile.length, normals, random);

@@ -192,8 +192,8 @@ __device__ inline std::int64_t element_of_thread(unsigned first_block = 0) {
     return static_cast<std::int64_t>(blockIdx.x - first_block) * threads_per_block + threadIdx.x;
 }
 
-// Of tensors whose rows are no range of their parameter (csrc/math/shard.h). Rows begin and end anywhere in a chunk: one
-// thread an element.
+// Of tensors whose rows are no range of their parameter (csrc/math/shard.h). Rows begin and end anywhere in a chunk:
+// one thread an element.
 template <typename Param, typename Step>
 __global__ void __launch_bounds__(threads_per_block)
     step_of_rows_kernel(const __grid_constant__ StepBatch<Param> batch) {

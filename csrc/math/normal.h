@@ -125,9 +125,9 @@ template <typename Scalar>
 ALD_EXT_INLINE Scalar normal_of_lane(const PhiloxBlock<std::uint32_t>& words, std::uint32_t lane) {
     // A float has its pair in one half of the block.
     const bool second_half = lane >= 2;
-    const PhiloxBlock<std::uint32_t> half = {
-        {second_half ? words.word[2] : words.word[0], second_half ? words.word[3] : words.word[1], words.word[2],
-         words.word[3]}};
+    const PhiloxBlock<std::uint32_t> half = {{second_half ? words.word[2] : words.word[0],
+                                              second_half ? words.word[3] : words.word[1], words.word[2],
+                                              words.word[3]}};
     const NormalPair<Scalar> pair = normal_pair<Scalar, 0>(half);
     return lane % 2 == 0 ? pair.first : pair.second;
 }

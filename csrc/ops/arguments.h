@@ -235,8 +235,8 @@ inline std::int64_t check_rows(const Shard& shard, std::int64_t numel, const cha
 // Empty noise_ids stand for 0, 1, 2, ...
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const States<const std::vector<Tensor>*>& states,
-                                const std::vector<std::int64_t>& noise_ids, const ShardLists& shards,
-                                std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
+                                const std::vector<std::int64_t>& noise_ids, const ShardLists& shards, std::int64_t seed,
+                                const StepClock& clock, LangevinSettings settings) {
     const char* op = names.op.c_str();
     const std::size_t count = params.size();
     ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");

@@ -42,9 +42,8 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
         } else {
             clock = {lr, step == only_look ? 0 : step};
         }
-        const StepArguments arguments =
-            check_step(names, params, grads, {{&states...}}, noise_ids, {offsets, row_lengths, row_strides}, seed,
-                       clock, settings);
+        const StepArguments arguments = check_step(names, params, grads, {{&states...}}, noise_ids,
+                                                   {offsets, row_lengths, row_strides}, seed, clock, settings);
         if constexpr (!std::is_same_v<Lr, Tensor>) {
             if (step == only_look) return;
         }

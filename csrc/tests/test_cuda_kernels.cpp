@@ -477,8 +477,8 @@ void test_far_step(const NamedSettings& named) {
         Guarded<Param> expected(params);
         Guarded<Scalar> expected_states(states);
         on_cpu().step_kernels<Param>().of(named.kind)(expected.data(), grad.guarded.data(),
-                                                      states_at(expected_states.data(), count, 0),
-                                                      {4, 5, 6, {from}}, 0, count, named.settings);
+                                                      states_at(expected_states.data(), count, 0), {4, 5, 6, {from}}, 0,
+                                                      count, named.settings);
         check_same(widened(param.guarded.values()), widened(expected.values()), describe<Param>(named.name) + ", far");
         std::vector<Scalar> got_states;
         for (const FarEnd<Scalar>& state : far_states) append(got_states, state.guarded.values());

@@ -355,8 +355,8 @@ void test_rows(const Capability& capability, const NamedSettings& named, const N
     const cpu::Step<Param> step = capability.step_kernels<Param>().of(named.kind);
     StepInputs<Param> whole_of(span, false);
     const StepInputs<Param> before = whole_of;
-    step(whole_of.param.data(), whole_of.grad.data(), states_at(whole_of.states.data(), span, 0), of_shard(key), 0, span,
-         named.settings);
+    step(whole_of.param.data(), whole_of.grad.data(), states_at(whole_of.states.data(), span, 0), of_shard(key), 0,
+         span, named.settings);
     const auto states_of = [&](const StepInputs<Param>& inputs) {
         std::vector<Compute<Param>> states;
         for (int k = 0; k < max_states; ++k) append(states, elements_of(inputs.states, shard, count, k * span));
@@ -496,7 +496,8 @@ void test_infinite_square_avg(const Capability& capability) {
         Param param = round_stochastically<Param>(Scalar(3), 0);
         const Param grad = round_stochastically<Param>(Scalar(1), 0);
         Scalar square_avg = std::numeric_limits<Scalar>::infinity();
-        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, {&square_avg}, {1, 1, 0, {0}}, 0, 1, settings);
+        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, {&square_avg}, {1, 1, 0, {0}}, 0, 1,
+                                                             settings);
         check(widen(param) == Scalar(3), describe<Param>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
               ": got ", widen(param), ", expected 3");
     }

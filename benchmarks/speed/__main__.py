@@ -10,6 +10,7 @@ from ..measurement import copy_bandwidth
 from . import batches, update
 from .cases import SpeedCase
 from .cuda_graph import GraphCase
+from .dtensors import dtensor_cases
 
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
 BUDGET_S, QUICK_BUDGET_S = {"cpu": 5.0, "cuda": 2.0}, 0.5
@@ -20,6 +21,7 @@ FAMILIES = (
     batches.likelihood_cases,
     batches.dequantization_cases,
     update.update_dtype_cases,
+    dtensor_cases,
     batches.likelihood_shape_cases,
     batches.dequantization_shape_cases,
     batches.quantization_cases,

@@ -16,8 +16,9 @@ template <typename Param>
 struct StepTensor {
     Param* param;
     const Param* grad;
-    Compute<Param>* state;  // v of pSGLD, p of SGHMC, null for SGLD
-    std::int64_t numel, parameter, offset;
+    States<Compute<Param>*> states;
+    std::int64_t numel, parameter;
+    Shard shard;
 };
 
 template <typename Scalar>

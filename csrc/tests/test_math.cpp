@@ -8,6 +8,7 @@
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
 #include "../math/rounding.h"
+#include "../math/shard.h"
 #include "check.h"
 
 namespace {
@@ -54,6 +55,27 @@ void test_noise_layout() {
     }
 }
 
+// csrc/math/shard.h, Note [Shards]: some columns of some rows of a matrix, counted one after another.
+void test_elements_of_shards() {
+    constexpr std::int64_t columns = 11, first_row = 2, rows = 5;
+    for (std::int64_t begin = 0; begin < columns; ++begin) {
+        for (std::int64_t end = begin + 1; end <= columns; ++end) {
+            const Shard shard = {first_row * columns + begin, end - begin, columns};
+            std::int64_t i = 0;
+            for (std::int64_t row = first_row; row < first_row + rows; ++row) {
+                for (std::int64_t column = begin; column < end; ++column, ++i) {
+                    const std::int64_t got = element_of_parameter(shard, i), expected = row * columns + column;
+                    check(got == expected, "columns ", begin, " to ", end, ": element ", i, ": got ", got,
+                          ", expected ", expected);
+                }
+            }
+        }
+    }
+    check(element_of_parameter({5}, 7) == 12, "element 7 of a range from 5 on");
+    const std::int64_t far = element_of_parameter({1, 1, std::int64_t{1} << 40}, 1);
+    check(far == (std::int64_t{1} << 40) + 1, "element 1 of rows 2^40 apart: got ", far);
+}
+
 // One element alone has its normal of the block.
 template <typename Scalar>
 void test_normal_of_element() {
@@ -89,9 +111,10 @@ void test_underdamped_update() {
             const Real noise = std::sqrt((1 - mu * mu) * settings.temperature / settings.num_data) * xi;
             const Real p = mu * kicked + noise, moved = theta + h / 2 * (kicked + p);
             const Real size = std::fabs(before) + h * (std::fabs(gradient) + std::fabs(theta)) + std::fabs(noise);
-            Scalar momentum = before;
-            const Scalar kick = Update<Sghmc>::prepare(theta, gradient, momentum, step);
-            const Scalar got = Update<Sghmc>::finish(theta, gradient, xi, kick, momentum, step);
+            States<Scalar> state = {before};
+            const Scalar& momentum = state.of[0];
+            const Scalar kick = Update<Sghmc>::prepare(theta, gradient, state, step);
+            const Scalar got = Update<Sghmc>::finish(theta, gradient, xi, kick, state, step);
             check(std::fabs(momentum - p) <= 6 * unit * size, "underdamped momentum<", type_name<Scalar>(), ">: got ",
                   momentum, ", expected ", p);
             check(std::fabs(got - moved) <= 6 * unit * (std::fabs(theta) + h * size), "underdamped theta<",
@@ -641,6 +664,7 @@ int main() {
                                     {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu},
                                     {0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}}});
     test_noise_layout();
+    test_elements_of_shards();
     test_normal_of_element<float>();
     test_normal_of_element<double>();
     test_underdamped_update<float>();

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..moments import merge_mean_
 from ..settings import require
 from .collection import check_state_shape
+from .equal_chains import check_chains_differ
 
 #: What :meth:`StreamingMoments.state_dict` holds; the tensors are there from the first draw on.
 PLAIN_VALUES = ("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape")
@@ -37,7 +38,7 @@ class StreamingMoments:
         num_batches: largest number of batches in Note [Doubling batches]; even, ≥ 4.
 
     Raises:
-        ValueError: a draw of another shape, or a bad num_batches.
+        ValueError: a draw of another shape, a bad num_batches, or R-hat, ESS or MCSE of chains with equal draws.
         RuntimeError: a result is asked for without draws.
     """
 
@@ -106,6 +107,10 @@ class StreamingMoments:
         if self.count < least:
             raise RuntimeError(f"ald_ext.samplers.StreamingMoments: got {self.count} draws, expected {least} at least")
 
+    def _check_chains(self) -> None:
+        self._check_has_draws(4)
+        check_chains_differ("ald_ext.samplers.StreamingMoments", self._batch_means[: self._num_full])
+
     @property
     def num_chains(self) -> int:
         """The number of chains, 1 for draws (n, d)."""
@@ -152,7 +157,7 @@ class StreamingMoments:
 
     def _long_run_variance(self) -> Tensor:
         """Return σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
-        self._check_has_draws(4)
+        self._check_chains()
         means = self._batch_means[: self._num_full]
         deviations = means - means.mean((0, 2), keepdim=True)
         degrees = self._num_full * self.num_chains - 1
@@ -178,7 +183,7 @@ class StreamingMoments:
         num_batches·2^k draws, the halves are equal and this is the textbook number; otherwise the second half is
         longer, by two batches at most.
         """
-        self._check_has_draws(4)
+        self._check_chains()
         first_count = self._num_full // 2 * self.batch_size
         second_count = self.count - first_count
         first = self._batch_means[: self._num_full // 2].mean(0)
@@ -203,7 +208,7 @@ class StreamingMoments:
                 many draws.
 
         Raises:
-            ValueError: shapes, options or numbers of draws that do not fit.
+            ValueError: shapes, options or numbers of draws that do not fit, or chains with equal draws.
         """
         self._check_merge(other, along)
         if other.count == 0:
@@ -232,10 +237,12 @@ class StreamingMoments:
         return self.count, self.batch_size, self._num_full, self._num_partial
 
     def _merge_chains(self, other: StreamingMoments) -> None:
+        batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+        check_chains_differ("ald_ext.samplers.StreamingMoments.merge: other", batch_means[: self._num_full])
         self._mean = torch.cat([self._mean, other._mean], 1)
         self._squares = torch.cat([self._squares, other._squares], 1)
         self._partial_sum = torch.cat([self._partial_sum, other._partial_sum], 1)
-        self._batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+        self._batch_means = batch_means
         n, chains, d = self._mean.shape
         self._shape = (n, chains, d)
 

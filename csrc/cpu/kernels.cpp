@@ -298,42 +298,59 @@ ALD_EXT_INLINE void run_step(Param* param, const Param* grad, const Elements& el
     }
 }
 
+// Of one element.
+template <int count, typename Scalar>
+ALD_EXT_INLINE States<Scalar> load_states(const States<Scalar*>& states, std::int64_t i) {
+    States<Scalar> state = {};
+#pragma GCC unroll max_states
+    for (int k = 0; k < count; ++k) state.of[k] = states.of[k][i];
+    return state;
+}
+
+template <int count, typename Scalar>
+ALD_EXT_INLINE void store_states(const States<Scalar>& state, const States<Scalar*>& states, std::int64_t i) {
+#pragma GCC unroll max_states
+    for (int k = 0; k < count; ++k) states.of[k][i] = state.of[k];
+}
+
 // Note [The update of a step] in csrc/math/langevin_update.h.
-template <typename Update, typename Param, typename Elements>
-ALD_EXT_INLINE void run_update(Param* param, const Param* grad, Compute<Param>* states, const Elements& elements,
-                               const LangevinSettings& settings) {
+template <typename Update, int count, typename Param, typename Elements>
+ALD_EXT_INLINE void run_update(Param* param, const Param* grad, const States<Compute<Param>*>& states,
+                               const Elements& elements, const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
-        Scalar state = Update::has_state ? states[i] : Scalar(0);
+        States<Scalar> state = load_states<count>(states, i);
         const Scalar prepared = Update::prepare(theta, gradient, state, step);
-        if constexpr (Update::prepare_writes) states[i] = state;
+        if constexpr (Update::prepare_writes) store_states<count>(state, states, i);
         return prepared;
     };
     run_step(param, grad, elements, settings, prepare,
              [=](std::int64_t i, Scalar theta, Scalar gradient, Scalar xi, Scalar prepared) {
-                 Scalar state = Scalar(0);
+                 States<Scalar> state = load_states<count>(states, i);
                  const Scalar moved = Update::finish(theta, gradient, xi, prepared, state, step);
-                 if constexpr (Update::finish_writes) states[i] = state;
+                 if constexpr (Update::finish_writes) store_states<count>(state, states, i);
                  return moved;
              });
 }
 
 template <typename Param, typename Step>
-void parameter_step(Param* param, const Param* grad, Compute<Param>* states, std::int64_t count, NoiseKey key,
+void parameter_step(Param* param, const Param* grad, States<Compute<Param>*> states, std::int64_t count, NoiseKey key,
                     const LangevinSettings& settings) {
     using Frozen = typename Update<Step>::Frozen;
     const ParameterElements<Compute<Param>> elements{key, 0, count};
     if constexpr (!std::is_same_v<Frozen, Update<Step>>) {
-        if (key.step > settings.freeze_after) return run_update<Frozen>(param, grad, states, elements, settings);
+        if (key.step > settings.freeze_after)
+            return run_update<Frozen, state_count<Step>>(param, grad, states, elements, settings);
     }
-    run_update<Update<Step>>(param, grad, states, elements, settings);
+    run_update<Update<Step>, state_count<Step>>(param, grad, states, elements, settings);
 }
 
 template <typename Scalar, typename Step>
 void latent_step(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
                  std::int64_t end, const LangevinSettings& settings) {
-    run_update<Update<Step>>(z, grad, momenta, LatentElements<Scalar>{key, begin, end}, settings);
+    run_update<Update<Step>, state_count<Step>>(z, grad, States<Scalar*>{momenta},
+                                                LatentElements<Scalar>{key, begin, end}, settings);
 }
 
 // csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;

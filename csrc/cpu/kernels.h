@@ -13,9 +13,9 @@
 
 namespace ald_ext::cpu {
 
-// A step of parameters of type Param: float, double, BFloat16 or Half. `state` is v of pSGLD, p of SGHMC.
+// A step of parameters of type Param: float, double, BFloat16 or Half.
 template <typename Param>
-using Step = void (*)(Param* param, const Param* grad, Compute<Param>* state, std::int64_t count, NoiseKey key,
+using Step = void (*)(Param* param, const Param* grad, States<Compute<Param>*> states, std::int64_t count, NoiseKey key,
                       const LangevinSettings& settings);
 
 template <typename Param>

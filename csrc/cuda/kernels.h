@@ -16,7 +16,7 @@ template <typename Param>
 struct StepTensor {
     Param* param;
     const Param* grad;
-    Compute<Param>* state;  // v of pSGLD, p of SGHMC, null for SGLD
+    States<Compute<Param>*> states;
     std::int64_t numel, parameter, offset;
 };
 

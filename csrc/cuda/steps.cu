@@ -129,7 +129,8 @@ constexpr bool writes_state = Update::prepare_writes || Update::finish_writes;
 
 // Note [The update of a step] in csrc/math/langevin_update.h, all at once.
 template <typename Update, typename Scalar>
-__device__ Scalar update(Scalar theta, Scalar gradient, Scalar& state, Scalar xi, const StepScalars<Scalar>& step) {
+__device__ Scalar update(Scalar theta, Scalar gradient, States<Scalar>& state, Scalar xi,
+                         const StepScalars<Scalar>& step) {
     const Scalar prepared = Update::prepare(theta, gradient, state, step);
     return Update::finish(theta, gradient, xi, prepared, state, step);
 }
@@ -146,8 +147,11 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     // On their way while the state and the noise are made.
     auto params = elements.load(static_cast<const Param*>(tensor.param));
     const auto grads = elements.load(tensor.grad);
-    Values<Scalar, ChunkQuarter<Scalar>::lanes> states = {}, normals = {}, updated;
-    if constexpr (Adapting::has_state) states = elements.load(static_cast<const Scalar*>(tensor.state));
+    Values<Scalar, ChunkQuarter<Scalar>::lanes> states[max_states] = {}, normals = {}, updated;
+#pragma unroll
+    for (int k = 0; k < state_count<Step>; ++k) {
+        states[k] = elements.load(static_cast<const Scalar*>(tensor.states.of[k]));
+    }
 
     __shared__ StepState<Scalar> shared_state;
     if (threadIdx.x == 0) shared_state = current_state(batch);
@@ -159,11 +163,19 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
 #pragma unroll
     for (int e = 0; e < elements.size; ++e) {
         const Scalar theta = widen(params[e]), gradient = widen(grads[e]), xi = normals[e];
-        updated[e] = state.adapt ? update<Adapting>(theta, gradient, states[e], xi, state.scalars)
-                                 : update<typename Adapting::Frozen>(theta, gradient, states[e], xi, state.scalars);
+        States<Scalar> own = {};
+#pragma unroll
+        for (int k = 0; k < state_count<Step>; ++k) own.of[k] = states[k][e];
+        updated[e] = state.adapt ? update<Adapting>(theta, gradient, own, xi, state.scalars)
+                                 : update<typename Adapting::Frozen>(theta, gradient, own, xi, state.scalars);
+#pragma unroll
+        for (int k = 0; k < state_count<Step>; ++k) states[k][e] = own.of[k];
     }
     using Frozen = typename Adapting::Frozen;
-    if (writes_state<Frozen> || (writes_state<Adapting> && state.adapt)) elements.store(tensor.state, states);
+    if (writes_state<Frozen> || (writes_state<Adapting> && state.adapt)) {
+#pragma unroll
+        for (int k = 0; k < state_count<Step>; ++k) elements.store(tensor.states.of[k], states[k]);
+    }
     Values<std::uint32_t, 4> random = {};
     if constexpr (rounds_stochastically<Param>) {
         random = quarter.words(make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding));
@@ -208,12 +220,12 @@ __global__ void __launch_bounds__(threads_per_block)
     if (i >= batch.count) return;
     const Scalar z = batch.z[i], gradient = batch.grad[i];
     const Scalar xi = noisy ? latent_normal_of<Scalar>(batch.key, i) : Scalar(0);
-    Scalar p = batch.momenta == nullptr ? Scalar(0) : batch.momenta[i];
+    States<Scalar> p = {batch.momenta == nullptr ? Scalar(0) : batch.momenta[i]};
     if (batch.momenta == nullptr) {
         batch.z[i] = update<Update<Sgld>>(z, gradient, p, xi, step);
     } else {
         batch.z[i] = update<Update<Sghmc>>(z, gradient, p, xi, step);
-        batch.momenta[i] = p;
+        batch.momenta[i] = p.of[0];
     }
 }
 

@@ -59,23 +59,23 @@ ALD_EXT_INLINE Scalar decayed_gradient(Scalar theta, Scalar gradient, const Step
 
 // Note [The update of a step]
 // Update<Step>::prepare does what needs no noise, and finish, which is given prepare's result, gives the new theta.
-// prepare_writes and finish_writes say which of them changes the state; finish does not read it. Update<Step>::Frozen
-// is the update once the step number has passed freeze_after.
+// prepare_writes and finish_writes say which of them changes the states, state.of[0] and so on. Update<Step>::Frozen is
+// the update once the step number has passed freeze_after.
 template <typename Step>
 struct Update;
 
 template <>
 struct Update<Sgld> {
     using Frozen = Update;
-    static constexpr bool has_state = false, prepare_writes = false, finish_writes = false;
+    static constexpr bool prepare_writes = false, finish_writes = false;
 
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar prepare(Scalar, Scalar, Scalar&, const StepScalars<Scalar>&) {
+    static ALD_EXT_INLINE Scalar prepare(Scalar, Scalar, States<Scalar>&, const StepScalars<Scalar>&) {
         return Scalar(0);
     }
 
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar, Scalar&,
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar, States<Scalar>&,
                                         const StepScalars<Scalar>& step) {
         const Scalar g = decayed_gradient(theta, gradient, step);
         return theta + fused_multiply_add(-step.lr, g, step.noise_scale * xi);
@@ -85,18 +85,20 @@ struct Update<Sgld> {
 template <bool adapt>
 struct PsgldUpdate {
     using Frozen = PsgldUpdate<false>;
-    static constexpr bool has_state = true, prepare_writes = adapt, finish_writes = false;
+    static constexpr bool prepare_writes = adapt, finish_writes = false;
 
     // Updates v, and gives sqrt(G), which serves drift and noise; it is 0, not NaN, where v has overflown.
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, Scalar& v, const StepScalars<Scalar>& step) {
+    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, States<Scalar>& state,
+                                         const StepScalars<Scalar>& step) {
+        Scalar& v = state.of[0];
         const Scalar g = decayed_gradient(theta, gradient, step);
         if (adapt) v = fused_multiply_add(step.alpha, v, step.one_minus_alpha * g * g);
         return Scalar(1) / square_root(square_root(v) + step.eps);
     }
 
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar root, Scalar&,
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar root, States<Scalar>&,
                                         const StepScalars<Scalar>& step) {
         const Scalar g = decayed_gradient(theta, gradient, step);
         return fused_multiply_add(root, fused_multiply_add(root, -step.lr * g, step.noise_scale * xi), theta);
@@ -109,18 +111,20 @@ struct Update<Psgld> : PsgldUpdate<true> {};
 template <>
 struct Update<Sghmc> {
     using Frozen = Update;
-    static constexpr bool has_state = true, prepare_writes = false, finish_writes = true;
+    static constexpr bool prepare_writes = false, finish_writes = true;
 
     // B of Note [Underdamped steps]: the kicked p.
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, Scalar& p, const StepScalars<Scalar>& step) {
-        return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), p);
+    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, States<Scalar>& state,
+                                         const StepScalars<Scalar>& step) {
+        return fused_multiply_add(-step.kick, decayed_gradient(theta, gradient, step), state.of[0]);
     }
 
     // What follows B; both half drifts at once, for one rounding.
     template <typename Scalar>
-    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar, Scalar xi, Scalar kicked, Scalar& p,
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar, Scalar xi, Scalar kicked, States<Scalar>& state,
                                         const StepScalars<Scalar>& step) {
+        Scalar& p = state.of[0];
         p = fused_multiply_add(step.momentum, kicked, step.momentum_noise_scale * xi);
         return fused_multiply_add(step.half_drift, kicked + p, theta);
     }

@@ -1,6 +1,8 @@
 // Plain values that cross from csrc/ops to the loops of any instruction set or device.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
@@ -26,23 +28,26 @@ struct OwnSetting {
 };
 
 // Note [The list of steps]
-// Each step once: the name of its op, what the op calls the states (null: the step has none), and the settings beside
-// those of every step. Schemas, registration and tables of kernels follow from Steps; the formula of each is in
+// Each step once: the name of its op, what the op calls the states (elementwise, of zeros at first), and the settings
+// beside those of every step. Schemas, registration and tables of kernels follow from Steps; the formula of each is in
 // langevin_update.h.
 struct Sgld {
-    static constexpr const char *name = "sgld_step_", *states = nullptr;
+    static constexpr const char* name = "sgld_step_";
+    static constexpr std::array<const char*, 0> states = {};
     static constexpr std::tuple<> own_settings = {};
 };
 
 struct Psgld {
-    static constexpr const char *name = "psgld_step_", *states = "square_avgs";
+    static constexpr const char* name = "psgld_step_";
+    static constexpr std::array states = {"square_avgs"};
     static constexpr auto own_settings = std::make_tuple(
         OwnSetting<double>{"alpha", &LangevinSettings::alpha}, OwnSetting<double>{"eps", &LangevinSettings::eps},
         OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
 };
 
 struct Sghmc {
-    static constexpr const char *name = "sghmc_step_", *states = "momenta";
+    static constexpr const char* name = "sghmc_step_";
+    static constexpr std::array states = {"momenta"};
     static constexpr auto own_settings = std::make_tuple(OwnSetting<double>{"momentum", &LangevinSettings::momentum});
 };
 
@@ -50,6 +55,17 @@ using Steps = std::tuple<Sgld, Psgld, Sghmc>;
 enum class StepKind { sgld, psgld, sghmc };  // in the same order
 
 constexpr std::size_t step_count = std::tuple_size_v<Steps>;
+
+template <typename Step>
+constexpr int state_count = static_cast<int>(Step::states.size());
+
+constexpr int max_states = std::apply([](auto... step) { return std::max({state_count<decltype(step)>...}); }, Steps{});
+
+// One value for each state of a step, in the order of Step::states.
+template <typename Value>
+struct States {
+    Value of[max_states];
+};
 
 // Calls use(Step{}) with every step.
 template <typename Use>

@@ -18,13 +18,20 @@ struct StepClock {
     DeviceClock device = {};  // overrules the two
 };
 
-// A tensor of a step; `state` is v of pSGLD, p of SGHMC, null for SGLD.
+// A tensor of a step.
 struct StepTensor {
     void* param;
     const void* grad;
-    void* state;
+    States<void*> states;
     std::int64_t numel;
     std::int64_t parameter, offset;  // of its noise
+
+    template <typename Param>
+    States<Compute<Param>*> states_of() const {
+        States<Compute<Param>*> result = {};
+        for (int k = 0; k < max_states; ++k) result.of[k] = static_cast<Compute<Param>*>(states.of[k]);
+        return result;
+    }
 };
 
 struct StepArguments {
@@ -175,7 +182,9 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarTyp
 // How a step calls itself and its arguments.
 struct StepNames {
     StepKind kind;
-    std::string op, states, written;  // `states` is empty for a step without
+    std::string op, written;
+    int state_count;
+    States<const char*> states;
 };
 
 template <typename Step, std::size_t kind = 0>
@@ -183,20 +192,25 @@ const StepNames& names_of() {
     if constexpr (!std::is_same_v<Step, std::tuple_element_t<kind, Steps>>) {
         return names_of<Step, kind + 1>();
     } else {
-        static const std::string states = Step::states == nullptr ? "" : Step::states;
-        static const StepNames names = {static_cast<StepKind>(kind), std::string("ald_ext::") + Step::name, states,
-                                        states.empty() ? "params" : "params, " + states};
+        static const StepNames names = [] {
+            StepNames result = {
+                static_cast<StepKind>(kind), std::string("ald_ext::") + Step::name, "params", state_count<Step>, {}};
+            for (int k = 0; k < state_count<Step>; ++k) {
+                result.states.of[k] = Step::states[k];
+                result.written += std::string(", ") + Step::states[k];
+            }
+            return result;
+        }();
         return names;
     }
 }
 
-// `states` is empty for a step without. Empty noise_ids stand for 0, 1, 2, ..., empty offsets for zeros.
+// Empty noise_ids stand for 0, 1, 2, ..., empty offsets for zeros.
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
-                                const std::vector<Tensor>& grads, const std::vector<Tensor>& states,
+                                const std::vector<Tensor>& grads, const States<const std::vector<Tensor>*>& states,
                                 const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
                                 std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
     const char* op = names.op.c_str();
-    const bool has_states = !names.states.empty();
     const std::size_t count = params.size();
     ALD_EXT_CHECK(count > 0, op, "params", "got an empty list, expected at least one tensor");
     const auto check_length = [&](std::size_t length, const char* argument) {
@@ -204,7 +218,7 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
                       ", one for each of params");
     };
     check_length(grads.size(), "grads");
-    if (has_states) check_length(states.size(), names.states.c_str());
+    for (int k = 0; k < names.state_count; ++k) check_length(states.of[k]->size(), names.states.of[k]);
     if (!noise_ids.empty()) check_length(noise_ids.size(), "noise_ids");
     if (!offsets.empty()) check_length(offsets.size(), "offsets");
     check_settings(settings, op);
@@ -222,7 +236,7 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     const std::int64_t param_size = static_cast<std::int64_t>(params[0].element_size());
     const std::int64_t state_size = state_type == ScalarType::Double ? 8 : 4;
     std::vector<MemoryRange> ranges;
-    ranges.reserve(3 * count);
+    ranges.reserve((2 + names.state_count) * count);
     const auto add_range = [&](const void* memory, std::int64_t size, bool written) {
         const char* begin = static_cast<const char*>(memory);
         ranges.push_back({begin, begin + size, written});
@@ -243,8 +257,11 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         if (!Layout(grads[i]).is_plainly(layout, first.type)) {
             check_companion(grads[i], param, type, op, {"grads", index});
         }
-        if (has_states && !Layout(states[i]).is_plainly(layout, plain_state_type)) {
-            check_companion(states[i], param, state_type, op, {names.states.c_str(), index});
+        for (int k = 0; k < names.state_count; ++k) {
+            const Tensor& state = (*states.of[k])[i];
+            if (!Layout(state).is_plainly(layout, plain_state_type)) {
+                check_companion(state, param, state_type, op, {names.states.of[k], index});
+            }
         }
         const std::int64_t numel = layout.numel();
         const std::int64_t noise_id = noise_ids.empty() ? index : noise_ids[i];
@@ -253,11 +270,14 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         if (numel == 0) continue;
         void* const values = param.mutable_data_ptr();
         const void* const grad = grads[i].const_data_ptr();
-        void* const state = has_states ? states[i].mutable_data_ptr() : nullptr;
+        StepTensor tensor = {values, grad, {}, numel, noise_id, offset};
         add_range(values, numel * param_size, true);
         add_range(grad, numel * param_size, false);
-        if (has_states) add_range(state, numel * state_size, true);
-        arguments.tensors.push_back({values, grad, state, numel, noise_id, offset});
+        for (int k = 0; k < names.state_count; ++k) {
+            tensor.states.of[k] = (*states.of[k])[i].mutable_data_ptr();
+            add_range(tensor.states.of[k], numel * state_size, true);
+        }
+        arguments.tensors.push_back(tensor);
     }
     check_no_overlap(std::move(ranges), op, names.written.c_str(), "grads");
     return arguments;

@@ -96,8 +96,9 @@ struct CpuDevice {
             Param* param = static_cast<Param*>(tensor.param) + begin;
             const Param* grad = static_cast<const Param*>(tensor.grad) + begin;
             const NoiseKey key{seed, step, tensor.parameter, tensor.offset + begin};
-            Compute<Param>* state = static_cast<Compute<Param>*>(tensor.state);
-            run(param, grad, state == nullptr ? nullptr : state + begin, count, key, arguments.settings);
+            States<Compute<Param>*> states = tensor.states_of<Param>();
+            for (auto*& state : states.of) state = state == nullptr ? nullptr : state + begin;
+            run(param, grad, states, count, key, arguments.settings);
         });
     }
 

@@ -3,21 +3,28 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <utility>
+
 #include "arguments.h"
 #include "boundary.h"
 
 namespace ald_ext::ops {
 
 // One step op of a device; Device::run_step<Param>(arguments) does the work. Lr and Number are double and int64, or, in
-// the overload `tensor`, tensors; Own are the types of the step's own settings.
-template <typename Device, typename Step, typename Lr, typename Number, typename... Own>
-struct StepOp {
+// the overload `tensor`, tensors; k are the numbers of the step's states, Own the types of its own settings.
+template <typename Device, typename Step, typename Lr, typename Number, typename Numbers, typename... Own>
+struct StepOp;
+
+template <typename Device, typename Step, typename Lr, typename Number, std::size_t... k, typename... Own>
+struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
     using Tensors = std::vector<Tensor>;
     using Integers = std::vector<std::int64_t>;
+    template <std::size_t>
+    using StateTensors = const Tensors&;
 
-    static void with_states(const Tensors& params, const Tensors& grads, const Tensors& states, Lr lr, double num_data,
-                            double temperature, double weight_decay, bool maximize, Own... own, std::int64_t seed,
-                            Number step, const Integers& noise_ids, const Integers& offsets) {
+    static void run(const Tensors& params, const Tensors& grads, StateTensors<k>... states, Lr lr, double num_data,
+                    double temperature, double weight_decay, bool maximize, Own... own, std::int64_t seed, Number step,
+                    const Integers& noise_ids, const Integers& offsets) {
         const StepNames& names = names_of<Step>();
         LangevinSettings settings;
         settings.num_data = num_data;
@@ -32,32 +39,20 @@ struct StepOp {
             clock = {lr, step};
         }
         const StepArguments arguments =
-            check_step(names, params, grads, states, noise_ids, offsets, seed, clock, settings);
+            check_step(names, params, grads, {{&states...}}, noise_ids, offsets, seed, clock, settings);
         if (arguments.tensors.empty()) return;
         dispatch_parameter(arguments.type, [&](auto param) { Device::template run_step<decltype(param)>(arguments); });
-    }
-
-    static void without_states(const Tensors& params, const Tensors& grads, Lr lr, double num_data, double temperature,
-                               double weight_decay, bool maximize, Own... own, std::int64_t seed, Number step,
-                               const Integers& noise_ids, const Integers& offsets) {
-        with_states(params, grads, {}, lr, num_data, temperature, weight_decay, maximize, own..., seed, step, noise_ids,
-                    offsets);
-    }
-
-    static void implement(torch::stable::detail::StableLibrary& library, const std::string& name) {
-        if constexpr (Step::states != nullptr) {
-            library.impl(name.c_str(), ALD_EXT_BOX(&StepOp::with_states));
-        } else {
-            library.impl(name.c_str(), ALD_EXT_BOX(&StepOp::without_states));
-        }
     }
 };
 
 // Both overloads of a step op.
 template <typename Device, typename Step, typename... Own>
 void implement_step(torch::stable::detail::StableLibrary& library, const std::tuple<OwnSetting<Own>...>&) {
-    StepOp<Device, Step, double, std::int64_t, Own...>::implement(library, Step::name);
-    StepOp<Device, Step, Tensor, Tensor, Own...>::implement(library, std::string(Step::name) + ".tensor");
+    using Numbers = std::make_index_sequence<state_count<Step>>;
+    using Plain = StepOp<Device, Step, double, std::int64_t, Numbers, Own...>;
+    using OfTensors = StepOp<Device, Step, Tensor, Tensor, Numbers, Own...>;
+    library.impl(Step::name, ALD_EXT_BOX(&Plain::run));
+    library.impl((std::string(Step::name) + ".tensor").c_str(), ALD_EXT_BOX(&OfTensors::run));
 }
 
 // The steps of latent variables, by Device::run_latent_step<Scalar>(arguments).

@@ -16,7 +16,8 @@ std::string own_argument(const ald_ext::OwnSetting<std::int64_t>& setting) {
 template <typename Step>
 std::string step_schema(const std::string& overload, const std::string& lr, const std::string& number) {
     std::string schema = Step::name + overload + "(Tensor(a!)[] params, Tensor[] grads, ";
-    if (Step::states != nullptr) schema += std::string("Tensor(b!)[] ") + Step::states + ", ";
+    char alias = 'b';
+    for (const char* state : Step::states) schema += std::string("Tensor(") + alias++ + "!)[] " + state + ", ";
     schema += lr + " lr, float num_data, float temperature, float weight_decay, bool maximize, ";
     std::apply([&](const auto&... setting) { ((schema += own_argument(setting) + ", "), ...); }, Step::own_settings);
     return schema + "int seed, " + number + " step, int[] noise_ids, int[] offsets) -> ()";

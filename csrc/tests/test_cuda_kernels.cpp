@@ -65,17 +65,17 @@ class StepTensors {
             tensors_.push_back(
                 {Guarded<Param>(random_values<Param>(sizes[i], 3 * i + 1, special), place % 3),
                  Guarded<Param>(random_values<Param>(sizes[i], 3 * i + 2, special), place / 3 % 2),
-                 Guarded<Scalar>(square_of(random_values<Scalar>(sizes[i], 3 * i + 3, special)), place / 6 % 2),
+                 Guarded<Scalar>(square_of(random_values<Scalar>(max_states * sizes[i], 3 * i + 3, special)),
+                                 place / 6 % 2),
                  sizes[i], static_cast<std::int64_t>(i * i), offset + place % 5 * 7});
         }
     }
 
-    std::vector<cuda::StepTensor<Param>> list(StepKind kind) {
+    std::vector<cuda::StepTensor<Param>> list() {
         std::vector<cuda::StepTensor<Param>> list;
         for (Tensor& tensor : tensors_) {
-            list.push_back({tensor.param.data(), tensor.grad.data(),
-                            kind == StepKind::sgld ? nullptr : tensor.state.data(), tensor.numel, tensor.parameter,
-                            tensor.offset});
+            list.push_back({tensor.param.data(), tensor.grad.data(), states_at(tensor.states.data(), tensor.numel, 0),
+                            tensor.numel, tensor.parameter, tensor.offset});
         }
         return list;
     }
@@ -85,7 +85,7 @@ class StepTensors {
         for (const Tensor& tensor : tensors_) {
             append(result, widened(tensor.param.values()));
             append(result, widened(tensor.grad.values()));
-            append(result, tensor.state.values());
+            append(result, tensor.states.values());
         }
         return result;
     }
@@ -93,7 +93,7 @@ class StepTensors {
   private:
     struct Tensor {
         Guarded<Param> param, grad;
-        Guarded<Scalar> state;
+        Guarded<Scalar> states;
         std::int64_t numel, parameter, offset;
     };
     std::vector<Tensor> tensors_;
@@ -104,7 +104,7 @@ void step_on_cpu(StepKind kind, const std::vector<cuda::StepTensor<Param>>& tens
                  std::int64_t step, const LangevinSettings& settings) {
     for (const auto& tensor : tensors) {
         const NoiseKey key{seed, step, tensor.parameter, tensor.offset};
-        on_cpu().step_kernels<Param>().of(kind)(tensor.param, tensor.grad, tensor.state, tensor.numel, key, settings);
+        on_cpu().step_kernels<Param>().of(kind)(tensor.param, tensor.grad, tensor.states, tensor.numel, key, settings);
     }
 }
 
@@ -131,10 +131,9 @@ void test_step(const NamedSettings& named, const Clock& clock, const std::vector
     const std::string what = describe<Param>(named.name, sizes.size(), sizes[0], offset, clock.lr, clock.step);
     const std::size_t per_launch = cuda::tensors_per_launch;
     check_launches(static_cast<unsigned>((sizes.size() + per_launch - 1) / per_launch), what, [&] {
-        cuda::langevin_step(named.kind, got.list(named.kind), seed, clock.step ? wrong_step : step, device, given,
-                            nullptr);
+        cuda::langevin_step(named.kind, got.list(), seed, clock.step ? wrong_step : step, device, given, nullptr);
     });
-    step_on_cpu(named.kind, expected.list(named.kind), seed, step, settings);
+    step_on_cpu(named.kind, expected.list(), seed, step, settings);
     check_same(got.values(), expected.values(), what);
 }
 
@@ -450,17 +449,25 @@ void test_far_step(const NamedSettings& named) {
     in_last_block(far_count, chunk_size<Scalar> * cuda::chunks_per_block, [&](std::int64_t from) {
         const std::int64_t count = far_count - from;
         const std::vector<Param> params = random_values<Param>(count, 1);
-        const std::vector<Scalar> states = square_of(random_values<Scalar>(count, 2));
+        const std::vector<Scalar> states = square_of(random_values<Scalar>(max_states * count, 2));
         FarEnd<Param> param(params, far_count), grad(random_values<Param>(count, 3), far_count);
-        FarEnd<Scalar> state(states, far_count);
-        cuda::langevin_step<Param>(named.kind, {{param.beginning, grad.beginning, state.beginning, far_count, 6, 0}}, 4,
-                                   5, {}, named.settings, nullptr);
+        std::vector<FarEnd<Scalar>> far_states;
+        States<Scalar*> beginnings = {};
+        for (int k = 0; k < max_states; ++k) {
+            far_states.emplace_back(std::vector(&states[k * count], &states[k * count] + count), far_count);
+            beginnings.of[k] = far_states[k].beginning;
+        }
+        cuda::langevin_step<Param>(named.kind, {{param.beginning, grad.beginning, beginnings, far_count, 6, 0}}, 4, 5,
+                                   {}, named.settings, nullptr);
         Guarded<Param> expected(params);
-        Guarded<Scalar> expected_state(states);
-        on_cpu().step_kernels<Param>().of(named.kind)(expected.data(), grad.guarded.data(), expected_state.data(),
-                                                      count, {4, 5, 6, from}, named.settings);
+        Guarded<Scalar> expected_states(states);
+        on_cpu().step_kernels<Param>().of(named.kind)(expected.data(), grad.guarded.data(),
+                                                      states_at(expected_states.data(), count, 0), count,
+                                                      {4, 5, 6, from}, named.settings);
         check_same(widened(param.guarded.values()), widened(expected.values()), describe<Param>(named.name) + ", far");
-        check_same(state.guarded.values(), expected_state.values(), describe<Param>(named.name) + ", far: state");
+        std::vector<Scalar> got_states;
+        for (const FarEnd<Scalar>& state : far_states) append(got_states, state.guarded.values());
+        check_same(got_states, expected_states.values(), describe<Param>(named.name) + ", far: states");
     });
 }
 

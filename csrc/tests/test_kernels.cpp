@@ -53,27 +53,27 @@ struct StepInputs {
     StepInputs(std::int64_t count, bool special)
         : param(random_values<Param>(count, 11, special)),
           grad(random_values<Param>(count, 12, special)),
-          state(square_of(random_values<Scalar>(count, 13, special))) {}
+          states(square_of(random_values<Scalar>(max_states * count, 13, special))) {}
 
     std::vector<Param> param, grad;
-    std::vector<Scalar> state;
+    std::vector<Scalar> states;  // states_at
 };
 
-// Parameters, then their states, which SGLD has no use for.
+// Parameters, then the states, of which a step may use none.
 template <typename Param>
 std::vector<Compute<Param>> run_step(const Capability& capability, const Cuts& cuts, const NoiseKey& key,
                                      const LangevinSettings& settings, StepKind kind, bool special) {
     const cpu::Step<Param> step = capability.step_kernels<Param>().of(kind);
     const StepInputs<Param> inputs(cuts.back(), special);
     Guarded<Param> param(inputs.param), grad(inputs.grad);
-    Guarded<Compute<Param>> state(inputs.state);
+    Guarded<Compute<Param>> states(inputs.states);
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        step(param.data() + begin, grad.data() + begin, kind == StepKind::sgld ? nullptr : state.data() + begin, length,
+        step(param.data() + begin, grad.data() + begin, states_at(states.data(), cuts.back(), begin), length,
              moved(key, begin), settings);
     });
     check_same(widened(grad.values()), widened(inputs.grad), "a step changed its gradient");
     auto result = widened(param.values());
-    append(result, state.values());
+    append(result, states.values());
     return result;
 }
 
@@ -101,7 +101,7 @@ std::vector<Scalar> run_latent_step(const KernelTable<Scalar>& table, const Cuts
                                     std::int64_t dimension, const NamedSettings& named, bool special) {
     const std::vector<std::int64_t> data = data_indices(rows_for(cuts.back(), dimension), 14);
     const StepInputs<Scalar> inputs(cuts.back(), special);
-    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momenta(inputs.state);
+    Guarded<Scalar> z(inputs.param), grad(inputs.grad), momenta(inputs.states);
     const bool sgld = named.kind == StepKind::sgld;
     const cpu::LatentStep<Scalar> step = sgld ? table.latent_sgld : table.latent_sghmc;
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
@@ -347,9 +347,14 @@ void test_steps_by_element(const Capability& capability) {
         for (std::int64_t i = 0; i < count; ++i) {
             const Scalar theta = widen(inputs.param[i]), gradient = widen(inputs.grad[i]);
             const Scalar xi = step.settings.temperature > 0 ? normals[i] : Scalar(0);
+            const States<Scalar*> states = states_at(inputs.states.data(), count, i);
             const auto update = [&](auto rule) {
-                const Scalar prepared = rule.prepare(theta, gradient, inputs.state[i], scalars);
-                return rule.finish(theta, gradient, xi, prepared, inputs.state[i], scalars);
+                States<Scalar> state = {};
+                for (int k = 0; k < max_states; ++k) state.of[k] = *states.of[k];
+                const Scalar prepared = rule.prepare(theta, gradient, state, scalars);
+                const Scalar moved = rule.finish(theta, gradient, xi, prepared, state, scalars);
+                for (int k = 0; k < max_states; ++k) *states.of[k] = state.of[k];
+                return moved;
             };
             const Scalar value = with_step(step.kind, [&](auto named) {
                 using Adapting = Update<decltype(named)>;
@@ -359,7 +364,7 @@ void test_steps_by_element(const Capability& capability) {
             inputs.param[i] = round_stochastically<Param>(value, rounding_word(key, key.offset + i));
         }
         auto expected = widened(inputs.param);
-        append(expected, inputs.state);
+        append(expected, inputs.states);
         const auto got = run_step<Param>(capability, whole(count), key, step.settings, step.kind, false);
         check_same(got, expected, "by element: " + describe<Param>(step.name, capability, count, key));
     }
@@ -397,11 +402,11 @@ void test_latent_steps(const Capability& capability) {
             StepInputs<Scalar> expected(count, false);
             for (std::int64_t row = 0; row < rows; ++row) {
                 const std::int64_t begin = row * dimension;
-                Scalar* momentum = named.kind == StepKind::sgld ? nullptr : expected.state.data() + begin;
-                step(expected.param.data() + begin, expected.grad.data() + begin, momentum, dimension,
-                     {key.seed, key.step, data[row], 0}, named.settings);
+                step(expected.param.data() + begin, expected.grad.data() + begin,
+                     states_at(expected.states.data(), count, begin), dimension, {key.seed, key.step, data[row], 0},
+                     named.settings);
             }
-            append(expected.param, expected.state);
+            append(expected.param, expected.states);
             check_same(run_latent_step(capability.kernels<Scalar>(), whole(count), key, dimension, named, false),
                        expected.param, "latent " + describe<Scalar>(named.name, capability, dimension, key));
         }
@@ -414,7 +419,7 @@ void test_sghmc_without_time(const Capability& capability) {
     const NamedSettings& named = step_to_test("sghmc, lr = 0");
     const StepInputs<Param> inputs(200, false);
     auto expected = widened(inputs.param);
-    append(expected, inputs.state);
+    append(expected, inputs.states);
     check_same(run_step<Param>(capability, whole(200), {1, 2, 3, 4}, named.settings, named.kind, false), expected,
                describe<Param>(named.name, capability, 200, {}));
 }
@@ -428,7 +433,7 @@ void test_infinite_square_avg(const Capability& capability) {
         Param param = round_stochastically<Param>(Scalar(3), 0);
         const Param grad = round_stochastically<Param>(Scalar(1), 0);
         Scalar square_avg = std::numeric_limits<Scalar>::infinity();
-        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, &square_avg, 1, {1, 1, 0, 0}, settings);
+        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, {&square_avg}, 1, {1, 1, 0, 0}, settings);
         check(widen(param) == Scalar(3), describe<Param>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
               ": got ", widen(param), ", expected 3");
     }

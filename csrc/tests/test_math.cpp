@@ -89,9 +89,10 @@ void test_underdamped_update() {
             const Real noise = std::sqrt((1 - mu * mu) * settings.temperature / settings.num_data) * xi;
             const Real p = mu * kicked + noise, moved = theta + h / 2 * (kicked + p);
             const Real size = std::fabs(before) + h * (std::fabs(gradient) + std::fabs(theta)) + std::fabs(noise);
-            Scalar momentum = before;
-            const Scalar kick = Update<Sghmc>::prepare(theta, gradient, momentum, step);
-            const Scalar got = Update<Sghmc>::finish(theta, gradient, xi, kick, momentum, step);
+            States<Scalar> state = {before};
+            const Scalar& momentum = state.of[0];
+            const Scalar kick = Update<Sghmc>::prepare(theta, gradient, state, step);
+            const Scalar got = Update<Sghmc>::finish(theta, gradient, xi, kick, state, step);
             check(std::fabs(momentum - p) <= 6 * unit * size, "underdamped momentum<", type_name<Scalar>(), ">: got ",
                   momentum, ", expected ", p);
             check(std::fabs(got - moved) <= 6 * unit * (std::fabs(theta) + h * size), "underdamped theta<",

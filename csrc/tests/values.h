@@ -144,6 +144,14 @@ inline std::vector<std::int64_t> data_indices(std::int64_t rows, std::uint64_t s
     return data;
 }
 
+// Pointers to element `begin` of the states of a step, which lie in memory one after another, `count` elements each.
+template <typename Scalar>
+States<Scalar*> states_at(Scalar* states, std::int64_t count, std::int64_t begin) {
+    States<Scalar*> result = {};
+    for (int k = 0; k < max_states; ++k) result.of[k] = states + k * count + begin;
+    return result;
+}
+
 struct NamedSettings {
     const char* name;
     LangevinSettings settings;

@@ -70,10 +70,9 @@ def gather_chains(result: Result, group: dist.ProcessGroup | None = None) -> Res
         draws = _all_gather(with_chains("gather_chains", result).clone(), result.device, group)
         _check_fit("gather_chains: result", {f"rank {rank}": part for rank, part in enumerate(draws)})
         return with_chains("gather_chains", torch.cat(draws, 2))
-    state = result.state_dict()
-    device = next((value.device for value in state.values() if isinstance(value, Tensor)), torch.device("cpu"))
-    moments = []
-    for rank, state in enumerate(_all_gather(state, device, group)):
+    own, moments = result.state_dict(), list[StreamingMoments]()
+    device = next((value.device for value in own.values() if isinstance(value, Tensor)), torch.device("cpu"))
+    for rank, state in enumerate(_all_gather(own, device, group)):
         argument, expected = f"ald_ext.samplers.gather_chains: result: rank {rank}", f"{result.count}, as here"
         require(state["count"] == result.count, argument, f"{state['count']} draws a chain", expected)
         moments.append(StreamingMoments(covariance=state["keeps_covariance"], num_batches=state["num_batches"]))

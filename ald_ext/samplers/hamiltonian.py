@@ -23,8 +23,8 @@ class HMC(MetropolisSampler):
     and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
 
     Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
-            see :class:`MetropolisSampler`; the step size is ε.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
+            first_chain: see :class:`MetropolisSampler`; the step size is ε.
         num_leapfrog_steps: L ≥ 1.
         jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
             fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
@@ -52,6 +52,7 @@ class HMC(MetropolisSampler):
         target_acceptance: float | None = None,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
         super().__init__(
             potential,
@@ -64,6 +65,7 @@ class HMC(MetropolisSampler):
             target_acceptance=target_acceptance,
             seed=seed,
             index=index,
+            first_chain=first_chain,
         )
         self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
         self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")

@@ -20,7 +20,7 @@ class LangevinDynamics(DatapointSampler):
     theirs is T s² / (1 - η/(2s²)). The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: η > 0.
         temperature: T ≥ 0; 0 is gradient descent.
 
@@ -40,8 +40,9 @@ class LangevinDynamics(DatapointSampler):
         temperature: float = 1.0,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
         self.step_size = float(step_size)
 
@@ -49,6 +50,13 @@ class LangevinDynamics(DatapointSampler):
         _, gradient = self._evaluate(self._z)
         z = self._z.clone()
         ops.latent_langevin_step_(
-            z, gradient, self._index, lr=self.step_size, temperature=self.temperature, seed=self.seed, step=step
+            z,
+            gradient,
+            self._index,
+            lr=self.step_size,
+            temperature=self.temperature,
+            seed=self.seed,
+            step=step,
+            offset=self._offset(z.shape),
         )
         self._z = z

@@ -63,6 +63,7 @@ class LastLayer:
             outputs begin as about N(0, initial_scale²).
         initial_scale: see weight.
         seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
+        first_chain: index of the first chain, as the kernel's.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class LastLayer:
         weight: Tensor | None,
         initial_scale: float,
         seed: int | None,
+        first_chain: int,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
         self.seed = draw_seed() if seed is None else seed
@@ -90,7 +92,10 @@ class LastLayer:
                 stacklevel=3,
             )
         shape = (chains, latent_dim, self.design.shape[1])
-        self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
+        if weight is None:
+            self._weight = self._initial_weight(shape, initial_scale, first_chain)
+        else:
+            self._weight = self._checked(weight, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for any data, (m, ...) → (m, chains, d): this is the amortized encoder."""
@@ -111,10 +116,12 @@ class LastLayer:
             design: Tensor = self.features(x)
         return design
 
-    def _initial_weight(self, shape: tuple[int, int, int], scale: float) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        normals = torch.randn(shape, generator=generator, dtype=self.design.dtype).to(self.design.device)
-        return normals * (scale / self.design.square().sum(1).mean().sqrt())
+    def _initial_weight(self, shape: tuple[int, int, int], scale: float, first_chain: int) -> Tensor:
+        generator, size = torch.Generator().manual_seed(self.seed), math.prod(shape[1:])
+        begin, end = first_chain * size, (first_chain + shape[0]) * size
+        # torch draws 16 at a time, so that the first ones do not depend on how many follow.
+        normals = torch.randn(math.ceil(end / 16) * 16, generator=generator, dtype=self.design.dtype)[begin:end]
+        return normals.view(shape).to(self.design.device) * (scale / self.design.square().sum(1).mean().sqrt())
 
     def _checked(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
         argument, got = f"ald_ext.samplers.{type(self).__name__}: weight", f"shape {tuple(weight.shape)}"
@@ -135,7 +142,7 @@ class LastLayerALD(LastLayer):
     Args:
         features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayer`.
         kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
-        options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
+        options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, first_chain, …
     """
 
     def __init__(
@@ -153,7 +160,7 @@ class LastLayerALD(LastLayer):
         **options: Any,
     ) -> None:
         common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
-        super().__init__(features, potential, x, latent_dim, **common)
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=options.get("first_chain", 0))
         target = LastLayerPotential(potential, x, self.design, latent_dim)
         self.kernel = kernel(target, None, self._weight.flatten(1)[None], seed=self.seed, **options)
 
@@ -222,7 +229,7 @@ class LastLayerSGALD(LastLayer):
         **options: Any,
     ) -> None:
         common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
-        super().__init__(features, potential, x, latent_dim, **common)
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=options.get("first_chain", 0))
         self.batch_size = len(x) if batch_size is None else batch_size
         self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
         self._check()

@@ -39,7 +39,7 @@ class MetropolisSampler(DatapointSampler):
         chain that adapts is not a Markov chain of the right target: discard these samples.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
         temperature: T > 0.
         inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
@@ -68,8 +68,9 @@ class MetropolisSampler(DatapointSampler):
         target_acceptance: float | None = None,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("temperature", temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
         target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
@@ -192,8 +193,8 @@ class MALA(MetropolisSampler):
     size √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
 
     Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
-            see :class:`MetropolisSampler`; the step size is h.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
+            first_chain: see :class:`MetropolisSampler`; the step size is h.
 
     Raises:
         ValueError: as :class:`MetropolisSampler`.

@@ -24,7 +24,7 @@ class UnderdampedLangevin(DatapointSampler):
     The momenta belong to a time half a step before. The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: h > 0.
         friction: γ > 0.
         temperature: T ≥ 0; 0 is gradient descent with momentum.
@@ -46,8 +46,9 @@ class UnderdampedLangevin(DatapointSampler):
         temperature: float = 1.0,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.step_size = float(step_size)
@@ -72,6 +73,7 @@ class UnderdampedLangevin(DatapointSampler):
             temperature=self.temperature,
             seed=self.seed,
             step=step,
+            offset=self._offset(z.shape),
         )
         self._z, self._momenta = z, momenta
 

@@ -1,6 +1,6 @@
 """Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
-from .amortized import AmortizedLangevin
+from .amortized import AmortizedLangevin, sampler_from_encoder
 from .chains import chains_of_rank, gather_chains, load_chains, save_chains
 from .check import CheckReport, CheckRun, check_optimizer, check_sampler
 from .collection import Collector, Sampler, SampleStorage, Sink, collect
@@ -19,11 +19,9 @@ from .diagnostics import (
 )
 from .export import save_netcdf, to_inference_data
 from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
-from .from_encoder import sampler_from_encoder
-from .hamiltonian import HMC
-from .langevin import LangevinDynamics
+from .langevin import LangevinDynamics, UnderdampedLangevin
 from .last_layer import LastLayerALD, LastLayerSGALD
-from .metropolis import MALA, MetropolisSampler
+from .metropolis import HMC, MALA, MetropolisSampler
 from .potential import (
     GaussianPotential,
     LinearGaussianPotential,
@@ -33,7 +31,6 @@ from .potential import (
     prior_potential,
 )
 from .streaming import StreamingMoments
-from .underdamped import UnderdampedLangevin
 from .variational import GaussianEncoder, fit_variational, negative_elbo
 
 __all__ = [

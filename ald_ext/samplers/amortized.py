@@ -1,4 +1,4 @@
-"""Amortized Langevin dynamics: the parameters of a network move, and its outputs are the samples."""
+"""Amortized Langevin dynamics: the parameters of a network move, and its outputs are the samples or begin chains."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from ..ops import draw_seed
 from ..settings import require
-
-#: What a loss is of the data's potentials, which determines the optimizer's ``num_data``.
-REDUCTIONS = ("mean", "sum")
+from .datapoint import DatapointSampler
+from .metropolis import MALA
+from .potential import Potential
 
 
 class AmortizedLangevin:
@@ -48,7 +48,7 @@ class AmortizedLangevin:
     def __init__(
         self,
         network: nn.Module,
-        potential: Callable[[Any, Tensor], Tensor],
+        potential: Potential,
         x: Tensor,
         optimizer: Optimizer,
         *,
@@ -60,25 +60,20 @@ class AmortizedLangevin:
         self.network, self.potential, self.x, self.optimizer = network, potential, x, optimizer
         self.batch_size = len(x) if batch_size is None else batch_size
         self.reduction, self.outputs = reduction, outputs
-        self._check()
-        self.minibatches = Minibatches(len(x), self.batch_size, seed)
-        self.batch = torch.arange(len(x))
-
-    def _check(self) -> None:
-        name, n = "ald_ext.samplers.AmortizedLangevin", len(self.x)
-        check_minibatches(name, n, self.batch_size, self.outputs)
-        require(self.reduction in REDUCTIONS, f"{name}: reduction", repr(self.reduction), "'mean' or 'sum'")
-        expected = n if self.reduction == "mean" else 1
-        why = f"{expected} for {n} data with reduction={self.reduction!r}: else the noise is wrong"
-        for group in self.optimizer.param_groups:
+        name, n = "ald_ext.samplers.AmortizedLangevin", len(x)
+        self.minibatches = Minibatches(name, n, self.batch_size, outputs, seed)
+        self.batch = torch.arange(n)
+        require(reduction in ("mean", "sum"), f"{name}: reduction", repr(reduction), "'mean' or 'sum'")
+        expected = n if reduction == "mean" else 1
+        why = f"{expected} for {n} data with reduction={reduction!r}: else the noise is wrong"
+        for group in optimizer.param_groups:
             got = group.get("num_data", expected)
             require(float(got) == expected, f"{name}: optimizer", f"num_data={got}", why)
 
     def step(self) -> Tensor:
         """Make one update of φ and return the new samples, (n, d) or (m, d) as ``outputs`` says."""
         self.batch = self.minibatches.draw()
-        everything = self.batch_size == len(self.x)
-        x = self.x if everything else self.x[self.batch]
+        x = self.x if self.batch_size == len(self.x) else self.x[self.batch]
         self.optimizer.zero_grad()
         loss = self.potential(x, self.network(x)).mean()
         if self.reduction == "sum":
@@ -108,17 +103,16 @@ class AmortizedLangevin:
         self.minibatches.load_state_dict(state["minibatches"])
 
 
-def check_minibatches(name: str, num_data: int, batch_size: int, outputs: str) -> None:
-    """Raise a ValueError for options of a sampler with minibatches that are out of range."""
-    in_range = 1 <= batch_size <= num_data
-    require(in_range, f"{name}: batch_size", batch_size, f"1 to {num_data}, the number of data")
-    require(outputs in ("all", "batch"), f"{name}: outputs", repr(outputs), "'all' or 'batch'")
-
-
 class Minibatches:
-    """Indices of minibatches without replacement, epoch by epoch; an incomplete last minibatch is dropped."""
+    """Indices of minibatches without replacement, epoch by epoch; an incomplete last minibatch is dropped.
 
-    def __init__(self, num_data: int, batch_size: int, seed: int | None = None) -> None:
+    ValueError, which names the sampler, for a ``batch_size`` or ``outputs`` of it that is out of range.
+    """
+
+    def __init__(self, sampler: str, num_data: int, batch_size: int, outputs: str, seed: int | None) -> None:
+        in_range = 1 <= batch_size <= num_data
+        require(in_range, f"{sampler}: batch_size", batch_size, f"1 to {num_data}, the number of data")
+        require(outputs in ("all", "batch"), f"{sampler}: outputs", repr(outputs), "'all' or 'batch'")
         self.num_data, self.batch_size = num_data, batch_size
         self.generator = torch.Generator()
         self.generator.manual_seed(draw_seed() if seed is None else seed)
@@ -141,3 +135,38 @@ class Minibatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         self.order, self.position = state["order"], state["position"]
+
+
+def sampler_from_encoder(
+    encoder: Callable[[Tensor], Tensor],
+    potential: Potential,
+    x: Tensor,
+    *,
+    kernel: Callable[..., DatapointSampler] = MALA,
+    chains: int | None = None,
+    **options: Any,
+) -> DatapointSampler:
+    """Return a sampler of p(z | x) for new data, whose chains begin at the encoder's outputs (paper: Algorithm 2).
+
+    Args:
+        encoder: (n, ...) → (n, d), or (n, chains, d) as the samplers of a last layer give.
+        potential: U(x, z).
+        x: new data (n, ...).
+        kernel: LangevinDynamics (the paper's), MALA, HMC or UnderdampedLangevin.
+        chains: number of chains for each datum, all beginning at the same place; None for one, without that dimension.
+        options: options of the kernel: step_size, temperature, seed, adapt_steps, …
+
+    Returns:
+        A sampler whose ``step()`` gives (n, d), or (n, chains, d).
+
+    Raises:
+        ValueError: chains given for an encoder that has chains of its own.
+    """
+    with torch.no_grad():
+        z = encoder(x)
+    if chains is not None:
+        got = f"{chains} for encoder outputs of shape {tuple(z.shape)}"
+        argument = "ald_ext.samplers.sampler_from_encoder: chains"
+        require(z.dim() == 2, argument, got, "None: they have chains already")
+        z = z[:, None].expand(-1, chains, -1)
+    return kernel(potential, x, z, **options)

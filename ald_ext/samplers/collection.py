@@ -23,10 +23,7 @@ from ..threads import FastestThreads, number_of_threads
 
 @runtime_checkable
 class Sampler(Protocol):
-    """An object with ``step``, from which to collect; to be resumed it also needs its state methods.
-
-    These are ``state_dict`` and ``load_state_dict``, as of torch's modules.
-    """
+    """An object with ``step``, and, to be resumed, with ``state_dict`` and ``load_state_dict`` as torch's modules."""
 
     def step(self) -> Tensor:
         """Make one transition; return the new state, (n, d) or (n, chains, d), which the next step may overwrite."""
@@ -126,7 +123,12 @@ class SampleStorage:
         if self.path is None:
             self._buffer = torch.empty(shape, dtype=dtype, device=self.device or state.device)
         else:
-            self._map(np.lib.format.open_memmap(self.path, "w+", numpy_dtype(dtype), shape))
+            try:
+                numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+            except TypeError as error:
+                name = "ald_ext.samplers.SampleStorage: dtype"
+                raise ValueError(f"{name}: got {dtype}, expected one that numpy has, as torch.float32") from error
+            self._map(np.lib.format.open_memmap(self.path, "w+", numpy_dtype, shape))
 
     def _map(self, file: np.memmap[Any, Any]) -> None:
         self._file, self._buffer = file, torch.from_numpy(file)
@@ -158,19 +160,8 @@ class SampleStorage:
         if self.path is not None:
             self._map(np.load(self.path, mmap_mode="r+"))
         else:
-            samples = state["samples"]
-            self._allocate(max(self.capacity or 0, self.count), samples[0])
-            self.samples.copy_(samples)
-
-
-def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """Return the dtype in numpy. ValueError if numpy lacks it."""
-    try:
-        return torch.empty(0, dtype=dtype).numpy().dtype
-    except TypeError as error:
-        raise ValueError(
-            f"ald_ext.samplers.SampleStorage: dtype: got {dtype}, expected one that numpy has, as torch.float32"
-        ) from error
+            self._allocate(max(self.capacity or 0, self.count), state["samples"][0])
+            self.samples.copy_(state["samples"])
 
 
 class Collector:
@@ -210,8 +201,7 @@ class Collector:
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
-        self.threads = FastestThreads()
-        self.fastest_threads = fastest_threads
+        self.threads, self.fastest_threads = FastestThreads(), fastest_threads
         self._on_cpu = False  # until a state shows it
         if fastest_threads:
             self._check_resumable()
@@ -230,7 +220,10 @@ class Collector:
 
     def _step(self) -> None:
         if self.fastest_threads and self._on_cpu and self.threads.due:
-            self._choose_threads()
+            sampler: Any = self.sampler
+            kept = copy.deepcopy(sampler.state_dict())
+            with torch.random.fork_rng(devices=[]):
+                self.threads.choose(sampler.step, lambda: sampler.load_state_dict(copy.deepcopy(kept)))
         state = self.threads.step(self.sampler.step)
         self._on_cpu = state.device.type == "cpu"
         self.num_steps += 1
@@ -238,12 +231,6 @@ class Collector:
         if after_burn_in > 0 and after_burn_in % self.thinning == 0:
             for sink in self.sinks:
                 sink.append(state)
-
-    def _choose_threads(self) -> None:
-        sampler: Any = self.sampler
-        kept = copy.deepcopy(sampler.state_dict())
-        with torch.random.fork_rng(devices=[]):
-            self.threads.choose(sampler.step, lambda: sampler.load_state_dict(copy.deepcopy(kept)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of sampler, sinks and counters. TypeError if the sampler cannot be resumed."""
@@ -282,12 +269,8 @@ class Collector:
 
 @overload
 def collect(sampler: Sampler, num_samples: int, *, into: None = None, **options: Any) -> Tensor: ...
-
-
 @overload
 def collect(sampler: Sampler, num_samples: int, *, into: AnySink, **options: Any) -> AnySink: ...
-
-
 def collect(
     sampler: Sampler, num_samples: int, *, into: Sink | Sequence[Sink] | None = None, **options: Any
 ) -> Tensor | Sink | Sequence[Sink]:

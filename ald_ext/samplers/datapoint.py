@@ -45,6 +45,9 @@ class DatapointSampler(ABC):
         first_chain: index of the first chain, which keys the noise, too, for chains that are divided among processes:
             see :func:`ald_ext.samplers.chains_of_rank`.
 
+    Attributes:
+        step_count: the number of steps that were made.
+
     Raises:
         ValueError: an argument out of its range, or shapes that do not fit.
     """
@@ -73,47 +76,37 @@ class DatapointSampler(ABC):
         self.potential = potential
         self.temperature = float(temperature)
         self.seed = self._checked_seed(seed)
-        self._index = self._checked_index(index, z)
+        self.index = self._checked_index(index, z)
         self._require(first_chain >= 0, "first_chain", first_chain, "an integer >= 0")
         self.first_chain = first_chain
         self._z = z.detach().clone(memory_format=torch.contiguous_format)
         self._rows_of_x = x if x is None or z.dim() == 2 else x.repeat_interleave(z.shape[1], 0)  # one for each chain
-        self._step_count = self._first_step = 0
+        self.step_count = self._first_step = 0
 
     @property
     def z(self) -> Tensor:
         """The current states, in the shape of the initial ones. Later steps do not overwrite them; nor should you."""
         return self._z.detach()
 
-    @property
-    def index(self) -> Tensor:
-        """The index of each datum, (n,) int64."""
-        return self._index
-
-    @property
-    def step_count(self) -> int:
-        """The number of steps that were made."""
-        return self._step_count
-
     def start_after(self, step_count: int) -> None:
         """Count, and so key the noise, as if ``step_count`` steps had been made: for a sampler that is made anew.
 
         Only samplers whose state is z can do so: initial momenta are already drawn, from the noise before step 1.
         """
-        self._step_count = self._first_step = step_count
+        self.step_count = self._first_step = step_count
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """Advance every chain by one step and return ``z``. If it raises, nothing has changed."""
-        self._advance(self._step_count + 1)
-        self._step_count += 1
+        self._advance(self.step_count + 1)
+        self.step_count += 1
         return self.z
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that changes, and the seed; they load with weights_only=True."""
         tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        numbers = {"seed": self.seed, "step_count": self._step_count, "first_chain": self.first_chain}
-        return {**numbers, "index": self._index.clone(), **tensors}
+        numbers = {"seed": self.seed, "step_count": self.step_count, "first_chain": self.first_chain}
+        return {**numbers, "index": self.index.clone(), **tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bit for bit from the state of a sampler with the same arguments; options are not part of it.
@@ -122,7 +115,7 @@ class DatapointSampler(ABC):
             ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
         """
         state_dict = {EARLIER_NAMES.get(name, name): value for name, value in state_dict.items()}
-        expected = {"index": self._index, **self._tensors()}
+        expected = {"index": self.index, **self._tensors()}
         for name in ("seed", "step_count", *expected):
             self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
         for name, tensor in expected.items():
@@ -133,11 +126,11 @@ class DatapointSampler(ABC):
         first_chain = state_dict.get("first_chain", self.first_chain)  # which earlier versions did not save
         got = f"first_chain={first_chain}, the state of other chains"
         self._require(first_chain == self.first_chain, "state_dict", got, f"{self.first_chain}")
-        same = torch.equal(state_dict["index"].to(self._index.device), self._index)
+        same = torch.equal(state_dict["index"].to(self.index.device), self.index)
         self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
         self.seed = self._checked_seed(state_dict["seed"])
-        self._step_count = int(state_dict["step_count"])
+        self.step_count = int(state_dict["step_count"])
         self._restore(tensors)
 
     @abstractmethod
@@ -160,7 +153,7 @@ class DatapointSampler(ABC):
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""
         key = {"seed": self.seed, "step": step * self.draws_per_step + draw, "offset": self._offset(shape)}
-        return ops.latent_normal(self._index, shape[1:].numel(), **key, dtype=self._z.dtype).view(shape)
+        return ops.latent_normal(self.index, shape[1:].numel(), **key, dtype=self._z.dtype).view(shape)
 
     def _offset(self, shape: torch.Size) -> int:
         """Return the element of a row at which the draws of the first chain begin, for draws of z's shape or (n, …)."""

@@ -25,22 +25,8 @@ ESS_METHODS = ("bulk", "tail", "mean", "sd", "median", "mad", "z_scale", "folded
 R_HAT_METHODS = ("rank", "folded", "z_scale", "split", "identity")
 MCSE_METHODS = ("mean", "sd", "median")
 
-#: Probability of each tail of ESS "tail" (Vehtari et al. 2021).
-TAIL = 0.05
-
 #: Number of batches: few, so that they are long and nearly independent whatever the autocorrelation.
 NUM_BATCHES = 30
-
-
-def array_statistics() -> Any:
-    """Return arviz-stats' functions of plain arrays, which need neither xarray nor numba."""
-    try:
-        from arviz_stats.base import array_stats
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext.samplers: this diagnostic needs arviz-stats: pip install 'ald_ext[diagnostics]'"
-        ) from error
-    return array_stats
 
 
 def with_chains(name: str, samples: Tensor) -> Tensor:
@@ -52,15 +38,19 @@ def with_chains(name: str, samples: Tensor) -> Tensor:
     return samples
 
 
-def check_method(name: str, method: str, methods: tuple[str, ...]) -> None:
-    """Raise a ValueError for a method that is not one of some."""
-    expected = f"one of {', '.join(methods)}"
-    require(method in methods, f"ald_ext.samplers.{name}: method", repr(method), expected)
-
-
-def apply_statistic(statistic: Callable[..., Any], samples: Tensor, **options: Any) -> Tensor:
-    """Return a statistic of arviz-stats of samples (draws, n, chains, d), (n, d) float64."""
-    values = statistic(samples.double().cpu().numpy(), chain_axis=2, draw_axis=0, **options)
+def array_statistic(
+    name: str, function: str, samples: Tensor, method: str, methods: tuple[str, ...], **options: Any
+) -> Tensor:
+    """Return what a function of arviz-stats for plain arrays, which needs no xarray and no numba, gives for samples."""
+    owner = f"ald_ext.samplers.{name}"
+    require(method in methods, f"{owner}: method", repr(method), f"one of {', '.join(methods)}")
+    array = with_chains(name, samples)
+    try:
+        from arviz_stats.base import array_stats
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{owner}: needs arviz-stats: pip install 'ald_ext[diagnostics]'") from error
+    numbers, statistic = array.double().cpu().numpy(), getattr(array_stats, function)
+    values = statistic(numbers, chain_axis=2, draw_axis=0, method=method, **options)
     return torch.as_tensor(values, dtype=torch.float64)
 
 
@@ -73,13 +63,11 @@ def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
             itself), or another of arviz-stats (Vehtari et al. 2021): sd, median, mad, z_scale, folded, identity.
 
     Raises:
-        ValueError: another shape or method.
+        ValueError: another shape or method, or chains with equal draws, by the same noise by mistake.
         ImportError: arviz-stats is missing.
     """
-    check_method("effective_sample_size", method, ESS_METHODS)
-    array = with_chains("effective_sample_size", samples)
-    options: dict[str, Any] = {"prob": TAIL} if method == "tail" else {}
-    return apply_statistic(array_statistics().ess, array, method=method, **options)
+    tail = {"prob": 0.05} if method == "tail" else {}
+    return array_statistic("effective_sample_size", "ess", samples, method, ESS_METHODS, **tail)
 
 
 def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
@@ -92,15 +80,13 @@ def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
         method: "rank" (the worse of ranks and ranks of distances from the median), split, identity, z_scale, folded.
 
     Raises:
-        ValueError: another shape or method.
-        ImportError: arviz-stats is missing.
+        ValueError, ImportError: see :func:`effective_sample_size`.
     """
-    check_method("r_hat", method, R_HAT_METHODS)
     array = with_chains("r_hat", samples)
     if array.shape[2] == 1:
         half = len(array) // 2
         array = torch.cat([array[:half], array[-half:]], 2)
-    return apply_statistic(array_statistics().rhat, array, method=method)
+    return array_statistic("r_hat", "rhat", array, method, R_HAT_METHODS)
 
 
 def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
@@ -111,12 +97,9 @@ def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
         method: "mean", "sd" or "median".
 
     Raises:
-        ValueError: another shape or method.
-        ImportError: arviz-stats is missing.
+        ValueError, ImportError: see :func:`effective_sample_size`.
     """
-    check_method("monte_carlo_standard_error", method, MCSE_METHODS)
-    array = with_chains("monte_carlo_standard_error", samples)
-    return apply_statistic(array_statistics().mcse, array, method=method)
+    return array_statistic("monte_carlo_standard_error", "mcse", samples, method, MCSE_METHODS)
 
 
 def summarize(samples: Tensor) -> dict[str, Tensor]:
@@ -126,8 +109,7 @@ def summarize(samples: Tensor) -> dict[str, Tensor]:
         samples: (draws, n, d) or (draws, n, chains, d).
 
     Raises:
-        ValueError: another shape.
-        ImportError: arviz-stats is missing.
+        ValueError, ImportError: see :func:`effective_sample_size`.
     """
     array = with_chains("summarize", samples).double().cpu()
     pooled = array.movedim(2, 1).flatten(0, 1)
@@ -217,14 +199,9 @@ def temperature_of_ratio(numerator: Tensor, denominator: Tensor, nominal: float)
     """Return E[numerator]/E[denominator] of (draws, ...), with a standard error by batch means of its linearization."""
     temperature = numerator.mean() / denominator.mean()
     residuals = (numerator - temperature * denominator).flatten(1).mean(1) / denominator.mean()
-    return TemperatureEstimate(float(temperature), batch_standard_error(residuals), nominal)
-
-
-def batch_standard_error(series: Tensor, num_batches: int = NUM_BATCHES) -> float:
-    """Return the standard error of the mean of an autocorrelated series (draws,), from means of batches."""
-    size = len(series) // num_batches
-    means = series[len(series) - size * num_batches :].view(num_batches, size).mean(1)
-    return float(means.std()) / math.sqrt(num_batches)
+    size = len(residuals) // NUM_BATCHES
+    means = residuals[len(residuals) - size * NUM_BATCHES :].view(NUM_BATCHES, size).mean(1)
+    return TemperatureEstimate(float(temperature), float(means.std()) / math.sqrt(NUM_BATCHES), nominal)
 
 
 def potential_gradient(potential: Potential, x: Tensor | None = None) -> Field:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +18,6 @@ from .diagnostics import with_chains
 
 if TYPE_CHECKING:
     import xarray
-
-#: Packages whose versions are saved with the samples.
-PACKAGES = ("torch", "numpy", "arviz-base")
 
 
 def to_inference_data(
@@ -49,8 +47,13 @@ def to_inference_data(
             "ald_ext.samplers.to_inference_data: needs arviz-base: pip install 'ald_ext[diagnostics]'"
         ) from error
     array = with_chains("to_inference_data", samples)
-    groups = {"posterior": {name: chain_first(array)}}
-    statistics = {key: chain_first(with_chain_of(key, value, array)) for key, value in (sample_stats or {}).items()}
+    groups, statistics = {"posterior": {name: chain_first(array)}}, {}
+    for key, values in (sample_stats or {}).items():
+        values = values.detach().unsqueeze(2) if values.ndim == 2 else values.detach()
+        argument = f"ald_ext.samplers.to_inference_data: sample_stats: {key}"
+        got, expected = f"shape {tuple(values.shape)}", f"{tuple(array.shape[:3])} (draws, n, chains)"
+        require(values.shape == array.shape[:3], argument, got, expected)
+        statistics[key] = chain_first(values)
     if statistics:
         groups["sample_stats"] = statistics
     dims = {name: ["datum", "latent"]} | {key: ["datum"] for key in statistics}
@@ -64,24 +67,12 @@ def chain_first(values: Tensor) -> Any:
     return values.to(compute_dtype(values.dtype)).movedim(2, 0).contiguous().cpu().numpy()
 
 
-def with_chain_of(key: str, values: Tensor, samples: Tensor) -> Tensor:
-    """Return (draws, n) or (draws, n, chains) as the latter. ValueError for another shape."""
-    values = values.detach()
-    values = values.unsqueeze(2) if values.ndim == 2 else values
-    got, expected = tuple(values.shape), tuple(samples.shape[:3])
-    argument = f"ald_ext.samplers.to_inference_data: sample_stats: {key}"
-    require(got == expected, argument, f"shape {got}", f"{expected} (draws, n, chains)")
-    return values
-
-
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of those in PACKAGES that are installed."""
+    """Return the versions of this package and of those that samples are made and written with."""
     found = {"created_by": "ald_ext", "ald_ext_version": __version__}
-    for package in PACKAGES:
-        try:
+    for package in ("torch", "numpy", "arviz-base"):
+        with contextlib.suppress(PackageNotFoundError):
             found[f"{package.replace('-', '_')}_version"] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

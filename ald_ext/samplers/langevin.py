@@ -1,8 +1,9 @@
-"""Langevin dynamics of latent variables."""
+"""Langevin dynamics of latent variables, overdamped and underdamped, without a Metropolis-Hastings test."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class LangevinDynamics(DatapointSampler):
         ops.latent_langevin_step_(
             z,
             gradient,
-            self._index,
+            self.index,
             lr=self.step_size,
             temperature=self.temperature,
             seed=self.seed,
@@ -60,3 +61,68 @@ class LangevinDynamics(DatapointSampler):
             offset=self._offset(z.shape),
         )
         self._z = z
+
+
+class UnderdampedLangevin(DatapointSampler):
+    """Underdamped (kinetic) Langevin dynamics by the splitting BAOAB (Leimkuhler & Matthews 2013).
+
+    With the step size h, the friction γ and μ = exp(-γh), a step makes in this order, beginning with p ~ N(0, T):
+
+        p ← p - h ∇_z U(x, z),      z ← z + (h/2) p,      p ← μp + √((1 - μ²)T) ξ,      z ← z + (h/2) p
+
+    This is BAOAB with its two half steps of p joined, so that a step takes one gradient. The positions sample
+    exp(-U/T) up to an error of order h², and exactly for a Gaussian, if h < 2s for its smallest standard deviation s.
+    The momenta belong to a time half a step before. The potential may change between steps.
+
+    Args:
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
+        step_size: h > 0.
+        friction: γ > 0.
+        temperature: T ≥ 0; 0 is gradient descent with momentum.
+
+    Raises:
+        ValueError: an argument out of its range, or shapes that do not fit.
+    """
+
+    draws_per_step: ClassVar = 1
+
+    def __init__(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        *,
+        step_size: float,
+        friction: float = 1.0,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        index: Tensor | None = None,
+        first_chain: int = 0,
+    ) -> None:
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
+        self._check_number("step_size", step_size)
+        self._check_number("friction", friction)
+        self.step_size = float(step_size)
+        self.friction = float(friction)
+        self._momenta = math.sqrt(self.temperature) * self._normal(self._z.shape, step=0, draw=0)
+
+    @property
+    def momenta(self) -> Tensor:
+        """The current momenta, in the shape of z. Later steps do not overwrite them; nor should you."""
+        return self._momenta.detach()
+
+    def _advance(self, step: int) -> None:
+        _, gradient = self._evaluate(self._z)
+        z, momenta = self._z.clone(), self._momenta.clone()
+        decay = math.exp(-self.friction * self.step_size)
+        key = {"seed": self.seed, "step": step, "offset": self._offset(z.shape)}
+        noise: dict[str, Any] = {"temperature": self.temperature, **key}
+        ops.latent_underdamped_step_(z, momenta, gradient, self.index, lr=self.step_size**2, momentum=decay, **noise)
+        self._z, self._momenta = z, momenta
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "momenta": self._momenta}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        super()._restore(tensors)
+        self._momenta = tensors["momenta"]

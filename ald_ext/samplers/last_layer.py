@@ -15,34 +15,15 @@ from torch import Tensor, nn
 
 from ..ops import draw_seed
 from ..settings import require
-from .amortized import Minibatches, check_minibatches
+from .amortized import Minibatches
 from .datapoint import DatapointSampler
 from .features import gram_rank
+from .langevin import UnderdampedLangevin
 from .metropolis import MALA, MetropolisSampler
 from .potential import Potential
-from .underdamped import UnderdampedLangevin
 
 #: What makes a sampler, kernel(potential, x, z, **options): MALA, HMC, LangevinDynamics or UnderdampedLangevin.
 Kernel = Callable[..., DatapointSampler]
-
-
-class LastLayerPotential:
-    """ΣU(x_i, Φ g_i) as a potential of Φ, rows (chains, d·F), under a flat prior on Φ; its x is ignored.
-
-    Args:
-        potential: U(x, z) of a datum.
-        x: data (n, ...).
-        design: features g(x), (n, F).
-        latent_dim: d.
-    """
-
-    def __init__(self, potential: Potential, x: Tensor, design: Tensor, latent_dim: int) -> None:
-        self.potential, self.x, self.design, self.latent_dim = potential, x, design, latent_dim
-
-    def __call__(self, x: Any, weight: Tensor) -> Tensor:
-        z = outputs_of(weight.view(len(weight), self.latent_dim, -1), self.design)
-        rows = self.x.repeat_interleave(len(weight), 0)
-        return self.potential(rows, z.flatten(0, 1)).view(len(self.design), len(weight)).sum(0)
 
 
 def outputs_of(weight: Tensor, design: Tensor) -> Tensor:
@@ -51,20 +32,7 @@ def outputs_of(weight: Tensor, design: Tensor) -> Tensor:
 
 
 class LastLayer:
-    """The common part of the samplers of a last layer: features, data, the weight Φ, its outputs.
-
-    Args:
-        features: g, (n, ...) → (n, F), which is not changed.
-        potential: U(x, z).
-        x: data (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
-        latent_dim: d.
-        chains: number of independent Φ.
-        weight: initial Φ, (chains, d, F); None draws normals of scale ``initial_scale``/√(mean ‖g‖²), so that the
-            outputs begin as about N(0, initial_scale²).
-        initial_scale: see weight.
-        seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
-        first_chain: index of the first chain, as the kernel's.
-    """
+    """The common part of the samplers of a last layer, with the arguments of :class:`LastLayerALD`."""
 
     def __init__(
         self,
@@ -73,14 +41,14 @@ class LastLayer:
         x: Tensor,
         latent_dim: int,
         *,
-        chains: int,
-        weight: Tensor | None,
-        initial_scale: float,
-        seed: int | None,
-        first_chain: int,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
+        **options: Any,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
-        self.seed = draw_seed() if seed is None else seed
+        self.seed, self.options = draw_seed() if seed is None else seed, options
         self.design = self._design(x)
         self.rank = gram_rank(self.design)
         if self.rank < len(x):
@@ -92,10 +60,7 @@ class LastLayer:
                 stacklevel=3,
             )
         shape = (chains, latent_dim, self.design.shape[1])
-        if weight is None:
-            self._weight = self._initial_weight(shape, initial_scale, first_chain)
-        else:
-            self._weight = self._checked(weight, shape)
+        self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for any data, (m, ...) → (m, chains, d): this is the amortized encoder."""
@@ -116,9 +81,9 @@ class LastLayer:
             design: Tensor = self.features(x)
         return design
 
-    def _initial_weight(self, shape: tuple[int, int, int], scale: float, first_chain: int) -> Tensor:
-        generator, size = torch.Generator().manual_seed(self.seed), math.prod(shape[1:])
-        begin, end = first_chain * size, (first_chain + shape[0]) * size
+    def _initial_weight(self, shape: tuple[int, int, int], scale: float) -> Tensor:
+        generator, first_chain = torch.Generator().manual_seed(self.seed), self.options.get("first_chain", 0)
+        begin, end = (chain * math.prod(shape[1:]) for chain in (first_chain, first_chain + shape[0]))
         # torch draws 16 at a time, so that the first ones do not depend on how many follow.
         normals = torch.randn(math.ceil(end / 16) * 16, generator=generator, dtype=self.design.dtype)[begin:end]
         return normals.view(shape).to(self.design.device) * (scale / self.design.square().sum(1).mean().sqrt())
@@ -140,8 +105,16 @@ class LastLayerALD(LastLayer):
     says the numerical rank.
 
     Args:
-        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayer`.
+        features: g, (n, ...) → (n, F), which is not changed.
+        potential: U(x, z).
+        x: data (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
+        latent_dim: d.
         kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
+        chains: number of independent Φ, 1 by default.
+        weight: initial Φ, (chains, d, F); None draws normals of scale ``initial_scale``/√(mean ‖g‖²), so that the
+            outputs begin as about N(0, initial_scale²).
+        initial_scale: see weight; 1 by default.
+        seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
         options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, first_chain, …
     """
 
@@ -153,16 +126,17 @@ class LastLayerALD(LastLayer):
         latent_dim: int,
         *,
         kernel: Kernel = MALA,
-        chains: int = 1,
-        weight: Tensor | None = None,
-        initial_scale: float = 1.0,
-        seed: int | None = None,
         **options: Any,
     ) -> None:
-        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
-        super().__init__(features, potential, x, latent_dim, **common, first_chain=options.get("first_chain", 0))
-        target = LastLayerPotential(potential, x, self.design, latent_dim)
-        self.kernel = kernel(target, None, self._weight.flatten(1)[None], seed=self.seed, **options)
+        super().__init__(features, potential, x, latent_dim, **options)
+        weights = self._weight.flatten(1)[None]
+        self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **self.options)
+
+    def _total_potential(self, _x: None, weights: Tensor) -> Tensor:
+        """Return ΣU(x_i, Φ g_i) for rows Φ, (chains, d·F), under a flat prior on Φ."""
+        z = outputs_of(weights.view(len(weights), self.latent_dim, -1), self.design)
+        rows = self.x.repeat_interleave(len(weights), 0)
+        return self.potential(rows, z.flatten(0, 1)).view(len(self.design), len(weights)).sum(0)
 
     @property
     def weight(self) -> Tensor:
@@ -199,13 +173,14 @@ class LastLayerSGALD(LastLayer):
     is n/m times as large, and with ``outputs="batch"`` a step costs the same for any n.
 
     Args:
-        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayer`.
+        features, potential, x, latent_dim: see :class:`LastLayerALD`.
         batch_size: m; None stands for all data.
         transitions: number of the kernel's transitions for each minibatch.
         kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta would begin anew.
         outputs: "all" to return the outputs for all data at each step, or "batch" for those of its minibatch, whose
             indices are in ``batch``.
-        options: options of the kernel except index and adapt_steps, as the kernel is made anew for each minibatch.
+        options: chains, weight, initial_scale and seed of :class:`LastLayerALD`, and options of the kernel except index
+            and adapt_steps, as the kernel is made anew for each minibatch.
 
     Raises:
         ValueError: an argument out of its range, or an option that such a kernel cannot have.
@@ -221,42 +196,30 @@ class LastLayerSGALD(LastLayer):
         batch_size: int | None = None,
         transitions: int = 1,
         kernel: Kernel = MALA,
-        chains: int = 1,
-        weight: Tensor | None = None,
-        initial_scale: float = 1.0,
-        seed: int | None = None,
         outputs: str = "all",
         **options: Any,
     ) -> None:
-        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
-        super().__init__(features, potential, x, latent_dim, **common, first_chain=options.get("first_chain", 0))
+        super().__init__(features, potential, x, latent_dim, **options)
         self.batch_size = len(x) if batch_size is None else batch_size
-        self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
-        self._check()
-        self.minibatches = Minibatches(len(x), self.batch_size, self.seed)
+        self.transitions, self.kernel, self.outputs = transitions, kernel, outputs
+        name = "ald_ext.samplers.LastLayerSGALD"
+        self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, self.seed)
         self.batch = torch.arange(len(x))
-        self.step_count = 0
-        self._acceptances = 0.0
+        self.step_count, self._acceptances = 0, 0.0
+        require(transitions >= 1, f"{name}: transitions", transitions, ">= 1")
+        anew = "the kernel is made anew for a minibatch"
+        momenta = isinstance(kernel, type) and issubclass(kernel, UnderdampedLangevin)
+        expected = f"one without momenta, such as MALA or HMC: {anew}"
+        require(not momenta, f"{name}: kernel", getattr(kernel, "__name__", ""), expected)
+        one_number = not isinstance(self.options.get("step_size"), Tensor)
+        require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
+        for option in ("index", "adapt_steps"):
+            require(option not in self.options, f"{name}: {option}", "a value", f"none: {anew}")
 
     @property
     def acceptance_rate(self) -> float:
         """The share of the kernels' proposals accepted so far; NaN for kernels without a test."""
         return self._acceptances / self.step_count if self.step_count else math.nan
-
-    def _check(self) -> None:
-        name = "ald_ext.samplers.LastLayerSGALD"
-        check_minibatches(name, len(self.x), self.batch_size, self.outputs)
-        require(self.transitions >= 1, f"{name}: transitions", self.transitions, ">= 1")
-        if isinstance(self.kernel, type) and issubclass(self.kernel, UnderdampedLangevin):
-            raise ValueError(
-                f"{name}: kernel: got {self.kernel.__name__}, expected one without momenta, such as MALA or HMC: the "
-                "kernel is made anew for a minibatch"
-            )
-        one_number = not isinstance(self.options.get("step_size"), Tensor)
-        require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
-        for option in ("index", "adapt_steps"):
-            absent = option not in self.options
-            require(absent, f"{name}: {option}", "a value", "none: the kernel is made anew for a minibatch")
 
     @torch.no_grad()
     def step(self) -> Tensor:

@@ -1,7 +1,8 @@
-"""The common part of samplers with a Metropolis-Hastings test, and the Metropolis-adjusted Langevin algorithm."""
+"""Samplers with a Metropolis-Hastings test, MALA and HMC, and the adaptation of their step sizes."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, NamedTuple
 
@@ -10,10 +11,48 @@ from torch import Tensor
 
 from .datapoint import DatapointSampler
 from .potential import Potential
-from .step_size import DualAveraging
 
-#: Number of the draw that decides about a proposal, see Note [Noise of datapoint samplers].
-TEST_DRAW = 1
+#: Numbers of the draws that decide about a proposal and vary HMC's step size, see Note [Noise of datapoint samplers].
+TEST_DRAW, JITTER_DRAW = 1, 2
+
+#: γ, t₀ and κ of Hoffman & Gelman (2014), Section 3.2.1.
+SHRINKAGE, DELAY, AVERAGING_EXPONENT = 0.05, 10, 0.75
+
+
+class DualAveraging(NamedTuple):
+    """Step sizes that adapt to a target acceptance, element by element (Hoffman & Gelman 2014, Eq. 6, Algorithm 5).
+
+    With α_t the acceptance at step t = 1, 2, … and δ the target:
+
+        H ← (1 - 1/(t + t₀)) H + (δ - α_t)/(t + t₀),      log ε ← μ - (√t/γ) H,
+        log ε̄ ← t^(-κ) log ε + (1 - t^(-κ)) log ε̄,      μ = log 10 ε₀
+
+    ε is the step size of the next step, ε̄ that after adaptation.
+    """
+
+    step_size: Tensor
+    log_average: Tensor
+    error: Tensor
+    center: Tensor
+
+    @classmethod
+    def start(cls, step_size: Tensor) -> DualAveraging:
+        """Begin with ε₀ = ``step_size``, of any shape."""
+        zero = torch.zeros_like(step_size)
+        return cls(step_size, zero, zero.clone(), step_size.log() + math.log(10))
+
+    def update(self, acceptance: Tensor, target: float, step: int) -> DualAveraging:
+        """Return the state after step number ``step``, whose mean acceptance probabilities were ``acceptance``."""
+        weight = 1 / (step + DELAY)
+        error = (1 - weight) * self.error + weight * (target - acceptance)
+        log_step_size = self.center - math.sqrt(step) / SHRINKAGE * error
+        weight = step**-AVERAGING_EXPONENT
+        log_average = weight * log_step_size + (1 - weight) * self.log_average
+        return DualAveraging(log_step_size.exp(), log_average, error, self.center)
+
+    def frozen(self) -> DualAveraging:
+        """Return the state with the averaged step size as the step size."""
+        return self._replace(step_size=self.log_average.exp())
 
 
 class ChainStates(NamedTuple):
@@ -71,13 +110,12 @@ class MetropolisSampler(DatapointSampler):
         first_chain: int = 0,
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
-        self._check_number("temperature", temperature)
+        self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
-        target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
-        in_range = 0 < target_acceptance < 1
-        self._require(in_range, "target_acceptance", target_acceptance, "a number between 0 and 1")
         self.adapt_steps = adapt_steps
-        self.target_acceptance = target_acceptance
+        self.target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
+        in_range = 0 < self.target_acceptance < 1
+        self._require(in_range, "target_acceptance", self.target_acceptance, "a number between 0 and 1")
         self._adaptation = DualAveraging.start(self._checked_step_size(step_size))
         self._mass_factor = self._checked_mass_factor(inverse_mass_matrix)
         self._accepted = torch.zeros(z.shape[:-1], dtype=torch.int64, device=z.device)
@@ -133,19 +171,12 @@ class MetropolisSampler(DatapointSampler):
         """Return the step sizes in a shape that broadcasts with z."""
         return self.step_size.view(-1, *[1] * (self._z.dim() - 1))
 
-    def _by_mass_factor(self, v: Tensor) -> Tensor:
-        """Return F v of each chain, for the inverse mass matrix M = F Fᵀ."""
+    def _by_mass_factor(self, v: Tensor, *, transposed: bool = False) -> Tensor:
+        """Return F v of each chain, or Fᵀ v, for the inverse mass matrix M = F Fᵀ."""
         factor = self._mass_factor
         if factor is None:
             return v
-        return v * factor if factor.dim() == 1 else v @ factor.mT
-
-    def _by_transposed_mass_factor(self, v: Tensor) -> Tensor:
-        """Return Fᵀ v of each chain."""
-        factor = self._mass_factor
-        if factor is None:
-            return v
-        return v * factor if factor.dim() == 1 else v @ factor
+        return v * factor if factor.dim() == 1 else v @ (factor if transposed else factor.mT)
 
     def _tensors(self) -> dict[str, Tensor]:
         adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}
@@ -206,9 +237,88 @@ class MALA(MetropolisSampler):
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
         h, temperature = self._step_size_of_chains(), self.temperature
         noise = self._normal(self._z.shape, step, draw=0)
-        whitened = -h * self._by_transposed_mass_factor(current.gradient) + (2 * h * temperature).sqrt() * noise
+        whitened = -h * self._by_mass_factor(current.gradient, transposed=True) + (2 * h * temperature).sqrt() * noise
         z = current.z + self._by_mass_factor(whitened)
         proposal = ChainStates(z, *self._evaluate(z))
-        a = (h / (2 * temperature)).sqrt() * self._by_transposed_mass_factor(current.gradient + proposal.gradient)
+        both = self._by_mass_factor(current.gradient + proposal.gradient, transposed=True)
+        a = (h / (2 * temperature)).sqrt() * both
         correction = (a * (noise - a / 2)).sum(-1)
         return proposal, (current.potential - proposal.potential) / temperature + correction
+
+
+class HMC(MetropolisSampler):
+    """Hamiltonian Monte Carlo of one or more chains for each datum (Duane et al. 1987; Neal 2011).
+
+    With the inverse mass matrix M = F Fᵀ and the momenta p = F⁻ᵀ v, each step draws v ~ N(0, T I), makes L times
+
+        v ← v - (ε/2) Fᵀ∇U(z),      z ← z + ε F v,      v ← v - (ε/2) Fᵀ∇U(z)
+
+    and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
+
+    Args:
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
+            first_chain: see :class:`MetropolisSampler`; the step size is ε.
+        num_leapfrog_steps: L ≥ 1.
+        jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
+            fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
+            near a period of the target (Neal 2011, Section 5.4.2.2).
+
+    Raises:
+        ValueError: as :class:`MetropolisSampler`.
+    """
+
+    draws_per_step: ClassVar = 3
+    best_acceptance: ClassVar = 0.8
+
+    def __init__(
+        self,
+        potential: Potential,
+        x: Tensor | None,
+        z: Tensor,
+        *,
+        step_size: float | Tensor,
+        num_leapfrog_steps: int,
+        jitter: float = 0.0,
+        temperature: float = 1.0,
+        inverse_mass_matrix: Tensor | None = None,
+        adapt_steps: int = 0,
+        target_acceptance: float | None = None,
+        seed: int | None = None,
+        index: Tensor | None = None,
+        first_chain: int = 0,
+    ) -> None:
+        super().__init__(
+            potential,
+            x,
+            z,
+            step_size=step_size,
+            temperature=temperature,
+            inverse_mass_matrix=inverse_mass_matrix,
+            adapt_steps=adapt_steps,
+            target_acceptance=target_acceptance,
+            seed=seed,
+            index=index,
+            first_chain=first_chain,
+        )
+        self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
+        self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
+        self.num_leapfrog_steps, self.jitter = num_leapfrog_steps, jitter
+
+    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
+        step_size = self._step_size_of_chains()
+        if self.jitter > 0:
+            uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
+            step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
+        initial = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
+        proposal, final = self._leapfrog(current, initial, step_size)
+        kinetic_difference = (initial.square() - final.square()).sum(-1) / 2
+        return proposal, (current.potential - proposal.potential + kinetic_difference) / self.temperature
+
+    def _leapfrog(self, state: ChainStates, v: Tensor, step_size: Tensor) -> tuple[ChainStates, Tensor]:
+        """Return the end of the trajectory, and v there."""
+        for _ in range(self.num_leapfrog_steps):
+            v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
+            z = state.z + step_size * self._by_mass_factor(v)
+            state = ChainStates(z, *self._evaluate(z))
+            v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
+        return state, v

@@ -94,14 +94,13 @@ def prior_potential(
         ValueError: both or neither given.
         RuntimeError: in a call, if the shape is not (batch,).
     """
-    if (log_prob is None) == (energy is None):
+    if energy is not None and log_prob is None:
+        return lambda _x, z: _one_value_a_datum("prior_potential", "energy", energy(z), z)
+    if log_prob is None or energy is not None:
         got = "neither" if energy is None else "both"
         raise ValueError(f"ald_ext.samplers.prior_potential: log_prob, energy: got {got}, expected one of them")
-    if log_prob is not None:
-        log_density = _log_density("prior_potential", "log_prob", log_prob)
-        return lambda _x, z: -log_density(z)
-    assert energy is not None
-    return lambda _x, z: _one_value_a_datum("prior_potential", "energy", energy(z), z)
+    log_density = _log_density("prior_potential", "log_prob", log_prob)
+    return lambda _x, z: -log_density(z)
 
 
 class GaussianPotential:
@@ -124,10 +123,10 @@ class GaussianPotential:
         self.mean = mean
         if covariance is not None:
             self.covariance = covariance
-            self.precision = _inverse("GaussianPotential", "covariance", covariance, len(mean))
+            self.precision = _inverse(name, "covariance", covariance, len(mean))
         elif precision is not None:
             self.precision = precision
-            self.covariance = _inverse("GaussianPotential", "precision", precision, len(mean))
+            self.covariance = _inverse(name, "precision", precision, len(mean))
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(z), (batch, d) -> (batch,); x is ignored."""
@@ -153,18 +152,14 @@ class LinearGaussianPotential:
     def __init__(
         self, prior_mean: Tensor, prior_covariance: Tensor, likelihood_covariance: Tensor, weight: Tensor | None = None
     ) -> None:
-        owner = "LinearGaussianPotential"
-        got = f"shape {tuple(prior_mean.shape)}"
-        require(prior_mean.dim() == 1, f"ald_ext.samplers.{owner}: prior_mean", got, "(d,)")
-        dimension = len(prior_mean)
-        if weight is None:
-            weight = torch.eye(dimension, dtype=prior_mean.dtype, device=prior_mean.device)
-        fits, got = weight.dim() == 2 and weight.shape[1] == dimension, f"shape {tuple(weight.shape)}"
-        require(fits, f"ald_ext.samplers.{owner}: weight", got, f"(k, {dimension})")
-        self.prior_mean = prior_mean
-        self.weight = weight
-        self.prior_precision = _inverse(owner, "prior_covariance", prior_covariance, dimension)
-        self.likelihood_precision = _inverse(owner, "likelihood_covariance", likelihood_covariance, len(weight))
+        owner = "ald_ext.samplers.LinearGaussianPotential"
+        require(prior_mean.dim() == 1, f"{owner}: prior_mean", f"shape {tuple(prior_mean.shape)}", "(d,)")
+        self.prior_mean, d = prior_mean, len(prior_mean)
+        self.weight = torch.eye(d).to(prior_mean) if weight is None else weight
+        fits, got = self.weight.dim() == 2 and self.weight.shape[1] == d, f"shape {tuple(self.weight.shape)}"
+        require(fits, f"{owner}: weight", got, f"(k, {d})")
+        self.prior_precision = _inverse(owner, "prior_covariance", prior_covariance, d)
+        self.likelihood_precision = _inverse(owner, "likelihood_covariance", likelihood_covariance, len(self.weight))
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         """Return U(x, z), (batch, k), (batch, d) -> (batch,)."""
@@ -190,7 +185,7 @@ def _half_quadratic_form(difference: Tensor, precision: Tensor) -> Tensor:
 
 
 def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
-    argument, shape, expected = f"ald_ext.samplers.{owner}: {name}", tuple(matrix.shape), (dimension, dimension)
+    argument, shape, expected = f"{owner}: {name}", tuple(matrix.shape), (dimension, dimension)
     require(shape == expected, argument, f"shape {shape}", f"{expected}")
     factor, failed = torch.linalg.cholesky_ex(matrix)
     positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
@@ -200,15 +195,14 @@ def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
 
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:
     """Return a log density as a function (batch, d) -> (batch,) that checks its shape."""
-    if isinstance(log_density, Distribution):
-        log_prob = log_density.log_prob
-        return lambda z: _one_value_a_datum(owner, name, _summed(log_prob(z)), z)
-    return lambda z: _one_value_a_datum(owner, name, log_density(z), z)
+    if not isinstance(log_density, Distribution):
+        return lambda z: _one_value_a_datum(owner, name, log_density(z), z)
 
+    def summed(z: Tensor) -> Tensor:
+        log_prob = log_density.log_prob(z)  # distributions of independent coordinates keep their dimensions
+        return _one_value_a_datum(owner, name, log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob, z)
 
-def _summed(log_prob: Tensor) -> Tensor:
-    """Return the sum over all dimensions but the first, which distributions of independent coordinates keep."""
-    return log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
+    return summed
 
 
 def _one_value_a_datum(owner: str, name: str, value: Tensor, z: Tensor) -> Tensor:

@@ -48,8 +48,7 @@ class StreamingMoments:
         self.keeps_covariance, self.num_batches = covariance, num_batches
         self.count = 0  # number of draws of each chain
         self.batch_size = 1
-        self._num_full = 0
-        self._num_partial = 0
+        self._num_full = self._num_partial = 0
         self._shape: tuple[int, ...] | None = None
 
     def reserve(self, num_draws: int) -> None:
@@ -62,34 +61,26 @@ class StreamingMoments:
             self._allocate(state)
         draw = state.detach().double().reshape(self._mean.shape)
         self.count = merge_mean_(self.count, self._mean, self._squares, 1, draw)
-        self._append_to_batches(draw)
-
-    def _allocate(self, state: Tensor) -> None:
-        self._shape = tuple(state.shape)
-        n, d = state.shape[0], state.shape[-1]
-        chains = state.shape[1] if state.ndim == 3 else 1
-        zeros = torch.zeros(n, chains, d, dtype=torch.float64, device=state.device)
-        self._mean, self._partial_sum = zeros, zeros.clone()
-        self._squares = self._products(zeros)
-        self._batch_means = zeros.new_zeros(self.num_batches, n, chains, d)
-
-    def _products(self, values: Tensor) -> Tensor:
-        """Return squares, (n, chains, d), or outer products, (n, chains, d, d)."""
-        return values[..., :, None] * values[..., None, :] if self.keeps_covariance else values.square()
-
-    def _append_to_batches(self, draw: Tensor) -> None:
         self._partial_sum += draw
         self._num_partial += 1
+        if self._num_partial >= self.batch_size and self._num_full == self.num_batches:
+            self._join_pairs()
         if self._num_partial < self.batch_size:
             return
-        if self._num_full == self.num_batches:
-            self._join_pairs()
-            if self._num_partial < self.batch_size:
-                return
         self._batch_means[self._num_full] = self._partial_sum / self.batch_size
         self._num_full += 1
         self._partial_sum.zero_()
         self._num_partial = 0
+
+    def _allocate(self, state: Tensor) -> None:
+        self._shape = tuple(state.shape)
+        zeros = torch.zeros_like(state if state.ndim == 3 else state[:, None], dtype=torch.float64)
+        self._mean, self._partial_sum, self._squares = zeros, zeros.clone(), self._products(zeros)
+        self._batch_means = zeros.new_zeros(self.num_batches, *zeros.shape)
+
+    def _products(self, values: Tensor) -> Tensor:
+        """Return squares, (n, chains, d), or outer products, (n, chains, d, d)."""
+        return values[..., :, None] * values[..., None, :] if self.keeps_covariance else values.square()
 
     def _join_pairs(self) -> None:
         """Halve the number of full batches; an odd last one becomes part of the incomplete batch."""
@@ -215,10 +206,12 @@ class StreamingMoments:
             return
         if self.count == 0:
             self.load_state_dict(other.state_dict())
-        elif along == "chains":
-            self._merge_chains(other)
-        else:
+        elif along == "draws":
             self._merge_draws(other)
+        else:
+            for attribute, dim in (("_mean", 1), ("_squares", 1), ("_partial_sum", 1), ("_batch_means", 2)):
+                setattr(self, attribute, torch.cat([getattr(self, attribute), getattr(other, attribute)], dim))
+            self._shape = tuple(self._mean.shape)
 
     def _check_merge(self, other: StreamingMoments, along: str) -> None:
         name = "ald_ext.samplers.StreamingMoments.merge"
@@ -230,21 +223,12 @@ class StreamingMoments:
         same_data = self._shape[0] == other._shape[0] and self._shape[-1] == other._shape[-1]
         fits = same_data and (along == "chains" or self._shape == other._shape)
         require(fits, f"{name}: other", f"draws of shape {other._shape}", f"{self._shape}")
-        fits = along == "draws" or self._progress() == other._progress()
+        progress = ("count", "batch_size", "_num_full", "_num_partial")
+        fits = along == "draws" or all(getattr(self, name) == getattr(other, name) for name in progress)
         require(fits, f"{name}: other", f"{other.count} draws a chain", f"{self.count}, not merged before")
-
-    def _progress(self) -> tuple[int, ...]:
-        return self.count, self.batch_size, self._num_full, self._num_partial
-
-    def _merge_chains(self, other: StreamingMoments) -> None:
-        batch_means = torch.cat([self._batch_means, other._batch_means], 2)
-        check_chains_differ("ald_ext.samplers.StreamingMoments.merge: other", batch_means[: self._num_full])
-        self._mean = torch.cat([self._mean, other._mean], 1)
-        self._squares = torch.cat([self._squares, other._squares], 1)
-        self._partial_sum = torch.cat([self._partial_sum, other._partial_sum], 1)
-        self._batch_means = batch_means
-        n, chains, d = self._mean.shape
-        self._shape = (n, chains, d)
+        if along == "chains":
+            batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+            check_chains_differ(f"{name}: other", batch_means[: self._num_full])
 
     def _merge_draws(self, other: StreamingMoments) -> None:
         self._squares += other._squares

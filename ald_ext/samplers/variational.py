@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from ..settings import require
-
-COVARIANCES = ("diagonal", "full")
+from .potential import Potential
 
 
 class GaussianEncoder(nn.Module):
@@ -30,13 +29,14 @@ class GaussianEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, latent_dim: int, covariance: str = "diagonal") -> None:
         super().__init__()
-        check_covariance(covariance)
+        self.num_outputs(latent_dim, covariance)  # which checks the covariance
         self.network, self.latent_dim, self.covariance = network, latent_dim, covariance
 
     @staticmethod
     def num_outputs(latent_dim: int, covariance: str = "diagonal") -> int:
-        """Return how many outputs the network must have."""
-        check_covariance(covariance)
+        """Return how many outputs the network must have. ValueError for another covariance."""
+        argument, known = "ald_ext.samplers.GaussianEncoder: covariance", covariance in ("diagonal", "full")
+        require(known, argument, repr(covariance), "'diagonal' or 'full'")
         return 2 * latent_dim + (latent_dim * (latent_dim - 1) // 2 if covariance == "full" else 0)
 
     def forward(self, x: Tensor) -> Independent | MultivariateNormal:
@@ -51,15 +51,7 @@ class GaussianEncoder(nn.Module):
         return MultivariateNormal(mean, scale_tril=factor)
 
 
-def check_covariance(covariance: str) -> None:
-    """Raise a ValueError for another kind of covariance than diagonal or full."""
-    argument = "ald_ext.samplers.GaussianEncoder: covariance"
-    require(covariance in COVARIANCES, argument, repr(covariance), "'diagonal' or 'full'")
-
-
-def negative_elbo(
-    encoder: GaussianEncoder, potential: Callable[[Any, Tensor], Tensor], x: Tensor, num_samples: int = 1
-) -> Tensor:
+def negative_elbo(encoder: GaussianEncoder, potential: Potential, x: Tensor, num_samples: int = 1) -> Tensor:
     """Return E_q[U(x, z)] - H(q), (n,), estimated with reparameterized draws (paper: Section 6).
 
     It bounds -log p(x) from above if U contains its normalizing constants.
@@ -79,7 +71,7 @@ def negative_elbo(
 
 def fit_variational(
     encoder: GaussianEncoder,
-    potential: Callable[[Any, Tensor], Tensor],
+    potential: Potential,
     x: Tensor,
     *,
     num_steps: int,
@@ -91,8 +83,7 @@ def fit_variational(
 
     Args:
         encoder: q(z | x), which is changed in place.
-        potential: U(x, z) → (m,).
-        x: data (n, ...).
+        potential, x: see :func:`negative_elbo`.
         num_steps: number of steps of Adam.
         lr: initial learning rate.
         num_samples: number of draws for each datum at each step.

@@ -25,7 +25,7 @@ from ald_ext.samplers import (
     MetropolisSampler,
     UnderdampedLangevin,
 )
-from ald_ext.samplers.step_size import DualAveraging
+from ald_ext.samplers.metropolis import DualAveraging
 
 SEED = 7
 

@@ -19,9 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..files import write_atomically
+from ..reference import compute_dtype
 from ..settings import require
-from .collection import SampleStorage, numpy_dtype
+from .collection import SampleStorage
 from .diagnostics import with_chains
+from .equal_chains import check_chains_differ
 from .streaming import StreamingMoments
 
 #: What one process has of its chains.
@@ -85,7 +87,8 @@ def gather_chains(result: Result, group: dist.ProcessGroup | None = None) -> Res
 def save_chains(folder: Path | str, draws: Tensor, *, first_chain: int = 0) -> Path:
     """Write the draws of some chains as a .npy file of a folder, whole or not at all, and return its path.
 
-    Every process writes a file of its own and waits for nobody; :func:`load_chains` reads them all.
+    Every process writes a file of its own and waits for nobody; :func:`load_chains` reads them all. Draws of 16-bit
+    floats are written as float32.
 
     Args:
         folder: made if it is not there.
@@ -93,14 +96,14 @@ def save_chains(folder: Path | str, draws: Tensor, *, first_chain: int = 0) -> P
         first_chain: the index of the first of these chains, counted over all processes.
 
     Raises:
-        ValueError: another shape, or a dtype that numpy lacks, such as bfloat16.
+        ValueError: another shape, or chains with equal draws.
         OSError: the file cannot be written.
     """
     array = with_chains("save_chains", draws)
-    numpy_dtype(array.dtype)
+    numbers = array.to("cpu", compute_dtype(array.dtype)).numpy()
     path = Path(folder) / f"chains-{first_chain:04}-{first_chain + array.shape[2] - 1:04}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: np.save(file, array.cpu().numpy()))
+    write_atomically(path, lambda file: np.save(file, numbers))
     return path
 
 
@@ -125,16 +128,22 @@ def load_chains(folder: Path | str, num_chains: int | None = None, **options: An
     for first, last, path in sorted((int(match[1]), int(match[2]), path) for match, path in named):
         expected = f"chain {found} to come next, and every chain in one file"
         require(first == found, argument, f"chains {first} to {last} in {path.name}", expected)
-        files[path.name] = with_chains("load_chains", torch.from_numpy(np.load(path, mmap_mode="c")))
-        found = last + 1
-    expected = f"{'1 at least' if num_chains is None else num_chains}, of the files chains-FIRST-LAST.npy"
+        part = files[path.name] = with_chains("load_chains", torch.from_numpy(np.load(path, mmap_mode="c")))
+        found, chains = last + 1, part.shape[2]
+        require(
+            first + chains == found,
+            f"{argument}: {path.name}",
+            f"{chains} chains",
+            f"{found - first}, as its name says",
+        )
+    expected = f"{num_chains or '1 at least'}, in files chains-FIRST-LAST.npy"
     require(found == (num_chains or max(found, 1)), argument, f"{found} chains", expected)
     _check_fit("load_chains: folder", files)
     parts = list(files.values())
     storage = SampleStorage(len(parts[0]), **options)
     for draw in range(len(parts[0])):
         storage.append(torch.cat([part[draw] for part in parts], 1))
-    with_chains("load_chains", storage.samples)
+    check_chains_differ("ald_ext.samplers.load_chains: folder", storage.samples)
     return storage
 
 
@@ -157,10 +166,10 @@ def _all_gather(value: Any, device: torch.device, group: dist.ProcessGroup | Non
     return [torch.load(io.BytesIO(part), map_location=device, weights_only=True) for part in gathered]
 
 
-def _check_fit(argument: str, parts: dict[str, Tensor]) -> None:
+def _check_fit(name: str, parts: dict[str, Tensor]) -> None:
     """Raise a ValueError unless draws (draws, n, chains, d) differ in the number of chains at most."""
-    kinds = {name: (*part.shape[:2], part.shape[3], part.dtype) for name, part in parts.items()}
-    (first, expected), *_ = kinds.items()
-    for name, kind in kinds.items():
-        argument = f"ald_ext.samplers.{argument}: {name}"
-        require(kind == expected, argument, f"(draws, n, d, dtype) = {kind}", f"{expected}, as in {first}")
+    kinds = {place: (*part.shape[:2], part.shape[3], part.dtype) for place, part in parts.items()}
+    (first, expected), *others = kinds.items()
+    for place, kind in others:
+        argument = f"ald_ext.samplers.{name}: {place}"
+        require(kind == expected, argument, f"(draws, n, d, dtype) = {kind}", f"{expected}, as of {first}")

@@ -120,7 +120,7 @@ def work(rank: int, world_size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda size: f"{size} processes")
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.processes)])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The folder, and of every rank what it computed."""
     folder, world_size = tmp_path_factory.mktemp("chains"), request.param

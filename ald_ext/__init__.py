@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import dequantization, distributions, models, ops, optim, reference, samplers
 from .distributions import MarginalizedGaussian
-from .optim import PSGLD, SGHMC, SGLD
+from .optim import PSGLD, SGHMC, SGLD, name_parameters
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ __all__ = [
     "dequantization",
     "distributions",
     "models",
+    "name_parameters",
     "ops",
     "optim",
     "reference",

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor
 
 from .. import reference
 from .._extension import cpu_module
 from .library import KERNEL_DEVICES, OPS, write
 
+#: The how manieth fork of its parent this process is, and so on for the parents; the last is its number of forks.
+_forks = [0]
+
+
+def _count_fork() -> None:
+    _forks[-1] += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_count_fork, after_in_child=lambda: _forks.append(0))
+
 
 def draw_seed() -> int:
-    """A seed from torch's default generator, so that torch.manual_seed governs whatever is drawn with it."""
-    return int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+    """A seed from torch's default generator, so that torch.manual_seed governs whatever is drawn with it.
+
+    Forked processes have the generator of their parent. The number of the fork makes their seeds differ, unless
+    torch.distributed is initialized, whose ranks may be replicas.
+    """
+    seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu").item())
+    if len(_forks) == 1 or (distributed.is_available() and distributed.is_initialized()):
+        return seed
+    digest = hashlib.blake2b(repr((seed, _forks[:-1])).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def normal(

@@ -39,3 +39,8 @@ def memory_range(tensor: Tensor) -> tuple[int, int]:
     """Addresses of a tensor that fills its memory; empty where it has none."""
     begin = tensor.data_ptr() if tensor.device.type != "meta" else 0
     return begin, begin + tensor.numel() * tensor.element_size() if begin else 0
+
+
+def memory_order(tensor: Tensor, begin: int, end: int) -> Tensor:
+    """Elements ``begin`` to ``end`` of a tensor that fills its memory, in the order in which they lie there."""
+    return tensor.as_strided((end - begin,), (1,), tensor.storage_offset() + begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, ClassVar
@@ -9,7 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import ops
-from .base import NOT_NEGATIVE, Group, LangevinOptimizer, Requirement, fraction
+from .base import LangevinOptimizer
+from .checks import NOT_NEGATIVE, Group, Requirement, fraction
 
 
 class PSGLD(LangevinOptimizer):
@@ -29,8 +31,8 @@ class PSGLD(LangevinOptimizer):
         would destroy a network; 0.1 is what the method's authors use. Smaller values adapt more and shake more.
 
     Args:
-        params, lr, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable: as for
-            :class:`ald_ext.SGLD`.
+        params, lr, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
+            first_parameter: as for :class:`ald_ext.SGLD`.
         alpha: decay of v, 0 ≤ alpha < 1.
         eps: λ ≥ 0; > 0 where temperature > 0.
         freeze_after: number of steps after which v stays as it is; None: never.
@@ -62,6 +64,8 @@ class PSGLD(LangevinOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        chain: int | None = None,
+        first_parameter: int | None = None,
         alpha: float = 0.99,
         eps: float = 0.1,
         freeze_after: int | None = None,
@@ -76,6 +80,8 @@ class PSGLD(LangevinOptimizer):
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
+            "chain": chain,
+            "first_parameter": first_parameter,
             "alpha": alpha,
             "eps": eps,
             "freeze_after": freeze_after,
@@ -96,3 +102,19 @@ class PSGLD(LangevinOptimizer):
     def _op_options(self, group: Group) -> dict[str, Any]:
         freeze_after = -1 if group["frozen"] else group["freeze_after"]
         return {**super()._op_options(group), "freeze_after": ops.NEVER if freeze_after is None else freeze_after}
+
+    def _adopted(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        saved_groups = state_dict["param_groups"]
+        if any("centered" not in group for group in saved_groups):
+            return super()._adopted(state_dict)
+        warnings.warn(
+            "ald_ext.PSGLD: load_state_dict: got the state of torch.optim.RMSprop: v (square_avg) is taken, and PSGLD "
+            "keeps its own lr, alpha, eps, weight_decay and step counter",
+            stacklevel=4,
+        )
+        own = super().state_dict()["param_groups"]
+        if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved_groups]:
+            return super()._adopted(state_dict)
+        groups = [{**group, "params": saved["params"]} for group, saved in zip(own, saved_groups, strict=True)]
+        states = {key: {"square_avg": state["square_avg"]} for key, state in state_dict["state"].items()}
+        return {**state_dict, "state": states, "param_groups": groups}

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .base import LangevinOptimizer, fraction
+from .base import LangevinOptimizer
+from .checks import fraction
 
 
 class SGHMC(LangevinOptimizer):
@@ -29,8 +30,8 @@ class SGHMC(LangevinOptimizer):
         noise is that of small α). ``temperature=0`` at a constant lr is torch.optim.SGD(lr=lr·(1+μ)/2, momentum=μ).
 
     Args:
-        params, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable: as for
-            :class:`ald_ext.SGLD`.
+        params, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
+            first_parameter: as for :class:`ald_ext.SGLD`.
         lr: h², the square of the time step, ≥ 0; as for :class:`ald_ext.SGLD`.
         momentum: μ, what is left of p after a step, 0 ≤ momentum < 1.
 
@@ -55,6 +56,8 @@ class SGHMC(LangevinOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        chain: int | None = None,
+        first_parameter: int | None = None,
         momentum: float = 0.9,
     ) -> None:
         defaults = {
@@ -67,6 +70,8 @@ class SGHMC(LangevinOptimizer):
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
+            "chain": chain,
+            "first_parameter": first_parameter,
             "momentum": momentum,
         }
         super().__init__(params, defaults)

@@ -50,6 +50,8 @@ class SGLD(LangevinOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        chain: int | None = None,
+        first_parameter: int | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -61,5 +63,7 @@ class SGLD(LangevinOptimizer):
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
+            "chain": chain,
+            "first_parameter": first_parameter,
         }
         super().__init__(params, defaults)

@@ -620,11 +620,11 @@ GIVEN: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("how", GIVEN)
 @EVERY_OPTIMIZER
 def test_params_in_every_form(device: torch.device, name: str, how: str) -> None:
-    """The noise depends on the place in the list of all parameters, not on groups."""
+    """The noise depends on names, or on the place in the list of all parameters, not on groups."""
     model, expected = network(device), network(device)
     optimizer = make(name, GIVEN[how](model))
     train_network(model, optimizer, 3)
-    train_network(expected, make(name, GIVEN["list"](expected)), 3)
+    train_network(expected, make(name, GIVEN["named" if "named" in how else "list"](expected)), 3)
     assert identical(list(model.state_dict().values()), list(expected.state_dict().values()))
     names = [name for group in optimizer.param_groups for name in group.get("param_names", [])]
     assert names == (NAMES if "named" in how else [])

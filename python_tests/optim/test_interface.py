@@ -184,7 +184,7 @@ def test_a_16_bit_model_that_changes_its_layout_keeps_its_average(device: torch.
 @pytest.mark.parametrize("same_group", [True, False])
 @pytest.mark.parametrize(("kind", "state"), [("psgld", "square_avg"), ("sghmc", "momentum_buffer")])
 def test_a_state_that_no_longer_fits_is_refused(device: torch.device, kind: str, state: str, same_group: bool) -> None:
-    """Nothing of its group has moved then; a group before it has made its step."""
+    """Nothing has moved then, in no group."""
     params = [nn.Parameter(torch.ones(3, device=device)) for _ in range(2)]
     groups = [{"params": params}] if same_group else [{"params": [p]} for p in params]
     optimizer = OPTIMIZERS[kind](groups, 0.1, num_data=10)
@@ -196,6 +196,6 @@ def test_a_state_that_no_longer_fits_is_refused(device: torch.device, kind: str,
     params[1].grad = torch.ones_like(params[1])
     with pytest.raises(RuntimeError, match=rf"parameter 1: state {state}: got shape \(3,\), expected \(4,\)"):
         optimizer.step()
-    assert torch.equal(params[0], before) == same_group
+    assert torch.equal(params[0], before)
     assert (params[1] == 1).all()
-    assert [int(group["step"]) for group in optimizer.param_groups] == ([1] if same_group else [2, 1])
+    assert [int(group["step"]) for group in optimizer.param_groups] == [1] * len(groups)

@@ -146,7 +146,9 @@ def record_flat_shards(module: nn.Module, prefix: str, identity: Callable[[str],
     ]
     if flat_param._params is None:  # use_orig_params=False: the flat parameter is what the optimizer sees
         named = zip(pieces, flat_param._fqns, strict=True)
-        flat_param._ald_ext_pieces = tuple(piece._replace(identity=identity(prefix + name)) for piece, name in named if piece)
+        flat_param._ald_ext_pieces = tuple(
+            piece._replace(identity=identity(prefix + name)) for piece, name in named if piece
+        )
         return
     for param, piece in zip(flat_param._params, pieces, strict=True):
         param._ald_ext_pieces = (Piece(0, piece.end - piece.begin, piece.offset),) if piece else ()

@@ -26,27 +26,20 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         OSError: the folder or the disk does not take the file; says which file, and why.
     """
     try:
-        replace_by_new(path, write)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = f"could not write ({error.strerror or error}); an earlier file there is as it was"
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
-
-
-def replace_by_new(path: Path, write: Callable[[Path], Any]) -> None:
-    """Replace a file by one that ``write`` fills; on an error delete that."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -47,8 +47,8 @@ def check_values(settings: Any, owner: str) -> None:
         choices, bounds = field.metadata.get("choices", ()), field.metadata.get("bounds", {})
         if value is None and optional:
             continue
-        if choices and value not in choices:
-            raise ValueError(f"{owner}: {field.name}: got {value!r}, expected one of {', '.join(choices)}")
+        known = not choices or value in choices
+        require(known, f"{owner}: {field.name}", repr(value), f"one of {', '.join(choices)}")
         if not all(COMPARISONS[sign](value, bound) for sign, bound in bounds.items()):
             numbers = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound != math.inf)
             expected = f"{'None or ' if optional else ''}{'a finite number ' if math.inf in bounds.values() else ''}"
@@ -71,13 +71,12 @@ def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: b
         ValueError: a name that the dataclass does not have, a value of another type, or a missing value without a
             default.
     """
-    if not isinstance(values, dict):
-        raise ValueError(f"{owner}: got {shortened(values)}, expected an object")
+    require(isinstance(values, dict), owner, shortened(values), "an object")
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     unknown = sorted(map(str, set(values) - set(fields)))
-    if unknown and not ignore_unknown:
-        raise ValueError(f"{owner}: got {', '.join(map(repr, unknown))}, expected some of {', '.join(sorted(fields))}")
+    known = f"some of {', '.join(sorted(fields))}"
+    require(not unknown or ignore_unknown, owner, ", ".join(map(repr, unknown)), known)
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{owner}: got no {name!r}, expected {describe(hints[name])}")

@@ -80,11 +80,6 @@ def switch_off_dynamic_teams() -> None:
             ) from error
 
 
-def chosen_by_user() -> bool:
-    """Return whether the user chose the number of threads, as far as can be seen."""
-    return torch.get_num_threads() != INITIAL_NUMBER or any(os.environ.get(name) for name in ENVIRONMENT)
-
-
 class FastestThreads:
     """The choice of the number of threads that is fastest for work in steps. See Note [Number of threads].
 
@@ -104,9 +99,7 @@ class FastestThreads:
         self._begin_watching()
 
     def _begin_watching(self) -> None:
-        self.worked = 0.0
-        self.slow = False
-        self.best = math.inf  # seconds a step, of the best stretch
+        self.worked, self.slow, self.best = 0.0, False, math.inf  # best: seconds a step, of the best stretch
         self._begin_stretch()
 
     def _begin_stretch(self) -> None:
@@ -117,7 +110,8 @@ class FastestThreads:
         """Use the number inside: the earlier one or torch's, until another is chosen."""
         switch_off_dynamic_teams()
         most = torch.get_num_threads()
-        if self.fixed is not None or chosen_by_user():
+        chosen_by_user = most != INITIAL_NUMBER or any(os.environ.get(name) for name in ENVIRONMENT)
+        if self.fixed is not None or chosen_by_user:
             self.candidates = [self.fixed or most]
         else:
             self.candidates = [most, *(2**power for power in reversed(range(most.bit_length())) if 2**power < most)]

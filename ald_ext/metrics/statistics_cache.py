@@ -69,12 +69,14 @@ def cached_statistics(
     statistics = read_statistics(path, key)
     if statistics is None:
         statistics = feature_statistics(extractor, images, progress)
-        write_statistics(path, key, statistics)
+        mean, covariance, count = statistics.mean.numpy(), statistics.covariance.numpy(), np.array(statistics.count)
+        arrays = {"key": np.array(key), "count": count, "mean": mean, "covariance": covariance}
+        write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     return statistics
 
 
 def read_statistics(path: Path, key: str) -> GaussianStatistics | None:
-    """Return what :func:`write_statistics` wrote; None if the file is missing or another one."""
+    """Return what :func:`cached_statistics` wrote; None if the file is missing or another one."""
     try:
         with path.open("rb") as file:  # numpy leaves a damaged file open if it is given the path
             arrays = np.load(file, allow_pickle=False)
@@ -84,10 +86,3 @@ def read_statistics(path: Path, key: str) -> GaussianStatistics | None:
             return GaussianStatistics(mean, covariance, int(arrays["count"]))
     except (*NPZ_DAMAGE, KeyError, TypeError, AttributeError):  # the last three where the file holds something else
         return None
-
-
-def write_statistics(path: Path, key: str, statistics: GaussianStatistics) -> None:
-    """Write a file for :func:`read_statistics`. OSError: the folder does not take it."""
-    key_array, count = np.array(key), np.array(statistics.count)
-    mean, covariance = statistics.mean.numpy(), statistics.covariance.numpy()
-    write_atomically(path, lambda file: np.savez(file, key=key_array, count=count, mean=mean, covariance=covariance))

@@ -148,6 +148,8 @@ def sampler_from_encoder(
 ) -> DatapointSampler:
     """Return a sampler of p(z | x) for new data, whose chains begin at the encoder's outputs (paper: Algorithm 2).
 
+    Its ``step()`` gives (n, d), or (n, chains, d).
+
     Args:
         encoder: (n, ...) → (n, d), or (n, chains, d) as the samplers of a last layer give.
         potential: U(x, z).
@@ -155,9 +157,6 @@ def sampler_from_encoder(
         kernel: LangevinDynamics (the paper's), MALA, HMC or UnderdampedLangevin.
         chains: number of chains for each datum, all beginning at the same place; None for one, without that dimension.
         options: options of the kernel: step_size, temperature, seed, adapt_steps, …
-
-    Returns:
-        A sampler whose ``step()`` gives (n, d), or (n, chains, d).
 
     Raises:
         ValueError: chains given for an encoder that has chains of its own.

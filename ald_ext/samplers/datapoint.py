@@ -25,9 +25,6 @@ from .. import ops, reference
 from ..settings import require
 from .potential import Potential, potential_and_gradient
 
-#: Entries of states that earlier versions named otherwise.
-EARLIER_NAMES = {"data": "index", "momentum": "momenta"}
-
 
 class DatapointSampler(ABC):
     """Base of the samplers that run one or more chains for each datum, in parallel over data and chains.
@@ -114,7 +111,8 @@ class DatapointSampler(ABC):
         Raises:
             ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
         """
-        state_dict = {EARLIER_NAMES.get(name, name): value for name, value in state_dict.items()}
+        earlier_names = {"data": "index", "momentum": "momenta"}
+        state_dict = {earlier_names.get(name, name): value for name, value in state_dict.items()}
         expected = {"index": self.index, **self._tensors()}
         for name in ("seed", "step_count", *expected):
             self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
@@ -138,12 +136,13 @@ class DatapointSampler(ABC):
         """Make step number ``step``: replace ``_z``, and do not write to the old one."""
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the state by their names."""
+        """Return the tensors of the state by their names; each is an attribute with an underscore before its name."""
         return {"z": self._z}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over tensors with the names, shapes and dtypes of :meth:`_tensors`."""
-        self._z = tensors["z"]
+        for name, tensor in tensors.items():
+            setattr(self, f"_{name}", tensor)
 
     def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return U, one value for each chain, and ∇U in the shape of z."""

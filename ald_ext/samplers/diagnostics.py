@@ -76,11 +76,8 @@ def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
     The two halves of a single chain count as chains.
 
     Args:
-        samples: (draws, n, d) or (draws, n, chains, d).
+        samples: see :func:`effective_sample_size`, also for errors.
         method: "rank" (the worse of ranks and ranks of distances from the median), split, identity, z_scale, folded.
-
-    Raises:
-        ValueError, ImportError: see :func:`effective_sample_size`.
     """
     array = with_chains("r_hat", samples)
     if array.shape[2] == 1:
@@ -93,11 +90,8 @@ def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
     """Return the standard error of the mean, sd or median of the samples, (n, d) float64.
 
     Args:
-        samples: (draws, n, d) or (draws, n, chains, d).
+        samples: see :func:`effective_sample_size`, also for errors.
         method: "mean", "sd" or "median".
-
-    Raises:
-        ValueError, ImportError: see :func:`effective_sample_size`.
     """
     return array_statistic("monte_carlo_standard_error", "mcse", samples, method, MCSE_METHODS)
 
@@ -106,10 +100,7 @@ def summarize(samples: Tensor) -> dict[str, Tensor]:
     """Return mean, sd, mcse (of the mean), ess_bulk, ess_tail and r_hat, each (n, d) float64.
 
     Args:
-        samples: (draws, n, d) or (draws, n, chains, d).
-
-    Raises:
-        ValueError, ImportError: see :func:`effective_sample_size`.
+        samples: see :func:`effective_sample_size`, also for errors.
     """
     array = with_chains("summarize", samples).double().cpu()
     pooled = array.movedim(2, 1).flatten(0, 1)
@@ -176,10 +167,7 @@ def virial_temperature(z: Tensor, gradient: Field, *, nominal: float = 1.0) -> T
     """Return T = E[z·∇U] / d (generalized equipartition), an identity of exp(-U/T), over draws, data and chains.
 
     Args:
-        z, gradient, nominal: see :func:`configurational_temperature`.
-
-    Raises:
-        ValueError: z of another shape, or fewer than 60 draws: two for each batch.
+        z, gradient, nominal: see :func:`configurational_temperature`, also for errors.
     """
     virials = torch.stack(
         [(draw * gradient(draw).detach()).double().sum(-1) for draw in check_draws("virial_temperature", z)]

@@ -59,8 +59,7 @@ class RandomFourierFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return g(x), (n, d_x) → (n, F)."""
-        scale = math.sqrt(2 / self.phase.numel())
-        return scale * torch.cos(x @ self.weight + self.phase)
+        return math.sqrt(2 / self.phase.numel()) * torch.cos(x @ self.weight + self.phase)
 
 
 def tanh_network(sizes: Sequence[int], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

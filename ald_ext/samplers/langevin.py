@@ -21,12 +21,9 @@ class LangevinDynamics(DatapointSampler):
     theirs is T s² / (1 - η/(2s²)). The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`, also for errors.
         step_size: η > 0.
         temperature: T ≥ 0; 0 is gradient descent.
-
-    Raises:
-        ValueError: an argument out of its range, or shapes that do not fit.
     """
 
     draws_per_step: ClassVar = 1
@@ -75,13 +72,10 @@ class UnderdampedLangevin(DatapointSampler):
     The momenta belong to a time half a step before. The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`, also for errors.
         step_size: h > 0.
         friction: γ > 0.
         temperature: T ≥ 0; 0 is gradient descent with momentum.
-
-    Raises:
-        ValueError: an argument out of its range, or shapes that do not fit.
     """
 
     draws_per_step: ClassVar = 1
@@ -122,7 +116,3 @@ class UnderdampedLangevin(DatapointSampler):
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**super()._tensors(), "momenta": self._momenta}
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        super()._restore(tensors)
-        self._momenta = tensors["momenta"]

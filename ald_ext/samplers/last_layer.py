@@ -41,14 +41,14 @@ class LastLayer:
         x: Tensor,
         latent_dim: int,
         *,
-        chains: int = 1,
-        weight: Tensor | None = None,
-        initial_scale: float = 1.0,
-        seed: int | None = None,
-        **options: Any,
+        chains: int,
+        weight: Tensor | None,
+        initial_scale: float,
+        seed: int | None,
+        first_chain: int,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
-        self.seed, self.options = draw_seed() if seed is None else seed, options
+        self.seed = draw_seed() if seed is None else seed
         self.design = self._design(x)
         self.rank = gram_rank(self.design)
         if self.rank < len(x):
@@ -60,7 +60,15 @@ class LastLayer:
                 stacklevel=3,
             )
         shape = (chains, latent_dim, self.design.shape[1])
-        self._weight = self._initial_weight(shape, initial_scale) if weight is None else self._checked(weight, shape)
+        if weight is None:
+            begin, end = (chain * math.prod(shape[1:]) for chain in (first_chain, first_chain + chains))
+            generator = torch.Generator().manual_seed(self.seed)
+            # torch draws 16 at a time, so that the first ones do not depend on how many follow.
+            normals = torch.randn(math.ceil(end / 16) * 16, generator=generator, dtype=self.design.dtype)[begin:end]
+            scale = initial_scale / self.design.square().sum(1).mean().sqrt()
+            self._weight = normals.view(shape).to(self.design.device) * scale
+        else:
+            self._weight = self._checked(weight, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs for any data, (m, ...) → (m, chains, d): this is the amortized encoder."""
@@ -80,13 +88,6 @@ class LastLayer:
         with torch.no_grad():
             design: Tensor = self.features(x)
         return design
-
-    def _initial_weight(self, shape: tuple[int, int, int], scale: float) -> Tensor:
-        generator, first_chain = torch.Generator().manual_seed(self.seed), self.options.get("first_chain", 0)
-        begin, end = (chain * math.prod(shape[1:]) for chain in (first_chain, first_chain + shape[0]))
-        # torch draws 16 at a time, so that the first ones do not depend on how many follow.
-        normals = torch.randn(math.ceil(end / 16) * 16, generator=generator, dtype=self.design.dtype)[begin:end]
-        return normals.view(shape).to(self.design.device) * (scale / self.design.square().sum(1).mean().sqrt())
 
     def _checked(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
         argument, got = f"ald_ext.samplers.{type(self).__name__}: weight", f"shape {tuple(weight.shape)}"
@@ -110,10 +111,10 @@ class LastLayerALD(LastLayer):
         x: data (n, ...), or fixed inputs u for unconditional sampling (paper: Eq. 15), which the potential ignores.
         latent_dim: d.
         kernel: MALA, HMC, LangevinDynamics or UnderdampedLangevin.
-        chains: number of independent Φ, 1 by default.
+        chains: number of independent Φ.
         weight: initial Φ, (chains, d, F); None draws normals of scale ``initial_scale``/√(mean ‖g‖²), so that the
             outputs begin as about N(0, initial_scale²).
-        initial_scale: see weight; 1 by default.
+        initial_scale: see weight.
         seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
         options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, first_chain, …
     """
@@ -126,11 +127,17 @@ class LastLayerALD(LastLayer):
         latent_dim: int,
         *,
         kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(features, potential, x, latent_dim, **options)
+        first_chain = options.get("first_chain", 0)
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=first_chain)
         weights = self._weight.flatten(1)[None]
-        self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **self.options)
+        self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **options)
 
     def _total_potential(self, _x: None, weights: Tensor) -> Tensor:
         """Return ΣU(x_i, Φ g_i) for rows Φ, (chains, d·F), under a flat prior on Φ."""
@@ -173,14 +180,13 @@ class LastLayerSGALD(LastLayer):
     is n/m times as large, and with ``outputs="batch"`` a step costs the same for any n.
 
     Args:
-        features, potential, x, latent_dim: see :class:`LastLayerALD`.
+        features, potential, x, latent_dim, chains, weight, initial_scale, seed: see :class:`LastLayerALD`.
         batch_size: m; None stands for all data.
         transitions: number of the kernel's transitions for each minibatch.
         kernel: MALA, HMC or LangevinDynamics; not UnderdampedLangevin, whose momenta would begin anew.
         outputs: "all" to return the outputs for all data at each step, or "batch" for those of its minibatch, whose
             indices are in ``batch``.
-        options: chains, weight, initial_scale and seed of :class:`LastLayerALD`, and options of the kernel except index
-            and adapt_steps, as the kernel is made anew for each minibatch.
+        options: options of the kernel except index and adapt_steps, as the kernel is made anew for each minibatch.
 
     Raises:
         ValueError: an argument out of its range, or an option that such a kernel cannot have.
@@ -196,12 +202,18 @@ class LastLayerSGALD(LastLayer):
         batch_size: int | None = None,
         transitions: int = 1,
         kernel: Kernel = MALA,
+        chains: int = 1,
+        weight: Tensor | None = None,
+        initial_scale: float = 1.0,
+        seed: int | None = None,
         outputs: str = "all",
         **options: Any,
     ) -> None:
-        super().__init__(features, potential, x, latent_dim, **options)
+        first_chain = options.get("first_chain", 0)
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=first_chain)
         self.batch_size = len(x) if batch_size is None else batch_size
-        self.transitions, self.kernel, self.outputs = transitions, kernel, outputs
+        self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
         name = "ald_ext.samplers.LastLayerSGALD"
         self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, self.seed)
         self.batch = torch.arange(len(x))
@@ -211,10 +223,10 @@ class LastLayerSGALD(LastLayer):
         momenta = isinstance(kernel, type) and issubclass(kernel, UnderdampedLangevin)
         expected = f"one without momenta, such as MALA or HMC: {anew}"
         require(not momenta, f"{name}: kernel", getattr(kernel, "__name__", ""), expected)
-        one_number = not isinstance(self.options.get("step_size"), Tensor)
+        one_number = not isinstance(options.get("step_size"), Tensor)
         require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
         for option in ("index", "adapt_steps"):
-            require(option not in self.options, f"{name}: {option}", "a value", f"none: {anew}")
+            require(option not in options, f"{name}: {option}", "a value", f"none: {anew}")
 
     @property
     def acceptance_rate(self) -> float:

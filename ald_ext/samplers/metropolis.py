@@ -132,11 +132,7 @@ class MetropolisSampler(DatapointSampler):
         return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
     def refresh(self) -> None:
-        """Evaluate the potential at the current states anew; call it when the potential has changed.
-
-        Raises:
-            ValueError: it is not finite there.
-        """
+        """Evaluate the potential, which has changed, at the current states. ValueError if it is not finite there."""
         value, gradient = self._evaluate(self._z)
         bad = int((~value.isfinite()).sum())
         self._require(not bad, "z", f"{bad} of {value.numel()} states where the potential is not finite", "none")
@@ -152,20 +148,16 @@ class MetropolisSampler(DatapointSampler):
         log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
         accepted = log_ratio.isfinite() & (log_uniform < log_ratio)
         if step <= self.adapt_steps:
-            self._adapt(log_ratio, step)
+            probability = torch.where(log_ratio.isfinite(), log_ratio.clamp_max(0).exp(), 0).to(self._z.dtype)
+            mean = probability.flatten(1).mean(1) if probability.dim() > 1 else probability
+            adapted = self._adaptation.update(mean, self.target_acceptance, step)
+            self._adaptation = adapted.frozen() if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
         self._potential = torch.where(accepted, proposal.potential, current.potential)
         accepted = accepted[..., None]
         self._gradient = torch.where(accepted, proposal.gradient, current.gradient)
         self._z = torch.where(accepted, proposal.z, current.z)
-
-    def _adapt(self, log_ratio: Tensor, step: int) -> None:
-        probability = torch.where(log_ratio.isfinite(), log_ratio.clamp_max(0).exp(), 0).to(self._z.dtype)
-        mean = probability.flatten(1).mean(1) if probability.dim() > 1 else probability
-        self._adaptation = self._adaptation.update(mean, self.target_acceptance, step)
-        if step == self.adapt_steps:
-            self._adaptation = self._adaptation.frozen()
 
     def _step_size_of_chains(self) -> Tensor:
         """Return the step sizes in a shape that broadcasts with z."""
@@ -183,9 +175,8 @@ class MetropolisSampler(DatapointSampler):
         return {**super()._tensors(), "accepted": self._accepted, **adaptation}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self._adaptation = DualAveraging(*(tensors.pop(f"adaptation.{name}") for name in DualAveraging._fields))
         super()._restore(tensors)
-        self._accepted = tensors["accepted"]
-        self._adaptation = DualAveraging(*(tensors[f"adaptation.{name}"] for name in DualAveraging._fields))
         self.refresh()
 
     def _checked_step_size(self, step_size: float | Tensor) -> Tensor:
@@ -225,10 +216,7 @@ class MALA(MetropolisSampler):
 
     Args:
         potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
-            first_chain: see :class:`MetropolisSampler`; the step size is h.
-
-    Raises:
-        ValueError: as :class:`MetropolisSampler`.
+            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is h.
     """
 
     draws_per_step: ClassVar = 2
@@ -257,14 +245,11 @@ class HMC(MetropolisSampler):
 
     Args:
         potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
-            first_chain: see :class:`MetropolisSampler`; the step size is ε.
+            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is ε.
         num_leapfrog_steps: L ≥ 1.
         jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
             fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
             near a period of the target (Neal 2011, Section 5.4.2.2).
-
-    Raises:
-        ValueError: as :class:`MetropolisSampler`.
     """
 
     draws_per_step: ClassVar = 3
@@ -309,16 +294,12 @@ class HMC(MetropolisSampler):
         if self.jitter > 0:
             uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
             step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
-        initial = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
-        proposal, final = self._leapfrog(current, initial, step_size)
-        kinetic_difference = (initial.square() - final.square()).sum(-1) / 2
-        return proposal, (current.potential - proposal.potential + kinetic_difference) / self.temperature
-
-    def _leapfrog(self, state: ChainStates, v: Tensor, step_size: Tensor) -> tuple[ChainStates, Tensor]:
-        """Return the end of the trajectory, and v there."""
+        initial = v = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
+        state = current
         for _ in range(self.num_leapfrog_steps):
             v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
             z = state.z + step_size * self._by_mass_factor(v)
             state = ChainStates(z, *self._evaluate(z))
             v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
-        return state, v
+        kinetic_difference = (initial.square() - v.square()).sum(-1) / 2
+        return state, (current.potential - state.potential + kinetic_difference) / self.temperature

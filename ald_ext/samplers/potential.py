@@ -122,11 +122,9 @@ class GaussianPotential:
         require(mean.dim() == 1, f"{name}: mean", f"shape {tuple(mean.shape)}", "(d,)")
         self.mean = mean
         if covariance is not None:
-            self.covariance = covariance
-            self.precision = _inverse(name, "covariance", covariance, len(mean))
+            self.covariance, self.precision = covariance, _inverse(name, "covariance", covariance, len(mean))
         elif precision is not None:
-            self.precision = precision
-            self.covariance = _inverse(name, "precision", precision, len(mean))
+            self.precision, self.covariance = precision, _inverse(name, "precision", precision, len(mean))
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(z), (batch, d) -> (batch,); x is ignored."""

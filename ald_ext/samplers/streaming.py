@@ -201,7 +201,20 @@ class StreamingMoments:
         Raises:
             ValueError: shapes, options or numbers of draws that do not fit, or chains with equal draws.
         """
-        self._check_merge(other, along)
+        name = "ald_ext.samplers.StreamingMoments.merge"
+        require(along in ("draws", "chains"), f"{name}: along", repr(along), "'draws' or 'chains'")
+        options, expected = ((moments.keeps_covariance, moments.num_batches) for moments in (other, self))
+        require(options == expected, f"{name}: other", f"(covariance, num_batches) = {options}", f"{expected}")
+        if self._shape is not None and other._shape is not None:
+            same_data = self._shape[0] == other._shape[0] and self._shape[-1] == other._shape[-1]
+            fits = same_data and (along == "chains" or self._shape == other._shape)
+            require(fits, f"{name}: other", f"draws of shape {other._shape}", f"{self._shape}")
+            progress = ("count", "batch_size", "_num_full", "_num_partial")
+            fits = along == "draws" or all(getattr(self, value) == getattr(other, value) for value in progress)
+            require(fits, f"{name}: other", f"{other.count} draws a chain", f"{self.count}, not merged before")
+            if along == "chains":
+                batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+                check_chains_differ(f"{name}: other", batch_means[: self._num_full])
         if other.count == 0:
             return
         if self.count == 0:
@@ -212,23 +225,6 @@ class StreamingMoments:
             for attribute, dim in (("_mean", 1), ("_squares", 1), ("_partial_sum", 1), ("_batch_means", 2)):
                 setattr(self, attribute, torch.cat([getattr(self, attribute), getattr(other, attribute)], dim))
             self._shape = tuple(self._mean.shape)
-
-    def _check_merge(self, other: StreamingMoments, along: str) -> None:
-        name = "ald_ext.samplers.StreamingMoments.merge"
-        require(along in ("draws", "chains"), f"{name}: along", repr(along), "'draws' or 'chains'")
-        options, expected = ((moments.keeps_covariance, moments.num_batches) for moments in (other, self))
-        require(options == expected, f"{name}: other", f"(covariance, num_batches) = {options}", f"{expected}")
-        if self._shape is None or other._shape is None:
-            return
-        same_data = self._shape[0] == other._shape[0] and self._shape[-1] == other._shape[-1]
-        fits = same_data and (along == "chains" or self._shape == other._shape)
-        require(fits, f"{name}: other", f"draws of shape {other._shape}", f"{self._shape}")
-        progress = ("count", "batch_size", "_num_full", "_num_partial")
-        fits = along == "draws" or all(getattr(self, name) == getattr(other, name) for name in progress)
-        require(fits, f"{name}: other", f"{other.count} draws a chain", f"{self.count}, not merged before")
-        if along == "chains":
-            batch_means = torch.cat([self._batch_means, other._batch_means], 2)
-            check_chains_differ(f"{name}: other", batch_means[: self._num_full])
 
     def _merge_draws(self, other: StreamingMoments) -> None:
         self._squares += other._squares

@@ -79,7 +79,7 @@ def fit_variational(
     num_samples: int = 32,
     on_step: Callable[[], Any] | None = None,
 ) -> list[float]:
-    """Lower the mean :func:`negative_elbo` of all data by Adam, with lr falling to 0 along a cosine.
+    """Lower the mean :func:`negative_elbo` of all data by Adam, with lr falling to 0 along a cosine; return the losses.
 
     Args:
         encoder: q(z | x), which is changed in place.
@@ -88,9 +88,6 @@ def fit_variational(
         lr: initial learning rate.
         num_samples: number of draws for each datum at each step.
         on_step: function called after every step, for progress.
-
-    Returns:
-        The loss at every step.
     """
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)

@@ -1,4 +1,4 @@
-"""Amortized Langevin dynamics of whole networks: the recursion, its minibatches, checkpoints, known limits."""
+"""Amortized Langevin dynamics of whole networks: the recursion, minibatches, checkpoints, known limits, new data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from torch.optim import Optimizer
 
 from ald_ext import PSGLD, SGHMC, SGLD, ops
 from ald_ext.samplers import (
+    HMC,
+    MALA,
     AmortizedLangevin,
     GaussianPotential,
+    LangevinDynamics,
+    LastLayerALD,
     LinearGaussianPotential,
     Potential,
+    RandomFourierFeatures,
+    UnderdampedLangevin,
     prior_potential,
+    sampler_from_encoder,
     tanh_network,
 )
 
@@ -236,3 +243,52 @@ def test_num_data_has_to_suit_the_reduction(reduction: str, num_data: int) -> No
 def test_arguments_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
+
+
+# Inference for new data (paper: Algorithm 2)
+
+
+KERNELS: dict[Any, dict[str, Any]] = {
+    LangevinDynamics: {},
+    MALA: {"adapt_steps": 5},
+    HMC: {"num_leapfrog_steps": 3},
+    UnderdampedLangevin: {"friction": 2.0},
+}
+
+
+@pytest.mark.parametrize("chains", [None, 1, 3])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_chains_begin_at_the_outputs_of_an_encoder(kernel: Any, chains: int | None) -> None:
+    """And go on as those of a sampler made by hand; the encoder gets no gradient."""
+    potential, encoder, x = make_potential(), linear_network(), make_data()
+    options = {"step_size": 0.1, "seed": 4, "temperature": 0.8, **KERNELS[kernel]}
+    sampler = sampler_from_encoder(encoder, potential, x, kernel=kernel, chains=chains, **options)
+    assert type(sampler) is kernel
+    start = encoder(x).detach() if chains is None else encoder(x).detach()[:, None].repeat(1, chains, 1)
+    assert torch.equal(sampler.z, start)
+    by_hand = kernel(potential, x, start, **options)
+    for _ in range(8):
+        z = sampler.step()
+        assert torch.equal(z, by_hand.step())
+    assert z.shape == start.shape
+    if chains == 3:
+        assert not torch.isclose(z[:, 0], z[:, 1]).all(-1).any()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_chains_begin_at_those_of_a_last_layer() -> None:
+    """Each chain of the last layer gives the start of one chain of the new data."""
+    potential, x, train = make_potential(), make_data(), torch.randn(6, NUM_FEATURES, dtype=DOUBLE)
+    features = RandomFourierFeatures(NUM_FEATURES, 24, 1.0, dtype=DOUBLE)
+    last_layer = LastLayerALD(features, potential, train, 2, chains=3, step_size=0.05)
+    for _ in range(5):
+        last_layer.step()
+    sampler = sampler_from_encoder(last_layer, potential, x, step_size=0.1)
+    assert type(sampler) is MALA, "the kernel where none is given"
+    assert sampler.z.shape == (NUM_DATA, 3, 2)
+    assert torch.equal(sampler.z, last_layer(x))
+    weight = last_layer.weight.clone()
+    assert not torch.equal(sampler.step(), last_layer(x))
+    assert torch.equal(last_layer.weight, weight)
+    with pytest.raises(ValueError, match=r"chains: got 4 for encoder outputs of shape \(12, 3, 2\), expected None"):
+        sampler_from_encoder(last_layer, potential, x, chains=4, step_size=0.1)

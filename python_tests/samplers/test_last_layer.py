@@ -64,6 +64,14 @@ EXACT: dict[str, dict[str, Any]] = {
 }
 
 
+def make_ald(features: str = "fourier", x: Tensor = X, **options: Any) -> LastLayerALD:
+    return LastLayerALD(FEATURES[features](x), make_potential(), x, 2, **{"chains": 2, "step_size": 0.1, **options})
+
+
+def make_sgald(features: str = "whitened", x: Tensor = X, **options: Any) -> LastLayerSGALD:
+    return LastLayerSGALD(FEATURES[features](x), make_potential(), x, 2, **{"chains": 2, "step_size": 0.1, **options})
+
+
 def chain_moments(sampler: LastLayerALD | LastLayerSGALD, center: Tensor, burn_in: int, count: int) -> Tensor:
     """(chains, n·d + (n·d)²): averages along each chain of all outputs together, and of their products."""
     for _ in range(burn_in):
@@ -91,11 +99,8 @@ def blocks(n: int, covariance: Tensor) -> Tensor:
 @pytest.mark.parametrize("kernel", EXACT)
 def test_full_batch_dynamics_sample_the_posterior(kernel: str, features: str, temperature: float) -> None:
     """Whatever the Gram matrix, if its rank is full: means, covariances, and no correlation between data."""
-    x, potential = X[:3], make_potential()
-    sampler = LastLayerALD(
-        FEATURES[features](x), potential, x, 2, chains=500, temperature=temperature, seed=3, **EXACT[kernel]
-    )
-    mean, covariance = potential.posterior(x)
+    sampler = make_ald(features, X[:3], chains=500, temperature=temperature, seed=3, **EXACT[kernel])
+    mean, covariance = make_potential().posterior(X[:3])
     assert_moments(chain_moments(sampler, mean, 100, 60), blocks(3, temperature * covariance))
 
 
@@ -106,20 +111,9 @@ def test_minibatch_dynamics_sample_the_posterior(
     kernel: str, features: str, batch_size: int, temperature: float
 ) -> None:
     """Minibatches with whitened features; all data at once whatever the Gram matrix, if its rank is full."""
-    x, potential = X[:3], make_potential()
-    sampler = LastLayerSGALD(
-        FEATURES[features](x),
-        potential,
-        x,
-        2,
-        batch_size=batch_size,
-        transitions=2,
-        chains=500,
-        temperature=temperature,
-        seed=4,
-        **EXACT[kernel],
-    )
-    mean, covariance = potential.posterior(x)
+    options = {"batch_size": batch_size, "transitions": 2, "temperature": temperature, **EXACT[kernel]}
+    sampler = make_sgald(features, X[:3], chains=500, seed=4, **options)
+    mean, covariance = make_potential().posterior(X[:3])
     assert_moments(chain_moments(sampler, mean, 60, 60), blocks(3, temperature * covariance))
 
 
@@ -168,8 +162,7 @@ def test_features_without_full_rank_warn_and_sample_something_else(minibatches: 
 def test_features_of_full_rank_do_not_warn(features: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sampler = LastLayerALD(FEATURES[features](X), make_potential(), X, 2, step_size=0.1)
-    assert sampler.rank == len(X)
+        assert make_ald(features).rank == len(X)
 
 
 # Transitions
@@ -227,11 +220,9 @@ def test_transitions_of_all_data_are_transitions_of_the_weight() -> None:
 @pytest.mark.parametrize("kernel", ["mala", "hmc"])
 def test_noise_is_keyed_by_datum(kernel: str) -> None:
     """The same transition of a datum wherever it is in the minibatch, and whatever else is in it."""
-    g, moved = FEATURES["whitened"](X), []
+    moved = []
     for batch in ([0, 3, 4], [4, 0, 3], [3, 5, 0], [3]):
-        sampler = LastLayerSGALD(
-            g, make_potential(), X, 2, batch_size=3, transitions=3, chains=2, seed=8, **EXACT[kernel]
-        )
+        sampler = make_sgald(batch_size=3, transitions=3, seed=8, **EXACT[kernel])
         start = sampler.z
         sampler.minibatches.draw = lambda batch=batch: torch.tensor(batch)  # type: ignore[method-assign]
         sampler.step()
@@ -298,14 +289,11 @@ def test_given_weights_are_copied(kind: type[Any]) -> None:
     weight = torch.randn(3, LATENT_DIM, NUM_FEATURES, dtype=DOUBLE)
     original = weight.clone()
     sampler = kind(fourier_features(), make_potential(), X, 2, chains=3, weight=weight, step_size=0.1)
-    assert torch.equal(sampler.weight, original)
-    sampler.step()
-    assert torch.equal(weight, original)
-    sampler = kind(fourier_features(), make_potential(), X, 2, chains=3, weight=weight, step_size=0.1)
     weight.zero_()
     assert torch.equal(sampler.weight, original)
     sampler.step()
     assert not torch.equal(sampler.weight, original)
+    assert not weight.any()
 
 
 @pytest.mark.parametrize("kind", [LastLayerALD, LastLayerSGALD])
@@ -327,18 +315,10 @@ def test_data_of_more_dimensions() -> None:
     def potential(x: Tensor, z: Tensor) -> Tensor:
         return (z - x.sum(2)).square().sum(1) / 2
 
-    ald = LastLayerALD(features, potential, x, 2, chains=3, kernel=LangevinDynamics, temperature=0, step_size=0.2)
-    sgald = LastLayerSGALD(
-        WhitenedFeatures(features, x),
-        potential,
-        x,
-        2,
-        chains=3,
-        kernel=LangevinDynamics,
-        temperature=0,
-        step_size=0.5,
-        batch_size=2,
-    )
+    options: dict[str, Any] = {"chains": 3, "kernel": LangevinDynamics, "temperature": 0}
+    whitened = WhitenedFeatures(features, x)
+    ald = LastLayerALD(features, potential, x, 2, step_size=0.2, **options)
+    sgald = LastLayerSGALD(whitened, potential, x, 2, step_size=0.5, batch_size=2, **options)
     for sampler in (ald, sgald):
         for _ in range(300):
             z = sampler.step()
@@ -346,14 +326,6 @@ def test_data_of_more_dimensions() -> None:
 
 
 # Checkpoints
-
-
-def make_ald(features: str = "fourier", **options: Any) -> LastLayerALD:
-    return LastLayerALD(FEATURES[features](X), make_potential(), X, 2, **{"chains": 2, "step_size": 0.1, **options})
-
-
-def make_sgald(features: str = "whitened", **options: Any) -> LastLayerSGALD:
-    return LastLayerSGALD(FEATURES[features](X), make_potential(), X, 2, **{"chains": 2, "step_size": 0.1, **options})
 
 
 RESUMED: dict[str, Callable[[int], LastLayer]] = {

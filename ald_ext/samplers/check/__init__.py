@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,17 +30,7 @@ from torch import Tensor
 from ...settings import require
 from ...threads import number_of_threads
 from .runs import CheckRun
-from .targets import (
-    Chains,
-    MakeOptimizer,
-    MakeSampler,
-    OptimizerChains,
-    SamplerChains,
-    Target,
-    default_covariance,
-    initial_states,
-    make_target,
-)
+from .targets import Chains, MakeOptimizer, MakeSampler, OptimizerChains, SamplerChains, Target, make_target
 from .verdicts import CheckReport, describe, find_hints, run_until_judged
 
 __all__ = ["CheckReport", "CheckRun", "check_optimizer", "check_sampler"]
@@ -63,8 +54,9 @@ def check_optimizer(
         report = check_optimizer(lambda params: ald_ext.SGLD(params, lr=0.1, num_data=10))
         assert report.ok, report
 
-    Note [How a sampler is checked] says how. The parameter has the shape (num_replicas, dimension); its gradient is
-    that of the loss U/N, summed over replicas.
+    Note [How a sampler is checked] says how; the ``ok`` of the report that is returned is True if the optimizer is
+    right. The parameter has the shape (num_replicas, dimension); its gradient is that of the loss U/N, summed over
+    replicas.
 
     Args:
         make_optimizer: function of a list of parameters that returns the optimizer; it is called anew for every step
@@ -79,21 +71,15 @@ def check_optimizer(
         dtype: dtype of the parameter.
         device: device of the parameter.
 
-    Returns:
-        The report, whose ``ok`` is True if the optimizer is right.
-
     Raises:
         ValueError: an argument out of its range.
     """
-    check_numbers("check_optimizer", dimension, temperature, num_data, num_replicas, covariance)
+    name = "ald_ext.samplers.check_optimizer"
+    target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"num_data": num_data, "temperature": temperature, "num_replicas": num_replicas, "seed": seed}
-    like = torch.empty(0, dtype=dtype, device=device)
-    target = make_target(default_covariance(dimension) if covariance is None else covariance, temperature, like)
 
-    def start_chains(step_scale: float) -> Chains:
-        return OptimizerChains(make_optimizer, target, initial_states(target, num_replicas), num_data, step_scale)
-
-    return run_check(start_chains, target, max_steps, settings)
+    start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data)
+    return run_check(name, start_chains, target, max_steps, settings)
 
 
 def check_sampler(
@@ -117,50 +103,28 @@ def check_sampler(
             (num_replicas, dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called
             anew for every step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a
             deviation that is the discretization's counts as wrong.
-        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`.
-
-    Returns:
-        The report, whose ``ok`` is True if the sampler is right.
-
-    Raises:
-        ValueError: an argument out of its range.
+        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`,
+            also for what is returned and raised.
     """
-    check_numbers("check_sampler", dimension, temperature, 1, num_replicas, covariance)
+    name = "ald_ext.samplers.check_sampler"
+    target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"temperature": temperature, "num_replicas": num_replicas, "seed": seed}
-    like = torch.empty(0, dtype=dtype, device=device)
-    target = make_target(default_covariance(dimension) if covariance is None else covariance, temperature, like)
-
-    def start_chains(step_scale: float) -> Chains:
-        return SamplerChains(make_sampler, target, initial_states(target, num_replicas), step_scale)
-
-    return run_check(start_chains, target, max_steps, settings)
-
-
-def check_numbers(
-    name: str, dimension: int, temperature: float, num_data: float, num_replicas: int, covariance: Tensor | None
-) -> None:
-    """Raise a ValueError for a number out of its range, or a bad covariance."""
-    bounds = {"dimension": (dimension, 1), "num_replicas": (num_replicas, 100)}
-    for argument, (value, least) in bounds.items():
-        require(value >= least, f"ald_ext.samplers.{name}: {argument}", value, f"{least} at least")
-    for argument, number in (("temperature", temperature), ("num_data", num_data)):
-        in_range = math.isfinite(number) and number > 0
-        require(in_range, f"ald_ext.samplers.{name}: {argument}", number, "a finite number > 0")
-    if covariance is not None and bool(torch.linalg.cholesky_ex(covariance.double()).info):
-        raise ValueError(f"ald_ext.samplers.{name}: covariance: got a matrix that is not positive definite")
+    start_chains = partial(SamplerChains, make_sampler, target, num_replicas)
+    return run_check(name, start_chains, target, max_steps, settings)
 
 
 def run_check(
-    start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
+    name: str, start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
 ) -> CheckReport:
     """Return the report on chains that ``start_chains`` makes for each step size."""
-    device = target.mean.device
+    device, num_replicas, num_data = target.mean.device, settings["num_replicas"], settings.get("num_data", 1)
+    require(num_replicas >= 100, f"{name}: num_replicas", num_replicas, "100 at least")
+    require(0 < num_data < math.inf, f"{name}: num_data", num_data, "a finite number > 0")
     # The tensors are small: on a busy machine, several threads take a hundred times as long, waiting for each other.
     with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings["seed"])
         verdict, runs, chains = run_until_judged(start_chains, target, max_steps)
-        hints: list[str] = []
-        if verdict != "right":
-            hints = find_hints(runs[-1], chains, target, settings.get("num_data", 1), settings["temperature"])
+        right = verdict == "right"
+        hints = [] if right else find_hints(runs[-1], chains, target, num_data, settings["temperature"])
     settings = {**settings, "dimension": len(target.mean), "dtype": str(target.mean.dtype), "device": str(device)}
     return CheckReport(verdict, describe(verdict, runs), hints, runs, target.variances.tolist(), settings)

@@ -79,9 +79,6 @@ class Window:
         ratio = self.squares.mean(0) - self.means.mean(0).square()
         return ratio, standard_error(self.squares)
 
-    def mean_z_scores(self) -> Tensor:
-        return self.means.mean(0) / standard_error(self.means)
-
     def halves_agree(self) -> bool:
         """Return whether the replicas from the two kinds of initial states agree."""
         half = len(self.means) // 2
@@ -125,9 +122,8 @@ def measure(chains: Chains, target: Target, step_scale: float, max_steps: int) -
             d = len(target.variances)
             return CheckRun(step_scale, num_steps, True, [math.inf] * d, [1.0] * d, [0.0] * d)
         if agreed or num_steps >= max_steps:
-            ratios, errors = window.ratios()
-            scores = window.mean_z_scores()
-            return CheckRun(step_scale, num_steps, agreed, ratios.tolist(), errors.tolist(), scores.tolist())
+            measured = *window.ratios(), window.means.mean(0) / standard_error(window.means)
+            return CheckRun(step_scale, num_steps, agreed, *(values.tolist() for values in measured))
         # The second condition is for initial states that are both too narrow, which agree too early.
         agreed = window.halves_agree() and before is not None and window.agrees_with(before)
         before, length = window, num_steps

@@ -61,8 +61,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text, for JSON; infinite numbers become None."""
-        runs = [{**asdict(run), "z_scores": run.z_scores} for run in self.runs]
-        report = {
+        report: dict[str, Any] = {
             "verdict": self.verdict,
             "message": self.message,
             "hints": self.hints,
@@ -70,25 +69,17 @@ class CheckReport:
             "settings": self.settings,
             "true_variances": self.true_variances,
             "extrapolated_ratios": self.extrapolated_ratios,
-            "runs": runs,
+            "runs": [{**asdict(run), "z_scores": run.z_scores} for run in self.runs],
         }
-        finite: dict[str, Any] = finite_only(report)
-        return finite
+        return {name: finite_only(value) for name, value in report.items()}
 
     def __str__(self) -> str:
         lines = [f"{'step size':>9}  {'true variance':>13}  {'sampled/true':>20}  {'z-score':>8}  {'mean z':>7}"]
         for run in self.runs:
-            rows = zip(
-                self.true_variances,
-                run.variance_ratios,
-                run.standard_errors,
-                run.z_scores,
-                run.mean_z_scores,
-                strict=True,
-            )
-            for variance, ratio, error, score, mean_score in rows:
+            step, ratios, errors = f"x {run.step_scale:g}", run.variance_ratios, run.standard_errors
+            columns = (self.true_variances, ratios, errors, run.z_scores, run.mean_z_scores)
+            for variance, ratio, error, score, mean_score in zip(*columns, strict=True):
                 measured = f"{ratio:.4g} ± {error:.2g}"
-                step = f"x {run.step_scale:g}"
                 lines.append(f"{step:>9}  {variance:13.4g}  {measured:>20}  {score:8.1f}  {mean_score:7.1f}")
         lines += [f"{self.verdict}: {self.message}", *(f"hint: {hint}" for hint in self.hints)]
         return "\n".join(lines)
@@ -225,10 +216,9 @@ def uneven_hints(run: CheckRun, chains: Chains, target: Target) -> list[str]:
 
 def is_adapting(chains: Chains) -> bool:
     """Return whether a step changes the preconditioner; it makes one."""
-    before = chains.second_moment()
-    if before is None:
+    moment = chains.second_moment()
+    if moment is None:
         return False
-    before = before.clone()
+    before = moment.clone()
     chains.step()
-    after = chains.second_moment()
-    return after is not None and not torch.equal(before, after)
+    return not torch.equal(before, chains.second_moment())  # type: ignore[arg-type]

@@ -82,19 +82,28 @@ class _NoiseKey(NamedTuple):
     purpose: int = 0
 
 
-def _random_words(
-    n: int, per_block: int, offset: int, key: _NoiseKey, device: torch.device | str | None
-) -> tuple[tuple[Tensor, ...], Tensor]:
+def elements_of_shard(
+    n: int, offset: int, row_length: int = 0, row_stride: int = 0, device: torch.device | str | None = None
+) -> Tensor:
+    """(n,): which elements of its parameter a tensor has, in the order of its memory: csrc/math/shard.h, Note [Shards].
+
+    Element i of the tensor is element offset + (i // row_length)·row_stride + i % row_length of the parameter, or
+    offset + i where row_length is 0: the shard is one range of the parameter.
+    """
+    i = torch.arange(n, dtype=torch.int64, device=device)
+    return offset + (i // row_length * row_stride + i % row_length if row_length else i)
+
+
+def _random_words(element: Tensor, per_block: int, key: _NoiseKey) -> tuple[tuple[Tensor, ...], Tensor]:
     """The four words of each element's Philox block, and its lane in it: csrc/math/normal.h, Note [Noise layout]."""
     chunk = CHUNK_BLOCKS * per_block
-    element = torch.arange(offset, offset + n, dtype=torch.int64, device=device)
     block = torch.div(element, chunk, rounding_mode="floor") * CHUNK_BLOCKS + element % CHUNK_BLOCKS
     lane = torch.div(element % chunk, CHUNK_BLOCKS, rounding_mode="floor")
     high_bits = (key.purpose << 28) | ((key.parameter >> 32) << 16) | ((key.step >> 32) << 8)
     counter = torch.broadcast_tensors(
         block & WORD,
         torch.full_like(block, key.step & WORD),
-        torch.as_tensor(key.parameter & WORD, device=device),
+        torch.as_tensor(key.parameter & WORD, device=element.device),
         (block >> 32) | high_bits,
     )
     return philox(counter, (key.seed & WORD, (key.seed >> 32) & WORD)), lane
@@ -107,23 +116,27 @@ def normal(
     step: int,
     parameter: int = 0,
     offset: int = 0,
+    row_length: int = 0,
+    row_stride: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The normals of :func:`ald_ext.ops.normal`, computed in float64 and rounded to ``dtype``."""
-    return _normals(n, offset, _NoiseKey(seed, step, parameter), dtype, device)
+    """The normals of :func:`ald_ext.ops.normal`, computed in float64 and rounded to ``dtype``; also of rows."""
+    element = elements_of_shard(n, offset, row_length, row_stride, device)
+    return _normals(element, _NoiseKey(seed, step, parameter), dtype)
 
 
 def latent_normal(
     index: Tensor, count: int, *, seed: int, step: int, offset: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """(n, count): row r is ``normal(count, parameter=index[r])``, so a datum's noise is the same in any minibatch."""
-    return _normals(count, offset, _NoiseKey(seed, step, index[:, None]), dtype, index.device)
+    element = elements_of_shard(count, offset, device=index.device)
+    return _normals(element, _NoiseKey(seed, step, index[:, None]), dtype)
 
 
-def _normals(n: int, offset: int, key: _NoiseKey, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+def _normals(element: Tensor, key: _NoiseKey, dtype: torch.dtype) -> Tensor:
     per_block = 4 if dtype == torch.float32 else 2
-    words, lane = _random_words(n, per_block, offset, key, device)
+    words, lane = _random_words(element, per_block, key)
     if per_block == 4:
         pairs = [_box_muller(words[k] >> 1, words[k + 1].double() / 2**32, dtype) for k in (0, 2)]
     else:
@@ -134,10 +147,19 @@ def _normals(n: int, offset: int, key: _NoiseKey, dtype: torch.dtype, device: to
 
 
 def rounding_words(
-    n: int, *, seed: int, step: int, parameter: int = 0, offset: int = 0, device: torch.device | str | None = None
+    n: int,
+    *,
+    seed: int,
+    step: int,
+    parameter: int = 0,
+    offset: int = 0,
+    row_length: int = 0,
+    row_stride: int = 0,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """The 32 random bits (in int64) by which each element of a 16-bit parameter is rounded."""
-    words, lane = _random_words(n, 4, offset, _NoiseKey(seed, step, parameter, ROUNDING_PURPOSE), device)
+    element = elements_of_shard(n, offset, row_length, row_stride, device)
+    words, lane = _random_words(element, 4, _NoiseKey(seed, step, parameter, ROUNDING_PURPOSE))
     return torch.stack(words).gather(0, lane[None])[0]
 
 
@@ -168,11 +190,10 @@ def rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None
             return
         values = [param.float() for param in params]
         step_(values, [grad.float() for grad in grads], *states, **settings)
-        key = {name: settings[name] for name in ("seed", "step")}
-        for param, value, k, offset in zip(params, values, settings["noise_ids"], settings["offsets"], strict=True):
-            random = _in_memory_order(
-                value.long(), rounding_words(param.numel(), **key, parameter=k, offset=offset, device=param.device)
-            )
+        names = ("seed", "step", "noise_ids", "offsets", "row_lengths", "row_strides")
+        keys = noise_keys(*(settings.get(name, ()) for name in names))
+        for param, value, key in zip(params, values, keys, strict=True):
+            random = _in_memory_order(value.long(), rounding_words(param.numel(), **key, device=param.device))
             param.copy_(round_stochastically(value, param.dtype, random))
 
     return run
@@ -185,12 +206,26 @@ def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
     return result
 
 
-def noise_like(param: Tensor, normal: NormalFunction, seed: int, step: int, parameter: int, offset: int) -> Tensor:
+def noise_keys(
+    seed: int,
+    step: int,
+    noise_ids: Sequence[int],
+    offsets: Sequence[int],
+    row_lengths: Sequence[int],
+    row_strides: Sequence[int],
+) -> list[dict[str, int]]:
+    """What :func:`normal` takes for each tensor of a step; rows only where the tensor has some."""
+    zeros = [0] * len(offsets)
+    keys = []
+    for k, offset, length, stride in zip(noise_ids, offsets, row_lengths or zeros, row_strides or zeros, strict=True):
+        rows = {"row_length": length, "row_stride": stride} if length else {}
+        keys.append({"seed": seed, "step": step, "parameter": k, "offset": offset, **rows})
+    return keys
+
+
+def noise_like(param: Tensor, normal: NormalFunction, key: dict[str, int]) -> Tensor:
     """Noise of the shape and strides of ``param``."""
-    flat = normal(
-        param.numel(), seed=seed, step=step, parameter=parameter, offset=offset, dtype=param.dtype, device=param.device
-    )
-    return _in_memory_order(param, flat)
+    return _in_memory_order(param, normal(param.numel(), **key, dtype=param.dtype, device=param.device))
 
 
 @rounding_16_bit_parameters
@@ -207,16 +242,17 @@ def sgld_step_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """θ ← θ - lr·g + √(2·lr·T/N) ξ with g = ±∇L + weight_decay·θ, tensor by tensor."""
-    for param, grad, parameter, offset in zip(params, grads, noise_ids, offsets, strict=True):
+    keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+    for param, grad, key in zip(params, grads, keys, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         update = -lr * g
         if temperature > 0:
-            update += math.sqrt(2 * lr * temperature / num_data) * noise_like(
-                param, normal, seed, step, parameter, offset
-            )
+            update += math.sqrt(2 * lr * temperature / num_data) * noise_like(param, normal, key)
         param += update
 
 
@@ -260,12 +296,15 @@ def sghmc_step_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """Underdamped Langevin dynamics with g = ±∇L + weight_decay·θ (BAOAB), tensor by tensor."""
-    for param, grad, p, parameter, offset in zip(params, grads, momenta, noise_ids, offsets, strict=True):
+    keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+    for param, grad, p, key in zip(params, grads, momenta, keys, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
-        noise = functools.partial(noise_like, param, normal, seed, step, parameter, offset)
+        noise = functools.partial(noise_like, param, normal, key)
         _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
 
 
@@ -310,10 +349,13 @@ def psgld_step_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """v ← αv + (1-α)g², G = 1/(√v + λ), θ ← θ - lr·G·g + √(2·lr·T·G/N) ξ, tensor by tensor."""
-    for param, grad, v, parameter, offset in zip(params, grads, square_avgs, noise_ids, offsets, strict=True):
+    keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+    for param, grad, v, key in zip(params, grads, square_avgs, keys, strict=True):
         g = (-grad if maximize else grad) + weight_decay * param
         if step <= freeze_after:
             v.copy_(alpha * v + (1 - alpha) * g**2)
@@ -321,7 +363,7 @@ def psgld_step_(
         update = -lr * preconditioner * g
         if temperature > 0:
             scale = torch.sqrt(2 * lr * temperature / num_data * preconditioner)
-            update += scale * noise_like(param, normal, seed, step, parameter, offset)
+            update += scale * noise_like(param, normal, key)
         param += update
 
 

@@ -16,6 +16,9 @@ from .library import KERNEL_DEVICES, OPS, check_not_recorded, named_tensors, wri
 #: As ``freeze_after``: the preconditioner adapts for ever.
 NEVER = 2**63 - 1
 
+#: Arguments that say which elements of which parameters the tensors of a step are.
+INDEX_LISTS = ("noise_ids", "offsets", "row_lengths", "row_strides")
+
 
 def sgld_step_(
     params: Sequence[Tensor],
@@ -30,8 +33,20 @@ def sgld_step_(
     step: int | Tensor,
     noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
+    row_lengths: Sequence[int] | None = None,
+    row_strides: Sequence[int] | None = None,
 ) -> None:
     """One SGLD step of all ``params`` in place, in one pass: θ ← θ - lr·g + √(2·lr·T/N) ξ (Note [The update equation]).
+
+    Note [Shards]
+        The noise belongs to the elements of whole parameters. A tensor of ``params`` that is a shard of a parameter
+        gets the bits that its elements get in the step of the whole parameter if the op is told which elements they
+        are: in the order of its memory, element i of tensor j is element
+
+            offsets[j] + (i // row_lengths[j])·row_strides[j] + i % row_lengths[j]
+
+        of parameter noise_ids[j], or offsets[j] + i if row_lengths[j] and row_strides[j] are 0. So the columns a to b
+        of a matrix of n columns have offset a, row length b - a and row stride n.
 
     Args:
         params: dense tensors of one dtype (float32, float64, bfloat16 or float16) on one device; any shapes, empty ones
@@ -44,7 +59,9 @@ def sgld_step_(
         maximize: ascend.
         seed, step: the noise key, as in :func:`normal`; step also as a tensor (one element, int64).
         noise_ids: the index k of each tensor's noise; 0, 1, 2, … if None or empty.
-        offsets: the element index at which each tensor begins (a shard of a parameter); 0 if None or empty.
+        offsets: the element of its parameter at which each tensor begins; 0 if None or empty.
+        row_lengths, row_strides: the number of neighbouring elements in each tensor's rows, ≥ 1, and how far apart rows
+            begin in the parameter, ≥ the row length; 0 for both, or None or empty lists: each tensor is one range.
 
     Raises:
         RuntimeError: mismatched lists, devices, dtypes, shapes or strides, values out of range, the same tensor twice,
@@ -62,6 +79,8 @@ def sgld_step_(
         step=step,
         noise_ids=noise_ids,
         offsets=offsets,
+        row_lengths=row_lengths,
+        row_strides=row_strides,
     )
 
 
@@ -82,12 +101,14 @@ def psgld_step_(
     step: int | Tensor,
     noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
+    row_lengths: Sequence[int] | None = None,
+    row_strides: Sequence[int] | None = None,
 ) -> None:
     """One pSGLD step of all ``params`` and ``square_avgs`` in place, in one pass (Note [The update equation]).
 
     Args:
-        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
-            :func:`sgld_step_`.
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets, row_lengths,
+            row_strides: as in :func:`sgld_step_`.
         square_avgs: v, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
             for 16-bit params.
         alpha: decay of v, 0 ≤ alpha < 1.
@@ -112,6 +133,8 @@ def psgld_step_(
         step=step,
         noise_ids=noise_ids,
         offsets=offsets,
+        row_lengths=row_lengths,
+        row_strides=row_strides,
     )
 
 
@@ -130,12 +153,14 @@ def sghmc_step_(
     step: int | Tensor,
     noise_ids: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
+    row_lengths: Sequence[int] | None = None,
+    row_strides: Sequence[int] | None = None,
 ) -> None:
     """One SGHMC step of all ``params`` and ``momenta`` in place, in one pass (Note [The underdamped update]).
 
     Args:
-        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets: as in
-            :func:`sgld_step_`; lr = h².
+        params, grads, lr, num_data, temperature, weight_decay, maximize, seed, step, noise_ids, offsets, row_lengths,
+            row_strides: as in :func:`sgld_step_`; lr = h².
         momenta: p, one for each of ``params``, of the same shape, strides and device; of the same dtype, or float32
             for 16-bit params.
         momentum: μ, 0 ≤ momentum < 1.
@@ -156,12 +181,15 @@ def sghmc_step_(
         step=step,
         noise_ids=noise_ids,
         offsets=offsets,
+        row_lengths=row_lengths,
+        row_strides=row_strides,
     )
 
 
 def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
     check_not_recorded(name, *named_tensors("params", lists[0]))
-    run_step(name, lists, {**settings, "noise_ids": settings["noise_ids"] or (), "offsets": settings["offsets"] or ()})
+    indices = {argument: settings[argument] or () for argument in INDEX_LISTS}
+    run_step(name, lists, {**settings, **indices})
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
@@ -172,8 +200,8 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
     Args:
         name: of the op, as in ``"sgld_step_"``.
         lists: params, grads, and the states in the order in which the op takes them.
-        settings: all that the op takes besides, as in :func:`sgld_step_`; empty noise_ids and offsets stand for the
-            usual ones.
+        settings: all that the op takes besides, as in :func:`sgld_step_`, where empty lists stand for None;
+            row_lengths and row_strides may be left out, both.
 
     Raises:
         RuntimeError: as :func:`sgld_step_`.
@@ -204,7 +232,24 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
         op(*lists, **settings)
         return
     names = _argument_names(name)[len(lists) :]
-    write(op, [*params, *chain(*states)] if states else params, *lists, *map(settings.__getitem__, names))
+    given = map(settings.__getitem__, names[: len(settings)])  # all but, perhaps, the last two
+    write(op, [*params, *chain(*states)] if states else params, *lists, *given)
+
+
+#: As the step of an op: it checks its arguments and writes nothing (csrc/ops/registration.h).
+ONLY_LOOK = -(2**63)
+
+
+def accepts_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> bool:
+    """Return whether the step op called ``name`` would take the arguments of :func:`run_step`; nothing is written."""
+    names = _argument_names(name)[len(lists) :]
+    arguments = map({**settings, "step": ONLY_LOOK}.__getitem__, names[: len(settings)])
+    try:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            getattr(OPS, name).default(*lists, *arguments)
+    except RuntimeError:
+        return False
+    return True
 
 
 @cache

@@ -124,13 +124,14 @@ class LangevinOptimizer(GroupStepper):
         if in_process_group():
             if self._replicas is None:  # a copy, or made before the process group
                 self._replicas = self._new_replicas()
-            unnamed = [group["params"] for group in self.param_groups if group.get("first_parameter", 0) is not None]
-            self._replicas.compare(
-                type(self).__name__,
-                seed=[group["seed"] for group in self.param_groups],
-                step=[int(group["step"]) for group in self.param_groups],
-                values=values_of([param for params in unnamed for param in params if not is_dtensor(param)]),
-            )
+            name, groups = type(self).__name__, self.param_groups
+            seeds = [group["seed"] for group in groups]
+            self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
+            unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
+            params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
+            if params:  # whatever they are: their positions and seed are what they have in common
+                positions = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
+                positions.compare(name, values=values_of(params))
         self._is_compared = True
 
     def _check_options(self, group: Group) -> None:

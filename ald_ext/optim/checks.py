@@ -83,7 +83,10 @@ def check_param(where: str, group: Group, param: Tensor, grad: Tensor) -> None:
             f"expected {tuple(param.shape)} on {param.device}"
         )
     if is_dtensor(param) != is_dtensor(grad) or (is_dtensor(param) and not placed_alike(param, grad)):
-        raise RuntimeError(f"{where}: got a gradient {placed(grad)}, expected it {placed(param)}, as the parameter is")
+        raise RuntimeError(
+            f"{where}: got a gradient {placed(grad)}, expected it {placed(param)}, as the "
+            "parameter is: param.grad = param.grad.redistribute(placements=param.placements)"
+        )
     if not is_dense(local(param)):
         raise RuntimeError(
             f"{where}: got strides {tuple(param.stride())} for shape {tuple(param.shape)}, "

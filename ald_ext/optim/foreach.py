@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..reference import NormalFunction, noise_like, normal, rounding_16_bit_parameters
+from ..reference import NormalFunction, noise_keys, noise_like, normal, rounding_16_bit_parameters
 
 
 @rounding_16_bit_parameters
@@ -25,13 +25,16 @@ def sgld_step_foreach_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """:func:`sgld_step_` by torch's multi-tensor functions."""
     gradients = _decayed_gradients(params, grads, weight_decay, maximize)
     updates = list(torch._foreach_mul(gradients, -lr))
     if temperature > 0:
-        noises = [noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
+        keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+        noises = [noise_like(param, normal, key) for param, key in zip(params, keys, strict=True)]
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
     torch._foreach_add_(params, updates)
 
@@ -54,6 +57,8 @@ def psgld_step_foreach_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """:func:`psgld_step_` by torch's multi-tensor functions."""
@@ -66,7 +71,8 @@ def psgld_step_foreach_(
     updates = list(torch._foreach_div(gradients, denominators))
     torch._foreach_mul_(updates, -lr)
     if temperature > 0:
-        noises = [noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
+        keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+        noises = [noise_like(param, normal, key) for param, key in zip(params, keys, strict=True)]
         torch._foreach_sqrt_(denominators)
         torch._foreach_div_(noises, denominators)
         torch._foreach_add_(updates, noises, alpha=math.sqrt(2 * lr * temperature / num_data))
@@ -89,6 +95,8 @@ def sghmc_step_foreach_(
     step: int,
     noise_ids: Sequence[int],
     offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
     normal: NormalFunction = normal,
 ) -> None:
     """:func:`sghmc_step_` by torch's multi-tensor functions."""
@@ -99,7 +107,8 @@ def sghmc_step_foreach_(
     torch._foreach_add_(params, momenta, alpha=h / 2)
     torch._foreach_mul_(momenta, momentum)
     if temperature > 0:
-        noises = [noise_like(p, normal, seed, step, k, o) for p, k, o in zip(params, noise_ids, offsets, strict=True)]
+        keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+        noises = [noise_like(param, normal, key) for param, key in zip(params, keys, strict=True)]
         torch._foreach_add_(momenta, noises, alpha=math.sqrt((1 - momentum**2) * temperature / num_data))
     torch._foreach_add_(params, momenta, alpha=h / 2)
 

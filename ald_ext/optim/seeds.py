@@ -5,8 +5,9 @@ Note [Seeds of replicas]
     parameter]) and of one chain belong to each other; of several in a process, the n-th to the n-th of the others.
     They have one seed: that of the rank that was first to write it to the store of the process group. This is no
     collective operation: no rank waits, whichever of them make an optimizer. In the first step of each after it was
-    made or its state was loaded, seeds and step counters are compared with those of the rank that was first, and so
-    are the values of parameters without names, whose positions on another rank might mean other parameters.
+    made or its state was loaded, seeds and step counters are compared with those of the rank that was first. So are
+    the values of parameters without names, in all optimizers of one seed: their positions might mean other parameters
+    on another rank.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ class Replicas:
         """
         firsts = self.first(f"comparison {self.comparisons}", values)
         self.comparisons += 1
-        for name, way_out in WAYS_OUT.items():
-            if values[name] != firsts[name]:
+        for name, value in values.items():
+            if value != firsts[name]:
                 raise RuntimeError(
-                    f"ald_ext.{optimizer}: {name}: got {values[name]} on rank {distributed.get_rank()}, expected "
-                    f"{firsts[name]} as on the rank that was first: {way_out}"
+                    f"ald_ext.{optimizer}: {name}: got {value} on rank {distributed.get_rank()}, expected "
+                    f"{firsts[name]} as on the rank that was first: {WAYS_OUT[name]}"
                 )
 
 
-#: What to do where something differs, in the order in which it is looked at.
+#: What to do where something differs.
 WAYS_OUT = {
     "seed": "give all replicas one seed, or none after init_process_group(); or chain=rank for independent chains",
     "step": "load the state of the optimizer on all ranks or on none",

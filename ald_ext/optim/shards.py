@@ -85,17 +85,14 @@ def dtensor_runs(param: Any) -> tuple[Tensor, Tensor]:
             f"ald_ext: got a shard of shape {tuple(local(param).shape)} of a DTensor of shape {tuple(param.shape)} "
             f"placed {param.placements}, expected {expected}"
         )
-    from_innermost = sorted(dims, key=param.stride)
-    if not local(param).permute(from_innermost[::-1]).is_contiguous():
+    last = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
+    if 0 < param.numel() <= last:
         raise RuntimeError(
-            f"ald_ext: got a shard with strides {local(param).stride()} of a DTensor with strides {param.stride()}, "
-            "expected its dimensions in the same order in memory, without gaps"
+            f"ald_ext: got a DTensor of shape {tuple(param.shape)} with strides {param.stride()}, expected no gaps"
         )
     starts, lengths = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
-    stride = 1
-    for dim in from_innermost:
-        offsets = indices[dim].flatten() * stride
-        stride *= param.shape[dim]
+    for dim in sorted(dims, key=local(param).stride):  # the innermost in this process's memory first
+        offsets = indices[dim].flatten() * param.stride(dim)
         starts = (offsets[:, None] + starts).flatten()
         starts, lengths = joined(starts, lengths.repeat(len(offsets)))
     return starts, lengths
@@ -146,9 +143,8 @@ def record_flat_shards(module: nn.Module, prefix: str, identity: Callable[[str],
     ]
     if flat_param._params is None:  # use_orig_params=False: the flat parameter is what the optimizer sees
         named = zip(pieces, flat_param._fqns, strict=True)
-        flat_param._ald_ext_pieces = tuple(
-            piece._replace(identity=identity(prefix + name)) for piece, name in named if piece
-        )
+        recorded = [piece._replace(identity=identity(prefix + name)) for piece, name in named if piece]
+        flat_param._ald_ext_pieces = tuple(recorded)
         return
     for param, piece in zip(flat_param._params, pieces, strict=True):
         param._ald_ext_pieces = (Piece(0, piece.end - piece.begin, piece.offset),) if piece else ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter, le
 from typing import NamedTuple
 
 from torch import Tensor
@@ -24,6 +23,10 @@ class StepLists(NamedTuple):
     offsets: Sequence[int] = ()
     row_lengths: Sequence[int] = ()
     row_strides: Sequence[int] = ()
+
+    def places(self) -> dict[str, Sequence[int]]:
+        """The last three, as the ops call them."""
+        return {"offsets": self.offsets, "row_lengths": self.row_lengths, "row_strides": self.row_strides}
 
 
 def of_this_process(lists: StepLists) -> StepLists | None:
@@ -52,20 +55,9 @@ def of_this_process(lists: StepLists) -> StepLists | None:
     return result._replace(offsets=offsets, row_lengths=row_lengths, row_strides=row_strides)
 
 
-def look_usual(lists: StepLists) -> bool:
-    """True if the op will take the tensors: a look that is quick, and says False where it is not sure."""
-    params, tensors = lists.params, [*lists.params, *lists.grads, *chain.from_iterable(lists.states)]
-    if not params or any(len(states) != len(params) for states in lists.states):
-        return False
-    for attribute in (attrgetter("dtype"), attrgetter("device"), attrgetter("layout")):
-        if len(set(map(attribute, tensors))) != 1:
-            return False
-    if not all(map(Tensor.is_contiguous, tensors)):
-        return False
-    shapes = list(map(attrgetter("shape"), params))
-    if any(list(map(attrgetter("shape"), others)) != shapes for others in (lists.grads, *lists.states)):
-        return False
-    begins = list(map(Tensor.data_ptr, tensors))
-    ranges = sorted(zip(begins, map(attrgetter("nbytes"), tensors), strict=True))
-    ends = [begin + size for begin, size in ranges]
-    return all(map(le, ends, (begin for begin, _ in ranges[1:])))
+def together(several: Sequence[StepLists]) -> StepLists:
+    """The tensors of several groups in one."""
+    states = [list(chain.from_iterable(states)) for states in zip(*(lists.states for lists in several), strict=True)]
+    rest = [list(chain.from_iterable(items)) for items in zip(*(lists[3:] for lists in several), strict=True)]
+    params, grads = (list(chain.from_iterable(items)) for items in zip(*(lists[:2] for lists in several), strict=True))
+    return StepLists(params, grads, states, *rest)

@@ -18,7 +18,7 @@ from .foreach import FOREACH_STEPS
 from .layouts import in_layout_of
 from .names import IDENTITIES
 from .shards import is_dtensor
-from .step_lists import StepLists, look_usual, of_this_process
+from .step_lists import StepLists, of_this_process, together
 
 #: Parameters with the name and the tensor of a state that was made or mended for them.
 NewStates = list[tuple[Tensor, str, Tensor]]
@@ -89,12 +89,11 @@ class GroupStepper(Optimizer, ABC):
         if not self._is_compared and not torch.compiler.is_compiling():
             self._compare_replicas()
         gathered = self._gather()
-        if len(gathered) == 1 and self._step_at_once(*gathered[0]):
-            return loss
-        with torch.no_grad():
-            plans = [self._plan(group, lists) for group, lists in gathered]
-            for plan in plans:
-                self._make(plan)
+        if not self._step_at_once(gathered):
+            with torch.no_grad():
+                plans = [self._plan(group, lists) for group, lists in gathered]
+                for plan in plans:
+                    self._make(plan)
         return loss
 
     def _gather(self) -> list[tuple[Group, StepLists]]:
@@ -129,29 +128,39 @@ class GroupStepper(Optimizer, ABC):
         first += first_parameter
         return list(range(first, first + len(group["params"])))
 
-    def _step_at_once(self, group: Group, lists: StepLists) -> bool:
+    def _step_at_once(self, gathered: list[tuple[Group, StepLists]]) -> bool:
         """Note [A step]. False if nothing was done: the op refused the tensors, or is not what is to be called."""
-        if not self._calls_op(group, lists):
+        ready = [(group, lists, self._settings(group)) for group, lists in map(self._for_op, gathered) if lists]
+        if len(ready) < len(gathered) or (len(ready) > 1 and not self._are_accepted(ready)):
             return False
-        if self._has_shards:
-            with torch.no_grad():
-                parts = self._of_this_process(lists)
-            if parts is None:
-                return False
-            lists = parts
-        settings = self._settings(group)
-        try:
-            self._run("fused", lists, settings)
-        except RuntimeError:
-            return False
-        group["step"].fill_(settings["step"])
+        for group, lists, settings in ready:
+            try:
+                self._run("fused", lists, settings)
+            except RuntimeError:
+                if len(ready) == 1:
+                    return False
+                raise
+            group["step"].fill_(settings["step"])
         return True
 
-    def _calls_op(self, group: Group, lists: StepLists) -> bool:
-        """Whether one call of the op is what is to be done, and the op looks at everything."""
+    def _for_op(self, group_and_lists: tuple[Group, StepLists]) -> tuple[Group, StepLists | None]:
+        """The lists of one call of the op that is all there is to do; None where it would not be."""
+        group, lists = group_and_lists
         in_graph = torch.compiler.is_compiling() or group["capturable"]
-        is_fused = not group["foreach"] and group["fused"] is not False
-        return not in_graph and is_fused and bool(lists.params) and ops.has_kernel(lists.params[0])
+        if in_graph or group["foreach"] or group["fused"] is False or not all(map(ops.has_kernel, lists.params[:1])):
+            return group, None
+        if self._has_shards:
+            with torch.no_grad():
+                return group, self._of_this_process(lists)
+        return group, lists
+
+    def _are_accepted(self, ready: list[tuple[Group, StepLists, dict[str, Any]]]) -> bool:
+        """Whether the op takes the tensors of all groups, so that none refuses after others have been written."""
+        lists, settings = together([lists for _, lists, _ in ready]), ready[0][2]
+        if any(settings["step"] > reference.MAX_STEP for _, _, settings in ready):
+            return False
+        tensors, noise = (lists.params, lists.grads, *lists.states), {"noise_ids": lists.noise_ids, **lists.places()}
+        return not lists.params or ops.accepts_step(self.step_name, tensors, {**settings, **noise})
 
     def _of_this_process(self, lists: StepLists) -> StepLists | None:
         """None where the placements are not all alike, or a state is not there yet."""
@@ -169,10 +178,6 @@ class GroupStepper(Optimizer, ABC):
 
     def _plan(self, group: Group, lists: StepLists) -> Planned:
         """A look at everything that could be refused; nothing is written yet."""
-        if not self._has_shards and self._calls_op(group, lists) and look_usual(lists):
-            settings = self._settings(group)
-            if settings["step"] <= reference.MAX_STEP:
-                return Planned(group, [("fused", lists)], settings, [])
         name = type(self).__name__
         names = {IDENTITIES[name]: name for name in group.get("param_names", ())}
         for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
@@ -244,14 +249,16 @@ class GroupStepper(Optimizer, ABC):
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if not noise_ids:
             return  # this process has nothing of the parameters
+        places = lists.places()
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1 and not lists.offsets  # 0, 1, 2, ..., which the op knows
-            noise = {"noise_ids": () if is_usual else noise_ids, "offsets": lists.offsets}
+            noise = {"noise_ids": () if is_usual else noise_ids, **places}
             ops.run_step(self.step_name, tensors, {**settings, **noise})
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
-        step(*tensors, noise_ids=noise_ids, offsets=lists.offsets or [0] * len(noise_ids), **settings)
+        places["offsets"] = places["offsets"] or [0] * len(noise_ids)
+        step(*tensors, noise_ids=noise_ids, **places, **settings)
 
     def _implementation(self, group: Group, param: Tensor) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the parameter's device has."""

@@ -8,6 +8,11 @@
 // An element of a latent row of at most 16 has a Philox block of its own, and takes lane 0 of it. Sixteen neighbours in
 // memory are made side by side, whichever rows they belong to. Tiles of a multiple of 16 rows begin at the same element
 // of a row.
+//
+// Note [Rows of a shard]
+// The rows of a shard (csrc/math/shard.h) begin and end anywhere in the chunks of the noise layout. What a tile of them
+// needs of the noise is gathered first, row by row, so that one loop updates the tile. Rows of fewer than 16 elements
+// would leave most of a chunk unused; each of their elements has its own block made, 16 of them side by side.
 #include "kernels.h"
 
 #include <type_traits>
@@ -16,6 +21,7 @@
 #include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
+#include "../math/shard.h"
 #include "vector_words.h"
 
 #define ALD_EXT_VECTORIZE _Pragma("GCC ivdep")
@@ -41,11 +47,11 @@ ALD_EXT_INLINE void for_each_of_pair(const ChunkWords& words, const Use& use) {
     }
 }
 
-// The normals of a chunk up to `count`, and as many more as come with them.
+// The normals `begin` to `end` of a chunk, and as many more as come with them.
 template <typename Scalar>
-void fill_chunk(Scalar* out, const ChunkWords& words, std::int64_t count) {
+void fill_chunk(Scalar* out, const ChunkWords& words, std::int64_t begin, std::int64_t end) {
     for_each_constant_pair<Scalar>([&](auto pair) {
-        if (2 * pair * chunk_blocks >= count) return;
+        if (2 * pair * chunk_blocks >= end || 2 * (pair + 1) * chunk_blocks <= begin) return;
         Scalar* lanes = out + 2 * pair * chunk_blocks;
         for_each_of_pair<Scalar, pair>(words, [=](int i, Scalar first, Scalar second) {
             lanes[i] = first;
@@ -102,7 +108,7 @@ ALD_EXT_INLINE void for_each_normal(std::int64_t count, const NoiseKey& key, con
             return;
         }
         Scalar normals[chunk_size<Scalar>];
-        fill_chunk(normals, words, part.first + part.length);
+        fill_chunk(normals, words, part.first, part.first + part.length);
         ALD_EXT_VECTORIZE
         for (std::int64_t i = 0; i < part.length; ++i) {
             finish(part.begin + i, normals[part.first + i], prepare(part.begin + i));
@@ -216,15 +222,224 @@ void latent_normal(Scalar* out, LatentNoiseKey key, std::int64_t begin, std::int
     for_each_latent_normal<Scalar>(key, begin, end, prepare, finish);
 }
 
-// The elements of a step, and their noise: a range of a parameter, or of latent rows.
+// A part of a row that goes to `place` of a tile: `length` elements from `element` of the parameter on.
+struct RowPart {
+    std::int64_t element;
+    int place, length;
+};
+
+// The elements of a pair of lanes, which are neighbours.
+constexpr int pair_size = 2 * chunk_blocks;
+
+// Note [Rows of a shard]: the rows from element `begin` of a shard on. Long ones are cut at the ends of pairs of lanes,
+// and a tile ends where a part does, so that no pair is made twice. At every place there is room for a pair, as what is
+// written past a part's end is mended by the next part.
+struct RowTile {
+    static constexpr int largest = 512, most_parts = 64;
+
+    RowPart parts[most_parts];
+    int count = 0, length = 0;
+    bool short_rows;
+
+    RowTile(const Shard& shard, std::int64_t begin, std::int64_t end) : short_rows(shard.row_length < pair_size) {
+        const std::int64_t size = short_rows ? max_elements : pair_size;
+        std::int64_t element = element_of_parameter(shard, begin), left = shard.row_length - begin % shard.row_length;
+        while (length < end - begin && length <= largest - pair_size && count < most_parts) {
+            std::int64_t part = size - (element & (size - 1));
+            part = part < left ? part : left;
+            part = part < end - begin - length ? part : end - begin - length;
+            parts[count++] = {element, length, static_cast<int>(part)};
+            length += static_cast<int>(part);
+            element += part;
+            left -= part;
+            const bool row_ends = left == 0;
+            element += row_ends ? shard.row_stride - shard.row_length : 0;
+            left = row_ends ? shard.row_length : left;
+        }
+    }
+};
+
+// The words of the pair of lanes of every part of long rows.
+class RowWords {
+  public:
+    template <typename Scalar>
+    ALD_EXT_INLINE RowWords(const NoiseStream& stream, const RowTile& tile, Scalar) {
+        constexpr int words_of_pair = 4 / pairs_per_block<Scalar>;
+        std::uint64_t chunk_numbers[RowTile::most_parts], last = 0;
+        int chunks = 0;
+        for (int k = 0; k < tile.count; ++k) {
+            const std::uint64_t element = tile.parts[k].element, chunk = element / chunk_size<Scalar>;
+            chunks += k == 0 || chunk != last;
+            chunk_numbers[chunks - 1] = last = chunk;
+            of_part_[k] = chunks_[chunks - 1].word + element % chunk_size<Scalar> / pair_size * words_of_pair;
+        }
+        for (int c = 0; c < chunks; ++c) chunks_[c] = chunk_words(stream, chunk_numbers[c]);
+    }
+
+    using Word = const std::uint32_t[chunk_blocks];
+
+    // Words of the pair of part k.
+    const Word* of_part(int k) const { return of_part_[k]; }
+
+  private:
+    ChunkWords chunks_[RowTile::most_parts + 1];
+    const Word* of_part_[RowTile::most_parts];
+};
+
+// Copies values_of(part), those of its pair of lanes, to the places of the parts of long rows.
+template <typename Value, typename ValuesOf>
+ALD_EXT_INLINE void copy_to_places(Value* out, const RowTile& tile, const ValuesOf& values_of) {
+    for (int k = 0; k < tile.count; ++k) {
+        const Value* from = values_of(k) + tile.parts[k].element % pair_size;
+        Value* to = out + tile.parts[k].place;
+        ALD_EXT_VECTORIZE
+        for (int i = 0; i < pair_size; ++i) to[i] = from[i];
+    }
+}
+
+// The same of short rows: make(elements, out) gives it for 16 elements.
+template <typename Value, typename Make>
+ALD_EXT_INLINE void gather_short_rows(Value* out, const RowTile& tile, const Make& make) {
+    std::uint64_t elements[RowTile::largest];
+    Lanes counted = {};
+    constexpr int width = sizeof(Lanes) / sizeof(std::uint64_t);
+    for (int i = 0; i < width; ++i) counted[i] = i;
+    for (int k = 0; k < tile.count; ++k) {
+        const RowPart& part = tile.parts[k];
+        for (int i = 0; i < part.length; i += width) {
+            const Lanes neighbours = counted + static_cast<std::uint64_t>(part.element + i);
+            memcpy(elements + part.place + i, &neighbours, sizeof(Lanes));
+        }
+    }
+    for (int first = 0; first < tile.length; first += chunk_blocks) make(elements + first, out + first);
+}
+
+template <typename Scalar>
+struct ElementWords {
+    ChunkWords words;
+    std::uint32_t lane[chunk_blocks];
+};
+
+// The blocks of 16 elements, and in which lanes the elements have their noise.
+template <typename Scalar>
+ALD_EXT_INLINE ElementWords<Scalar> words_of_elements(const NoiseStream& stream, const std::uint64_t* elements) {
+    ElementWords<Scalar> result;
+    std::uint32_t block[chunk_blocks], parameter_low[chunk_blocks], high_bits[chunk_blocks];
+    ALD_EXT_VECTORIZE
+    for (int i = 0; i < chunk_blocks; ++i) {
+        const NoisePlace place = place_of_element<Scalar>(elements[i]);
+        block[i] = static_cast<std::uint32_t>(place.first_block) ^ place.block;
+        high_bits[i] = stream.high_bits | static_cast<std::uint32_t>(place.first_block >> 32);
+        parameter_low[i] = stream.parameter_low;
+        result.lane[i] = place.lane;
+    }
+    result.words = words_of_parameters(stream, block, parameter_low, high_bits);
+    return result;
+}
+
+template <typename Scalar>
+void gather_normals(Scalar* out, const NoiseStream& stream, const RowTile& tile) {
+    if (tile.short_rows) {
+        gather_short_rows(out, tile, [&](const std::uint64_t* elements, Scalar* normals) {
+            const ElementWords<Scalar> of = words_of_elements<Scalar>(stream, elements);
+            ALD_EXT_VECTORIZE
+            for (int i = 0; i < chunk_blocks; ++i) {
+                normals[i] = normal_of_lane<Scalar>(of.words.block(i), of.lane[i]);
+            }
+        });
+        return;
+    }
+    const RowWords words(stream, tile, Scalar(0));
+    Scalar normals[RowTile::most_parts + 1][pair_size];
+    for (int k = 0; k < tile.count; ++k) {
+        const auto* word = words.of_part(k);
+        constexpr int last = 4 / pairs_per_block<Scalar> - 1;
+        ALD_EXT_VECTORIZE
+        for (int lane = 0; lane < chunk_blocks; ++lane) {
+            const NormalPair<Scalar> pair =
+                normal_pair<Scalar, 0>({{word[0][lane], word[1][lane], word[last - 1][lane], word[last][lane]}});
+            normals[k][lane] = pair.first;
+            normals[k][chunk_blocks + lane] = pair.second;
+        }
+    }
+    copy_to_places(out, tile, [&](int k) { return normals[k]; });
+}
+
+// The words by which 16-bit parameters are rounded.
+void gather_rounding_words(std::uint32_t* out, const NoiseStream& stream, const RowTile& tile) {
+    if (tile.short_rows) {
+        gather_short_rows(out, tile, [&](const std::uint64_t* elements, std::uint32_t* random) {
+            const ElementWords<float> of = words_of_elements<float>(stream, elements);
+            ALD_EXT_VECTORIZE
+            for (int i = 0; i < chunk_blocks; ++i) random[i] = word_of_lane(of.words.block(i), of.lane[i]);
+        });
+        return;
+    }
+    const RowWords words(stream, tile, 0.0f);
+    copy_to_places(out, tile, [&](int k) { return words.of_part(k)[0]; });  // word k of block b is element 16 k + b's
+}
+
+// The elements of a step, and their noise: a range of a parameter, rows of a shard, or of latent variables.
 template <typename Scalar>
 struct ParameterElements {
+    static constexpr int tile_size = chunk_size<Scalar>;
+
     NoiseKey key;
     std::int64_t begin, end;  // from 0 on
 
     template <typename Prepare, typename Finish>
     ALD_EXT_INLINE void for_each(const Prepare& prepare, const Finish& finish) const {
         for_each_normal<Scalar>(end, key, prepare, finish);
+    }
+
+    // Calls use(begin, length, normals, rounding words) for tiles of the elements; normals are zero without noise.
+    template <typename Use>
+    ALD_EXT_INLINE void for_each_tile(bool noisy, const Use& use) const {
+        const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+        const NoiseStream rounding = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
+        for_each_chunk<Scalar>(end, key.offset, [&](const ChunkPart& part) {
+            Scalar normals[tile_size] = {};
+            if (noisy) fill_chunk(normals, chunk_words(stream, part.chunk), part.first, part.first + part.length);
+            const ChunkWords words = chunk_words(rounding, part.chunk);
+            // Word k of block b is element 16 k + b's.
+            use(part.begin, static_cast<int>(part.length), normals + part.first, &words.word[0][0] + part.first);
+        });
+    }
+};
+
+template <typename Scalar>
+struct RowElements {
+    static constexpr int tile_size = RowTile::largest;
+
+    ShardNoiseKey key;
+    std::int64_t begin, end;
+
+    template <typename Prepare, typename Finish>
+    ALD_EXT_INLINE void for_each(const Prepare& prepare, const Finish& finish) const {
+        const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+        Scalar normals[tile_size];
+        for (std::int64_t first = begin; first < end;) {
+            const RowTile tile(key.shard, first, end);
+            gather_normals(normals, stream, tile);
+            ALD_EXT_VECTORIZE
+            for (int i = 0; i < tile.length; ++i) finish(first + i, normals[i], prepare(first + i));
+            first += tile.length;
+        }
+    }
+
+    template <typename Use>
+    ALD_EXT_INLINE void for_each_tile(bool noisy, const Use& use) const {
+        const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
+        const NoiseStream rounding = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
+        Scalar normals[tile_size] = {};
+        std::uint32_t random[tile_size];
+        for (std::int64_t first = begin; first < end;) {
+            const RowTile tile(key.shard, first, end);
+            if (noisy) gather_normals(normals, stream, tile);
+            gather_rounding_words(random, rounding, tile);
+            use(first, tile.length, normals, random);
+            first += tile.length;
+        }
     }
 };
 
@@ -258,30 +473,21 @@ ALD_EXT_INLINE void step_exactly(Scalar* param, const Scalar* grad, const Elemen
 
 // The same for 16-bit parameters, which are rounded stochastically, with noise or without. Several loops, because one
 // that mixes widths is not vectorized.
-template <typename Param, typename Prepare, typename Update>
-ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, const ParameterElements<float>& elements, bool noisy,
+template <typename Param, typename Elements, typename Prepare, typename Update>
+ALD_EXT_INLINE void step_rounding(Param* param, const Param* grad, const Elements& elements, bool noisy,
                                   const Prepare& prepare, const Update& update) {
-    constexpr int size = chunk_size<float>;
-    const NoiseKey& key = elements.key;
-    const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter);
-    const NoiseStream rounding = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
-    for_each_chunk<float>(elements.end, key.offset, [&](const ChunkPart& part) {
-        const int length = static_cast<int>(part.length);
-        Param* params = param + part.begin;
-        const Param* grads = grad + part.begin;
-        float theta[size], gradient[size], normals[size] = {};
-        if (noisy) fill_chunk(normals, chunk_words(stream, part.chunk), part.first + part.length);
-        const ChunkWords words = chunk_words(rounding, part.chunk);
-        const float* xi = normals + part.first;
-        const std::uint32_t* random = &words.word[0][0] + part.first;  // word k of block b is element 16 k + b's
+    elements.for_each_tile(noisy, [&](std::int64_t begin, int length, const float* xi, const std::uint32_t* random) {
+        Param* params = param + begin;
+        const Param* grads = grad + begin;
+        float theta[Elements::tile_size], gradient[Elements::tile_size];
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) theta[i] = widen(params[i]);
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) gradient[i] = widen(grads[i]);
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) {
-            const float prepared = prepare(part.begin + i, theta[i], gradient[i]);
-            theta[i] = update(part.begin + i, theta[i], gradient[i], xi[i], prepared);
+            const float prepared = prepare(begin + i, theta[i], gradient[i]);
+            theta[i] = update(begin + i, theta[i], gradient[i], xi[i], prepared);
         }
         ALD_EXT_VECTORIZE
         for (int i = 0; i < length; ++i) params[i].bits = round_stochastically<Param>(theta[i], random[i]).bits;
@@ -334,16 +540,28 @@ ALD_EXT_INLINE void run_update(Param* param, const Param* grad, const States<Com
              });
 }
 
-template <typename Param, typename Step>
-void parameter_step(Param* param, const Param* grad, States<Compute<Param>*> states, std::int64_t count, NoiseKey key,
-                    const LangevinSettings& settings) {
+template <typename Step, typename Param, typename Elements>
+ALD_EXT_INLINE void run_parameter_step(Param* param, const Param* grad, const States<Compute<Param>*>& states,
+                                       const Elements& elements, const LangevinSettings& settings) {
     using Frozen = typename Update<Step>::Frozen;
-    const ParameterElements<Compute<Param>> elements{key, 0, count};
     if constexpr (!std::is_same_v<Frozen, Update<Step>>) {
-        if (key.step > settings.freeze_after)
+        if (elements.key.step > settings.freeze_after)
             return run_update<Frozen, state_count<Step>>(param, grad, states, elements, settings);
     }
     run_update<Update<Step>, state_count<Step>>(param, grad, states, elements, settings);
+}
+
+template <typename Param, typename Step>
+void parameter_step(Param* param, const Param* grad, States<Compute<Param>*> states, const ShardNoiseKey& key,
+                    std::int64_t begin, std::int64_t end, const LangevinSettings& settings) {
+    using Scalar = Compute<Param>;
+    if (key.shard.row_length > 0) {
+        return run_parameter_step<Step>(param, grad, states, RowElements<Scalar>{key, begin, end}, settings);
+    }
+    for (int k = 0; k < state_count<Step>; ++k) states.of[k] += begin;
+    const NoiseKey range = {key.seed, key.step, key.parameter, key.shard.offset + begin};
+    run_parameter_step<Step>(param + begin, grad + begin, states, ParameterElements<Scalar>{range, 0, end - begin},
+                             settings);
 }
 
 template <typename Scalar, typename Step>

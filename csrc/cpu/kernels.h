@@ -13,10 +13,10 @@
 
 namespace ald_ext::cpu {
 
-// A step of parameters of type Param: float, double, BFloat16 or Half.
+// A step of the elements `begin` to `end` of a shard of type Param: float, double, BFloat16 or Half.
 template <typename Param>
-using Step = void (*)(Param* param, const Param* grad, States<Compute<Param>*> states, std::int64_t count, NoiseKey key,
-                      const LangevinSettings& settings);
+using Step = void (*)(Param* param, const Param* grad, States<Compute<Param>*> states, const ShardNoiseKey& key,
+                      std::int64_t begin, std::int64_t end, const LangevinSettings& settings);
 
 template <typename Param>
 struct StepKernels {

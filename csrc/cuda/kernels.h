@@ -17,7 +17,8 @@ struct StepTensor {
     Param* param;
     const Param* grad;
     States<Compute<Param>*> states;
-    std::int64_t numel, parameter, offset;
+    std::int64_t numel, parameter;
+    Shard shard;
 };
 
 template <typename Scalar>

@@ -6,6 +6,7 @@
 #include "../math/langevin_update.h"
 #include "../math/normal.h"
 #include "../math/rounding.h"
+#include "../math/shard.h"
 #include "elements.h"
 #include "kernels.h"
 
@@ -82,7 +83,9 @@ ALD_EXT_INLINE StepState<Scalar> make_step_state(const LangevinSettings& setting
     return {make_step_scalars<Scalar>(settings), step, step <= settings.freeze_after};
 }
 
-constexpr int tensors_per_launch = 64;
+// Every device takes 4 KB of kernel parameters; what a batch has beside its tensors is below 256 bytes.
+constexpr std::size_t parameter_bytes = 4096;
+constexpr int tensors_per_launch = (parameter_bytes - 256) / (sizeof(StepTensor<double>) + sizeof(unsigned));
 
 template <typename Param>
 struct StepBatch {
@@ -95,7 +98,7 @@ struct StepBatch {
     LangevinSettings settings;
 };
 
-static_assert(sizeof(StepBatch<double>) <= 4096, "every device takes 4 KB of kernel parameters");
+static_assert(sizeof(StepBatch<double>) <= parameter_bytes, "fewer tensors per launch");
 
 template <typename Param>
 __device__ StepState<Compute<Param>> current_state(const StepBatch<Param>& batch) {
@@ -142,7 +145,7 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     using Adapting = Update<Step>;
     const int i = tensor_of_block(batch);
     const StepTensor<Param>& tensor = batch.tensors[i];
-    const ChunkQuarter<Scalar> quarter(blockIdx.x - batch.first_block[i], tensor.offset, tensor.numel);
+    const ChunkQuarter<Scalar> quarter(blockIdx.x - batch.first_block[i], tensor.shard.offset, tensor.numel);
     const auto& elements = quarter.elements;
     // On their way while the state and the noise are made.
     auto params = elements.load(static_cast<const Param*>(tensor.param));
@@ -185,14 +188,79 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     elements.store(tensor.param, params);
 }
 
+__device__ inline std::int64_t element_of_thread(unsigned first_block = 0) {
+    return static_cast<std::int64_t>(blockIdx.x - first_block) * threads_per_block + threadIdx.x;
+}
+
+// Of tensors whose rows are no range of their parameter (csrc/math/shard.h). Rows begin and end anywhere in a chunk: one
+// thread an element.
+template <typename Param, typename Step>
+__global__ void __launch_bounds__(threads_per_block)
+    step_of_rows_kernel(const __grid_constant__ StepBatch<Param> batch) {
+    using Scalar = Compute<Param>;
+    using Adapting = Update<Step>;
+    __shared__ StepState<Scalar> shared_state;
+    if (threadIdx.x == 0) shared_state = current_state(batch);
+    __syncthreads();
+    const StepState<Scalar> state = shared_state;
+
+    const int tensor_index = tensor_of_block(batch);
+    const StepTensor<Param>& tensor = batch.tensors[tensor_index];
+    const std::int64_t i = element_of_thread(batch.first_block[tensor_index]);
+    if (i >= tensor.numel) return;
+    const std::int64_t element = element_of_parameter(tensor.shard, i);
+    Scalar xi = 0;
+    if (batch.settings.temperature > 0.0) {
+        xi = normal_of_element<Scalar>(make_noise_stream(batch.seed, state.step, tensor.parameter), element);
+    }
+    const Scalar theta = widen(tensor.param[i]), gradient = widen(tensor.grad[i]);
+    States<Scalar> own = {};
+#pragma unroll
+    for (int k = 0; k < state_count<Step>; ++k) own.of[k] = tensor.states.of[k][i];
+    const Scalar updated = state.adapt ? update<Adapting>(theta, gradient, own, xi, state.scalars)
+                                       : update<typename Adapting::Frozen>(theta, gradient, own, xi, state.scalars);
+#pragma unroll
+    for (int k = 0; k < state_count<Step>; ++k) tensor.states.of[k][i] = own.of[k];
+    std::uint32_t random = 0;
+    if constexpr (rounds_stochastically<Param>) {
+        random = rounding_word_of_element(
+            make_noise_stream(batch.seed, state.step, tensor.parameter, NoisePurpose::rounding), element);
+    }
+    tensor.param[i] = round_stochastically<Param>(updated, random);
+}
+
 template <typename Param>
 using StepKernel = void (*)(StepBatch<Param>);
 
 template <typename Param>
-StepKernel<Param> choose_step_kernel(StepKind kind, bool noisy) {
+StepKernel<Param> choose_step_kernel(StepKind kind, bool noisy, bool of_rows) {
     return with_step(kind, [=](auto step) -> StepKernel<Param> {
-        return noisy ? step_kernel<Param, decltype(step), true> : step_kernel<Param, decltype(step), false>;
+        using Step = decltype(step);
+        if (of_rows) return step_of_rows_kernel<Param, Step>;
+        return noisy ? step_kernel<Param, Step, true> : step_kernel<Param, Step, false>;
     });
+}
+
+// Of the tensors that are made of rows, or of those that are not.
+template <typename Param>
+void launch_steps(StepKind kind, const std::vector<StepTensor<Param>>& tensors, bool of_rows, StepBatch<Param> batch,
+                  cudaStream_t stream) {
+    const auto kernel = choose_step_kernel<Param>(kind, batch.settings.temperature > 0.0, of_rows);
+    std::int64_t blocks = 0;
+    const auto launch_batch = [&] {
+        launch("langevin_step", kernel, blocks, stream, batch);
+        batch.count = 0;
+        blocks = 0;
+    };
+    for (const StepTensor<Param>& tensor : tensors) {
+        if ((tensor.shard.row_length > 0) != of_rows) continue;
+        if (batch.count == tensors_per_launch) launch_batch();
+        batch.tensors[batch.count] = tensor;
+        batch.first_block[batch.count++] = static_cast<unsigned>(blocks);
+        blocks += of_rows ? divide_up(tensor.numel, threads_per_block)
+                          : blocks_for<Compute<Param>>(tensor.numel, tensor.shard.offset);
+    }
+    if (batch.count > 0) launch_batch();
 }
 
 // Latent rows are short and their blocks hardly shared: one thread an element.
@@ -200,10 +268,6 @@ template <typename Scalar>
 __device__ Scalar latent_normal_of(const LatentNoiseKey& key, std::int64_t i) {
     const std::int64_t row = i / key.dimension, element = key.offset + i - row * key.dimension;
     return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.index[row]), element);
-}
-
-__device__ inline std::int64_t element_of_thread() {
-    return static_cast<std::int64_t>(blockIdx.x) * threads_per_block + threadIdx.x;
 }
 
 template <typename Scalar>
@@ -241,23 +305,12 @@ void normal(Scalar* out, std::int64_t count, const NoiseKey& key, cudaStream_t s
 template <typename Param>
 void langevin_step(StepKind kind, const std::vector<StepTensor<Param>>& tensors, std::int64_t seed, std::int64_t step,
                    const DeviceClock& clock, const LangevinSettings& settings, cudaStream_t stream) {
-    for (std::size_t begin = 0; begin < tensors.size(); begin += tensors_per_launch) {
-        StepBatch<Param> batch = {};
-        batch.count = static_cast<int>(std::min<std::size_t>(tensors_per_launch, tensors.size() - begin));
-        batch.seed = seed;
-        batch.state = make_step_state<Compute<Param>>(settings, step);
-        batch.clock = clock;
-        batch.settings = settings;
-        std::int64_t blocks = 0;
-        for (int i = 0; i < batch.count; ++i) {
-            const StepTensor<Param>& tensor = tensors[begin + i];
-            batch.tensors[i] = tensor;
-            batch.first_block[i] = static_cast<unsigned>(blocks);
-            blocks += blocks_for<Compute<Param>>(tensor.numel, tensor.offset);
-        }
-        const auto kernel = choose_step_kernel<Param>(kind, settings.temperature > 0.0);
-        launch("langevin_step", kernel, blocks, stream, batch);
-    }
+    StepBatch<Param> batch = {};
+    batch.seed = seed;
+    batch.state = make_step_state<Compute<Param>>(settings, step);
+    batch.clock = clock;
+    batch.settings = settings;
+    for (const bool of_rows : {false, true}) launch_steps(kind, tensors, of_rows, batch, stream);
 }
 
 template <typename Scalar>

@@ -107,17 +107,48 @@ ALD_EXT_INLINE NormalPair<Scalar> normal_pair(const PhiloxBlock<std::uint32_t>& 
     }
 }
 
-// The normal of one element, where its neighbours are not wanted.
+// Where one element has its normal: lane `lane` of the block first_block + block, of which first_block is a multiple of
+// chunk_blocks.
+struct NoisePlace {
+    std::uint64_t first_block;
+    std::uint32_t block, lane;
+};
+
+template <typename Scalar>
+ALD_EXT_INLINE NoisePlace place_of_element(std::uint64_t element) {
+    return {element / chunk_size<Scalar> * chunk_blocks, static_cast<std::uint32_t>(element % chunk_blocks),
+            static_cast<std::uint32_t>(element % chunk_size<Scalar>) / chunk_blocks};
+}
+
+// Of the block's words, the normal of one lane, where its neighbours are not wanted.
+template <typename Scalar>
+ALD_EXT_INLINE Scalar normal_of_lane(const PhiloxBlock<std::uint32_t>& words, std::uint32_t lane) {
+    // A float has its pair in one half of the block.
+    const bool second_half = lane >= 2;
+    const PhiloxBlock<std::uint32_t> half = {
+        {second_half ? words.word[2] : words.word[0], second_half ? words.word[3] : words.word[1], words.word[2],
+         words.word[3]}};
+    const NormalPair<Scalar> pair = normal_pair<Scalar, 0>(half);
+    return lane % 2 == 0 ? pair.first : pair.second;
+}
+
 template <typename Scalar>
 ALD_EXT_INLINE Scalar normal_of_element(const NoiseStream& stream, std::uint64_t element) {
-    const std::uint64_t first_block = element / chunk_size<Scalar> * chunk_blocks;
-    const std::uint32_t lane = static_cast<std::uint32_t>(element % chunk_size<Scalar>) / chunk_blocks;
-    PhiloxBlock<std::uint32_t> words =
-        random_words(stream, first_block, static_cast<std::uint32_t>(element % chunk_blocks));
-    // A float has its pair in one half of the block.
-    if (lane >= 2) words = {{words.word[2], words.word[3], 0, 0}};
-    const NormalPair<Scalar> pair = normal_pair<Scalar, 0>(words);
-    return lane % 2 == 0 ? pair.first : pair.second;
+    const NoisePlace place = place_of_element<Scalar>(element);
+    return normal_of_lane<Scalar>(random_words(stream, place.first_block, place.block), place.lane);
+}
+
+// The word of a lane; no index, which would send the block through memory.
+ALD_EXT_INLINE std::uint32_t word_of_lane(const PhiloxBlock<std::uint32_t>& words, std::uint32_t lane) {
+    const std::uint32_t low = lane % 2 == 0 ? words.word[0] : words.word[1];
+    const std::uint32_t high = lane % 2 == 0 ? words.word[2] : words.word[3];
+    return lane < 2 ? low : high;
+}
+
+// By which one element is rounded; `stream` is of NoisePurpose::rounding.
+ALD_EXT_INLINE std::uint32_t rounding_word_of_element(const NoiseStream& stream, std::uint64_t element) {
+    const NoisePlace place = place_of_element<float>(element);
+    return word_of_lane(random_words(stream, place.first_block, place.block), place.lane);
 }
 
 template <typename Scalar>

@@ -94,6 +94,18 @@ struct NoiseKey {
     std::int64_t seed, step, parameter, offset;
 };
 
+// A part of a parameter: shard.h, Note [Shards].
+struct Shard {
+    std::int64_t offset;
+    std::int64_t row_length = 0, row_stride = 0;
+};
+
+// What the noise of a shard is a function of.
+struct ShardNoiseKey {
+    std::int64_t seed, step, parameter;
+    Shard shard;
+};
+
 // The same for latent variables: rows of `dimension` elements, row r of the parameter index[r] from `offset` on.
 struct LatentNoiseKey {
     std::int64_t seed, step;

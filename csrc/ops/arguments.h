@@ -24,7 +24,8 @@ struct StepTensor {
     const void* grad;
     States<void*> states;
     std::int64_t numel;
-    std::int64_t parameter, offset;  // of its noise
+    std::int64_t parameter;  // of its noise
+    Shard shard;
 
     template <typename Param>
     States<Compute<Param>*> states_of() const {
@@ -205,10 +206,36 @@ const StepNames& names_of() {
     }
 }
 
-// Empty noise_ids stand for 0, 1, 2, ..., empty offsets for zeros.
+// Where the tensors of a step lie in their parameters, as the op is given it.
+struct ShardLists {
+    const std::vector<std::int64_t>&offsets, &row_lengths, &row_strides;
+
+    // Empty lists stand for zeros.
+    Shard at(std::size_t i) const {
+        return {offsets.empty() ? 0 : offsets[i], row_lengths.empty() ? 0 : row_lengths[i],
+                row_strides.empty() ? 0 : row_strides[i]};
+    }
+};
+
+// How many elements of its parameter a shard spans, at most max_elements; csrc/math/shard.h.
+inline std::int64_t check_rows(const Shard& shard, std::int64_t numel, const char* op, std::int64_t index) {
+    const std::int64_t length = shard.row_length, stride = shard.row_stride;
+    if (length == 0 && (stride == 0 || numel == 0)) return numel;
+    ALD_EXT_CHECK(length >= 1, op, ArgumentName("row_lengths", index), "got ", length, " beside a row stride of ",
+                  stride, ", expected at least 1, or 0 for both");
+    ALD_EXT_CHECK(stride >= length, op, ArgumentName("row_strides", index), "got ", stride,
+                  ", expected at least the row length, ", length);
+    if (numel == 0) return 0;
+    const std::int64_t whole_strides = (numel - 1) / length, last = (numel - 1) % length + 1;
+    ALD_EXT_CHECK(whole_strides <= (max_elements - last) / stride, op, ArgumentName("row_strides", index), "got ",
+                  stride, " for ", whole_strides + 1, " rows, expected element indices below ", max_elements);
+    return whole_strides * stride + last;
+}
+
+// Empty noise_ids stand for 0, 1, 2, ...
 inline StepArguments check_step(const StepNames& names, const std::vector<Tensor>& params,
                                 const std::vector<Tensor>& grads, const States<const std::vector<Tensor>*>& states,
-                                const std::vector<std::int64_t>& noise_ids, const std::vector<std::int64_t>& offsets,
+                                const std::vector<std::int64_t>& noise_ids, const ShardLists& shards,
                                 std::int64_t seed, const StepClock& clock, LangevinSettings settings) {
     const char* op = names.op.c_str();
     const std::size_t count = params.size();
@@ -220,7 +247,11 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     check_length(grads.size(), "grads");
     for (int k = 0; k < names.state_count; ++k) check_length(states.of[k]->size(), names.states.of[k]);
     if (!noise_ids.empty()) check_length(noise_ids.size(), "noise_ids");
-    if (!offsets.empty()) check_length(offsets.size(), "offsets");
+    if (!shards.offsets.empty()) check_length(shards.offsets.size(), "offsets");
+    if (!shards.row_lengths.empty() || !shards.row_strides.empty()) {
+        check_length(shards.row_lengths.size(), "row_lengths");
+        check_length(shards.row_strides.size(), "row_strides");
+    }
     check_settings(settings, op);
     check_not_negative(clock.lr, op, "lr");
     settings.lr = clock.lr;
@@ -265,12 +296,15 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         }
         const std::int64_t numel = layout.numel();
         const std::int64_t noise_id = noise_ids.empty() ? index : noise_ids[i];
-        const std::int64_t offset = offsets.empty() ? 0 : offsets[i];
-        check_noise_key({seed, clock.step, noise_id, offset}, numel, op, {"noise_ids", index}, {"offsets", index});
+        Shard shard = shards.at(i);
+        const std::int64_t span = check_rows(shard, numel, op, index);
+        const NoiseKey key = {seed, clock.step, noise_id, shard.offset};
+        check_noise_key(key, span, op, {"noise_ids", index}, {"offsets", index});
         if (numel == 0) continue;
+        if (span == numel) shard = {shard.offset};  // the rows are one range
         void* const values = param.mutable_data_ptr();
         const void* const grad = grads[i].const_data_ptr();
-        StepTensor tensor = {values, grad, {}, numel, noise_id, offset};
+        StepTensor tensor = {values, grad, {}, numel, noise_id, shard};
         add_range(values, numel * param_size, true);
         add_range(grad, numel * param_size, false);
         for (int k = 0; k < names.state_count; ++k) {

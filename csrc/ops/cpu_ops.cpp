@@ -69,7 +69,7 @@ void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, s
     });
 }
 
-// Runs run(tensor, begin, count) over all elements of all tensors, as one range.
+// Runs run(tensor, begin, end) over all elements of all tensors, as one range.
 template <typename Run>
 void divide_tensors(const std::vector<StepTensor>& tensors, const Run& run) {
     std::vector<std::int64_t> ends;
@@ -80,7 +80,8 @@ void divide_tensors(const std::vector<StepTensor>& tensors, const Run& run) {
         while (begin < end) {
             const std::int64_t stop = std::min(end, ends[i]);
             const StepTensor& tensor = tensors[i];
-            run(tensor, begin - (ends[i] - tensor.numel), stop - begin);
+            const std::int64_t first = ends[i] - tensor.numel;
+            run(tensor, begin - first, stop - first);
             begin = stop;
             ++i;
         }
@@ -92,13 +93,9 @@ struct CpuDevice {
     static void run_step(const StepArguments& arguments) {
         const cpu::Step<Param> run = cpu::capability_in_use().step_kernels<Param>().of(arguments.kind);
         const std::int64_t seed = arguments.seed, step = arguments.clock.step;
-        divide_tensors(arguments.tensors, [&](const StepTensor& tensor, std::int64_t begin, std::int64_t count) {
-            Param* param = static_cast<Param*>(tensor.param) + begin;
-            const Param* grad = static_cast<const Param*>(tensor.grad) + begin;
-            const NoiseKey key{seed, step, tensor.parameter, tensor.offset + begin};
-            States<Compute<Param>*> states = tensor.states_of<Param>();
-            for (auto*& state : states.of) state = state == nullptr ? nullptr : state + begin;
-            run(param, grad, states, count, key, arguments.settings);
+        divide_tensors(arguments.tensors, [&](const StepTensor& tensor, std::int64_t begin, std::int64_t end) {
+            run(static_cast<Param*>(tensor.param), static_cast<const Param*>(tensor.grad), tensor.states_of<Param>(),
+                {seed, step, tensor.parameter, tensor.shard}, begin, end, arguments.settings);
         });
     }
 

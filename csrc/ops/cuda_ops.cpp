@@ -45,7 +45,7 @@ struct CudaDevice {
         tensors.reserve(arguments.tensors.size());
         for (const StepTensor& tensor : arguments.tensors) {
             tensors.push_back({static_cast<Param*>(tensor.param), static_cast<const Param*>(tensor.grad),
-                               tensor.states_of<Param>(), tensor.numel, tensor.parameter, tensor.offset});
+                               tensor.states_of<Param>(), tensor.numel, tensor.parameter, tensor.shard});
         }
         const DeviceGuard guard(arguments.device_index);
         cuda::langevin_step(arguments.kind, tensors, arguments.seed, arguments.clock.step, arguments.clock.device,

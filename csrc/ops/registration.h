@@ -10,6 +10,9 @@
 
 namespace ald_ext::ops {
 
+// A step of this number checks its arguments and writes nothing: ald_ext/ops/steps.py, accepts_step.
+constexpr std::int64_t only_look = INT64_MIN;
+
 // One step op of a device; Device::run_step<Param>(arguments) does the work. Lr and Number are double and int64, or, in
 // the overload `tensor`, tensors; k are the numbers of the step's states, Own the types of its own settings.
 template <typename Device, typename Step, typename Lr, typename Number, typename Numbers, typename... Own>
@@ -24,7 +27,8 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
 
     static void run(const Tensors& params, const Tensors& grads, StateTensors<k>... states, Lr lr, double num_data,
                     double temperature, double weight_decay, bool maximize, Own... own, std::int64_t seed, Number step,
-                    const Integers& noise_ids, const Integers& offsets) {
+                    const Integers& noise_ids, const Integers& offsets, const Integers& row_lengths,
+                    const Integers& row_strides) {
         const StepNames& names = names_of<Step>();
         LangevinSettings settings;
         settings.num_data = num_data;
@@ -36,10 +40,14 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
         if constexpr (std::is_same_v<Lr, Tensor>) {
             clock = check_clock(lr, step, params, names.op.c_str());
         } else {
-            clock = {lr, step};
+            clock = {lr, step == only_look ? 0 : step};
         }
         const StepArguments arguments =
-            check_step(names, params, grads, {{&states...}}, noise_ids, offsets, seed, clock, settings);
+            check_step(names, params, grads, {{&states...}}, noise_ids, {offsets, row_lengths, row_strides}, seed,
+                       clock, settings);
+        if constexpr (!std::is_same_v<Lr, Tensor>) {
+            if (step == only_look) return;
+        }
         if (arguments.tensors.empty()) return;
         dispatch_parameter(arguments.type, [&](auto param) { Device::template run_step<decltype(param)>(arguments); });
     }

@@ -20,7 +20,8 @@ std::string step_schema(const std::string& overload, const std::string& lr, cons
     for (const char* state : Step::states) schema += std::string("Tensor(") + alias++ + "!)[] " + state + ", ";
     schema += lr + " lr, float num_data, float temperature, float weight_decay, bool maximize, ";
     std::apply([&](const auto&... setting) { ((schema += own_argument(setting) + ", "), ...); }, Step::own_settings);
-    return schema + "int seed, " + number + " step, int[] noise_ids, int[] offsets) -> ()";
+    return schema + "int seed, " + number +
+           " step, int[] noise_ids, int[] offsets, int[] row_lengths=[], int[] row_strides=[]) -> ()";
 }
 
 }  // namespace

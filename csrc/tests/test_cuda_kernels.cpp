@@ -59,15 +59,18 @@ class StepTensors {
   public:
     using Scalar = Compute<Param>;
 
-    StepTensors(const std::vector<std::int64_t>& sizes, std::int64_t offset, bool special) {
+    // With rows of `row_length` elements every second tensor is made of rows; 0: none.
+    StepTensors(const std::vector<std::int64_t>& sizes, std::int64_t offset, bool special, std::int64_t row_length) {
         for (std::size_t i = 0; i < sizes.size(); ++i) {
             const int place = static_cast<int>(i);
+            Shard shard = {offset + place % 5 * 7};
+            if (row_length > 0 && place % 2 == 0) shard = {shard.offset, row_length, row_length + place};
             tensors_.push_back(
                 {Guarded<Param>(random_values<Param>(sizes[i], 3 * i + 1, special), place % 3),
                  Guarded<Param>(random_values<Param>(sizes[i], 3 * i + 2, special), place / 3 % 2),
                  Guarded<Scalar>(square_of(random_values<Scalar>(max_states * sizes[i], 3 * i + 3, special)),
                                  place / 6 % 2),
-                 sizes[i], static_cast<std::int64_t>(i * i), offset + place % 5 * 7});
+                 sizes[i], static_cast<std::int64_t>(i * i), shard});
         }
     }
 
@@ -75,7 +78,7 @@ class StepTensors {
         std::vector<cuda::StepTensor<Param>> list;
         for (Tensor& tensor : tensors_) {
             list.push_back({tensor.param.data(), tensor.grad.data(), states_at(tensor.states.data(), tensor.numel, 0),
-                            tensor.numel, tensor.parameter, tensor.offset});
+                            tensor.numel, tensor.parameter, tensor.shard});
         }
         return list;
     }
@@ -94,7 +97,8 @@ class StepTensors {
     struct Tensor {
         Guarded<Param> param, grad;
         Guarded<Scalar> states;
-        std::int64_t numel, parameter, offset;
+        std::int64_t numel, parameter;
+        Shard shard;
     };
     std::vector<Tensor> tensors_;
 };
@@ -103,8 +107,9 @@ template <typename Param>
 void step_on_cpu(StepKind kind, const std::vector<cuda::StepTensor<Param>>& tensors, std::int64_t seed,
                  std::int64_t step, const LangevinSettings& settings) {
     for (const auto& tensor : tensors) {
-        const NoiseKey key{seed, step, tensor.parameter, tensor.offset};
-        on_cpu().step_kernels<Param>().of(kind)(tensor.param, tensor.grad, tensor.states, tensor.numel, key, settings);
+        const ShardNoiseKey key{seed, step, tensor.parameter, tensor.shard};
+        on_cpu().step_kernels<Param>().of(kind)(tensor.param, tensor.grad, tensor.states, key, 0, tensor.numel,
+                                                settings);
     }
 }
 
@@ -115,7 +120,7 @@ struct Clock {
 
 template <typename Param>
 void test_step(const NamedSettings& named, const Clock& clock, const std::vector<std::int64_t>& sizes,
-               std::int64_t offset, bool special) {
+               std::int64_t offset, bool special, std::int64_t row_length = 0) {
     const std::int64_t seed = 0x123456789abcdef, step = (std::int64_t{1} << 32) + 3, wrong_step = 5;
     LangevinSettings settings = named.settings, given = named.settings;
     const double lr_in_double = settings.lr;
@@ -127,10 +132,12 @@ void test_step(const NamedSettings& named, const Clock& clock, const std::vector
     device.lr_is_double = clock.lr_is_double;
     if (clock.step) device.step = &step;
 
-    StepTensors<Param> got(sizes, offset, special), expected(sizes, offset, special);
-    const std::string what = describe<Param>(named.name, sizes.size(), sizes[0], offset, clock.lr, clock.step);
-    const std::size_t per_launch = cuda::tensors_per_launch;
-    check_launches(static_cast<unsigned>((sizes.size() + per_launch - 1) / per_launch), what, [&] {
+    StepTensors<Param> got(sizes, offset, special, row_length), expected(sizes, offset, special, row_length);
+    const std::string what =
+        describe<Param>(named.name, sizes.size(), sizes[0], offset, clock.lr, clock.step, row_length);
+    const std::size_t of_rows = row_length > 0 ? (sizes.size() + 1) / 2 : 0, per_launch = cuda::tensors_per_launch;
+    const auto launches_for = [=](std::size_t tensors) { return (tensors + per_launch - 1) / per_launch; };
+    check_launches(static_cast<unsigned>(launches_for(of_rows) + launches_for(sizes.size() - of_rows)), what, [&] {
         cuda::langevin_step(named.kind, got.list(), seed, clock.step ? wrong_step : step, device, given, nullptr);
     });
     step_on_cpu(named.kind, expected.list(), seed, step, settings);
@@ -149,9 +156,17 @@ void test_steps() {
                 test_step<Param>(named, on_host, {2500, 1, 64, 0, 63, 2048, 17}, offset, special);
             }
         }
-        for (const Clock& clock : clocks) test_step<Param>(named, clock, {100, 2049}, 0, false);
+        for (const std::int64_t row_length : {1, 2, 3, 5, 7, 16, 33, 257}) {
+            test_step<Param>(named, on_host, {700, 1, 64, 5, 129, 2049}, row_length % 2 == 0 ? 29 : far, false,
+                             row_length);
+        }
+        for (const Clock& clock : clocks) {
+            test_step<Param>(named, clock, {100, 2049}, 0, false);
+            test_step<Param>(named, clock, {100, 2049}, 0, true, 33);
+        }
         test_step<Param>(named, on_host, std::vector<std::int64_t>(32, 312), 0, false);
         test_step<Param>(named, on_host, std::vector<std::int64_t>(150, 37), 0, false);
+        test_step<Param>(named, on_host, std::vector<std::int64_t>(150, 37), 0, false, 5);
     }
     // Step freeze_after is the last at which the preconditioner adapts.
     NamedSettings freezing = step_to_test("psgld, adapting, noisy");
@@ -457,13 +472,13 @@ void test_far_step(const NamedSettings& named) {
             far_states.emplace_back(std::vector(&states[k * count], &states[k * count] + count), far_count);
             beginnings.of[k] = far_states[k].beginning;
         }
-        cuda::langevin_step<Param>(named.kind, {{param.beginning, grad.beginning, beginnings, far_count, 6, 0}}, 4, 5,
+        cuda::langevin_step<Param>(named.kind, {{param.beginning, grad.beginning, beginnings, far_count, 6, {0}}}, 4, 5,
                                    {}, named.settings, nullptr);
         Guarded<Param> expected(params);
         Guarded<Scalar> expected_states(states);
         on_cpu().step_kernels<Param>().of(named.kind)(expected.data(), grad.guarded.data(),
-                                                      states_at(expected_states.data(), count, 0), count,
-                                                      {4, 5, 6, from}, named.settings);
+                                                      states_at(expected_states.data(), count, 0),
+                                                      {4, 5, 6, {from}}, 0, count, named.settings);
         check_same(widened(param.guarded.values()), widened(expected.values()), describe<Param>(named.name) + ", far");
         std::vector<Scalar> got_states;
         for (const FarEnd<Scalar>& state : far_states) append(got_states, state.guarded.values());

@@ -4,6 +4,7 @@
 #include "../math/langevin_update.h"
 #include "../math/marginal_gaussian.h"
 #include "../math/normal.h"
+#include "../math/shard.h"
 #include "values.h"
 
 namespace {
@@ -46,6 +47,10 @@ std::vector<Scalar> run_normal(const KernelTable<Scalar>& table, const Cuts& cut
     return out.values();
 }
 
+ShardNoiseKey of_shard(const NoiseKey& key, std::int64_t row_length = 0, std::int64_t row_stride = 0) {
+    return {key.seed, key.step, key.parameter, {key.offset, row_length, row_stride}};
+}
+
 template <typename Param>
 struct StepInputs {
     using Scalar = Compute<Param>;
@@ -68,8 +73,8 @@ std::vector<Compute<Param>> run_step(const Capability& capability, const Cuts& c
     Guarded<Param> param(inputs.param), grad(inputs.grad);
     Guarded<Compute<Param>> states(inputs.states);
     for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
-        step(param.data() + begin, grad.data() + begin, states_at(states.data(), cuts.back(), begin), length,
-             moved(key, begin), settings);
+        step(param.data(), grad.data(), states_at(states.data(), cuts.back(), 0), of_shard(key), begin, begin + length,
+             settings);
     });
     check_same(widened(grad.values()), widened(inputs.grad), "a step changed its gradient");
     auto result = widened(param.values());
@@ -329,6 +334,64 @@ void test_latent_normals(const Capability& capability) {
 
 // --- Steps ---
 
+// The elements of a shard of `count`, of values that begin at its first.
+template <typename Value>
+std::vector<Value> elements_of(const std::vector<Value>& values, const Shard& shard, std::int64_t count,
+                               std::int64_t first = 0) {
+    std::vector<Value> elements;
+    for (std::int64_t i = 0; i < count; ++i) {
+        elements.push_back(values[first + element_of_parameter(shard, i) - shard.offset]);
+    }
+    return elements;
+}
+
+// A shard of rows has the bits that the step of the whole parameter gives its elements.
+template <typename Param>
+void test_rows(const Capability& capability, const NamedSettings& named, const NoiseKey& key, std::int64_t row_length,
+               std::int64_t row_stride) {
+    const ShardNoiseKey shard_key = of_shard(key, row_length, row_stride);
+    const Shard& shard = shard_key.shard;
+    const std::int64_t count = 2 * row_length + 150;  // which ends within a row
+    const std::int64_t span = element_of_parameter(shard, count - 1) + 1 - shard.offset;
+    const cpu::Step<Param> step = capability.step_kernels<Param>().of(named.kind);
+    StepInputs<Param> whole_of(span, false);
+    const StepInputs<Param> before = whole_of;
+    step(whole_of.param.data(), whole_of.grad.data(), states_at(whole_of.states.data(), span, 0), of_shard(key), 0,
+         span, named.settings);
+    const auto states_of = [&](const StepInputs<Param>& inputs) {
+        std::vector<Compute<Param>> states;
+        for (int k = 0; k < max_states; ++k) append(states, elements_of(inputs.states, shard, count, k * span));
+        return states;
+    };
+    for (const Cuts& cuts : {whole(count), random_cuts(count, 42)}) {
+        Guarded<Param> param(elements_of(before.param, shard, count)), grad(elements_of(before.grad, shard, count));
+        Guarded<Compute<Param>> states(states_of(before));
+        for_each_range(cuts, [&](std::int64_t begin, std::int64_t length) {
+            step(param.data(), grad.data(), states_at(states.data(), count, 0), shard_key, begin, begin + length,
+                 named.settings);
+        });
+        const std::string what = std::string(named.name) + "<" + param_name<Param>() + ">, " + capability.name +
+                                 ", offset " + std::to_string(key.offset) + ", rows of " + std::to_string(row_length) +
+                                 ", " + std::to_string(row_stride) + " apart";
+        check_same(widened(param.values()), widened(elements_of(whole_of.param, shard, count)), what);
+        check_same(states.values(), states_of(whole_of), what + ": states");
+    }
+}
+
+template <typename Param>
+void test_every_row(const Capability& capability) {
+    for (const NamedSettings& named : steps_to_test) {
+        for (const std::int64_t row_length : {1, 2, 3, 5, 7, 16, 31, 32, 33, 64, 257}) {
+            for (const std::int64_t gap : {0, 1, 29, 200}) {
+                NoiseKey key = keys[row_length % 4];
+                for (const std::int64_t offset : {std::int64_t{0}, std::int64_t{29}, (std::int64_t{1} << 34) - 77}) {
+                    test_rows<Param>(capability, named, moved(key, offset), row_length, row_length + gap);
+                }
+            }
+        }
+    }
+}
+
 // The rounding word of an element: csrc/math/normal.h, NoisePurpose.
 std::uint32_t rounding_word(const NoiseKey& key, std::int64_t i) {
     const NoiseStream stream = make_noise_stream(key.seed, key.step, key.parameter, NoisePurpose::rounding);
@@ -404,8 +467,8 @@ void test_latent_steps(const Capability& capability) {
             for (std::int64_t row = 0; row < rows; ++row) {
                 const std::int64_t begin = row * dimension;
                 step(expected.param.data() + begin, expected.grad.data() + begin,
-                     states_at(expected.states.data(), count, begin), dimension,
-                     {key.seed, key.step, data[row], key.offset}, named.settings);
+                     states_at(expected.states.data(), count, begin), {key.seed, key.step, data[row], {key.offset}}, 0,
+                     dimension, named.settings);
             }
             append(expected.param, expected.states);
             check_same(run_latent_step(capability.kernels<Scalar>(), whole(count), key, dimension, named, false),
@@ -434,7 +497,8 @@ void test_infinite_square_avg(const Capability& capability) {
         Param param = round_stochastically<Param>(Scalar(3), 0);
         const Param grad = round_stochastically<Param>(Scalar(1), 0);
         Scalar square_avg = std::numeric_limits<Scalar>::infinity();
-        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, {&square_avg}, 1, {1, 1, 0, 0}, settings);
+        capability.step_kernels<Param>().of(StepKind::psgld)(&param, &grad, {&square_avg}, {1, 1, 0, {0}}, 0, 1,
+                                                             settings);
         check(widen(param) == Scalar(3), describe<Param>("psgld, v = inf", capability, 1, {}), ", T = ", temperature,
               ": got ", widen(param), ", expected 3");
     }
@@ -498,6 +562,7 @@ void test_capability(const Capability& plainest, const Capability& capability) {
     test_same_bits<Param>(plainest, capability, true);
     test_cuts<Param>(capability);
     test_steps_by_element<Param>(capability);
+    test_every_row<Param>(capability);
     test_freezing<Param>(capability);
     test_infinite_square_avg<Param>(capability);
     test_sghmc_without_time<Param>(capability);

@@ -105,10 +105,16 @@ def test_no_params_but_companions(device: torch.device, kind: str, argument: str
     step.check_refused(f"{argument}: got 1 items, expected 0")
 
 
-@pytest.mark.parametrize("argument", ["noise_ids", "offsets"])
+@pytest.mark.parametrize("argument", ["noise_ids", "offsets", "row_lengths", "row_strides"])
 def test_noise_indices_of_another_length(step: Step, argument: str) -> None:
-    step.options[argument] = [0]
+    step.options |= {"row_lengths": [1, 1], "row_strides": [1, 1], argument: [0]}
     step.check_refused(f"{argument}: got 1 items, expected 2")
+
+
+@pytest.mark.parametrize(("given", "missing"), [("row_lengths", "row_strides"), ("row_strides", "row_lengths")])
+def test_rows_without_length_or_stride(step: Step, given: str, missing: str) -> None:
+    step.options[given] = [1, 1]
+    step.check_refused(f"{missing}: got 0 items, expected 2")
 
 
 def test_the_same_tensor_twice(step: Step) -> None:
@@ -269,6 +275,25 @@ def test_noise_keys_out_of_range(step: Step, argument: str, value: Any) -> None:
     step.options[argument] = value
     name, got = (f"{argument}[1]", value[1]) if isinstance(value, list) else (argument, value)
     step.check_refused(f"{name}: got {got}, expected 0 to")
+
+
+@pytest.mark.parametrize(
+    ("row_length", "row_stride", "message"),
+    [
+        (-1, 4, "row_lengths[1]: got -1 beside a row stride of 4, expected at least 1, or 0 for both"),
+        (0, 4, "row_lengths[1]: got 0 beside a row stride of 4, expected at least 1, or 0 for both"),
+        (2, 1, "row_strides[1]: got 1, expected at least the row length, 2"),
+        (2, 0, "row_strides[1]: got 0, expected at least the row length, 2"),
+        (2, -3, "row_strides[1]: got -3, expected at least the row length, 2"),
+        (2, 2**41 - 1, "row_strides[1]: got 2199023255551 for 2 rows, expected element indices below 2199023255552"),
+        (1, 2**63 - 1, "row_strides[1]: got 9223372036854775807 for 4 rows, expected element indices below"),
+        (1, (2**41 - 1) // 3 + 1, "row_strides[1]: got 733007751851 for 4 rows, expected element indices below"),
+        (1, (2**41 - 1) // 3, "offsets[1]: got 3, expected 0 to 1"),
+    ],
+)
+def test_rows_out_of_range(step: Step, row_length: int, row_stride: int, message: str) -> None:
+    step.options |= {"offsets": [0, 3], "row_lengths": [0, row_length], "row_strides": [0, row_stride]}
+    step.check_refused(message)
 
 
 # --- lr and step as tensors ---

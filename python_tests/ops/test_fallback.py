@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ald_ext import PSGLD, ops
+from ald_ext import PSGLD, ops, reference
+from ald_ext.optim.foreach import FOREACH_STEPS
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,27 @@ def test_steps() -> None:
     torch.ops.ald_ext.sghmc_step_(*expected, **options, momentum=0.9, **keys)
     # The noise is the reference's: 1e-14 from the kernel's.
     torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", FOREACH_STEPS)
+def test_shards_of_rows(name: str, dtype: torch.dtype) -> None:
+    """By ops, by the reference, and by torch's multi-tensor functions."""
+    own = {"psgld_step_": {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}, "sghmc_step_": {"momentum": 0.9}}
+    options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
+    options |= own.get(name, {})
+    shards = {"noise_ids": [3, 5], "offsets": [2, 0], "row_lengths": [3, 0], "row_strides": [7, 0]}
+    results = []
+    for step in (getattr(torch.ops.ald_ext, name), getattr(ops, name), getattr(reference, name), FOREACH_STEPS[name]):
+        torch.manual_seed(1)
+        dtypes = [dtype, dtype, torch.float64 if dtype == torch.float64 else torch.float32]
+        lists = [[torch.rand(8).to(d), torch.rand(2, 3).to(d)] for d in dtypes]
+        step(*(lists if name in own else lists[:2]), **options, **KEY, **shards)
+        results.append(lists)
+    # The noise is 1e-14 from the kernel's; in float32 1e-6, which rounds to another bfloat16 now and then.
+    bound = 1e-14 if dtype == torch.float64 else 2.0**-7
+    for got in results[1:]:
+        torch.testing.assert_close(got, results[0], rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.float64, 2e-14)])

@@ -75,6 +75,20 @@ def test_normal_equals_scalar_arithmetic(dtype: torch.dtype, offset: int, seed: 
     torch.testing.assert_close(got, expected, rtol=0, atol=2.0**-22 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize(("row_length", "row_stride"), [(0, 0), (1, 1), (1, 4), (3, 5), (7, 7), (33, 2**36)])
+@pytest.mark.parametrize("offset", [0, 37])
+def test_elements_of_shards(offset: int, row_length: int, row_stride: int) -> None:
+    """Row by row, and their noise is what whole rows have."""
+    n, key = 100, {"seed": 7, "step": 2**33, "parameter": 5}
+    rows = [(0, n)] if row_length == 0 else [(r * row_stride, row_length) for r in range(-(-n // row_length))]
+    expected = [offset + start + i for start, length in rows for i in range(length)][:n]
+    assert reference.elements_of_shard(n, offset, row_length, row_stride).tolist() == expected
+    shard = {"offset": offset, "row_length": row_length, "row_stride": row_stride}
+    for function in (reference.normal, reference.rounding_words):
+        of_rows = torch.cat([function(length, **key, offset=offset + start) for start, length in rows])
+        assert torch.equal(function(n, **key, **shard), of_rows[:n])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_latent_normal_equals_scalar_arithmetic(dtype: torch.dtype) -> None:
     data = [5, 2**44 - 1, 0, 5]

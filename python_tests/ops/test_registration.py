@@ -50,6 +50,10 @@ def step_cases(device: torch.device) -> dict[str, tuple[Any, tuple[Any, ...], di
             name = f"{step}{str(dtype).removeprefix('torch.')}"
             cases[name] = (op.default, tensors, options)
             cases[f"{name}_tensor"] = (op.tensor, tensors, {**options, **clock})
+        tensors, options = step_arguments(device, step)
+        options |= {"row_lengths": [2, 0, 0, 7], "row_strides": [5, 3, 0, 9]}
+        cases[f"{step}rows"] = (op.default, tensors, options)
+        cases[f"{step}rows_tensor"] = (op.tensor, tensors, {**options, **clock})
     tensors, options = step_arguments(device, "psgld_step_")
     cases["psgld_step_frozen"] = (_OPS.psgld_step_.default, tensors, {**options, "freeze_after": -1})
     return cases
@@ -158,6 +162,7 @@ def test_meta_tensors_get_shapes_and_dtypes() -> None:
     assert (y.shape, y.dtype, y.device) == ((3, 5), torch.float64, meta)
     assert ops.quantize(y).dtype == torch.uint8
     assert ops.sgld_step_([x], [x.clone()], lr=0.1, seed=1, step=1) is None
+    assert ops.sgld_step_([x], [x.clone()], lr=0.1, seed=1, step=1, row_lengths=[5], row_strides=[9]) is None
     lr, step = torch.empty((), device=meta), torch.empty((), dtype=torch.int64, device=meta)
     assert ops.psgld_step_([x], [x.clone()], [x.clone()], lr=lr, seed=1, step=step) is None
     assert ops.sghmc_step_([x], [x.clone()], [x.clone()], lr=lr, seed=1, step=step) is None
@@ -188,12 +193,17 @@ def test_compiled_normal(device: torch.device) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("dtype", "clock"),
-    [(torch.float32, "numbers"), (torch.float32, "tensors"), (torch.bfloat16, "numbers"), (torch.float16, "tensors")],
-    ids=["float32-numbers", "float32-tensors", "bfloat16-numbers", "float16-tensors"],
+    ("dtype", "clock", "rows"),
+    [
+        (torch.float32, "numbers", False),
+        (torch.float32, "tensors", True),
+        (torch.bfloat16, "numbers", True),
+        (torch.float16, "tensors", False),
+    ],
+    ids=["float32-numbers", "float32-tensors-rows", "bfloat16-numbers-rows", "float16-tensors"],
 )
 @pytest.mark.parametrize("step_", STEPS)
-def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clock: str) -> None:
+def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clock: str, rows: bool) -> None:
     """In place, with reads before and after: the compiler must neither drop nor move the update."""
 
     def function(
@@ -201,6 +211,8 @@ def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clo
     ) -> Tensor:
         before = params[0].float().sum()
         options: dict[str, Any] = {"lr": lr, "num_data": 10, "weight_decay": 0.1, "seed": 1, "step": step}
+        if rows:
+            options |= {"row_lengths": [3, 2], "row_strides": [5, 7]}
         lists = [params, grads, states][: STEPS[step_][0]]
         getattr(ops, step_)(*lists, **options)
         return before + 2 * params[0].float() + params[1].float().sum()

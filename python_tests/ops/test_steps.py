@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -237,14 +237,63 @@ def test_shards_have_the_bits_of_the_whole(
     assert torch.equal(torch.cat(pieces.states), whole.states[0])
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
 @EVERY_DTYPE
 @EVERY_CASE
-def test_threads_do_not_matter(restore_threads: None, dtype: torch.dtype, case: Case) -> None:
+def test_columns_have_the_bits_of_the_whole(
+    device: torch.device, case: Case, dtype: torch.dtype, as_tensor: bool
+) -> None:
+    """Shards that are rows of the parameter: columns of a matrix, of all its rows and of some, uneven and empty."""
+    widths, offset = [1, 2, 3, 0, 5, 7, 16, 33, 257, 40], 13
+    columns = sum(widths)
+    lists = make_lists([(9, columns)], dtype, device)
+    clock = clock_tensors(torch.tensor(case.options["lr"], dtype=torch.float64), KEY["step"], device)
+    given = clock if as_tensor else {}
+    whole = run(case, lists, noise_ids=[4], offsets=[offset], **given)
+
+    def columns_of(tensor: Tensor, rows: slice) -> list[Tensor]:
+        return [part.contiguous() for part in tensor[rows].split(widths, 1)]
+
+    for rows in (slice(0, 9), slice(2, 7)):
+        starts = [offset + rows.start * columns + start for start in accumulate(widths[:-1], initial=0)]
+        shards = {"offsets": starts, "row_lengths": widths, "row_strides": [columns] * len(widths)}
+        parts = Lists(*(columns_of(ts[0], rows) for ts in (lists.params, lists.grads, lists.states)))
+        got = run(case, parts, noise_ids=[4] * len(widths), **shards, **given)
+        assert_same_bits(got.params, columns_of(whole.params[0], rows))
+        assert_same_bits(got.states, columns_of(whole.states[0], rows))
+
+
+@pytest.mark.parametrize(("row_length", "row_stride"), [(0, 0), (7, 7), (300, 1000)])
+def test_rows_that_are_one_range(device: torch.device, row_length: int, row_stride: int) -> None:
+    lists = make_lists([(300,)], torch.float32, device)
+    got = run(CASES[0], lists, offsets=[5], row_lengths=[row_length], row_strides=[row_stride])
+    assert_same_bits(got.params, run(CASES[0], lists, offsets=[5]).params)
+
+
+@EVERY_DTYPE
+def test_rows_at_the_last_elements(device: torch.device, dtype: torch.dtype) -> None:
+    """The last element that a parameter may have, reached by long strides."""
+    case, stride = CASES[0], 2**38 + 5
+    lists = make_lists([(8, 3)], dtype, device)
+    offset = 2**41 - 7 * stride - 3
+    shard = {"offsets": [offset], "row_lengths": [3], "row_strides": [stride]}
+    got = run(case, lists, **shard)
+    for row in range(8):
+        one = lists.map(lambda tensor, row=row: tensor[row])
+        assert_same_bits([got.params[0][row]], run(case, one, offsets=[offset + row * stride]).params)
+
+
+@pytest.mark.parametrize("rows", [{}, {"row_lengths": [88, 0, 0, 5, 0], "row_strides": [177, 0, 0, 7, 0]}], ids=str)
+@EVERY_DTYPE
+@EVERY_CASE
+def test_threads_do_not_matter(
+    restore_threads: None, dtype: torch.dtype, case: Case, rows: dict[str, list[int]]
+) -> None:
     lists = make_lists([(100_003,), (7,), (0,), (333, 101), ()], dtype, torch.device("cpu"))
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(run(case, lists))
+        results.append(run(case, lists, **rows))
     for other in results[1:]:
         assert_same_bits(other.params, results[0].params)
         assert_same_bits(other.states, results[0].states)

@@ -1,6 +1,6 @@
 """Chains divided among processes: bit for bit those of one process, brought together, and refused where they are equal.
 
-Each number of processes is started once; what the processes computed is in a file, which the tests look at.
+Each number of processes is started once; what they computed is in files, which the tests look at.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from distributed.worlds import run_world
 from torch import Tensor, nn
 
 import ald_ext
@@ -86,11 +87,10 @@ def message_of(action: Callable[[], Any]) -> str:
     return "no error"
 
 
-def work(rank: int, world_size: int, folder: Path) -> None:
-    """What every process does; ``folder`` gets its results, and the draws of a sampler in ``folder/draws``."""
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+def work(folder: Path) -> None:
+    """What every process does. What it found, and its draws, go into a folder of this number of processes."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    folder = folder_of(folder, world_size)
     chains = samplers.chains_of_rank(CHAINS)
     own = {name: run(name, chains) for name in NAMES}
     samplers.save_chains(folder / "draws", own["hmc"], first_chain=chains.start)
@@ -117,15 +117,21 @@ def work(rank: int, world_size: int, folder: Path) -> None:
         "data": samplers.collect(of_data, DRAWS),
     }
     torch.save(result, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.processes)])
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def folder_of(folder: Path, world_size: int) -> Path:
+    folder = folder / f"chains of {world_size}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.processes)])
+def results(request: pytest.FixtureRequest, folder: Path) -> tuple[Path, list[Any]]:
     """The folder, and of every rank what it computed."""
-    folder, world_size = tmp_path_factory.mktemp("chains"), request.param
-    torch.multiprocessing.spawn(work, (world_size, folder), nprocs=world_size)
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    run_world("distributed.test_chains", "work", request.param, folder)
+    folder = folder_of(folder, request.param)
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
 @pytest.fixture(scope="module")
@@ -224,17 +230,6 @@ def test_a_state_without_chains_is_the_first_chain(one_process: dict[str, Tensor
     x, z = data_and_states()
     alone = sampler(potential, x, z[:, 3], seed=SEED, first_chain=3, **options)
     assert torch.equal(samplers.collect(alone, DRAWS), one_process[name][:, :, 3])
-
-
-def test_states_of_other_chains_are_refused() -> None:
-    x, z = data_and_states()
-    options = {"seed": SEED, "step_size": 0.1}
-    first, second = (samplers.MALA(potential, x, z[:, :2], first_chain=chain, **options) for chain in (0, 2))
-    with pytest.raises(ValueError, match="state_dict: got first_chain=0, the state of other chains, expected 2"):
-        second.load_state_dict(first.state_dict())
-    state = second.state_dict()
-    del state["first_chain"]  # as earlier versions saved it
-    second.load_state_dict(state)
 
 
 def test_without_a_process_group(one_process: dict[str, Tensor]) -> None:

@@ -58,7 +58,7 @@ dynamics of their parameters are trained by `Adam(fused=True)`. All variants of 
 in one alternation."""
 
 TITLES = {names.MLP: "MLP, batch 100", names.CUDA_GRAPH: names.CUDA_GRAPH}
-ELEMENTS = {names.UPDATE: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
+ELEMENTS = {names.UPDATE: "parameter", names.DTENSORS: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
 #: The share of `copy_`'s bandwidth is told of computations on more bytes than this: of less, caches may hold a part.
 BEYOND_CACHES = 2 * 10**8
 

@@ -91,7 +91,13 @@ class LangevinOptimizer(GroupStepper):
                     "the model was wrapped and before the optimizer is made"
                 )
         self._prepare_groups()
-        if places := repeated(self._all_noise_ids()):
+        noise_ids = self._all_noise_ids()
+        if noise_ids and max(noise_ids) > reference.MAX_PARAMETER:
+            raise ValueError(
+                f"ald_ext.{type(self).__name__}: first_parameter: got {group['first_parameter']}, expected numbers of "
+                f"parameters up to {reference.MAX_PARAMETER}"
+            )
+        if places := repeated(noise_ids):
             raise ValueError(
                 f"ald_ext.{type(self).__name__}: params: got the same name, or number, for parameters {places[0]} and "
                 f"{places[1]}, which would have the same noise, expected distinct ones; first_parameter=0 counts them"

@@ -24,12 +24,18 @@ class SGLD(LangevinOptimizer):
         temperature: T ≥ 0.
         weight_decay: adds weight_decay·θ to g ≥ 0: a Gaussian prior of precision N·weight_decay.
         maximize: ascend the loss instead.
-        seed: of the noise, 0 ≤ seed < 2^63; drawn once from torch's default generator if None. It is kept in the
-            parameter groups with the step counter, so that a resumed run continues bit for bit.
+        seed: of the noise, 0 ≤ seed < 2^63; drawn once from torch's default generator if None, by one rank for all
+            replicas where a process group of torch.distributed is initialized. It is kept in the parameter groups with
+            the step counter, so that a resumed run continues bit for bit.
         foreach: True: torch's multi-tensor functions instead of the compiled op.
         fused: True: the compiled op, or an error where there is none. False: plain PyTorch. None: whatever is there.
         capturable: True: the step counter lives on the parameters' device and lr may, so that a step can be captured
             in a CUDA graph, whose replays draw fresh noise. One device in a group.
+        chain: ≥ 0, the number of an independent chain, which is folded into the seed; None: there is one chain, and
+            optimizers of other ranks are its replicas.
+        first_parameter: ≥ 0; noise belongs to the positions of parameters, counted from here on. None: to their names
+            where they have some (``model.named_parameters()``, :func:`ald_ext.name_parameters`), else to positions from
+            0 on. On several processes see the guide.
 
     Raises:
         ValueError: an option out of its range.

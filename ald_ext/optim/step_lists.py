@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from torch import Tensor
@@ -53,11 +52,3 @@ def of_this_process(lists: StepLists) -> StepLists | None:
             row_lengths.append(piece.row_length)
             row_strides.append(piece.row_stride)
     return result._replace(offsets=offsets, row_lengths=row_lengths, row_strides=row_strides)
-
-
-def together(several: Sequence[StepLists]) -> StepLists:
-    """The tensors of several groups in one."""
-    states = [list(chain.from_iterable(states)) for states in zip(*(lists.states for lists in several), strict=True)]
-    rest = [list(chain.from_iterable(items)) for items in zip(*(lists[3:] for lists in several), strict=True)]
-    params, grads = (list(chain.from_iterable(items)) for items in zip(*(lists[:2] for lists in several), strict=True))
-    return StepLists(params, grads, states, *rest)

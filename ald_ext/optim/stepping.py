@@ -18,7 +18,7 @@ from .foreach import FOREACH_STEPS
 from .layouts import in_layout_of
 from .names import IDENTITIES
 from .shards import is_dtensor
-from .step_lists import StepLists, of_this_process, together
+from .step_lists import StepLists, of_this_process
 
 #: Parameters with the name and the tensor of a state that was made or mended for them.
 NewStates = list[tuple[Tensor, str, Tensor]]
@@ -156,11 +156,12 @@ class GroupStepper(Optimizer, ABC):
 
     def _are_accepted(self, ready: list[tuple[Group, StepLists, dict[str, Any]]]) -> bool:
         """Whether the op takes the tensors of all groups, so that none refuses after others have been written."""
-        lists, settings = together([lists for _, lists, _ in ready]), ready[0][2]
         if any(settings["step"] > reference.MAX_STEP for _, _, settings in ready):
             return False
-        tensors, noise = (lists.params, lists.grads, *lists.states), {"noise_ids": lists.noise_ids, **lists.places()}
-        return not lists.params or ops.accepts_step(self.step_name, tensors, {**settings, **noise})
+        columns = zip(*((lists.params, lists.grads, *lists.states) for _, lists, _ in ready), strict=True)
+        tensors = [list(chain.from_iterable(column)) for column in columns]
+        settings = {**ready[0][2], "noise_ids": (), "offsets": ()}
+        return not tensors[0] or ops.accepts_step(self.step_name, tensors, settings)
 
     def _of_this_process(self, lists: StepLists) -> StepLists | None:
         """None where the placements are not all alike, or a state is not there yet."""

@@ -18,6 +18,7 @@ from .batches import (
 )
 from .cases import SpeedCase
 from .cuda_graph import GraphCase
+from .dtensors import dtensor_cases
 from .update import update_cases, update_dtype_cases
 
 #: Seconds a case is measured for at least, and with --quick. A GPU's figures scatter less.
@@ -29,6 +30,7 @@ FAMILIES = (
     likelihood_cases,
     dequantization_cases,
     update_dtype_cases,
+    dtensor_cases,
     likelihood_shape_cases,
     dequantization_shape_cases,
     quantization_cases,

@@ -7,8 +7,11 @@ from ``python -m benchmarks.speed``, which alternates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torch.distributed as distributed
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ald_ext._extension import cuda_module
@@ -16,6 +19,14 @@ from benchmarks.speed.__main__ import all_cases
 from benchmarks.speed.cases import SpeedCase, Variant
 
 pytestmark = pytest.mark.exhaustive
+
+
+@pytest.fixture(autouse=True)
+def _no_process_group_stays() -> Iterator[None]:
+    """The cases of DTensors make one."""
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def usable_devices() -> list[torch.device]:

@@ -41,22 +41,16 @@ class LangevinOptimizer(GroupStepper):
     _rare_options: ClassVar[Mapping[str, Requirement]] = {"chain": COUNT_OR_NONE, "first_parameter": COUNT_OR_NONE}
 
     _replicas: Replicas | None = None
+    _drawn_seed: int | None = None
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         defaults = python_numbers(defaults)
-        given = defaults["seed"]
-        if given is None:
-            defaults["seed"] = ops.draw_seed()
+        if defaults["seed"] is None:
+            defaults["seed"] = self._drawn_seed = ops.draw_seed()
         defaults["step"] = 0
         super().__init__(params, defaults)
         if in_process_group():
-            self._replicas = self._new_replicas()
-            first = self._replicas.first("seed", defaults["seed"])
-            if given is None:
-                for group in self.param_groups:
-                    if group["seed"] == self.defaults["seed"]:
-                        group["seed"] = first
-                self.defaults["seed"] = first
+            self._join_replicas()
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group as torch's optimizers do, after a look at its options.
@@ -125,14 +119,24 @@ class LangevinOptimizer(GroupStepper):
         chains = [group.get("chain") for group in self.param_groups]
         return Replicas([type(self).__name__, chains, self._all_noise_ids(), shapes])
 
+    def _join_replicas(self) -> Replicas:
+        """Take the seed of the first replica instead of one that was drawn, unless steps were made with it."""
+        replicas = self._replicas = self._new_replicas()
+        first = replicas.first("seed", self.defaults["seed"])
+        for group in self.param_groups:
+            if group["seed"] == self._drawn_seed and int(group["step"]) == 0:
+                group["seed"] = first
+        if self.defaults["seed"] == self._drawn_seed:
+            self.defaults["seed"] = self._drawn_seed = first
+        return replicas
+
     def _compare_replicas(self) -> None:
         """Note [Seeds of replicas]."""
         if in_process_group():
-            if self._replicas is None:  # a copy, or made before the process group
-                self._replicas = self._new_replicas()
+            replicas = self._replicas or self._join_replicas()  # a copy, or made before the process group
             name, groups = type(self).__name__, self.param_groups
             seeds = [group["seed"] for group in groups]
-            self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
+            replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
             unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
             params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
             if params:  # whatever they are: their positions and seed are what they have in common

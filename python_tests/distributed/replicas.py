@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as distributed
@@ -57,6 +58,14 @@ def findings(folder: Path) -> dict[str, Any]:
         model(torch.randn(4, 6, dtype=torch.float64)).square().mean().backward()
         optimizers[0].step()
     found["parameters after 50 steps"] = [param.tolist() for param in whole(model).values()]
+
+    # Made before the process group, without a seed and with seeds that differ.
+    with mock.patch("ald_ext.optim.base.in_process_group", return_value=False):
+        early, seeded = (SGLD(network().parameters(), 0.1, num_data=3, seed=seed) for seed in (None, rank))
+    drawn = seed_of(early)
+    step(early)
+    found["made early"] = [drawn, seed_of(early)]
+    found["made early, seeded"] = error_of(lambda: step(seeded))
 
     # Only some ranks make an optimizer, and nobody waits.
     if rank == 0:

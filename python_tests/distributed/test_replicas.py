@@ -26,6 +26,14 @@ def test_unseeded_replicas_stay_equal(found: dict[str, list[Any]]) -> None:
     assert found["parameters after 50 steps"][0] == found["parameters after 50 steps"][1]
 
 
+def test_optimizers_made_before_the_process_group(found: dict[str, list[Any]]) -> None:
+    """They agree in the first step, unless they were given seeds."""
+    (first_drawn, first), (second_drawn, second) = found["made early"]
+    assert first_drawn != second_drawn
+    assert first == second
+    assert sorted(map(bool, found["made early, seeded"])) == [False, True]
+
+
 def test_nobody_waits_for_ranks_that_make_no_optimizer(found: dict[str, list[Any]]) -> None:
     assert found["alone"] == ["", ""]
 

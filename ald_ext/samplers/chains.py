@@ -69,7 +69,8 @@ def gather_chains(result: Result, group: dist.ProcessGroup | None = None) -> Res
             [Equal chains]), or a group without this process.
     """
     if isinstance(result, Tensor):
-        draws = _all_gather(with_chains("gather_chains", result).clone(), result.device, group)
+        gathered = _all_gather(result.detach().clone(), result.device, group)
+        draws = [with_chains("gather_chains", part) for part in gathered]  # so that all processes see what is wrong
         _check_fit("gather_chains: result", {f"rank {rank}": part for rank, part in enumerate(draws)})
         return with_chains("gather_chains", torch.cat(draws, 2))
     own, moments = result.state_dict(), list[StreamingMoments]()
@@ -96,9 +97,10 @@ def save_chains(folder: Path | str, draws: Tensor, *, first_chain: int = 0) -> P
         first_chain: the index of the first of these chains, counted over all processes.
 
     Raises:
-        ValueError: another shape, or chains with equal draws.
+        ValueError: another shape, chains with equal draws, or first_chain < 0.
         OSError: the file cannot be written.
     """
+    require(first_chain >= 0, "ald_ext.samplers.save_chains: first_chain", first_chain, "an integer >= 0")
     array = with_chains("save_chains", draws)
     numbers = array.to("cpu", compute_dtype(array.dtype)).numpy()
     path = Path(folder) / f"chains-{first_chain:04}-{first_chain + array.shape[2] - 1:04}.npy"
@@ -119,8 +121,8 @@ def load_chains(folder: Path | str, num_chains: int | None = None, **options: An
         A storage whose ``samples`` are (draws, n, chains, d).
 
     Raises:
-        ValueError: chains that are missing or in two files, files that do not fit together, or chains with equal draws
-            (ald_ext.samplers.equal_chains, Note [Equal chains]).
+        ValueError: chains that are missing or in two files, files that are damaged or do not fit together, or chains
+            with equal draws (ald_ext.samplers.equal_chains, Note [Equal chains]).
     """
     argument = f"ald_ext.samplers.load_chains: folder: {folder}"
     named = [(match, path) for path in Path(folder).iterdir() if (match := FILE_NAME.fullmatch(path.name))]
@@ -128,14 +130,16 @@ def load_chains(folder: Path | str, num_chains: int | None = None, **options: An
     for first, last, path in sorted((int(match[1]), int(match[2]), path) for match, path in named):
         expected = f"chain {found} to come next, and every chain in one file"
         require(first == found, argument, f"chains {first} to {last} in {path.name}", expected)
-        part = files[path.name] = with_chains("load_chains", torch.from_numpy(np.load(path, mmap_mode="c")))
+        try:
+            numbers = torch.from_numpy(np.load(path, mmap_mode="c"))
+        except (ValueError, EOFError, TypeError) as error:
+            raise ValueError(
+                f"{argument}: {path.name}: got a damaged file ({error}), expected one that save_chains wrote"
+            ) from error
+        part = files[path.name] = with_chains("load_chains", numbers)
         found, chains = last + 1, part.shape[2]
-        require(
-            first + chains == found,
-            f"{argument}: {path.name}",
-            f"{chains} chains",
-            f"{found - first}, as its name says",
-        )
+        expected = f"{found - first}, as its name says"
+        require(first + chains == found, f"{argument}: {path.name}", f"{chains} chains", expected)
     expected = f"{num_chains or '1 at least'}, in files chains-FIRST-LAST.npy"
     require(found == (num_chains or max(found, 1)), argument, f"{found} chains", expected)
     _check_fit("load_chains: folder", files)

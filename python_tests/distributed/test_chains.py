@@ -276,6 +276,14 @@ def test_folders_that_are_refused(second: Any, options: dict[str, Any], message:
         samplers.load_chains(tmp_path, **options)
 
 
+@pytest.mark.parametrize("kept", [0, 5, 100, 150])
+def test_a_damaged_file(kept: int, tmp_path: Path) -> None:
+    path = samplers.save_chains(tmp_path, draws_of())
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"chains-0000-0002.npy: got a damaged file .*, expected one that save_chains"):
+        samplers.load_chains(tmp_path)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"folder: {tmp_path}: got 0 chains, expected 1 at least"):
         samplers.load_chains(tmp_path)
@@ -377,7 +385,10 @@ def test_equal_chains_of_many_draws_are_noticed_in_moments() -> None:
 
 
 @pytest.mark.parametrize("first_chain", [-1, 2**41])
-def test_chains_out_of_range(first_chain: int) -> None:
+def test_chains_out_of_range(first_chain: int, tmp_path: Path) -> None:
+    if first_chain < 0:
+        with pytest.raises(ValueError, match="save_chains: first_chain: got -1, expected an integer >= 0"):
+            samplers.save_chains(tmp_path, draws_of(), first_chain=first_chain)
     x, z = data_and_states()
     with pytest.raises((ValueError, RuntimeError), match=r"first_chain|offset"):
         samplers.LangevinDynamics(potential, x, z, step_size=0.1, first_chain=first_chain).step()

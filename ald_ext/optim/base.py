@@ -41,6 +41,8 @@ class LangevinOptimizer(GroupStepper):
     _rare_options: ClassVar[Mapping[str, Requirement]] = {"chain": COUNT_OR_NONE, "first_parameter": COUNT_OR_NONE}
 
     _replicas: Replicas | None = None
+    #: Of any parameters, where they have no names.
+    _alike: Replicas | None = None
     _drawn_seed: int | None = None
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
@@ -136,12 +138,13 @@ class LangevinOptimizer(GroupStepper):
             replicas = self._replicas or self._join_replicas()  # a copy, or made before the process group
             name, groups = type(self).__name__, self.param_groups
             seeds = [group["seed"] for group in groups]
+            if self._alike is None:  # whatever the parameters are: they have positions and seed in common
+                self._alike = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
             replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
             unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
             params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
-            if params:  # whatever they are: their positions and seed are what they have in common
-                positions = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
-                positions.compare(name, values=values_of(params))
+            if params:
+                self._alike.compare(name, values=values_of(params))
         self._is_compared = True
 
     def _check_options(self, group: Group) -> None:

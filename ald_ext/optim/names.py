@@ -99,6 +99,8 @@ def ordered_by_name(state_dict: dict[str, Any], groups: list[dict[str, Any]]) ->
     but not the entry "param_names".
     """
     saved_groups = state_dict["param_groups"]
+    if any(group.get("first_parameter", 0) is not None for group in saved_groups):
+        return state_dict  # positions hold
     names = [group.get("param_names", ()) for group in groups]
     saved_names = [group.get("param_names", ()) for group in saved_groups]
     if saved_names == names or sorted(map(sorted, names)) != sorted(map(sorted, saved_names)) or not all(names):

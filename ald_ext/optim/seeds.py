@@ -74,13 +74,13 @@ class Replicas:
             RuntimeError: they differ.
         """
         firsts = self.first(f"comparison {self.comparisons}", values)
-        self.comparisons += 1
         for name, value in values.items():
             if value != firsts[name]:
                 raise RuntimeError(
                     f"ald_ext.{optimizer}: {name}: got {value} on rank {distributed.get_rank()}, expected "
                     f"{firsts[name]} as on the rank that was first: {WAYS_OUT[name]}"
                 )
+        self.comparisons += 1
 
 
 #: What to do where something differs.

@@ -94,6 +94,9 @@ class GroupStepper(Optimizer, ABC):
                 plans = [self._plan(group, lists) for group, lists in gathered]
                 for plan in plans:
                     self._make(plan)
+        if self._has_shards:  # autograd knows them as the wrappers of what was written
+            written = [param for _, lists in gathered for param in lists.params if is_dtensor(param)]
+            torch.autograd.graph.increment_version(written)
         return loss
 
     def _gather(self) -> list[tuple[Group, StepLists]]:
@@ -158,10 +161,17 @@ class GroupStepper(Optimizer, ABC):
         """Whether the op takes the tensors of all groups, so that none refuses after others have been written."""
         if any(settings["step"] > reference.MAX_STEP for _, _, settings in ready):
             return False
-        columns = zip(*((lists.params, lists.grads, *lists.states) for _, lists, _ in ready), strict=True)
-        tensors = [list(chain.from_iterable(column)) for column in columns]
+        alike: dict[tuple[torch.dtype, torch.device], list[StepLists]] = {}
+        for _, lists, _ in ready:
+            if lists.params:
+                alike.setdefault((lists.params[0].dtype, lists.params[0].device), []).append(lists)
         settings = {**ready[0][2], "noise_ids": (), "offsets": ()}
-        return not tensors[0] or ops.accepts_step(self.step_name, tensors, settings)
+        for several in alike.values():
+            columns = zip(*((lists.params, lists.grads, *lists.states) for lists in several), strict=True)
+            tensors = [list(chain.from_iterable(column)) for column in columns]
+            if not ops.accepts_step(self.step_name, tensors, settings):
+                return False
+        return True
 
     def _of_this_process(self, lists: StepLists) -> StepLists | None:
         """None where the placements are not all alike, or a state is not there yet."""
@@ -179,16 +189,16 @@ class GroupStepper(Optimizer, ABC):
 
     def _plan(self, group: Group, lists: StepLists) -> Planned:
         """A look at everything that could be refused; nothing is written yet."""
-        name = type(self).__name__
+        optimizer = type(self).__name__
         names = {IDENTITIES[name]: name for name in group.get("param_names", ())}
         for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
-            where = f"ald_ext.{name}: parameter {names.get(index, index)}"
+            where = f"ald_ext.{optimizer}: parameter {names.get(index, index)}"
             check_param(where, group, param, grad)
             check_state(where, param, self.state.get(param, {}), self.state_names)
-        check_memory(name, lists)
+        check_memory(optimizer, lists)
         lr, step = group["lr"], group["step"]
         if step.is_cpu and not torch.compiler.is_compiling() and not 0 <= step < reference.MAX_STEP:
-            raise RuntimeError(f"ald_ext.{name}: step: got {int(step) + 1}, expected 0 to {reference.MAX_STEP}")
+            raise RuntimeError(f"ald_ext.{optimizer}: step: got {int(step) + 1}, expected 0 to {reference.MAX_STEP}")
         if torch.compiler.is_compiling() or group["capturable"]:
             settings = {**self._op_options(group), "lr": lr, "step": step}
         else:

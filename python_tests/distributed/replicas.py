@@ -109,7 +109,6 @@ def findings(folder: Path) -> dict[str, Any]:
 
     # Parts of a model without names.
     redundant = ZeroRedundancyOptimizer(network().parameters(), SGLD, lr=0.1, num_data=1, seed=5)
-    found["ZeRO without names"] = error_of(redundant.optim.step)
     give_gradients(param for group in redundant.param_groups for param in group["params"])
     found["ZeRO without names"] = error_of(redundant.optim.step)
     for use_orig_params in (True, False):
@@ -139,4 +138,9 @@ def findings(folder: Path) -> dict[str, Any]:
             and [int(group["step"]) for group in optimizer.param_groups] == [1, 1]
         )
         found[f"partial gradient, {json.dumps(flags)}"] = [message, unchanged]
+    # autograd notices that a step has overwritten what it saved.
+    loss = params[0].square().sum()
+    give_gradients(params)
+    optimizer.step()
+    found["overwritten"] = error_of(loss.backward)
     return {name: everybodys(value) for name, value in found.items()}

@@ -79,6 +79,11 @@ def test_a_partial_gradient_is_refused_and_changes_nothing(found: dict[str, list
         assert unchanged
 
 
+def test_steps_of_dtensors_are_counted_for_autograd(found: dict[str, list[Any]]) -> None:
+    for message in found["overwritten"]:
+        assert "modified by an inplace operation" in message
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_forked_processes_draw_different_seeds() -> None:
     """Also a child's child, and the parent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from distributed.worlds import run_world
 from distributed.wrapped import FLAGS, OPTIMIZERS, PLACEMENTS, WRAPPERS
 
@@ -37,3 +38,8 @@ def test_wrappers(folder: Path, world: int, cell: str) -> None:
 def test_placements(folder: Path, world: int, cell: str) -> None:
     """Of one tensor on a mesh of two dimensions, uneven and empty shards included."""
     assert run_world("distributed.wrapped", "table", world, folder)[cell] == ""
+
+
+def test_dtensors_on_cuda(folder: Path, cuda: torch.device) -> None:
+    found = run_world("distributed.wrapped", "on_cuda", 1, folder, "nccl")
+    assert found == dict.fromkeys(found, "")

@@ -1,4 +1,4 @@
-"""Worlds of processes that tests start: ``worlds.py MODULE FUNCTION WORLD FOLDER`` runs a function on every rank.
+"""Worlds of processes that tests start: ``worlds.py MODULE FUNCTION WORLD FOLDER BACKEND`` calls it on every rank.
 
 The ranks are forked, so that they need not import torch again. A test gets what rank 0 returned.
 """
@@ -21,7 +21,7 @@ import torch.multiprocessing as multiprocessing
 TESTS = Path(__file__).parent.parent
 
 
-def run_world(module: str, function: str, world: int, folder: Path) -> Any:
+def run_world(module: str, function: str, world: int, folder: Path, backend: str = "gloo") -> Any:
     """What the function, called with a folder on every rank, returned on rank 0; computed once in a session of pytest.
 
     Workers of pytest-xdist share the folder, and the first to come computes.
@@ -30,17 +30,17 @@ def run_world(module: str, function: str, world: int, folder: Path) -> Any:
     with open(folder / f"{target.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            command = [sys.executable, __file__, module, function, str(world), str(folder)]
+            command = [sys.executable, __file__, module, function, str(world), str(folder), backend]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
             result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
             assert result.returncode == 0, result.stdout + result.stderr
     return json.loads(target.read_text())
 
 
-def run_rank(rank: int, module: str, function: str, world: int, folder: Path) -> None:
+def run_rank(rank: int, module: str, function: str, world: int, folder: Path, backend: str) -> None:
     """In a group whose store is a file, so that no port has to be free."""
     store = distributed.FileStore(str(folder / f"{module}.{function}.{world}.store"), world)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     result = getattr(importlib.import_module(module), function)(folder)
     if rank == 0:
         (folder / f"{module}.{function}.{world}.json").write_text(json.dumps(result))
@@ -49,7 +49,7 @@ def run_rank(rank: int, module: str, function: str, world: int, folder: Path) ->
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    name, function, world, folder = sys.argv[1:]
+    name, function, world, folder, backend = sys.argv[1:]
     importlib.import_module(name)
-    arguments = (name, function, int(world), Path(folder))
+    arguments = (name, function, int(world), Path(folder), backend)
     multiprocessing.start_processes(run_rank, arguments, nprocs=int(world), start_method="fork")

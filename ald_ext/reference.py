@@ -126,9 +126,12 @@ def normal(
     return _normals(element, _NoiseKey(seed, step, parameter), dtype)
 
 
-def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def latent_normal(
+    index: Tensor, count: int, *, seed: int, step: int, offset: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """(n, count): row r is ``normal(count, parameter=index[r])``, so a datum's noise is the same in any minibatch."""
-    return _normals(elements_of_shard(count, 0, device=index.device), _NoiseKey(seed, step, index[:, None]), dtype)
+    element = elements_of_shard(count, offset, device=index.device)
+    return _normals(element, _NoiseKey(seed, step, index[:, None]), dtype)
 
 
 def _normals(element: Tensor, key: _NoiseKey, dtype: torch.dtype) -> Tensor:
@@ -254,10 +257,10 @@ def sgld_step_(
 
 
 def latent_langevin_step_(
-    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float, seed: int, step: int
+    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float, seed: int, step: int, offset: int = 0
 ) -> None:
     """z ← z - lr·∇U + √(2·lr·T) ξ, with row r of ξ that of datum index[r] (paper: Eq. 3)."""
-    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, index, seed, step)
+    z += -lr * grad + math.sqrt(2 * lr * temperature) * _latent_noise_like(z, index, seed, step, offset)
 
 
 def _underdamped_update(
@@ -316,14 +319,16 @@ def latent_underdamped_step_(
     temperature: float,
     seed: int,
     step: int,
+    offset: int = 0,
 ) -> None:
     """The same of latent variables, with row r of ξ that of datum index[r]."""
-    noise = functools.partial(_latent_noise_like, z, index, seed, step)
+    noise = functools.partial(_latent_noise_like, z, index, seed, step, offset)
     _underdamped_update(z, momenta, grad, lr, momentum, temperature, noise)
 
 
-def _latent_noise_like(z: Tensor, index: Tensor, seed: int, step: int) -> Tensor:
-    return latent_normal(index, math.prod(z.shape[1:]), seed=seed, step=step, dtype=z.dtype).view_as(z)
+def _latent_noise_like(z: Tensor, index: Tensor, seed: int, step: int, offset: int) -> Tensor:
+    count = math.prod(z.shape[1:])
+    return latent_normal(index, count, seed=seed, step=step, offset=offset, dtype=z.dtype).view_as(z)
 
 
 @rounding_16_bit_parameters

@@ -69,6 +69,15 @@ def test_anomaly_scores_tell_one_class_from_the_others(tmp_path: Path):
     assert_picture(tmp_path / "anomalies.png")
 
 
+def test_chains_of_one_process_agree_with_the_exact_posterior(tmp_path: Path):
+    results = run_example("chains", "--out", tmp_path)
+    assert results["chains"] == 8
+    assert results["r_hat"] < 1.05
+    assert results["ess"] > 300
+    assert 0.5 < results["error_in_standard_errors"] < 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["chains-0000-0007.npy"]
+
+
 def test_the_last_layer_samples_the_exact_posterior_and_the_whole_network_does_not(tmp_path: Path):
     results = run_example("posterior_sampling", "--out", tmp_path)
     last_layer, network = results["last layer"], results["whole network"]

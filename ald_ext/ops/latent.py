@@ -11,8 +11,10 @@ from .. import reference
 from .library import KERNEL_DEVICES, OPS, check_not_recorded, write
 
 
-def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normals for latent variables: row r is ``normal(count, seed=seed, step=step, parameter=index[r])``.
+def latent_normal(
+    index: Tensor, count: int, *, seed: int, step: int, offset: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normals for latent variables: row r is :func:`normal` of parameter index[r], from element ``offset`` on.
 
     A chain's noise is keyed by its datum, so it does not depend on the minibatch the datum is in (Note [Noise]).
 
@@ -20,7 +22,7 @@ def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: tor
         index: (n,) int64, the index of each row's datum, 0 ≤ index < 2^44; it may repeat. (Another one raises on a CPU;
             CUDA does not look, and gives it noise that is not its own.)
         count: of elements a row.
-        seed, step: the noise key, as in :func:`normal`.
+        seed, step, offset: the noise key, as in :func:`normal`.
         dtype: torch.float32 or torch.float64.
 
     Returns:
@@ -34,14 +36,22 @@ def latent_normal(index: Tensor, count: int, *, seed: int, step: int, dtype: tor
     if index.dim() != 1:
         raise RuntimeError(f"ald_ext.ops.latent_normal: index: got shape {tuple(index.shape)}, expected (n,)")
     if index.device.type not in KERNEL_DEVICES:
-        return reference.latent_normal(index, count, seed=seed, step=step, dtype=dtype)
+        return reference.latent_normal(index, count, seed=seed, step=step, offset=offset, dtype=dtype)
     out = torch.empty(len(index), count, dtype=dtype, device=index.device)
-    write(OPS.latent_normal_, [out], out, index, seed=seed, step=step)
+    write(OPS.latent_normal_, [out], out, index, seed=seed, step=step, offset=offset)
     return out
 
 
 def latent_langevin_step_(
-    z: Tensor, grad: Tensor, index: Tensor, *, lr: float, temperature: float = 1.0, seed: int, step: int
+    z: Tensor,
+    grad: Tensor,
+    index: Tensor,
+    *,
+    lr: float,
+    temperature: float = 1.0,
+    seed: int,
+    step: int,
+    offset: int = 0,
 ) -> None:
     """One Langevin step of latent variables in place: z ← z - lr·∇U + √(2·lr·T) ξ (paper: Eq. 3).
 
@@ -53,14 +63,14 @@ def latent_langevin_step_(
         index: (n,) int64, the index of each row's datum, as in :func:`latent_normal`.
         lr: η ≥ 0.
         temperature: T ≥ 0.
-        seed, step: the noise key, as in :func:`normal`.
+        seed, step, offset: the noise key, as in :func:`latent_normal`.
 
     Raises:
         RuntimeError: devices, dtypes or shapes that do not match, z not contiguous or with memory of another tensor,
             values out of range, or tensors that autograd is recording.
     """
     check_not_recorded("latent_langevin_step_", ("z", z))
-    settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": seed, "step": step}
+    settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": seed, "step": step, "offset": offset}
     if z.device.type not in KERNEL_DEVICES:
         reference.latent_langevin_step_(z, grad, index, **settings)
         return
@@ -78,13 +88,14 @@ def latent_underdamped_step_(
     temperature: float = 1.0,
     seed: int,
     step: int,
+    offset: int = 0,
 ) -> None:
     """One underdamped step of latent variables and their momenta in place (Note [The underdamped update], N = 1).
 
     Row r of ξ is that of :func:`latent_normal` for datum index[r].
 
     Args:
-        z, grad, index, lr, temperature, seed, step: as in :func:`latent_langevin_step_`; lr = h².
+        z, grad, index, lr, temperature, seed, step, offset: as in :func:`latent_langevin_step_`; lr = h².
         momenta: p, of the same shape, dtype and device as z; contiguous.
         momentum: μ, 0 ≤ momentum < 1.
 
@@ -98,6 +109,7 @@ def latent_underdamped_step_(
         "temperature": temperature,
         "seed": seed,
         "step": step,
+        "offset": offset,
     }
     if z.device.type not in KERNEL_DEVICES:
         reference.latent_underdamped_step_(z, momenta, grad, index, **settings)

@@ -1,6 +1,7 @@
 """Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
 from .amortized import AmortizedLangevin, sampler_from_encoder
+from .chains import chains_of_rank, gather_chains, load_chains, save_chains
 from .check import CheckReport, CheckRun, check_optimizer, check_sampler
 from .collection import Collector, Sampler, SampleStorage, Sink, collect
 from .datapoint import DatapointSampler
@@ -56,6 +57,7 @@ __all__ = [
     "TemperatureEstimate",
     "UnderdampedLangevin",
     "WhitenedFeatures",
+    "chains_of_rank",
     "check_optimizer",
     "check_sampler",
     "collect",
@@ -63,7 +65,9 @@ __all__ = [
     "effective_sample_size",
     "exact_laplacian",
     "fit_variational",
+    "gather_chains",
     "hutchinson_laplacian",
+    "load_chains",
     "monte_carlo_standard_error",
     "negative_elbo",
     "posterior_potential",
@@ -72,6 +76,7 @@ __all__ = [
     "prior_potential",
     "r_hat",
     "sampler_from_encoder",
+    "save_chains",
     "save_netcdf",
     "summarize",
     "tanh_network",

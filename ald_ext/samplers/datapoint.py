@@ -3,8 +3,9 @@
 Note [Noise of datapoint samplers]
     Step t = 1, 2, … of a sampler makes ``draws_per_step`` = D draws of normals for each datum. Draw k of step t is row
     index[r] of :func:`ald_ext.ops.latent_normal` with noise step number t·D + k; the numbers below D belong to the
-    initial state. Within a row, elements run over chains, then over the dimensions of a chain. A normal ξ is made into
-    a uniform u = Φ(ξ), so that log u = torch.special.log_ndtr(ξ).
+    initial state. Within a row, elements run over chains, then over the dimensions of a chain. The sampler's first
+    chain is chain ``first_chain`` of the row, so that a chain has the same noise whichever others run beside it. A
+    normal ξ is made into a uniform u = Φ(ξ), so that log u = torch.special.log_ndtr(ξ).
 
     So the noise of a datum is a pure function of (seed, t, its index): the same bits in any minibatch, at any place in
     it. Its trajectory is the same bit for bit as well if the potential computes a row in the same way whatever the
@@ -38,6 +39,8 @@ class DatapointSampler(ABC):
         seed: seed of the noise, 0 ≤ seed < 2^63; None draws one from torch's default generator.
         index: index of each datum in its data set, (n,) int64, 0 ≤ index < 2^44, which keys the noise (Note [Noise of
             datapoint samplers]); None stands for 0, 1, …, n - 1.
+        first_chain: index of the first chain, which keys the noise, too, for chains that are divided among processes:
+            see :func:`ald_ext.samplers.chains_of_rank`.
 
     Attributes:
         step_count: the number of steps that were made.
@@ -58,6 +61,7 @@ class DatapointSampler(ABC):
         temperature: float = 1.0,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
         self._require(z.dim() in (2, 3), "z", f"shape {tuple(z.shape)}", "(n, d) or (n, chains, d)")
         floats = (torch.float32, torch.float64)
@@ -70,6 +74,8 @@ class DatapointSampler(ABC):
         self.temperature = float(temperature)
         self.seed = self._checked_seed(seed)
         self.index = self._checked_index(index, z)
+        self._require(first_chain >= 0, "first_chain", first_chain, "an integer >= 0")
+        self.first_chain = first_chain
         self._z = z.detach().clone(memory_format=torch.contiguous_format)
         self._rows_of_x = x if x is None or z.dim() == 2 else x.repeat_interleave(z.shape[1], 0)  # one for each chain
         self.step_count = self._first_step = 0
@@ -96,13 +102,14 @@ class DatapointSampler(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that changes, and the seed; they load with weights_only=True."""
         tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        return {"seed": self.seed, "step_count": self.step_count, "index": self.index.clone(), **tensors}
+        numbers = {"seed": self.seed, "step_count": self.step_count, "first_chain": self.first_chain}
+        return {**numbers, "index": self.index.clone(), **tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bit for bit from the state of a sampler with the same arguments; options are not part of it.
 
         Raises:
-            ValueError: an entry is missing, or differs in shape, dtype or index from what this sampler has.
+            ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
         """
         earlier_names = {"data": "index", "momentum": "momenta"}
         state_dict = {earlier_names.get(name, name): value for name, value in state_dict.items()}
@@ -114,6 +121,9 @@ class DatapointSampler(ABC):
             fits = saved.shape == tensor.shape and saved.dtype == tensor.dtype
             got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
             self._require(fits, "state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
+        first_chain = state_dict.get("first_chain", self.first_chain)  # which earlier versions did not save
+        got = f"first_chain={first_chain}, the state of other chains"
+        self._require(first_chain == self.first_chain, "state_dict", got, f"{self.first_chain}")
         same = torch.equal(state_dict["index"].to(self.index.device), self.index)
         self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
@@ -141,9 +151,12 @@ class DatapointSampler(ABC):
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""
-        noise_step, count = step * self.draws_per_step + draw, shape[1:].numel()
-        noise = ops.latent_normal(self.index, count, seed=self.seed, step=noise_step, dtype=self._z.dtype)
-        return noise.view(shape)
+        key = {"seed": self.seed, "step": step * self.draws_per_step + draw, "offset": self._offset(shape)}
+        return ops.latent_normal(self.index, shape[1:].numel(), **key, dtype=self._z.dtype).view(shape)
+
+    def _offset(self, shape: torch.Size) -> int:
+        """Return the element of a row at which the draws of the first chain begin, for draws of z's shape or (n, …)."""
+        return self.first_chain * shape[self._z.dim() - 1 :].numel()
 
     def _checked_seed(self, seed: int | None) -> int:
         if seed is None:

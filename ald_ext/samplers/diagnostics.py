@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..settings import require
+from .equal_chains import check_chains_differ
 from .potential import Potential
 
 #: A function of z (..., d): the gradient (..., d), or the Laplacian (...).
@@ -29,10 +30,12 @@ NUM_BATCHES = 30
 
 
 def with_chains(name: str, samples: Tensor) -> Tensor:
-    """Return samples as (draws, n, chains, d), detached. ValueError for another shape."""
+    """Return samples as (draws, n, chains, d), detached. ValueError for another shape, or equal chains."""
     fits, got = samples.ndim in (3, 4) and 0 not in samples.shape, f"shape {tuple(samples.shape)}"
     require(fits, f"ald_ext.samplers.{name}: samples", got, "(draws, n, d) or (draws, n, chains, d)")
-    return samples.detach().unsqueeze(2) if samples.ndim == 3 else samples.detach()
+    samples = samples.detach().unsqueeze(2) if samples.ndim == 3 else samples.detach()
+    check_chains_differ(f"ald_ext.samplers.{name}: samples", samples)
+    return samples
 
 
 def array_statistic(
@@ -60,7 +63,7 @@ def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
             itself), or another of arviz-stats (Vehtari et al. 2021): sd, median, mad, z_scale, folded, identity.
 
     Raises:
-        ValueError: another shape or method.
+        ValueError: another shape or method, or chains with equal draws, by the same noise by mistake.
         ImportError: arviz-stats is missing.
     """
     tail = {"prob": 0.05} if method == "tail" else {}

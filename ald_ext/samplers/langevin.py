@@ -21,7 +21,7 @@ class LangevinDynamics(DatapointSampler):
     theirs is T s² / (1 - η/(2s²)). The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`, also for errors.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`, also for errors.
         step_size: η > 0.
         temperature: T ≥ 0; 0 is gradient descent.
     """
@@ -38,8 +38,9 @@ class LangevinDynamics(DatapointSampler):
         temperature: float = 1.0,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
         self.step_size = float(step_size)
 
@@ -47,7 +48,14 @@ class LangevinDynamics(DatapointSampler):
         _, gradient = self._evaluate(self._z)
         z = self._z.clone()
         ops.latent_langevin_step_(
-            z, gradient, self.index, lr=self.step_size, temperature=self.temperature, seed=self.seed, step=step
+            z,
+            gradient,
+            self.index,
+            lr=self.step_size,
+            temperature=self.temperature,
+            seed=self.seed,
+            step=step,
+            offset=self._offset(z.shape),
         )
         self._z = z
 
@@ -64,7 +72,7 @@ class UnderdampedLangevin(DatapointSampler):
     The momenta belong to a time half a step before. The potential may change between steps.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`, also for errors.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`, also for errors.
         step_size: h > 0.
         friction: γ > 0.
         temperature: T ≥ 0; 0 is gradient descent with momentum.
@@ -83,8 +91,9 @@ class UnderdampedLangevin(DatapointSampler):
         temperature: float = 1.0,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.step_size = float(step_size)
@@ -100,7 +109,8 @@ class UnderdampedLangevin(DatapointSampler):
         _, gradient = self._evaluate(self._z)
         z, momenta = self._z.clone(), self._momenta.clone()
         decay = math.exp(-self.friction * self.step_size)
-        noise: dict[str, Any] = {"temperature": self.temperature, "seed": self.seed, "step": step}
+        key = {"seed": self.seed, "step": step, "offset": self._offset(z.shape)}
+        noise: dict[str, Any] = {"temperature": self.temperature, **key}
         ops.latent_underdamped_step_(z, momenta, gradient, self.index, lr=self.step_size**2, momentum=decay, **noise)
         self._z, self._momenta = z, momenta
 

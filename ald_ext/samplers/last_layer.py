@@ -45,6 +45,7 @@ class LastLayer:
         weight: Tensor | None,
         initial_scale: float,
         seed: int | None,
+        first_chain: int,
     ) -> None:
         self.features, self.potential, self.x, self.latent_dim = features, potential, x, latent_dim
         self.seed = draw_seed() if seed is None else seed
@@ -60,9 +61,12 @@ class LastLayer:
             )
         shape = (chains, latent_dim, self.design.shape[1])
         if weight is None:
+            begin, end = (chain * math.prod(shape[1:]) for chain in (first_chain, first_chain + chains))
             generator = torch.Generator().manual_seed(self.seed)
-            normals = torch.randn(shape, generator=generator, dtype=self.design.dtype).to(self.design.device)
-            self._weight = normals * (initial_scale / self.design.square().sum(1).mean().sqrt())
+            # torch draws 16 at a time, so that the first ones do not depend on how many follow.
+            normals = torch.randn(math.ceil(end / 16) * 16, generator=generator, dtype=self.design.dtype)[begin:end]
+            scale = initial_scale / self.design.square().sum(1).mean().sqrt()
+            self._weight = normals.view(shape).to(self.design.device) * scale
         else:
             self._weight = self._checked(weight, shape)
 
@@ -112,7 +116,7 @@ class LastLayerALD(LastLayer):
             outputs begin as about N(0, initial_scale²).
         initial_scale: see weight.
         seed: seed of the initial weight, the noise and the minibatches; None draws one from torch's default generator.
-        options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, …
+        options: options of the kernel: step_size (of Φ), temperature, adapt_steps, num_leapfrog_steps, first_chain, …
     """
 
     def __init__(
@@ -129,9 +133,9 @@ class LastLayerALD(LastLayer):
         seed: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(
-            features, potential, x, latent_dim, chains=chains, weight=weight, initial_scale=initial_scale, seed=seed
-        )
+        first_chain = options.get("first_chain", 0)
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=first_chain)
         weights = self._weight.flatten(1)[None]
         self.kernel = kernel(self._total_potential, None, weights, seed=self.seed, **options)
 
@@ -205,9 +209,9 @@ class LastLayerSGALD(LastLayer):
         outputs: str = "all",
         **options: Any,
     ) -> None:
-        super().__init__(
-            features, potential, x, latent_dim, chains=chains, weight=weight, initial_scale=initial_scale, seed=seed
-        )
+        first_chain = options.get("first_chain", 0)
+        common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
+        super().__init__(features, potential, x, latent_dim, **common, first_chain=first_chain)
         self.batch_size = len(x) if batch_size is None else batch_size
         self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
         name = "ald_ext.samplers.LastLayerSGALD"

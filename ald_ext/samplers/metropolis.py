@@ -78,7 +78,7 @@ class MetropolisSampler(DatapointSampler):
         chain that adapts is not a Markov chain of the right target: discard these samples.
 
     Args:
-        potential, x, z, seed, index: see :class:`DatapointSampler`.
+        potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
         temperature: T > 0.
         inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
@@ -107,8 +107,9 @@ class MetropolisSampler(DatapointSampler):
         target_acceptance: float | None = None,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
-        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index)
+        super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
         self.adapt_steps = adapt_steps
@@ -214,8 +215,8 @@ class MALA(MetropolisSampler):
     size √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
 
     Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
-            see :class:`MetropolisSampler`, also for errors; the step size is h.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
+            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is h.
     """
 
     draws_per_step: ClassVar = 2
@@ -243,8 +244,8 @@ class HMC(MetropolisSampler):
     and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
 
     Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index:
-            see :class:`MetropolisSampler`, also for errors; the step size is ε.
+        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
+            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is ε.
         num_leapfrog_steps: L ≥ 1.
         jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
             fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
@@ -269,6 +270,7 @@ class HMC(MetropolisSampler):
         target_acceptance: float | None = None,
         seed: int | None = None,
         index: Tensor | None = None,
+        first_chain: int = 0,
     ) -> None:
         super().__init__(
             potential,
@@ -281,6 +283,7 @@ class HMC(MetropolisSampler):
             target_acceptance=target_acceptance,
             seed=seed,
             index=index,
+            first_chain=first_chain,
         )
         self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
         self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..moments import merge_mean_
 from ..settings import require
 from .collection import check_state_shape
+from .equal_chains import check_chains_differ
 
 #: What :meth:`StreamingMoments.state_dict` holds; the tensors are there from the first draw on.
 PLAIN_VALUES = ("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape")
@@ -37,7 +38,7 @@ class StreamingMoments:
         num_batches: largest number of batches in Note [Doubling batches]; even, ≥ 4.
 
     Raises:
-        ValueError: a draw of another shape, or a bad num_batches.
+        ValueError: a draw of another shape, a bad num_batches, or R-hat, ESS or MCSE of chains with equal draws.
         RuntimeError: a result is asked for without draws.
     """
 
@@ -97,6 +98,10 @@ class StreamingMoments:
         if self.count < least:
             raise RuntimeError(f"ald_ext.samplers.StreamingMoments: got {self.count} draws, expected {least} at least")
 
+    def _check_chains(self) -> None:
+        self._check_has_draws(4)
+        check_chains_differ("ald_ext.samplers.StreamingMoments", self._batch_means[: self._num_full])
+
     @property
     def num_chains(self) -> int:
         """The number of chains, 1 for draws (n, d)."""
@@ -143,7 +148,7 @@ class StreamingMoments:
 
     def _long_run_variance(self) -> Tensor:
         """Return σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
-        self._check_has_draws(4)
+        self._check_chains()
         means = self._batch_means[: self._num_full]
         deviations = means - means.mean((0, 2), keepdim=True)
         degrees = self._num_full * self.num_chains - 1
@@ -169,7 +174,7 @@ class StreamingMoments:
         num_batches·2^k draws, the halves are equal and this is the textbook number; otherwise the second half is
         longer, by two batches at most.
         """
-        self._check_has_draws(4)
+        self._check_chains()
         first_count = self._num_full // 2 * self.batch_size
         second_count = self.count - first_count
         first = self._batch_means[: self._num_full // 2].mean(0)
@@ -194,7 +199,7 @@ class StreamingMoments:
                 many draws.
 
         Raises:
-            ValueError: shapes, options or numbers of draws that do not fit.
+            ValueError: shapes, options or numbers of draws that do not fit, or chains with equal draws.
         """
         name = "ald_ext.samplers.StreamingMoments.merge"
         require(along in ("draws", "chains"), f"{name}: along", repr(along), "'draws' or 'chains'")
@@ -207,6 +212,9 @@ class StreamingMoments:
             progress = ("count", "batch_size", "_num_full", "_num_partial")
             fits = along == "draws" or all(getattr(self, value) == getattr(other, value) for value in progress)
             require(fits, f"{name}: other", f"{other.count} draws a chain", f"{self.count}, not merged before")
+            if along == "chains":
+                batch_means = torch.cat([self._batch_means, other._batch_means], 2)
+                check_chains_differ(f"{name}: other", batch_means[: self._num_full])
         if other.count == 0:
             return
         if self.count == 0:

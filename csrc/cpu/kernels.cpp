@@ -195,7 +195,7 @@ ALD_EXT_INLINE void for_each_normal_of_short_rows(const LatentNoiseKey& key, std
 template <typename Scalar, typename Prepare, typename Finish>
 ALD_EXT_INLINE void for_each_latent_normal(const LatentNoiseKey& key, std::int64_t begin, std::int64_t end,
                                            const Prepare& prepare, const Finish& finish) {
-    if (key.dimension <= chunk_blocks) {
+    if (key.dimension <= chunk_blocks && key.offset == 0) {
         if (begin < end) for_each_normal_of_short_rows<Scalar>(key, begin, end, prepare, finish);
         return;
     }
@@ -204,7 +204,7 @@ ALD_EXT_INLINE void for_each_latent_normal(const LatentNoiseKey& key, std::int64
         const std::int64_t row = start / key.dimension, row_end = (row + 1) * key.dimension;
         stop = row_end < end ? row_end : end;
         for_each_normal<Scalar>(
-            stop - start, {key.seed, key.step, key.index[row], start - row * key.dimension},
+            stop - start, {key.seed, key.step, key.index[row], key.offset + start - row * key.dimension},
             [=](std::int64_t i) { return prepare(start + i); },
             [=](std::int64_t i, Scalar xi, Scalar prepared) { finish(start + i, xi, prepared); });
     }

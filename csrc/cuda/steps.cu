@@ -266,8 +266,8 @@ void launch_steps(StepKind kind, const std::vector<StepTensor<Param>>& tensors, 
 // Latent rows are short and their blocks hardly shared: one thread an element.
 template <typename Scalar>
 __device__ Scalar latent_normal_of(const LatentNoiseKey& key, std::int64_t i) {
-    const std::int64_t row = i / key.dimension;
-    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.index[row]), i - row * key.dimension);
+    const std::int64_t row = i / key.dimension, element = key.offset + i - row * key.dimension;
+    return normal_of_element<Scalar>(make_noise_stream(key.seed, key.step, key.index[row]), element);
 }
 
 template <typename Scalar>

@@ -106,11 +106,12 @@ struct ShardNoiseKey {
     Shard shard;
 };
 
-// The same for latent variables: rows of `dimension` elements, row r of the parameter index[r].
+// The same for latent variables: rows of `dimension` elements, row r of the parameter index[r] from `offset` on.
 struct LatentNoiseKey {
     std::int64_t seed, step;
     const std::int64_t* index;
     std::int64_t dimension;
+    std::int64_t offset = 0;
 };
 
 // p(precision) of the marginalized Gaussian: Gamma(shape, rate); rate = 0 stands for the improper priors, flat

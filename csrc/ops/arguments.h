@@ -321,13 +321,13 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
 struct LatentArguments {
     const char* op;
     Tensor index;  // contiguous
-    std::int64_t seed, step, dimension;
+    std::int64_t seed, step, dimension, offset;
 
-    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(index), dimension}; }
+    LatentNoiseKey key() const { return {seed, step, const_data<std::int64_t>(index), dimension, offset}; }
 };
 
 inline LatentArguments check_latent(const char* op, const Tensor& rows, const char* name, const Tensor& index,
-                                    std::int64_t seed, std::int64_t step) {
+                                    std::int64_t seed, std::int64_t step, std::int64_t offset) {
     check_floating(rows, op, name);
     ALD_EXT_CHECK(rows.dim() >= 1, op, name, "got a tensor without dimensions, expected (n, ...)");
     check_contiguous(rows, op, name);
@@ -337,8 +337,8 @@ inline LatentArguments check_latent(const char* op, const Tensor& rows, const ch
                   shape_text(index.sizes()), ", expected (", rows.size(0), "), one datum a row of ", name);
     std::int64_t dimension = 1;
     for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
-    check_noise_key({seed, step, 0, 0}, dimension, op);
-    return {op, torch::stable::contiguous(index), seed, step, dimension};
+    check_noise_key({seed, step, 0, offset}, dimension, op);
+    return {op, torch::stable::contiguous(index), seed, step, dimension, offset};
 }
 
 struct LatentStepArguments {
@@ -358,7 +358,7 @@ inline void check_latent_companion(const Tensor& tensor, const Tensor& z, const 
 // `momenta` is null for SGLD.
 inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, const Tensor* momenta, const Tensor& grad,
                                              const Tensor& index, std::int64_t seed, std::int64_t step,
-                                             const LangevinSettings& settings) {
+                                             std::int64_t offset, const LangevinSettings& settings) {
     check_settings(settings, op);
     check_not_negative(settings.lr, op, "lr");
     check_floating(z, op, "z");
@@ -367,7 +367,7 @@ inline LatentStepArguments check_latent_step(const char* op, const Tensor& z, co
         check_latent_companion(*momenta, z, op, "momenta");
         check_contiguous(*momenta, op, "momenta");
     }
-    const LatentArguments rows = check_latent(op, z, "z", index, seed, step);
+    const LatentArguments rows = check_latent(op, z, "z", index, seed, step, offset);
     const Tensor gradient = torch::stable::contiguous(grad);
     if (z.numel() > 0) {
         std::vector<MemoryRange> ranges = {memory_range(z, true), memory_range(gradient, false),

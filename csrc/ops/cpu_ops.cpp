@@ -57,8 +57,8 @@ void check_index_values(const LatentArguments& rows) {
     }
 }
 
-void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step) {
-    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step);
+void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step, std::int64_t offset) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step, offset);
     check_index_values(rows);
     dispatch_floating(out, [&](auto zero) {
         using Scalar = decltype(zero);

@@ -29,8 +29,8 @@ void normal_(const Tensor& out, std::int64_t seed, std::int64_t step, std::int64
     });
 }
 
-void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step) {
-    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step);
+void latent_normal_(const Tensor& out, const Tensor& index, std::int64_t seed, std::int64_t step, std::int64_t offset) {
+    const LatentArguments rows = check_latent("ald_ext::latent_normal_", out, "out", index, seed, step, offset);
     const DeviceGuard guard(out.get_device_index());
     dispatch_floating(out, [&](auto zero) {
         using Scalar = decltype(zero);

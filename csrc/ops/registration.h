@@ -71,22 +71,23 @@ struct LatentOps {
     }
 
     static void latent_langevin_step_(const Tensor& z, const Tensor& grad, const Tensor& index, double lr,
-                                      double temperature, std::int64_t seed, std::int64_t step) {
+                                      double temperature, std::int64_t seed, std::int64_t step, std::int64_t offset) {
         LangevinSettings settings;
         settings.lr = lr;
         settings.temperature = temperature;
-        run_latent(check_latent_step("ald_ext::latent_langevin_step_", z, nullptr, grad, index, seed, step, settings));
+        run_latent(
+            check_latent_step("ald_ext::latent_langevin_step_", z, nullptr, grad, index, seed, step, offset, settings));
     }
 
     static void latent_underdamped_step_(const Tensor& z, const Tensor& momenta, const Tensor& grad,
                                          const Tensor& index, double lr, double momentum, double temperature,
-                                         std::int64_t seed, std::int64_t step) {
+                                         std::int64_t seed, std::int64_t step, std::int64_t offset) {
         LangevinSettings settings;
         settings.lr = lr;
         settings.momentum = momentum;
         settings.temperature = temperature;
-        run_latent(
-            check_latent_step("ald_ext::latent_underdamped_step_", z, &momenta, grad, index, seed, step, settings));
+        run_latent(check_latent_step("ald_ext::latent_underdamped_step_", z, &momenta, grad, index, seed, step, offset,
+                                     settings));
     }
 };
 

@@ -34,13 +34,13 @@ STABLE_TORCH_LIBRARY(ald_ext, m) {
         m.def(step_schema<decltype(step)>(".tensor", "Tensor", "Tensor").c_str());
     });
     // Rows of latent variables, each with the noise of its datum.
-    m.def("latent_normal_(Tensor(a!) out, Tensor index, *, int seed, int step) -> ()");
+    m.def("latent_normal_(Tensor(a!) out, Tensor index, *, int seed, int step, int offset=0) -> ()");
     m.def(
         "latent_langevin_step_(Tensor(a!) z, Tensor grad, Tensor index, *, float lr, float temperature, int seed, "
-        "int step) -> ()");
+        "int step, int offset=0) -> ()");
     m.def(
         "latent_underdamped_step_(Tensor(a!) z, Tensor(b!) momenta, Tensor grad, Tensor index, *, float lr, "
-        "float momentum, float temperature, int seed, int step) -> ()");
+        "float momentum, float temperature, int seed, int step, int offset=0) -> ()");
     m.def(
         "marginal_gaussian_log_prob(Tensor x, Tensor mean, float shape, float rate) -> "
         "(Tensor log_prob, Tensor squared_distance)");

@@ -182,7 +182,7 @@ template <typename Scalar>
 void test_latent(std::int64_t rows, std::int64_t dimension) {
     const std::int64_t count = rows * dimension;
     const std::vector<std::int64_t> data = data_indices(rows, 71);
-    const LatentNoiseKey key{INT64_MAX - 5, (std::int64_t{1} << 33) + 7, data.data(), dimension};
+    const LatentNoiseKey key{INT64_MAX - 5, (std::int64_t{1} << 33) + 7, data.data(), dimension, rows % 3 * 1000003};
     const auto& kernels = on_cpu().kernels<Scalar>();
     const unsigned launches = count > 0 ? 1 : 0;
 

@@ -82,9 +82,9 @@ std::vector<Compute<Param>> run_step(const Capability& capability, const Cuts& c
     return result;
 }
 
-// Latent rows are keyed by `key` without its parameter and offset.
+// Latent rows are keyed by `key` without its parameter.
 LatentNoiseKey latent_key(const NoiseKey& key, const std::vector<std::int64_t>& data, std::int64_t dimension) {
-    return {key.seed, key.step, data.data(), dimension};
+    return {key.seed, key.step, data.data(), dimension, key.offset};
 }
 
 std::int64_t rows_for(std::int64_t count, std::int64_t dimension) { return (count + dimension - 1) / dimension; }
@@ -315,14 +315,15 @@ void test_noise_layout(const Capability& capability) {
 template <typename Scalar>
 void test_latent_normals(const Capability& capability) {
     const auto& table = capability.kernels<Scalar>();
-    for (const NoiseKey& key : keys) {
+    for (const NoiseKey& from_start : keys) {
         for (const std::int64_t dimension : {1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 1000}) {
             for (const std::int64_t rows : {1, 2, 15, 33, 600}) {
                 if (rows * dimension > 20000) continue;
+                const NoiseKey key = moved(from_start, rows % 2 * 37);
                 const std::vector<std::int64_t> data = data_indices(rows, 14);
                 std::vector<Scalar> expected;
                 for (const std::int64_t datum : data) {
-                    append(expected, run_normal(table, whole(dimension), {key.seed, key.step, datum, 0}));
+                    append(expected, run_normal(table, whole(dimension), {key.seed, key.step, datum, key.offset}));
                 }
                 check_same(run_latent_normal(table, whole(rows * dimension), key, dimension), expected,
                            describe<Scalar>("latent_normal", capability, dimension, key));
@@ -455,18 +456,18 @@ void test_freezing(const Capability& capability) {
 // A latent step is that of a parameter a row, with N = 1.
 template <typename Scalar>
 void test_latent_steps(const Capability& capability) {
-    const NoiseKey key{12345, 678, 0, 0};
     for (const NamedSettings& named : steps_to_test) {
         if (named.kind != StepKind::sgld && named.kind != StepKind::sghmc) continue;
         const cpu::Step<Scalar> step = capability.step_kernels<Scalar>().of(named.kind);
         for (const std::int64_t dimension : {1, 2, 5, 16, 17, 64, 100}) {
+            const NoiseKey key{12345, 678, 0, dimension % 3 == 2 ? 3 * dimension : 0};
             const std::int64_t rows = 35, count = rows * dimension;
             const std::vector<std::int64_t> data = data_indices(rows, 14);
             StepInputs<Scalar> expected(count, false);
             for (std::int64_t row = 0; row < rows; ++row) {
                 const std::int64_t begin = row * dimension;
                 step(expected.param.data() + begin, expected.grad.data() + begin,
-                     states_at(expected.states.data(), count, begin), {key.seed, key.step, data[row], {0}}, 0,
+                     states_at(expected.states.data(), count, begin), {key.seed, key.step, data[row], {key.offset}}, 0,
                      dimension, named.settings);
             }
             append(expected.param, expected.states);

@@ -58,6 +58,19 @@ def test_a_datums_noise_is_the_same_in_any_batch(device: torch.device, order: li
     assert torch.equal(got, ops.latent_normal(index, count, **KEY)[picked])
 
 
+@DTYPES
+@pytest.mark.parametrize("offset", [1, 15, 16, 37, 64, 1000])
+@pytest.mark.parametrize("count", [1, 5, 16, 70])
+def test_normals_from_an_element_on(device: torch.device, count: int, offset: int, dtype: torch.dtype) -> None:
+    index = index_of(40, device)
+    got = ops.latent_normal(index, count, **KEY, offset=offset, dtype=dtype)
+    assert torch.equal(got, ops.latent_normal(index, offset + count, **KEY, dtype=dtype)[:, offset:])
+    largest = {"count": 3, **KEY, "dtype": dtype, "offset": 2**41 - 3}
+    datum = int(index[7])
+    expected = ops.normal(3, **KEY, parameter=datum, offset=2**41 - 3, dtype=dtype)
+    assert torch.equal(ops.latent_normal(index, **largest)[7].cpu(), expected)
+
+
 def test_strided_index(device: torch.device) -> None:
     index = index_of(20, device)
     got = ops.latent_normal(index[::3], 5, **KEY)
@@ -128,17 +141,30 @@ def test_steps_are_those_of_a_parameter_a_row(
 
 
 @DTYPES
+@pytest.mark.parametrize("cut", [1, 3, 16, 50])
 @EVERY_CASE
-def test_steps_agree_with_the_reference(device: torch.device, case: Case, dtype: torch.dtype) -> None:
+def test_rows_in_two_parts(device: torch.device, case: Case, cut: int, dtype: torch.dtype) -> None:
+    tensors, index = draw((40, 70), dtype, device), index_of(40, device)
+    parts = [
+        case.run([tensor[:, start:stop].contiguous() for tensor in tensors], index, offset=start)
+        for start, stop in [(0, cut), (cut, 70)]
+    ]
+    assert_same_bits([torch.cat(written, 1) for written in zip(*parts, strict=True)], case.run(tensors, index))
+
+
+@DTYPES
+@pytest.mark.parametrize("offset", [0, 33])
+@EVERY_CASE
+def test_steps_agree_with_the_reference(device: torch.device, case: Case, offset: int, dtype: torch.dtype) -> None:
     tensors, index = draw((30, 4, 5), dtype, device), index_of(30, device)
     z, grad, momenta = (tensor.clone() for tensor in tensors)
-    options = {"temperature": 1.0, **case.options, **KEY}
+    options = {"temperature": 1.0, **case.options, **KEY, "offset": offset}
     expected = [z, momenta] if case.underdamped else [z]
     step = reference.latent_underdamped_step_ if case.underdamped else reference.latent_langevin_step_
     step(*expected, grad, index, **options)
     # Noise to 1e-6 and 1e-14, scales below 1; a few roundings of numbers below 4.
     tolerance = {torch.float32: 4 * 6 * 2.0**-24 + 1e-6, torch.float64: 4 * 6 * 2.0**-53 + 1e-14}[dtype]
-    torch.testing.assert_close(case.run(tensors, index), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(case.run(tensors, index, offset=offset), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (4, 0), (0, 0), (4, 2, 0, 3)], ids=str)
@@ -172,8 +198,9 @@ def test_cuda_has_the_bits_of_the_cpu(cuda: torch.device, case: Case, dtype: tor
     cpu = torch.device("cpu")
     for dimension in (1, 2, 17, 1000):
         tensors, index = draw((333, dimension), dtype, cpu), index_of(333, cpu)
-        on_gpu = case.run([tensor.to(cuda) for tensor in tensors], index.to(cuda))
-        assert_same_bits(on_gpu, case.run(tensors, index))
+        for offset in (0, 21):
+            on_gpu = case.run([tensor.to(cuda) for tensor in tensors], index.to(cuda), offset=offset)
+            assert_same_bits(on_gpu, case.run(tensors, index, offset=offset))
 
 
 # --- Errors: nothing has been changed then ---
@@ -186,8 +213,8 @@ def valid(device: torch.device) -> dict[str, Any]:
 
 
 NUMBERS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "seed": 1, "step": 1}
-NOISE = ("index", "count", "seed", "step", "dtype")
-LANGEVIN = ("z", "grad", "index", "lr", "temperature", "seed", "step")
+NOISE = ("index", "count", "seed", "step", "offset", "dtype")
+LANGEVIN = ("z", "grad", "index", "lr", "temperature", "seed", "step", "offset")
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "latent_normal": (ops.latent_normal, NOISE),
     "latent_langevin_step_": (ops.latent_langevin_step_, LANGEVIN),
@@ -289,9 +316,10 @@ def test_shared_memory(device: torch.device) -> None:
         ("momentum", [-0.1, 1.0, float("nan")], "expected 0 <= momentum < 1", STEP_NAMES[1:]),
         ("seed", [-1], "expected 0 to", ()),
         ("step", [-1, 2**40], "expected 0 to", ()),
+        ("offset", [-1, 2**41 - 5], f"expected 0 to {2**41 - 6}", ()),
         ("count", [-1], "expected count >= 0", ("latent_normal",)),
     ],
-    ids=["lr", "temperature", "momentum", "seed", "step", "count"],
+    ids=["lr", "temperature", "momentum", "seed", "step", "offset", "count"],
 )
 def test_numbers_out_of_range(
     device: torch.device, argument: str, values: list[float], expected: str, names: tuple[str, ...]

@@ -278,14 +278,17 @@ def test_states_that_do_not_fit(make: Make) -> None:
         ({"z": z[:, :2]}, "got 'z' of shape (4, 2), torch.float64, expected shape (4, 3), torch.float64"),
         ({"z": z.float()}, "got 'z' of shape (4, 3), torch.float32"),
         ({"index": torch.arange(1, 5)}, "got the state of other data"),
+        ({"first_chain": 2}, "got first_chain=2, the state of other chains, expected 0"),
     ):
         with pytest.raises(ValueError, match=re.escape(name + message)):
             sampler.load_state_dict({**before, **change})
-    for missing in before:
+    for missing in before.keys() - {"first_chain"}:
         with pytest.raises(ValueError, match=re.escape(f"{name}got no entry '{missing}'")):
             sampler.load_state_dict({key: value for key, value in before.items() if key != missing})
-    earlier = {"index": "data", "momenta": "momentum"}  # names of earlier versions
-    sampler.load_state_dict({earlier.get(key, key): value for key, value in before.items()})
+    # Of earlier versions, which named some entries otherwise and lacked one.
+    earlier = {{"index": "data", "momenta": "momentum"}.get(key, key): value for key, value in before.items()}
+    del earlier["first_chain"]
+    sampler.load_state_dict(earlier)
     after = sampler.state_dict()
     assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(before[key])) for key in before)
 

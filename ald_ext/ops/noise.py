@@ -14,7 +14,7 @@ from .. import reference
 from .._extension import cpu_module
 from .library import KERNEL_DEVICES, OPS, write
 
-#: The how manieth fork of its parent this process is, and so on for the parents; the last is its number of forks.
+#: By generation, the number of forks up to the one that this process comes from; at last, how often it was forked.
 _forks = [0]
 
 

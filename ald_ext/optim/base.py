@@ -77,10 +77,11 @@ class LangevinOptimizer(GroupStepper):
 
     def _identify(self, group: Group) -> None:
         """Look at the identities of the parameters, when a group is new."""
-        if group["first_parameter"] is None and "param_names" not in group:
-            del group["first_parameter"]
-        if group["chain"] is None:
-            del group["chain"]
+        for option in self._rare_options:
+            if group.get(option) is None:
+                group.pop(option, None)
+        if "param_names" in group:
+            group.setdefault("first_parameter", None)  # names, and not positions
         for place, param in enumerate(group["params"]):
             if getattr(param, "_fsdp_flattened", False) and not hasattr(param, "_ald_ext_pieces"):
                 raise ValueError(
@@ -92,8 +93,8 @@ class LangevinOptimizer(GroupStepper):
         noise_ids = self._all_noise_ids()
         if noise_ids and max(noise_ids) > reference.MAX_PARAMETER:
             raise ValueError(
-                f"ald_ext.{type(self).__name__}: first_parameter: got {group['first_parameter']}, expected numbers of "
-                f"parameters up to {reference.MAX_PARAMETER}"
+                f"ald_ext.{type(self).__name__}: first_parameter: got {group.get('first_parameter')}, expected "
+                f"numbers of parameters up to {reference.MAX_PARAMETER}"
             )
         if places := repeated(noise_ids):
             raise ValueError(

@@ -40,6 +40,7 @@ def run_world(module: str, function: str, world: int, folder: Path, backend: str
 
 def run_rank(rank: int, module: str, function: str, world: int, folder: Path, backend: str) -> None:
     """In a group whose store is a file, so that no port has to be free."""
+    torch.set_num_threads(1)  # the first call after a fork makes a pool of threads anew, which two threads cannot do
     store = distributed.FileStore(str(folder / f"{module}.{function}.{world}.store"), world)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     result = getattr(importlib.import_module(module), function)(folder)
@@ -49,7 +50,6 @@ def run_rank(rank: int, module: str, function: str, world: int, folder: Path, ba
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     name, function, world, folder, backend = sys.argv[1:]
     importlib.import_module(name)
     arguments = (name, function, int(world), Path(folder), backend)

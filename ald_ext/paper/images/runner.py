@@ -115,7 +115,7 @@ def make_jobs(experiment: ImageExperiment, settings: ImageSettings, num_seeds: i
         data = load(name, settings)
         if experiment.needs_statistics:
             real_statistics(data, settings, runs)
-        parts, seeds = experiment.parts(data) if experiment.parts else ("",), range(num_seeds)
+        parts, seeds = experiment.parts(data), range(num_seeds)
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     return jobs
 
@@ -144,8 +144,7 @@ def run_jobs(
 
 
 def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
-    data = load(job.dataset, settings)
-    data = experiment.prepare(data, job) if experiment.prepare else data
+    data = experiment.prepare(load(job.dataset, settings), job)
     return data, experiment.training_config(settings, job, data.train_images)
 
 
@@ -228,8 +227,7 @@ def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> 
         parts.setdefault((job.dataset, job.model, job.seed), {})[job.part] = outcome.values
     values: dict[str, list[float]] = {}
     for (dataset, model, _), of_parts in parts.items():
-        rows = experiment.summarize(of_parts) if experiment.summarize else of_parts[""]
-        for metric, value in rows.items():
+        for metric, value in experiment.summarize(of_parts).items():
             values.setdefault(f"{dataset}/{model}/{metric}", []).append(value)
-    values |= experiment.compare(outcomes) if experiment.compare else {}
+    values |= experiment.compare(outcomes)
     return [make_row(name, numbers, experiment.paper) for name, numbers in values.items()]

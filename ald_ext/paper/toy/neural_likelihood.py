@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,26 +76,6 @@ class NeuralPotential:
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         misfit = (x - self.decoder(z)).square().sum(1) / OBSERVATION_SCALE**2
         return (z.square().sum(1) + misfit) / 2
-
-
-def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
-    decoder = random_decoder()
-    potential = NeuralPotential(decoder)
-    x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
-    x = x + OBSERVATION_SCALE * torch.randn_like(x)
-    truth = grid_truth(potential, x, settings)
-    masses = {"truth": truth}
-    for covariance in ("diagonal", "full"):
-        encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
-        masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
-    samples = draw_ald_samples(settings, potential, x, seed, progress)
-    masses["ald"] = histograms(samples, settings.bins)
-    # What as many independent draws from the truth would have.
-    masses["exact_sampling"] = resampled(truth, settings.num_samples)
-    values = {f"{name}_total_variation": total_variation(mass, truth) for name, mass in masses.items()}
-    del values["truth_total_variation"]
-    values["ald_over_avi_full"] = values["ald_total_variation"] / values["avi_full_total_variation"]
-    return Outcome(values, {"masses": masses, "samples": samples})
 
 
 def random_decoder() -> nn.Sequential:
@@ -192,29 +172,6 @@ def total_variation(mass: Tensor, truth: Tensor) -> float:
     return (((mass - truth).abs().sum((1, 2)) + outside.clamp_min(0)) / 2).mean().item()
 
 
-def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
-
-    The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
-    """
-    seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
-    masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
-    columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
-    picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
-    extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
-    for datum in range(settings.num_data):
-        for axis, (name, title) in zip(axes[datum], columns, strict=False):
-            largest = masses["truth"][datum].max().item()
-            axis.imshow(masses[name][datum].T.numpy(), origin="lower", extent=extent, vmax=largest)
-            axis.set_title(title, fontsize=9)
-        axis = axes[datum, 4]
-        axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
-        axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
-        axis.set_title("ALD, samples", fontsize=9)
-    picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
-    return picture
-
-
 PROBLEM_DIFFERENCES = (
     Difference(
         "scale of the likelihood's weights and biases",
@@ -225,23 +182,21 @@ PROBLEM_DIFFERENCES = (
     Difference("activation of the inference network", "as the likelihood's, ReLU", "tanh", "the paper prefers it"),
 )
 
-EXPERIMENT = Experiment(
-    name="neural-likelihood",
-    title="Multimodal posteriors of a neural likelihood: grid truth, Gaussian AVI, ALD (Figures 4, 10)",
-    presets={
+
+class NeuralLikelihood(Experiment[NeuralSettings]):
+    name = "neural-likelihood"
+    title = "Multimodal posteriors of a neural likelihood: grid truth, Gaussian AVI, ALD (Figures 4, 10)"
+    presets: ClassVar = {
         "default": NeuralSettings(),
         "paper": NeuralSettings(burn_in=1000, network=NetworkSettings(lr=0.003)),
-    },
-    quick={"num_samples": 2000, "transitions": 5}
-    | {"avi_steps": 300, "avi_lr": 1e-2, "avi_samples": 8, "avi_restarts": 1},
-    units=lambda settings: (
-        2 * settings.avi_steps * settings.avi_restarts
-        + settings.num_samples // (settings.chains if settings.network is None else 1)
-        + settings.burn_in
-    ),
-    run_seed=run_seed,
-    draw=draw,
-    differences={
+    }
+    quick: ClassVar = {"num_samples": 2000, "transitions": 5} | {
+        "avi_steps": 300,
+        "avi_lr": 1e-2,
+        "avi_samples": 8,
+        "avi_restarts": 1,
+    }
+    differences: ClassVar = {
         "default": (
             *PROBLEM_DIFFERENCES,
             *last_layer_differences(
@@ -257,5 +212,49 @@ EXPERIMENT = Experiment(
             ),
         ),
         "paper": (*PROBLEM_DIFFERENCES, *NETWORK_DIFFERENCES),
-    },
-)
+    }
+
+    def units(self, settings: NeuralSettings) -> int:
+        fits = 2 * settings.avi_steps * settings.avi_restarts
+        return fits + settings.burn_in + settings.num_samples // (settings.chains if settings.network is None else 1)
+
+    def run_seed(self, settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
+        decoder = random_decoder()
+        potential = NeuralPotential(decoder)
+        x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
+        x = x + OBSERVATION_SCALE * torch.randn_like(x)
+        truth = grid_truth(potential, x, settings)
+        masses = {"truth": truth}
+        for covariance in ("diagonal", "full"):
+            encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
+            masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
+        samples = draw_ald_samples(settings, potential, x, seed, progress)
+        masses["ald"] = histograms(samples, settings.bins)
+        # What as many independent draws from the truth would have.
+        masses["exact_sampling"] = resampled(truth, settings.num_samples)
+        values = {f"{name}_total_variation": total_variation(mass, truth) for name, mass in masses.items()}
+        del values["truth_total_variation"]
+        values["ald_over_avi_full"] = values["ald_total_variation"] / values["avi_full_total_variation"]
+        return Outcome(values, {"masses": masses, "samples": samples})
+
+    def draw(self, settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
+        """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
+
+        The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
+        """
+        seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
+        masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
+        columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
+        picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
+        extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
+        for datum in range(settings.num_data):
+            for axis, (name, title) in zip(axes[datum], columns, strict=False):
+                largest = masses["truth"][datum].max().item()
+                axis.imshow(masses[name][datum].T.numpy(), origin="lower", extent=extent, vmax=largest)
+                axis.set_title(title, fontsize=9)
+            axis = axes[datum, 4]
+            axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
+            axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+            axis.set_title("ALD, samples", fontsize=9)
+        picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
+        return picture

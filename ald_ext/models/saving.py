@@ -49,7 +49,9 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: got {str(path)!r}, expected a file that `ald-ext train` wrote")
     try:
-        check_sums(path)
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch.load leaves checksums alone
+                raise ValueError(f"the checksum of {damaged} is wrong")
         contents = torch.load(path, map_location=device, weights_only=True)
     except PermissionError:
         raise
@@ -71,14 +73,6 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
     if missing:
         raise ValueError(f"checkpoint: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
     return found
-
-
-def check_sums(path: Path) -> None:
-    """Raise an error if the checksums in torch's zip file differ from its contents, which torch.load leaves alone."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
-from .image_generation import COMMON_DIFFERENCES, QUICK, sample_quality
+from .image_generation import COMMON_DIFFERENCES, sample_quality
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS
@@ -66,7 +66,6 @@ class Dequantization(ImageExperiment):
     name = "dequantization"
     title = "A pixel's values before and after dequantization, samples and RE (Figures 8 and 9)"
     settings = ImageSettings(datasets=("mnist",), models=("lae",))
-    quick = QUICK
     differences = (
         *COMMON_DIFFERENCES,
         Difference("pixel", "top left, of SVHN", "top left; of MNIST, where it is 0, another", "one that varies"),

@@ -223,7 +223,14 @@ class ImageExperiment(ABC):
     name: str
     title: str
     settings: ImageSettings
-    quick: ClassVar[Mapping[str, Any]]
+    quick: ClassVar[Mapping[str, Any]] = {
+        "datasets": ("mnist5k",),
+        "epochs": 1,
+        "train_images": 1000,
+        "test_images": 100,
+        "frechet_samples": 100,
+        "frechet_images": 300,
+    }
     differences: Sequence[Difference]
     paper: ClassVar[Mapping[str, float]] = {}
     trained_images: ClassVar[Mapping[str, int]] = FEWER_TRAINED_IMAGES

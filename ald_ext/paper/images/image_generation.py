@@ -14,17 +14,8 @@ from ...training import TrainingConfig
 from ...training.evaluation import EVALUATION_BATCH, averaged_reconstruction_error, evaluating, values_of_data
 from ...training.pictures import pair_up
 from ..results import Difference, Job, Picture
-from .experiment import (
-    FEWER_TRAINED_IMAGES,
-    PRIOR_SETTINGS,
-    ImageExperiment,
-    ImageSettings,
-    JobOutcome,
-    Subject,
-    extractor_of,
-    real_statistics,
-    with_options,
-)
+from . import experiment
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
 
 #: Table 2: RE.
 PAPER_RE = {
@@ -90,8 +81,8 @@ def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
     shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
     if not model.has_prior:
         return {}, subject.save_picture(shown, COLUMNS, CAPTION)
-    extractor = extractor_of(subject.settings)
-    real = real_statistics(subject.data, subject.settings, subject.runs)
+    extractor = experiment.extractor_of(subject.settings)
+    real = experiment.real_statistics(subject.data, subject.settings, subject.runs)
     samples = generate(model, subject.settings.frechet_samples)
     features = torch.cat([extractor(batch).cpu() for batch in samples.split(100)])
     accumulator = GaussianAccumulator()
@@ -103,16 +94,6 @@ def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
     distance = frechet_distance(real, accumulator.statistics())
     return {extractor.metric: distance}, subject.save_picture(shown, COLUMNS, caption)
 
-
-#: Changes for a smoke test of experiments that draw samples.
-QUICK = {
-    "datasets": ("mnist5k",),
-    "epochs": 1,
-    "frechet_samples": 100,
-    "frechet_images": 300,
-    "train_images": 1000,
-    "test_images": 100,
-}
 
 COMMON_DIFFERENCES = (
     Difference("networks", "64 channels; the table that tells the rest is lost", "width channels", "see settings"),
@@ -134,7 +115,6 @@ class ImageGeneration(ImageExperiment):
     name = "image-generation"
     title = "Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)"
     settings = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
-    quick = QUICK
     paper = paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid")
     differences = (
         *COMMON_DIFFERENCES,
@@ -155,12 +135,13 @@ class ImageGeneration(ImageExperiment):
         ),
     )
     # The LAE's steps are cheap, and these take no more time than ABP has.
-    trained_images: ClassVar = {**FEWER_TRAINED_IMAGES, "lae": 960_000}
+    trained_images: ClassVar = {**ImageExperiment.trained_images, "lae": 960_000}
     needs_statistics = True
 
     def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
         """Let the LAE's prior, which samples are drawn from, follow its latent variables."""
-        return with_options(config, {"prior_eps": PRIOR_SETTINGS["prior_eps"]}) if config.model == "lae" else config
+        options = {"prior_eps": experiment.PRIOR_SETTINGS["prior_eps"]} if config.model == "lae" else {}
+        return with_options(config, options)
 
     def evaluate(self, subject: Subject) -> JobOutcome:
         """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""

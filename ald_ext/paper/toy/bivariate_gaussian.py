@@ -14,18 +14,9 @@ from ...samplers.diagnostics import effective_sample_size
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    NETWORK_DIFFERENCES,
-    NetworkSettings,
-    SamplingSettings,
-    conjugate_gaussian,
-    draw_samples,
-    frozen_tanh_layers,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, NETWORK_DIFFERENCES, NetworkSettings, SamplingSettings
 
 #: Σ_x. The paper prints it asymmetric, with 0.7 for one of the two 0.6.
 LIKELIHOOD_COVARIANCE = ((0.7, 0.6), (0.6, 0.8))
@@ -95,7 +86,7 @@ class BivariateGaussian(Experiment[BivariateSettings]):
     differences: ClassVar = {
         "default": (
             *PROBLEM_DIFFERENCES,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "four frozen tanh layers of random weights",
                 "three data and 128 features have full rank",
                 "8; 1 in the rows ald_single_*",
@@ -108,17 +99,18 @@ class BivariateGaussian(Experiment[BivariateSettings]):
         return (settings.num_samples + settings.burn_in) * (3 if settings.network is None else 2)
 
     def run_seed(self, settings: BivariateSettings, seed: int, progress: Progress) -> Outcome:
-        potential, x = conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
+        potential, x = inference.conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
         mean, covariance = potential.posterior(x)
-        samplers = {"ald": make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed)}
+        features = inference.frozen_tanh_layers(2, seed)
+        samplers = {"ald": inference.make_sampler(settings, features, potential, x, 2, seed)}
         if settings.network is None:
             single = replace(settings, transitions=1)
-            samplers["ald_single"] = make_sampler(single, frozen_tanh_layers(2, seed), potential, x, 2, seed)
+            samplers["ald_single"] = inference.make_sampler(single, features, potential, x, 2, seed)
         samplers["ld"] = LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed)
         values: dict[str, float] = {}
         drawn = {"mean": mean, "covariance": covariance}
         for name, sampler in samplers.items():
-            samples = draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in)
+            samples = inference.draw_samples(sampler, settings.num_samples, progress, burn_in=settings.burn_in)
             values |= {f"{name}_{key}": value for key, value in accuracy(samples, mean, covariance).items()}
             drawn[name] = samples
         return Outcome(values, drawn)

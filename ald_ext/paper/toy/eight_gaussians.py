@@ -14,16 +14,9 @@ from ...samplers import Potential, RandomFourierFeatures, prior_potential
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    NETWORK_DIFFERENCES,
-    NetworkSettings,
-    SamplingSettings,
-    draw_samples,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, NETWORK_DIFFERENCES, NetworkSettings, SamplingSettings
 
 NUM_MODES = 8
 
@@ -116,7 +109,7 @@ class EightGaussians(Experiment[EightGaussiansSettings]):
     differences: ClassVar = {
         "default": (
             TARGET_DIFFERENCE,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "2,048 random Fourier features of the inputs",
                 "1,000 inputs have full rank in them",
                 "20 of each chain of the minibatch, 5 times",
@@ -140,9 +133,10 @@ class EightGaussians(Experiment[EightGaussiansSettings]):
         scale = settings.length_scale
         features = RandomFourierFeatures(settings.input_dim, settings.num_features, scale, seed=seed, dtype=DTYPE)
         potential = ring_potential(settings)
-        sampler = make_sampler(settings, features, potential, u, 2, seed, settings.batch_size, initial_scale=0.1)
-        epoch = settings.num_inputs // settings.batch_size
-        samples = draw_samples(
+        size = settings.batch_size
+        sampler = inference.make_sampler(settings, features, potential, u, 2, seed, size, initial_scale=0.1)
+        epoch = settings.num_inputs // size
+        samples = inference.draw_samples(
             sampler,
             settings.num_samples // settings.num_inputs,
             progress,

@@ -99,7 +99,12 @@ def run_experiment(
     out.mkdir(parents=True, exist_ok=True)
     num_workers = 1 if experiment.measures_time else min(num_workers, num_seeds)
     begin = time.perf_counter()
-    outcomes = run_seeds(experiment, settings, num_seeds, num_workers)
+    total = experiment.units(settings) * num_seeds
+    with progress_bar(total=total, desc=experiment.name, unit="step") as bar:
+        jobs = [(experiment, settings, seed) for seed in range(num_seeds)]
+        # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
+        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
+            outcomes = [pickle.loads(outcome) for outcome in run_all(run_seed, jobs, num_workers, bar)]
     file = f"{experiment.name}.png"
     results = Results(
         experiment=experiment.name,
@@ -119,15 +124,6 @@ def run_experiment(
     save_picture(experiment.draw(settings, outcomes), out / file)
     write_results(results)
     return results
-
-
-def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_workers: int) -> list[Outcome]:
-    total = experiment.units(settings) * num_seeds
-    with progress_bar(total=total, desc=experiment.name, unit="step") as bar:
-        jobs = [(experiment, settings, seed) for seed in range(num_seeds)]
-        # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
-        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
-            return [pickle.loads(outcome) for outcome in run_all(run_seed, jobs, num_workers, bar)]
 
 
 def run_seed(job: tuple[Experiment[Any], Any, int], progress: Progress) -> bytes:

@@ -15,19 +15,9 @@ from ...samplers import HMC, GaussianEncoder, fit_variational, negative_elbo, ta
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    HIDDEN_LAYERS,
-    NETWORK_DIFFERENCES,
-    WIDTH,
-    NetworkSettings,
-    SamplingSettings,
-    draw_samples,
-    frozen_tanh_layers,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, HIDDEN_LAYERS, NETWORK_DIFFERENCES, WIDTH, NetworkSettings, SamplingSettings
 
 #: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
 WEIGHT_SCALE, BIAS_SCALE, OBSERVATION_SCALE = 0.2, 0.1, 0.25
@@ -66,12 +56,16 @@ class NeuralSettings(SamplingSettings):
     avi_samples: int = 16
     avi_restarts: int = 3
 
+    @property
+    def num_chains(self) -> int:
+        return self.chains if self.network is None else 1
 
+
+@dataclass
 class NeuralPotential:
     """U(x, z) = ‖z‖²/2 + ‖x - f(z)‖²/(2σ²), with f a ReLU network of random weights."""
 
-    def __init__(self, decoder: nn.Module) -> None:
-        self.decoder = decoder
+    decoder: nn.Module
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         misfit = (x - self.decoder(z)).square().sum(1) / OBSERVATION_SCALE**2
@@ -140,24 +134,11 @@ def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings
     return torch.stack([masses_of(density, settings) for density in densities])
 
 
-def draw_ald_samples(
-    settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
-) -> Tensor:
-    chains = settings.chains if settings.network is None else 1
-    options: Any = {"kernel": HMC, "num_leapfrog_steps": 1, "jitter": settings.jitter, "chains": chains}
-    sampler = make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
-    return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
-
-
 def histograms(samples: Tensor, bins: int) -> Tensor:
     """Return the shares of the bins, (n, bins, bins), of samples (draws, n, 2); some may be outside the grid."""
-    cells = ((samples + LIMIT) / (2 * LIMIT) * bins).floor().long()
-    inside = ((cells >= 0) & (cells < bins)).all(-1)
-    shares = [
-        torch.bincount(cell[kept] @ torch.tensor([bins, 1]), minlength=bins**2).view(bins, bins)
-        for cell, kept in zip(cells.movedim(1, 0), inside.T, strict=True)
-    ]
-    return torch.stack(shares).to(DTYPE) / len(samples)
+    sides = [-LIMIT, LIMIT, -LIMIT, LIMIT]
+    counts = [torch.histogramdd(of_datum, [bins, bins], range=sides).hist for of_datum in samples.movedim(1, 0)]
+    return torch.stack(counts) / len(samples)
 
 
 def resampled(truth: Tensor, num_samples: int) -> Tensor:
@@ -199,7 +180,7 @@ class NeuralLikelihood(Experiment[NeuralSettings]):
     differences: ClassVar = {
         "default": (
             *PROBLEM_DIFFERENCES,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "four frozen tanh layers of random weights",
                 "three data and 128 features have full rank",
                 "30; 20 chains of 500 samples, so that no mode depends on one start",
@@ -216,7 +197,7 @@ class NeuralLikelihood(Experiment[NeuralSettings]):
 
     def units(self, settings: NeuralSettings) -> int:
         fits = 2 * settings.avi_steps * settings.avi_restarts
-        return fits + settings.burn_in + settings.num_samples // (settings.chains if settings.network is None else 1)
+        return fits + settings.burn_in + settings.num_samples // settings.num_chains
 
     def run_seed(self, settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
         decoder = random_decoder()
@@ -228,7 +209,11 @@ class NeuralLikelihood(Experiment[NeuralSettings]):
         for covariance in ("diagonal", "full"):
             encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
             masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
-        samples = draw_ald_samples(settings, potential, x, seed, progress)
+        chains = settings.num_chains
+        options: Any = {"kernel": HMC, "num_leapfrog_steps": 1, "jitter": settings.jitter, "chains": chains}
+        features = inference.frozen_tanh_layers(2, seed)
+        sampler = inference.make_sampler(settings, features, potential, x, 2, seed, **options)
+        samples = inference.draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
         masses["ald"] = histograms(samples, settings.bins)
         # What as many independent draws from the truth would have.
         masses["exact_sampling"] = resampled(truth, settings.num_samples)

@@ -14,17 +14,9 @@ from ...samplers.diagnostics import effective_sample_size
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    NETWORK_DIFFERENCES,
-    NetworkSettings,
-    SamplingSettings,
-    conjugate_gaussian,
-    draw_samples,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, NETWORK_DIFFERENCES, NetworkSettings, SamplingSettings
 
 #: Σ_x.
 LIKELIHOOD_COVARIANCE = ((0.01,),)
@@ -78,7 +70,7 @@ class UnivariateGaussian(Experiment[UnivariateSettings]):
     differences: ClassVar = {
         "default": (
             LD_DIFFERENCE,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "512 random Fourier features of length scale 0.003",
                 "the Gram matrix of tanh features of one-dimensional data has no full rank",
                 "5 of each datum of the minibatch",
@@ -97,17 +89,17 @@ class UnivariateGaussian(Experiment[UnivariateSettings]):
         return 2 * (settings.num_samples + settings.burn_in)
 
     def run_seed(self, settings: UnivariateSettings, seed: int, progress: Progress) -> Outcome:
-        potential, x = conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
+        potential, x = inference.conjugate_gaussian(LIKELIHOOD_COVARIANCE, settings.num_data)
         mean, covariance = potential.posterior(x)
         features = RandomFourierFeatures(1, settings.num_features, settings.length_scale, seed=seed, dtype=DTYPE)
         samplers = {
-            "sgald": make_sampler(settings, features, potential, x, 1, seed, settings.batch_size),
+            "sgald": inference.make_sampler(settings, features, potential, x, 1, seed, settings.batch_size),
             "ld": LangevinDynamics(potential, x, torch.zeros_like(x), step_size=settings.ld_step_size, seed=seed),
         }
         values: dict[str, float] = {}
         drawn = {"mean": mean, "deviation": covariance.sqrt(), "x": x}
         for name, sampler in samplers.items():
-            samples = draw_samples(sampler, settings.burn_in + settings.num_samples, progress)
+            samples = inference.draw_samples(sampler, settings.burn_in + settings.num_samples, progress)
             kept = samples[settings.burn_in :]
             values |= {f"{name}_{key}": value for key, value in accuracy(kept, mean, covariance).items()}
             drawn[name] = samples

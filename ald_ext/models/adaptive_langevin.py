@@ -140,11 +140,7 @@ class PersistentChains(nn.Module):
     def advance(self, potential: Potential, x: Tensor | None, index: Tensor, num_steps: int) -> Tensor:
         """Move the chains of a minibatch by ``num_steps`` steps and return their states, (m, d), detached.
 
-        Args:
-            potential: U(x, z).
-            x: data (m, ...), or None for a target without data.
-            index: index of each chain, (m,) int64.
-            num_steps: number of steps of the dynamics.
+        The arguments are those of :meth:`AdaptiveLangevin.move`; ``index`` names the chains.
         """
         z = self.dynamics.move(potential, x, self.z[index], index, num_steps)
         self.z[index], self.moved = z, index

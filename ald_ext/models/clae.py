@@ -11,8 +11,7 @@ from torch import Tensor
 from ..settings import setting
 from .adaptive_langevin import AdaptiveLangevin, PersistentChains
 from .config import ModelConfig
-from .lae import LAEConfig, langevin_parameter_groups, scale_to_spread, spread
-from .latent_variable_model import LatentVariableModel
+from .lae import LAEConfig, SampledByLangevin, scale_to_spread, spread
 from .likelihoods import at_least_float32
 from .networks import MLP
 
@@ -60,19 +59,7 @@ class CLAEConfig(LAEConfig):
         return self.chains or self.num_data or 0
 
 
-class ReverseGradient(torch.autograd.Function):
-    """The identity forward, and minus the identity backward."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return -grad
-
-
-class CLAE(LatentVariableModel):
+class CLAE(SampledByLangevin):
     """An LAE whose prior is an energy-based model p(z) ∝ exp(-E(z)), sampled by amortized Langevin dynamics.
 
     E(z) = f_z(z), plus ‖z‖²/2 with the tilt. The loss of a minibatch is the mean of (Eq. 17)
@@ -94,7 +81,6 @@ class CLAE(LatentVariableModel):
 
     name: ClassVar = "clae"
     config_class: ClassVar[type[ModelConfig]] = CLAEConfig
-    langevin: ClassVar = True
     divergence_remedies: ClassVar = ("the tilt",)
     config: CLAEConfig
     inputs: Tensor
@@ -131,10 +117,19 @@ class CLAE(LatentVariableModel):
         """Return Eq. 17 of a minibatch; ``index`` names its chains where each datum has one, else they are drawn."""
         z = self.encode(x)
         energy = self.energy(z)
-        negative = self._negative_samples(self._chains_of_minibatch(len(x), index, x.device))
+        if index is None or self.config.num_chains != self.config.num_data:
+            index = torch.randint(self.config.num_chains, (len(x),), device=x.device)
+        negative = self._negative_samples(index)
         negative_energy = self.energy(negative)
         likelihood = self.negative_log_likelihood(x, z)
-        self._record(z, energy, negative, negative_energy)
+        with torch.no_grad():
+            self.diagnostics = {
+                "energy_data": energy.mean(),
+                "energy_sampler": negative_energy.mean(),
+                "energy_gap": energy.mean() - negative_energy.mean(),
+                "spread_data": spread(z),
+                "spread_sampler": spread(negative),
+            }
         loss = (likelihood + energy).mean() - negative_energy.mean()
         smoothness = self.config.energy_smoothness
         return loss + smoothness / 2 * self.steepness(torch.cat([z, negative])) if smoothness else loss
@@ -147,28 +142,11 @@ class CLAE(LatentVariableModel):
             (gradient,) = torch.autograd.grad(energies, places, create_graph=True)
         return at_least_float32(gradient).square().sum(1).mean()
 
-    def _chains_of_minibatch(self, count: int, index: Tensor | None, device: torch.device) -> Tensor:
-        chains = self.config.num_chains
-        if index is not None and chains == self.config.num_data:
-            return index
-        return torch.randint(chains, (count,), device=device)
-
     def _negative_samples(self, chains: Tensor) -> Tensor:
         if self.config.prior_sampler == "amortized":
-            reversed_: Tensor = ReverseGradient.apply(self.prior_states(chains))  # type: ignore[no-untyped-call]
-            return reversed_
+            z = self.prior_states(chains)
+            return 2 * z.detach() - z  # z to the last bit, with the gradient of -z
         return self.prior_chains.advance(lambda _, z: self.energy(z), None, chains, self.config.prior_steps)
-
-    @torch.no_grad()
-    def _record(self, z: Tensor, energy: Tensor, negative: Tensor, negative_energy: Tensor) -> None:
-        data_energy, sampler_energy = energy.detach().mean(), negative_energy.detach().mean()
-        self.diagnostics = {
-            "energy_data": data_energy,
-            "energy_sampler": sampler_energy,
-            "energy_gap": data_energy - sampler_energy,
-            "spread_data": spread(z.detach()),
-            "spread_sampler": spread(negative.detach()),
-        }
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return states of ``count`` chains drawn at random, without replacement as long as there are enough."""
@@ -177,12 +155,6 @@ class CLAE(LatentVariableModel):
         return self.prior_states(torch.cat(order)[:count])
 
     def initialize(self, x: Tensor) -> None:
-        """Scale encoder and sampler as ``initial_spread`` says."""
-        target = self.config.initial_spread
-        scale_to_spread(self.encoder, self.network_input(x), target)
+        super().initialize(x)
         if self.config.prior_sampler == "amortized":
-            scale_to_spread(self.sampler, self.inputs[: len(x)], target)
-
-    def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """Return groups in which the decoder's parameters are sampled or optimized, all others sampled."""
-        return langevin_parameter_groups(self, self.config, num_data)
+            scale_to_spread(self.sampler, self.inputs[: len(x)], self.config.initial_spread)

@@ -50,17 +50,10 @@ class DLGM(VAE):
         index = torch.arange(len(x), device=x.device) if index is None else index
         posterior = self.posterior(x)
         z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
-        observed = self.observe(x)
-        value, gradient = potential_and_gradient(self.observed_potential, observed, z)
+        potential, observed, steps = self.observed_potential, self.observe(x), self.config.langevin_steps
+        value, gradient = potential_and_gradient(potential, observed, z)
         negative_elbo = ((gradient * z).sum(1) - posterior.stddev.log().sum(1)).mean()  # up to its value
-        final = self.dynamics.move(
-            self.observed_potential,
-            observed,
-            z.detach(),
-            index,
-            self.config.langevin_steps,
-            evaluated=(value, gradient),
-        )
+        final = self.dynamics.move(potential, observed, z.detach(), index, steps, evaluated=(value, gradient))
         self.diagnostics = {"step_size": self.dynamics.step_size.clone()}
         return self.potential(x, final).mean() + (negative_elbo - negative_elbo.detach())
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..settings import setting
+from ..settings import require, setting
 from .config import ModelConfig
 from .latent_variable_model import GaussianPriorModel, LatentVariableModel, trainable
-from .networks import scale_outputs
 
 #: Attributes of models that are the prior's networks.
 PRIOR_MODULES = ("prior", "energy_network", "sampler")
@@ -56,39 +55,18 @@ def leverage_temperature(encoder: nn.Module, num_data: int) -> float:
     return max(1.0, num_data / weights[-1][0].numel()) if weights else 1.0
 
 
-def langevin_parameter_groups(model: LatentVariableModel, config: LAEConfig, num_data: int) -> list[dict[str, Any]]:
-    """Return groups in which the decoder's parameters have a prior, and all others are sampled under a flat one.
-
-    The prior N(0, s² I) adds ‖θ‖² / 2s² to the potential of all data, and so θ / (s² n) to the gradient of the mean
-    potential, which is the optimizer's weight decay.
-    """
-    decoder, encoder = trainable(model.decoder.parameters()), trainable(model.encoder.parameters())
-    temperature = config.encoder_temperature
-    temperature = leverage_temperature(model.encoder, num_data) if temperature is None else temperature
-    encoder = [] if temperature == 1 else encoder
-    modules = [getattr(model, name, None) for name in PRIOR_MODULES] if config.prior_eps is not None else []
-    prior = [parameter for module in modules if module is not None for parameter in trainable(module.parameters())]
-    apart = {id(parameter) for parameter in (*decoder, *encoder, *prior)}
-    groups: list[dict[str, Any]] = [{"params": [p for p in trainable(model.parameters()) if id(p) not in apart]}]
-    if prior:
-        groups.append({"params": prior, "eps": config.prior_eps, "momentum": 0.0})
-    if encoder:
-        groups.append({"params": encoder, "temperature": temperature})
-    of_decoder: dict[str, Any] = {"params": decoder}
-    if config.decoder_inference != "bayes":
-        of_decoder["temperature"] = 0.0
-    if config.decoder_inference != "mle":
-        of_decoder["weight_decay"] = 1 / (config.decoder_prior_scale**2 * num_data)
-    return [*groups, of_decoder]
-
-
 @torch.no_grad()
 def scale_to_spread(network: nn.Module, inputs: Tensor, target: float | None) -> None:
-    """Scale the outputs of a network to a :func:`spread`, unless that is None or the outputs are all the same."""
-    if target is not None:
-        current = spread(network(inputs))
-        if current > SMALLEST_SPREAD:
-            scale_outputs(network, target / current)
+    """Scale the outputs of a network to a :func:`spread`, unless that is None or the outputs are all the same.
+
+    That is done by its last linear layer or convolution. ValueError for a network without one.
+    """
+    if target is None or not (current := spread(network(inputs))) > SMALLEST_SPREAD:
+        return
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    require(layers, "initial_spread: network", type(network).__name__, "a linear or Conv2d layer in it")
+    for parameter in layers[-1].parameters():
+        parameter.mul_(target / current)
 
 
 def spread(z: Tensor) -> Tensor:
@@ -96,7 +74,43 @@ def spread(z: Tensor) -> Tensor:
     return z.std(0, correction=0).mean()
 
 
-class LAE(GaussianPriorModel):
+class SampledByLangevin(LatentVariableModel):
+    """A model whose encoder, decoder and prior are sampled together by Langevin dynamics."""
+
+    langevin: ClassVar = True
+    config: LAEConfig
+
+    def initialize(self, x: Tensor) -> None:
+        """Scale the encoder, and a sampler of the prior, as ``initial_spread`` says."""
+        scale_to_spread(self.encoder, self.network_input(x), self.config.initial_spread)
+
+    def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
+        """Return groups in which the decoder's parameters have a prior, and all others are sampled under a flat one.
+
+        The prior N(0, s² I) adds ‖θ‖² / 2s² to the potential of all data, and so θ / (s² n) to the gradient of the mean
+        potential, which is the optimizer's weight decay.
+        """
+        decoder, encoder = trainable(self.decoder.parameters()), trainable(self.encoder.parameters())
+        config, temperature = self.config, self.config.encoder_temperature
+        temperature = leverage_temperature(self.encoder, num_data) if temperature is None else temperature
+        encoder = [] if temperature == 1 else encoder
+        modules = [getattr(self, name, None) for name in PRIOR_MODULES] if config.prior_eps is not None else []
+        prior = [parameter for module in modules if module is not None for parameter in trainable(module.parameters())]
+        apart = {id(parameter) for parameter in (*decoder, *encoder, *prior)}
+        groups: list[dict[str, Any]] = [{"params": [p for p in trainable(self.parameters()) if id(p) not in apart]}]
+        if prior:
+            groups.append({"params": prior, "eps": config.prior_eps, "momentum": 0.0})
+        if encoder:
+            groups.append({"params": encoder, "temperature": temperature})
+        of_decoder: dict[str, Any] = {"params": decoder}
+        if config.decoder_inference != "bayes":
+            of_decoder["temperature"] = 0.0
+        if config.decoder_inference != "mle":
+            of_decoder["weight_decay"] = 1 / (config.decoder_prior_scale**2 * num_data)
+        return [*groups, of_decoder]
+
+
+class LAE(SampledByLangevin, GaussianPriorModel):
     """Encoder, decoder and prior sampled together by Langevin dynamics; each step gives new posterior samples z = f(x).
 
     The potential of a datum is U = -log p(x | z) - log p(z) at z = f(x) (Eqs. 8-10), with a learnable diagonal Gaussian
@@ -106,17 +120,7 @@ class LAE(GaussianPriorModel):
 
     name: ClassVar = "lae"
     config_class: ClassVar[type[ModelConfig]] = LAEConfig
-    langevin: ClassVar = True
-    config: LAEConfig
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """Return the mean potential of the minibatch at z = f(x)."""
         return self.potential(x).mean()
-
-    def initialize(self, x: Tensor) -> None:
-        """Scale the encoder as ``initial_spread`` says."""
-        scale_to_spread(self.encoder, self.network_input(x), self.config.initial_spread)
-
-    def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
-        """Return groups in which the decoder's parameters are sampled or optimized, all others sampled."""
-        return langevin_parameter_groups(self, self.config, num_data)

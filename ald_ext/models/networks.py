@@ -22,13 +22,7 @@ IMAGE_SIZE = 32
 
 
 class Encoder(nn.Sequential):
-    """Three stride-2 4 x 4 convolutions (32 -> 16 -> 8 -> 4) and a 4 x 4 convolution: (N, C, 32, 32) -> (N, out).
-
-    Args:
-        channels: number C of channels of the images.
-        out: number of outputs (d_z; 2 d_z for a VAE).
-        width: channels of the hidden layers.
-    """
+    """Three stride-2 4 x 4 convolutions (32 -> 16 -> 8 -> 4) and a 4 x 4 convolution: (N, C, 32, 32) -> (N, out)."""
 
     def __init__(self, channels: int, out: int, width: int) -> None:
         layers: list[nn.Module] = []
@@ -56,13 +50,7 @@ class UpsampledConv2d(nn.Conv2d):
 
 
 class Decoder(nn.Module):
-    """A 4 x 4 transposed convolution (1 -> 4), then three times upsampling x 2 with a 3 x 3 convolution.
-
-    Args:
-        latent_dim: d_z.
-        channels: number of channels of the images.
-        width: channels of the hidden layers.
-    """
+    """A 4 x 4 transposed convolution (1 -> 4), then three times upsampling x 2 with a 3 x 3 convolution."""
 
     def __init__(self, latent_dim: int, channels: int, width: int) -> None:
         super().__init__()
@@ -78,14 +66,7 @@ class Decoder(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Linear layers with tanh between them: (N, inputs) -> (N, outputs).
-
-    Args:
-        inputs: number of inputs.
-        outputs: number of outputs.
-        hidden_units: units of each hidden layer.
-        hidden_layers: number of hidden layers; 0 makes a linear map.
-    """
+    """Linear layers with tanh between them: (N, inputs) -> (N, outputs); without hidden layers a linear map."""
 
     def __init__(self, inputs: int, outputs: int, hidden_units: int, hidden_layers: int) -> None:
         sizes = [inputs, *[hidden_units] * hidden_layers]
@@ -144,12 +125,3 @@ def check_image_shape(shape: Sequence[int]) -> None:
     fits = len(shape) == 3 and tuple(shape[1:]) == (IMAGE_SIZE, IMAGE_SIZE)
     expected = f"(C, {IMAGE_SIZE}, {IMAGE_SIZE}) for the network 'conv'; 'mlp' takes any shape"
     require(fits, "ald_ext.models.ModelConfig: shape", tuple(shape), expected)
-
-
-def scale_outputs(network: nn.Module, factor: float | Tensor) -> None:
-    """Multiply a network's outputs, by its last linear layer or convolution. ValueError for a network without one."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    require(layers, "scale_outputs: network", type(network).__name__, "a linear or Conv2d layer in it")
-    with torch.no_grad():
-        for parameter in layers[-1].parameters():
-            parameter.mul_(factor)

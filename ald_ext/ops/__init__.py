@@ -40,7 +40,6 @@ from .library import PARAMETER_DTYPES as PARAMETER_DTYPES
 from .library import cuda_failure as cuda_failure
 from .library import has_kernel as has_kernel
 from .likelihood import PrecisionPrior, marginal_gaussian_log_prob
-from .likelihood import is_positive as is_positive
 from .likelihood import prior_shape_and_rate as prior_shape_and_rate
 from .noise import draw_seed as draw_seed
 from .noise import normal, philox

@@ -46,11 +46,8 @@ def dequantized_log_prob(
     mean, twice, and through y.
 
     Args:
-        x: (N, ...) uint8 pixels.
-        h: the same shape and device, float32 or float64.
-        mean: as h.
-        prior: of the precision, as in :func:`marginal_gaussian_log_prob`.
-        bits: 1 to 8.
+        x, h, bits: as in :func:`langevin_dequantize`, with N data in the first dimension.
+        mean, prior: as in :func:`marginal_gaussian_log_prob`, with h's shape, dtype and device.
 
     Returns:
         y of h's shape, and the (N,) log densities.
@@ -93,30 +90,18 @@ def _dequantize_fake(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
 
 
 @register_fake("langevin_dequantize_backward")
-def _dequantize_backward_fake(grad: Tensor, x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
+def _dequantize_backward_fake(grad: Tensor, x: Tensor, h: Tensor, *_: Any) -> Tensor:
     return h.new_empty(h.shape)
 
 
 @register_fake("dequantized_log_prob")
-def _dequantized_log_prob_fake(
-    x: Tensor, h: Tensor, mean: Tensor, shape: float, rate: float, bits: int = 8
-) -> tuple[Tensor, Tensor, Tensor]:
+def _dequantized_log_prob_fake(x: Tensor, h: Tensor, mean: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     check_same_device("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
     return h.new_empty(h.shape), h.new_empty(h.shape[0]), h.new_empty(h.shape[0], dtype=torch.float64)
 
 
 @register_fake("dequantized_log_prob_backward")
-def _dequantized_log_prob_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    h: Tensor,
-    mean: Tensor,
-    y: Tensor,
-    squared_distance: Tensor,
-    shape: float,
-    rate: float,
-    bits: int = 8,
-) -> Tensor:
+def _dequantized_log_prob_backward_fake(grad: Tensor, x: Tensor, h: Tensor, *_: Any) -> Tensor:
     return h.new_empty((2, *h.shape))
 
 

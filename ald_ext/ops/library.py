@@ -10,6 +10,7 @@ Note [Version counters]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,20 +107,17 @@ def _register_in_place(name: str, op: Any) -> None:
     LIBRARY.impl(op, count_versions, "ADInplaceOrView", with_keyset=True)
 
 
-def _register_cuda_failure(name: str) -> None:
+def _fail(name: str, *args: Any, **kwargs: Any) -> None:
     """Without the CUDA module, a CUDA tensor gets the reason instead of the dispatcher's list of backends."""
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(f"ald_ext::{name}: no CUDA kernel: {cuda_failure}")
-
-    LIBRARY.impl(name, fail, "CUDA")
+    raise RuntimeError(f"ald_ext::{name}: no CUDA kernel: {cuda_failure}")
 
 
 for _qualified_name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
     if _qualified_name.startswith("ald_ext::"):
-        _name, _, _overload = _qualified_name.removeprefix("ald_ext::").partition(".")
+        _full_name = _qualified_name.removeprefix("ald_ext::")
+        _name, _, _overload = _full_name.partition(".")
         _op = getattr(getattr(OPS, _name), _overload or "default")
         if not _op._schema.returns:
-            _register_in_place(f"{_name}.{_overload}".rstrip("."), _op)
+            _register_in_place(_full_name, _op)
         if cuda_module is None:
-            _register_cuda_failure(f"{_name}.{_overload}".rstrip("."))
+            LIBRARY.impl(_full_name, partial(_fail, _full_name), "CUDA")

@@ -28,17 +28,13 @@ def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
         return 1.0, 0.0
     if prior == "jeffreys":
         return 0.0, 0.0
-    if isinstance(prior, tuple | list) and len(prior) == 2 and all(is_positive(value) for value in prior):
+    is_pair = isinstance(prior, tuple | list) and len(prior) == 2
+    if is_pair and all(isinstance(value, numbers.Real) and 0 < value < math.inf for value in prior):
         return float(prior[0]), float(prior[1])
     raise ValueError(
         f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, "
         "expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
     )
-
-
-def is_positive(value: object) -> bool:
-    """True for a finite number > 0."""
-    return isinstance(value, numbers.Real) and math.isfinite(value) and float(value) > 0
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = "flat") -> Tensor:
@@ -80,16 +76,8 @@ def _log_prob_fake(x: Tensor, mean: Tensor, shape: float, rate: float) -> tuple[
 
 
 @register_fake("marginal_gaussian_log_prob_backward")
-def _log_prob_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    squared_distance: Tensor,
-    shape: float,
-    rate: float,
-    need_x: bool,
-    need_mean: bool,
-) -> Tensor:
+def _log_prob_backward_fake(grad: Tensor, x: Tensor, *others: Any) -> Tensor:
+    need_x, need_mean = others[-2:]
     return x.new_empty((need_x + need_mean, *x.shape))
 
 

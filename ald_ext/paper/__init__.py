@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from .images import anomaly_detection, denoising, dequantization, image_generation, training_speed
+from .images.anomaly_detection import AnomalyDetection
+from .images.denoising import Denoising
+from .images.dequantization import Dequantization
 from .images.experiment import ImageExperiment, ImageSettings
+from .images.image_generation import ImageGeneration
 from .images.runner import run_image_experiment
+from .images.training_speed import TrainingSpeed
 from .results import Results, find_results
-from .toy import bivariate_gaussian, eight_gaussians, neural_likelihood, scaling, univariate_gaussian
+from .toy.bivariate_gaussian import BivariateGaussian
+from .toy.eight_gaussians import EightGaussians
 from .toy.experiment import Experiment, run_experiment
+from .toy.neural_likelihood import NeuralLikelihood
+from .toy.scaling import Scaling
+from .toy.univariate_gaussian import UnivariateGaussian
+
+TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), Scaling())
+IMAGES = (ImageGeneration(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
 
 #: The toy experiments by name.
-EXPERIMENTS: dict[str, Experiment[Any]] = {
-    module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (bivariate_gaussian, univariate_gaussian, neural_likelihood, eight_gaussians, scaling)
-}
-
+EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in TOY}
 #: The experiments on images by name.
-IMAGE_EXPERIMENTS: dict[str, ImageExperiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (image_generation, denoising, anomaly_detection, training_speed, dequantization)
-}
+IMAGE_EXPERIMENTS: dict[str, ImageExperiment] = {experiment.name: experiment for experiment in IMAGES}
 
 __all__ = [
     "EXPERIMENTS",

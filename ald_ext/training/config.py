@@ -20,19 +20,12 @@ DEFAULT_LR = 4e-3
 #: Epochs where none are given; fewer for models whose steps take many gradients.
 DEFAULT_EPOCHS, FEWER_EPOCHS = 80, {"abp": 20, "dlgm": 30}
 
-#: The settings that may change when a run is resumed. A change of any other would make it another run.
-RESUMABLE = {
-    "epochs",
-    "device",
-    "data_root",
-    "download",
-    "evaluate_every",
-    "pictures_every",
-    "checkpoint_every",
-    "tensorboard",
-    "capture",
-    "threads",
+#: Settings that do not change the result of a run.
+IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
+    *("checkpoint_every", "tensorboard", "pictures_every"),
 }
+#: The settings that may change when a run is resumed. A change of any other would make it another run.
+RESUMABLE = {"epochs", "evaluate_every"} | IRRELEVANT
 
 
 @dataclass(frozen=True)

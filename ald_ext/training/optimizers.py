@@ -26,22 +26,11 @@ def make_optimizer(
     for group in groups:
         if "temperature" in group:  # in units of the run's
             group["temperature"] *= config.temperature
-    lr: float | torch.Tensor = config.lr
-    if capturable:
-        lr = torch.tensor(config.lr, device=config.device)
+    lr = torch.tensor(config.lr, device=config.device) if capturable else config.lr
     if not model.langevin:
         return torch.optim.Adam(groups, lr, fused=True, capturable=capturable)
-    optimizer = PSGLD(
-        groups,
-        lr,
-        num_data=num_data,
-        temperature=config.temperature,
-        alpha=config.alpha,
-        eps=config.eps,
-        freeze_after=config.freeze_after,
-        seed=config.seed,
-        capturable=capturable,
-    )
+    options = {name: getattr(config, name) for name in ("temperature", "alpha", "eps", "freeze_after", "seed")}
+    optimizer = PSGLD(groups, lr, num_data=num_data, capturable=capturable, **options)
     if config.momentum:
         optimizer.register_step_pre_hook(partial(average_gradients, config.momentum))
     return optimizer
@@ -49,16 +38,13 @@ def make_optimizer(
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
     """Return the schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
-    offset, exponent, warm_up = config.decay_offset, config.decay_exponent, config.warm_up
     final = config.final_lr if config.schedule == "cosine" else 1.0
 
-    def decay(step: int) -> float:
-        if config.schedule == "polynomial":
-            return polynomial_decay(step, offset, exponent)
-        progress = min(step / max(num_steps - 1, 1), 1.0)
-        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-
     def factor(step: int) -> float:
-        return min((step + 1) / warm_up, 1.0) * decay(step) if warm_up else decay(step)
+        warm_up = min((step + 1) / max(config.warm_up, 1), 1.0)
+        if config.schedule == "polynomial":
+            return warm_up * polynomial_decay(step, config.decay_offset, config.decay_exponent)
+        progress = min(step / max(num_steps - 1, 1), 1.0)
+        return warm_up * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
     return LambdaLR(optimizer, factor)

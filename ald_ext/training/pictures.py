@@ -17,9 +17,11 @@ GAP, ENLARGEMENT = 2, 2
 def grid(images: Tensor, columns: int = 10) -> Tensor:
     """Return N images of brightness in [0, 1], (N, C, H, W), row by row on white, (H', W', 3).
 
-    Data of another shape are shown as rows of pixels.
+    Data of another shape, or without 1 or 3 channels, are shown as a row of pixels each.
     """
-    images = as_images(images.detach().float().cpu()).clamp(0, 1)
+    images = images.detach().float().cpu().clamp(0, 1)
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        images = images.flatten(1)[:, None, None]
     rows = -(-len(images) // columns)
     missing = rows * columns - len(images)
     framed = F.pad(images, (GAP, GAP, GAP, GAP), value=1.0)
@@ -28,13 +30,6 @@ def grid(images: Tensor, columns: int = 10) -> Tensor:
     table = filled.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
     table = table.reshape(rows * height, columns * width, channels)
     return table.expand(-1, -1, 3).repeat_interleave(ENLARGEMENT, 0).repeat_interleave(ENLARGEMENT, 1)
-
-
-def as_images(data: Tensor) -> Tensor:
-    """Return (N, C, H, W) of 1 or 3 channels as they are; anything else as one row of pixels for each datum."""
-    if data.dim() == 4 and data.shape[1] in (1, 3):
-        return data
-    return data.flatten(1)[:, None, None]
 
 
 def save_picture(path: Path, table: Tensor) -> None:
@@ -53,10 +48,10 @@ def curves(history: list[dict[str, float]], title: str, file: Path) -> None:
     """Draw the loss, the test RE and the model's diagnostics over the epochs."""
     from matplotlib.figure import Figure
 
-    names = [name for name in history[-1] if name not in ("epoch", "step", "lr")]
     panels: dict[str, list[str]] = {}
-    for name in names:
-        panels.setdefault(name.split("_")[0], []).append(name)
+    for name in history[-1]:
+        if name not in ("epoch", "step", "lr"):
+            panels.setdefault(name.split("_")[0], []).append(name)
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
     for axes, (panel, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name in members:

@@ -29,8 +29,7 @@ from ald_ext.models import (
     save_model,
 )
 from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, AdaptiveLangevin
-from ald_ext.models.lae import leverage_temperature
-from ald_ext.models.networks import scale_outputs
+from ald_ext.models.lae import leverage_temperature, scale_to_spread
 from ald_ext.samplers import MALA, GaussianPotential
 
 NUM_DATA = 20
@@ -276,8 +275,8 @@ def test_training_may_begin_with_a_given_spread(name, images):
 
 
 def test_only_networks_with_a_linear_layer_can_be_scaled():
-    with pytest.raises(ValueError, match="scale_outputs: network: got Tanh, expected a linear or Conv2d layer in it"):
-        scale_outputs(nn.Tanh(), 2.0)
+    with pytest.raises(ValueError, match="initial_spread: network: got Tanh, expected a linear or Conv2d layer"):
+        scale_to_spread(nn.Tanh(), torch.arange(4.0).view(2, 2), 2.0)
 
 
 def test_few_data_leave_the_temperature_alone():
@@ -529,8 +528,11 @@ def test_plain_langevin_dynamics_sample_the_prior(images):
 def test_other_numbers_of_chains(images):
     model = make_model("clae", chains=7)
     assert model.inputs.shape == (7, 32)
-    assert model._chains_of_minibatch(500, index_of(images), torch.device("cpu")).max() == 6
-    model.loss(images, index_of(images))
+    negative_samples, seen = model._negative_samples, []
+    model._negative_samples = lambda chains: seen.append(chains) or negative_samples(chains)
+    many = images.repeat(40, 1, 1, 1)
+    model.loss(many, index_of(many))
+    assert seen[0].unique().tolist() == list(range(7))
     assert model.sample_prior(20).shape == (20, 5)  # more than there are chains
     states = model.sample_prior(7).unique(dim=0)
     assert len(states) == 7

@@ -38,15 +38,11 @@ from ald_ext.paper import (
     ImageExperiment,
     ImageSettings,
     Results,
-    anomaly_detection,
-    denoising,
-    dequantization,
     find_results,
     run_image_experiment,
-    training_speed,
 )
+from ald_ext.paper.images import anomaly_detection, dequantization, runner, training_speed
 from ald_ext.paper.images import experiment as images_experiment
-from ald_ext.paper.images import runner
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.image_generation import typical_first
 from ald_ext.paper.results import Job
@@ -353,7 +349,9 @@ def test_denoising_of_what_changes_nothing_is_the_noise(tmp_path: Path) -> None:
     errors = []
     for reconstruct in (lambda x: x, lambda x: pixels / 255):
         model.reconstruct = reconstruct
-        errors.append(denoising.evaluate(subject(model, data_of(pixels), tmp_path)).values["denoising_mse"])
+        errors.append(
+            IMAGE_EXPERIMENTS["denoising"].evaluate(subject(model, data_of(pixels), tmp_path)).values["denoising_mse"]
+        )
     assert abs(errors[0] - 0.01) < 5 * 0.01 * math.sqrt(2 / pixels.numel())
     assert errors[1] < 1e-12
 
@@ -377,7 +375,7 @@ def test_detection_of_a_score_that_knows(images: Path, tmp_path: Path, part: str
     data = images_experiment.load("halves", ImageSettings(datasets=(str(images),)))
     model = LAE()
     model.score = lambda x: x[:, 0, 16:].float().mean((1, 2))
-    values = anomaly_detection.evaluate(subject(model, data, tmp_path, part)).values
+    values = IMAGE_EXPERIMENTS["anomaly-detection"].evaluate(subject(model, data, tmp_path, part)).values
     assert values["auroc"] == expected
     for name in ("auprc_normal", "auprc_anomaly"):
         assert (values[name] == pytest.approx(1)) == (expected == 1)
@@ -452,7 +450,7 @@ def test_speed_is_compared_seed_by_seed() -> None:
         Job("mnist", "lae", 1): outcome([0.4, 0.2], [1, 2]),
         Job("mnist", "abp", 1): outcome([0.5, 0.3], [3, 6]),
     }
-    rows = training_speed.compare(outcomes)
+    rows = IMAGE_EXPERIMENTS["training-speed"].compare(outcomes)
     assert rows["mnist/lae/seconds_to_re_of_abp"] == pytest.approx([1, 1.5])
     assert rows["mnist/lae/seconds_to_re_of_abp_share"] == pytest.approx([0.1, 0.25])
 

@@ -6,6 +6,7 @@ what they say.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -29,13 +30,10 @@ from ald_ext.paper import (
     EXPERIMENTS,
     Experiment,
     Results,
-    bivariate_gaussian,
-    eight_gaussians,
     find_results,
-    neural_likelihood,
     run_experiment,
-    univariate_gaussian,
 )
+from ald_ext.paper.toy import bivariate_gaussian, eight_gaussians, neural_likelihood, univariate_gaussian
 from ald_ext.paper.toy import experiment as toy_experiment
 from ald_ext.paper.toy.eight_gaussians import EightGaussiansSettings
 from ald_ext.paper.toy.inference import (
@@ -95,7 +93,9 @@ def _one_thread(restore_threads: Iterator[None]) -> None:
 def tiny(name: str, **changes: Any) -> Experiment[Any]:
     """The experiment with its default settings cut down."""
     settings = replace(EXPERIMENTS[name].presets["default"], **{**TINY.get(name, EXPERIMENTS[name].quick), **changes})
-    return replace(EXPERIMENTS[name], presets={"default": settings})
+    experiment = copy.copy(EXPERIMENTS[name])
+    experiment.presets = {"default": settings}
+    return experiment
 
 
 def values_of(results: Results) -> dict[str, list[float | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
 
 #: The networks, σ of the likelihood of standardized pixels (wider for the VAE's posterior), and the training.
 HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0
@@ -36,26 +37,6 @@ PAPER_AUPRC = {
 }
 
 
-def parts(data: ImageData) -> tuple[str, ...]:
-    """Return the classes of the test images."""
-    if data.test_labels is None or data.train_labels is None:
-        raise ValueError(f"experiment anomaly-detection: datasets: got {data.name}, which has no labels, expected some")
-    return tuple(str(label) for label in data.test_labels.unique().tolist())
-
-
-def prepare(data: ImageData, job: Job) -> ImageData:
-    """Return standardized images: the normal class alone to train on, and all classes to test."""
-    assert data.train_labels is not None
-    normal = data.train_labels == int(job.part)
-    return replace(
-        data,
-        train_images=standardized(data.train_images[normal]),
-        train_labels=data.train_labels[normal],
-        test_images=standardized(data.test_images),
-        name=f"{data.name}-{job.part}",
-    )
-
-
 def standardized(images: Tensor) -> Tensor:
     """Return images (n, C, H, W) uint8 as float32, each with mean 0 and standard deviation 1.
 
@@ -66,43 +47,10 @@ def standardized(images: Tensor) -> Tensor:
     return ((pixels - pixels.mean(1)[:, None]) / spread[:, None]).view(images.shape)
 
 
-def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Return the same MLP for every model, with few latent variables: it draws normal images well and others badly."""
-    network = replace(
-        config.network,
-        data="real",
-        network="mlp",
-        hidden_units=HIDDEN_UNITS,
-        hidden_layers=1,
-        latent_dim=LATENT_DIM,
-        likelihood="gaussian",
-        scale=VAE_SCALE if config.model == "vae" else SCALE,
-        decoder_output="linear",
-    )
-    batch_size = min(BATCH_SIZE, num_data)
-    steps = config.num_epochs * -(-num_data // batch_size)
-    return replace(
-        config,
-        network=network,
-        batch_size=batch_size,
-        warm_up=min(WARM_UP, steps // 4),
-        ensemble_size=SAMPLES,
-        ensemble_every=max(1, steps // (2 * SAMPLES)),
-    )
-
-
 def printed_score(model: CLAE, x: Tensor) -> Tensor:
     """Return the score of Eq. 18 as it is printed, with the wrong sign of the energy: -log p(x | z) - E(z)."""
     z = model.encode(x)
     return model.negative_log_likelihood(x, z) - model.energy(z)
-
-
-def evaluate(subject: Subject) -> JobOutcome:
-    """Measure AUPRC with either class as the positive one, and AUROC, of every score of the model."""
-    assert subject.data.test_labels is not None
-    images, normal = subject.data.test_images, subject.data.test_labels == int(subject.job.part)
-    scores = {suffix: measures(scores, normal) for suffix, scores in scores_of(subject, images).items()}
-    return JobOutcome({f"{name}{suffix}": value for suffix, of in scores.items() for name, value in of.items()})
 
 
 def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
@@ -176,52 +124,18 @@ def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:
     }
 
 
-def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the means over the classes, then each class's figures, such as auprc_normal_3."""
-    names = list(next(iter(parts.values())))
-    means = {name: float(np.mean([values[name] for values in parts.values()])) for name in names}
-    return means | {f"{name}_{part}": values[name] for name in names for part, values in parts.items()}
-
-
-def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """Draw AUPRC with the normal class as positive: a group of bars a class, means over the seeds."""
-    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
-    picture, axes = new_picture(len(datasets), 1, (11, 3 * len(datasets)))
-    for (panel,), dataset in zip(axes, datasets, strict=True):
-        classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))
-        for index, model in enumerate(models):
-            jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
-            values = [[outcomes[job].values["auprc_normal"] for job in jobs if job.part == part] for part in classes]
-            heights = [np.mean(of_class) for of_class in values]
-            places = np.arange(len(classes)) + (index - (len(models) - 1) / 2) * 0.8 / len(models)
-            panel.bar(places, heights, width=0.8 / len(models), label=f"{model}, mean {np.mean(heights):.3f}")
-        panel.set_xticks(range(len(classes)), classes)
-        panel.set(xlabel="normal class", ylabel="AUPRC, normal positive", title=dataset)
-        panel.legend(ncols=len(models), loc="lower center")
-    return picture
-
-
-#: The paper's figures by row: each digit's, and their mean.
-PAPER = {
-    f"mnist/{model}/{name}": value
-    for model, values in PAPER_AUPRC.items()
-    for name, value in summarize({str(digit): {"auprc_normal": value} for digit, value in enumerate(values)}).items()
-}
-
-EXPERIMENT = ImageExperiment(
-    name="anomaly-detection",
-    title="Each digit as the normal class, all others as anomalies (Table 3)",
-    settings=ImageSettings(datasets=("mnist",), models=("ae", "vae", "lae", "clae"), epochs=EPOCHS),
-    quick={"datasets": ("mnist5k",), "epochs": 2, "train_images": 1000, "test_images": 500},
-    parts=parts,
-    prepare=prepare,
-    configure=configure,
-    evaluate=evaluate,
-    summarize=summarize,
-    draw=draw,
-    network=f"MLPs of {HIDDEN_UNITS} hidden units with {LATENT_DIM} latent variables",
-    paper=PAPER,
-    differences=(
+class AnomalyDetection(ImageExperiment):
+    name = "anomaly-detection"
+    title = "Each digit as the normal class, all others as anomalies (Table 3)"
+    settings = ImageSettings(datasets=("mnist",), models=("ae", "vae", "lae", "clae"), epochs=EPOCHS)
+    quick: ClassVar = {"datasets": ("mnist5k",), "epochs": 2, "train_images": 1000, "test_images": 500}
+    network = f"MLPs of {HIDDEN_UNITS} hidden units with {LATENT_DIM} latent variables"
+    paper: ClassVar = {
+        f"mnist/{model}/auprc_normal{digit}": value
+        for model, values in PAPER_AUPRC.items()
+        for digit, value in {"": float(np.mean(values)), **{f"_{i}": each for i, each in enumerate(values)}}.items()
+    }
+    differences = (
         Difference("networks", "the convolutional ones of Table 2, d_z = 32", "an MLP, d_z = 16", "AUPRC, every model"),
         Difference("images", "as they are", "each with mean 0 and standard deviation 1", "AUPRC, every model"),
         Difference(
@@ -234,5 +148,76 @@ EXPERIMENT = ImageExperiment(
         Difference(
             "the positive class", "not named", "both; the paper's figures stand by the normal class", "they fit"
         ),
-    ),
-)
+    )
+
+    def parts(self, data: ImageData) -> tuple[str, ...]:
+        """Return the classes of the test images."""
+        if data.test_labels is None or data.train_labels is None:
+            raise ValueError(
+                f"experiment anomaly-detection: datasets: got {data.name}, which has no labels, expected some"
+            )
+        return tuple(str(label) for label in data.test_labels.unique().tolist())
+
+    def prepare(self, data: ImageData, job: Job) -> ImageData:
+        """Return standardized images: the normal class alone to train on, and all classes to test."""
+        assert data.train_labels is not None
+        normal = data.train_labels == int(job.part)
+        return replace(
+            data,
+            train_images=standardized(data.train_images[normal]),
+            train_labels=data.train_labels[normal],
+            test_images=standardized(data.test_images),
+            name=f"{data.name}-{job.part}",
+        )
+
+    def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+        """Give every model the same MLP, with few latent variables: it draws normal images well and others badly."""
+        batch_size = min(BATCH_SIZE, num_data)
+        steps = config.num_epochs * -(-num_data // batch_size)
+        options = {
+            "data": "real",
+            "network": "mlp",
+            "hidden_units": HIDDEN_UNITS,
+            "hidden_layers": 1,
+            "latent_dim": LATENT_DIM,
+            "likelihood": "gaussian",
+            "scale": VAE_SCALE if config.model == "vae" else SCALE,
+            "decoder_output": "linear",
+            "batch_size": batch_size,
+            "warm_up": min(WARM_UP, steps // 4),
+            "ensemble_size": SAMPLES,
+            "ensemble_every": max(1, steps // (2 * SAMPLES)),
+        }
+        return with_options(config, options)
+
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Measure AUPRC with either class as the positive one, and AUROC, of every score of the model."""
+        assert subject.data.test_labels is not None
+        images, normal = subject.data.test_images, subject.data.test_labels == int(subject.job.part)
+        scores = {suffix: measures(scores, normal) for suffix, scores in scores_of(subject, images).items()}
+        return JobOutcome({f"{name}{suffix}": value for suffix, of in scores.items() for name, value in of.items()})
+
+    def summarize(self, parts: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the means over the classes, then each class's figures, such as auprc_normal_3."""
+        names = list(next(iter(parts.values())))
+        means = {name: float(np.mean([values[name] for values in parts.values()])) for name in names}
+        return means | {f"{name}_{part}": values[name] for name in names for part, values in parts.items()}
+
+    def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
+        """Draw AUPRC with the normal class as positive: a group of bars a class, means over the seeds."""
+        datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+        picture, axes = new_picture(len(datasets), 1, (11, 3 * len(datasets)))
+        for (panel,), dataset in zip(axes, datasets, strict=True):
+            classes = list(dict.fromkeys(job.part for job in outcomes if job.dataset == dataset))
+            for index, model in enumerate(models):
+                jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
+                values = [
+                    [outcomes[job].values["auprc_normal"] for job in jobs if job.part == part] for part in classes
+                ]
+                heights = [np.mean(of_class) for of_class in values]
+                places = np.arange(len(classes)) + (index - (len(models) - 1) / 2) * 0.8 / len(models)
+                panel.bar(places, heights, width=0.8 / len(models), label=f"{model}, mean {np.mean(heights):.3f}")
+            panel.set_xticks(range(len(classes)), classes)
+            panel.set(xlabel="normal class", ylabel="AUPRC, normal positive", title=dataset)
+            panel.legend(ncols=len(models), loc="lower center")
+        return picture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,8 +15,8 @@ from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
-from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject
-from .image_generation import COMMON_DIFFERENCES, QUICK, sample_quality
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
+from .image_generation import COMMON_DIFFERENCES, sample_quality
 
 #: Bins of the histograms: eight for each value of a pixel.
 HISTOGRAM_BINS = 8 * BINS
@@ -25,29 +24,6 @@ HISTOGRAM_BINS = 8 * BINS
 SHOWN_VALUES = 32
 #: Images that the histograms count.
 HISTOGRAM_IMAGES = 10_000
-
-
-def parts(data: ImageData) -> tuple[str, ...]:
-    """Return the ways to dequantize."""
-    return DEQUANTIZATIONS
-
-
-def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Set the job's dequantization; with Langevin's a sigmoid bounds the pixels, not the decoder's output."""
-    output = "linear" if job.part == "langevin" else config.network.decoder_output
-    return replace(config, network=replace(config.network, dequantization=job.part, decoder_output=output))
-
-
-def evaluate(subject: Subject) -> JobOutcome:
-    """Measure RE, the Fréchet distance of samples, and the histogram of a pixel."""
-    quality, picture = sample_quality(subject)
-    images = subject.data.train_images[:HISTOGRAM_IMAGES]
-    position = chosen_pixel(images)
-    pixels = unit_values(subject.model, images).flatten(1)[:, position].double()
-    counts = torch.histc(pixels, HISTOGRAM_BINS, 0, 1)
-    curves = {"counts": counts.tolist(), "position": [float(position)]}
-    values = {"re": subject.metrics["test_re"], **quality, "empty_bins": empty_bins(counts)}
-    return JobOutcome(values, (picture,), curves)
 
 
 def chosen_pixel(images: Tensor) -> int:
@@ -78,27 +54,6 @@ def empty_bins(counts: Tensor) -> float:
     return 1 - len(filled) / int(filled[-1] - filled[0] + 1)
 
 
-def summarize(parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the metrics by the way of dequantization, such as re_uniform."""
-    return {f"{metric}_{part}": value for part, values in parts.items() for metric, value in values.items()}
-
-
-def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """Draw the histograms of the first seed, over the whole range and over a few values."""
-    datasets = distinct(outcomes, "dataset")
-    picture, axes = new_picture(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
-    for index, dataset in enumerate(datasets):
-        for column, part in enumerate(DEQUANTIZATIONS):
-            jobs = [job for job in outcomes if (job.dataset, job.part) == (dataset, part)]
-            counts = outcomes[jobs[0]].curves["counts"]
-            for panel, (first, last) in zip(axes[2 * index : 2 * index + 2, column], ranges(counts), strict=True):
-                places = [(place + 0.5) / HISTOGRAM_BINS for place in range(first, last)]
-                panel.bar(places, counts[first:last], width=1 / HISTOGRAM_BINS)
-            axes[2 * index, column].set_title(f"{dataset}: {part}", fontsize=9)
-    picture.suptitle("a pixel's values, dequantized, in [0, 1]; below, a part of the same", fontsize=9)
-    return picture
-
-
 def ranges(counts: Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the range of all bins, and that of the values that most images have, without the ends of the scale."""
     width = SHOWN_VALUES * HISTOGRAM_BINS // BINS
@@ -107,19 +62,50 @@ def ranges(counts: Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
     return (0, HISTOGRAM_BINS), (start, start + width)
 
 
-EXPERIMENT = ImageExperiment(
-    name="dequantization",
-    title="A pixel's values before and after dequantization, samples and RE (Figures 8 and 9)",
-    settings=ImageSettings(datasets=("mnist",), models=("lae",)),
-    quick=QUICK,
-    parts=parts,
-    configure=configure,
-    evaluate=evaluate,
-    summarize=summarize,
-    draw=draw,
-    differences=(
+class Dequantization(ImageExperiment):
+    name = "dequantization"
+    title = "A pixel's values before and after dequantization, samples and RE (Figures 8 and 9)"
+    settings = ImageSettings(datasets=("mnist",), models=("lae",))
+    differences = (
         *COMMON_DIFFERENCES,
         Difference("pixel", "top left, of SVHN", "top left; of MNIST, where it is 0, another", "one that varies"),
-    ),
-    needs_statistics=True,
-)
+    )
+    needs_statistics = True
+
+    def parts(self, data: ImageData) -> tuple[str, ...]:
+        return DEQUANTIZATIONS
+
+    def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+        """Set the job's dequantization; with Langevin's a sigmoid bounds the pixels, not the decoder's output."""
+        output = "linear" if job.part == "langevin" else config.network.decoder_output
+        return with_options(config, {"dequantization": job.part, "decoder_output": output})
+
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Measure RE, the Fréchet distance of samples, and the histogram of a pixel."""
+        quality, picture = sample_quality(subject)
+        images = subject.data.train_images[:HISTOGRAM_IMAGES]
+        position = chosen_pixel(images)
+        pixels = unit_values(subject.model, images).flatten(1)[:, position].double()
+        counts = torch.histc(pixels, HISTOGRAM_BINS, 0, 1)
+        curves = {"counts": counts.tolist(), "position": [float(position)]}
+        values = {"re": subject.metrics["test_re"], **quality, "empty_bins": empty_bins(counts)}
+        return JobOutcome(values, (picture,), curves)
+
+    def summarize(self, parts: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the metrics by the way of dequantization, such as re_uniform."""
+        return {f"{metric}_{part}": value for part, values in parts.items() for metric, value in values.items()}
+
+    def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
+        """Draw the histograms of the first seed, over the whole range and over a few values."""
+        datasets = distinct(outcomes, "dataset")
+        picture, axes = new_picture(2 * len(datasets), len(DEQUANTIZATIONS), (12, 4 * len(datasets)))
+        for index, dataset in enumerate(datasets):
+            for column, part in enumerate(DEQUANTIZATIONS):
+                jobs = [job for job in outcomes if (job.dataset, job.part) == (dataset, part)]
+                counts = outcomes[jobs[0]].curves["counts"]
+                for panel, (first, last) in zip(axes[2 * index : 2 * index + 2, column], ranges(counts), strict=True):
+                    places = [(place + 0.5) / HISTOGRAM_BINS for place in range(first, last)]
+                    panel.bar(places, counts[first:last], width=1 / HISTOGRAM_BINS)
+                axes[2 * index, column].set_title(f"{dataset}: {part}", fontsize=9)
+        picture.suptitle("a pixel's values, dequantized, in [0, 1]; below, a part of the same", fontsize=9)
+        return picture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +20,8 @@ from ...models.config import config_from_dict
 from ...settings import check_values, require, setting
 from ...training import TrainingConfig
 from ...training.pictures import save_grid
-from ..pictures import Figure
-from ..results import Difference, Job, Picture
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, Picture, distinct
 
 #: Images that a run passes over in all where no epochs are given; ABP and DLGM still get as much time as the others.
 TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
@@ -202,24 +204,16 @@ def real_statistics(data: ImageData, settings: ImageSettings, runs: Path) -> Gau
     return cached_statistics(extractor_of(settings), images, runs / "statistics", progress=True)
 
 
-@dataclass(frozen=True)
-class ImageExperiment:
-    """An experiment of the paper on images. Its functions belong to modules, so that it can go to other processes.
+class ImageExperiment(ABC):
+    """An experiment of the paper on images: a class of a module, so that it can go to other processes.
 
     Attributes:
         name: on the command line.
         title: one line.
         settings: those of the full experiment.
         quick: changes of the settings for a smoke test of less than a minute.
-        evaluate: measures a trained model.
-        draw: draws the picture of all outcomes.
         differences: from the paper.
         paper: the paper's figures by row.
-        parts: the parts of a data set's and a model's jobs; None: one without a name.
-        prepare: makes the data of a job; None: all data of its data set.
-        configure: changes the training that all experiments have in common, given the number of training images.
-        summarize: makes rows of the metrics of one model and seed, by part; None: they are the rows.
-        compare: makes further rows, which compare models: their names, and one value a seed.
         trained_images: how many images a run of a model passes over, if not 480,000.
         needs_statistics: whether Fréchet distances are measured.
         measures_time: whether jobs never run side by side, because time is what is measured.
@@ -229,20 +223,66 @@ class ImageExperiment:
     name: str
     title: str
     settings: ImageSettings
-    quick: Mapping[str, Any]
-    evaluate: Callable[[Subject], JobOutcome]
-    draw: Callable[[Mapping[Job, JobOutcome]], Figure]
+    quick: ClassVar[Mapping[str, Any]] = {
+        "datasets": ("mnist5k",),
+        "epochs": 1,
+        "train_images": 1000,
+        "test_images": 100,
+        "frechet_samples": 100,
+        "frechet_images": 300,
+    }
     differences: Sequence[Difference]
-    paper: Mapping[str, float] = field(default_factory=dict)
-    parts: Callable[[ImageData], Sequence[str]] | None = None
-    prepare: Callable[[ImageData, Job], ImageData] | None = None
-    configure: Callable[[TrainingConfig, Job, int], TrainingConfig] | None = None
-    summarize: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None
-    compare: Callable[[Mapping[Job, JobOutcome]], dict[str, list[float]]] | None = None
-    trained_images: Mapping[str, int] = field(default_factory=lambda: FEWER_TRAINED_IMAGES)
+    paper: ClassVar[Mapping[str, float]] = {}
+    trained_images: ClassVar[Mapping[str, int]] = FEWER_TRAINED_IMAGES
     needs_statistics: bool = False
     measures_time: bool = False
     network: str = ""
+
+    def parts(self, data: ImageData) -> Sequence[str]:
+        """Return the parts of a data set's and a model's jobs: here one without a name."""
+        return ("",)
+
+    def prepare(self, data: ImageData, job: Job) -> ImageData:
+        """Return the data of a job: here all of its data set."""
+        return data
+
+    def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+        """Return the training that all experiments have in common with what this one changes."""
+        return config
+
+    @abstractmethod
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Measure a trained model."""
+
+    def summarize(self, parts: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the rows of one model and seed from its metrics by part: here those of the only part."""
+        return parts[""]
+
+    def compare(self, outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
+        """Return further rows, which compare models: one value a seed by the row's name."""
+        return {}
+
+    def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
+        """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
+
+        The paper's figures of the first metric are drawn as lines.
+        """
+        datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+        metrics = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))
+        picture, axes = new_picture(len(datasets), len(metrics), (3.2 * len(metrics), 2.4 * len(datasets)))
+        for row, dataset in zip(axes, datasets, strict=True):
+            jobs = [(job.model, outcome.values) for job, outcome in outcomes.items() if job.dataset == dataset]
+            for panel, metric in zip(row, metrics, strict=True):
+                for place, model in enumerate(models):
+                    if values := [of_job[metric] for name, of_job in jobs if name == model and metric in of_job]:
+                        panel.bar(place, np.mean(values), yerr=np.std(values) if len(values) > 1 else None)
+                        printed = self.paper.get(f"{dataset}/{model}/{metric}") if metric == metrics[0] else None
+                        if printed is not None:
+                            panel.plot([place - 0.4, place + 0.4], [printed, printed], color="k")
+                panel.set_xticks(range(len(models)), models, fontsize=8)
+                lines = " (lines: paper)" if metric == metrics[0] else ""
+                panel.set_title(f"{dataset}: {metric}{lines}", fontsize=9)
+        return picture
 
     def training_config(self, settings: ImageSettings, job: Job, images: Tensor) -> TrainingConfig:
         """Return how a job's model is trained on images (n, C, H, W); ``settings.options`` come after all else."""
@@ -264,5 +304,4 @@ class ImageExperiment:
             network=config_from_dict(MODELS[job.model].config_class, network),
         )
         config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
-        config = self.configure(config, job, len(images)) if self.configure else config
-        return with_options(config, dict(settings.options))
+        return with_options(self.configure(config, job, len(images)), dict(settings.options))

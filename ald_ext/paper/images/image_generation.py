@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...metrics import GaussianAccumulator, GaussianStatistics, frechet_distance, to_uint8
 from ...models import LatentVariableModel
-from ...models.lae import LAEConfig
 from ...training import TrainingConfig
 from ...training.evaluation import EVALUATION_BATCH, averaged_reconstruction_error, evaluating, values_of_data
 from ...training.pictures import pair_up
-from ..pictures import Figure, new_picture
-from ..results import Difference, Job, Picture, distinct
-from .experiment import (
-    FEWER_TRAINED_IMAGES,
-    PRIOR_SETTINGS,
-    ImageExperiment,
-    ImageSettings,
-    JobOutcome,
-    Subject,
-    extractor_of,
-    real_statistics,
-)
+from ..results import Difference, Job, Picture
+from . import experiment
+from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
 
 #: Table 2: RE.
 PAPER_RE = {
@@ -62,13 +50,6 @@ def paper_rows(table: Mapping[str, Mapping[str, float]], metric: str) -> dict[st
     return {f"{dataset}/{model}/{metric}": value for dataset, row in table.items() for model, value in row.items()}
 
 
-def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Let the LAE's prior, which samples are drawn from, follow its latent variables."""
-    if isinstance(config.network, LAEConfig) and config.model == "lae":
-        return replace(config, network=replace(config.network, prior_eps=PRIOR_SETTINGS["prior_eps"]))
-    return config
-
-
 def typical_first(features: Tensor, real: GaussianStatistics) -> Tensor:
     """Return the indices of features (n, d), the most typical first.
 
@@ -100,8 +81,8 @@ def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
     shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
     if not model.has_prior:
         return {}, subject.save_picture(shown, COLUMNS, CAPTION)
-    extractor = extractor_of(subject.settings)
-    real = real_statistics(subject.data, subject.settings, subject.runs)
+    extractor = experiment.extractor_of(subject.settings)
+    real = experiment.real_statistics(subject.data, subject.settings, subject.runs)
     samples = generate(model, subject.settings.frechet_samples)
     features = torch.cat([extractor(batch).cpu() for batch in samples.split(100)])
     accumulator = GaussianAccumulator()
@@ -113,48 +94,6 @@ def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
     distance = frechet_distance(real, accumulator.statistics())
     return {extractor.metric: distance}, subject.save_picture(shown, COLUMNS, caption)
 
-
-def evaluate(subject: Subject) -> JobOutcome:
-    """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
-    values = {"re": subject.metrics["test_re"]}
-    averaged = averaged_reconstruction_error(subject.model, subject.ensemble, subject.data.test_images)
-    if averaged is not None:
-        values["re_averaged"] = averaged
-    quality, picture = sample_quality(subject)
-    return JobOutcome(values | quality, pictures=(picture,))
-
-
-def bars_by_model(outcomes: Mapping[Job, JobOutcome], paper: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw a row of panels a data set, a panel a metric, a bar a model with its standard deviation over the seeds.
-
-    The paper's figures of the first metric are drawn as lines.
-    """
-    datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
-    metrics = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))
-    picture, axes = new_picture(len(datasets), len(metrics), (3.2 * len(metrics), 2.4 * len(datasets)))
-    for row, dataset in zip(axes, datasets, strict=True):
-        for panel, metric in zip(row, metrics, strict=True):
-            for place, model in enumerate(models):
-                some = [each.values for job, each in outcomes.items() if (job.dataset, job.model) == (dataset, model)]
-                if values := [of_job[metric] for of_job in some if metric in of_job]:
-                    panel.bar(place, np.mean(values), yerr=np.std(values) if len(values) > 1 else None)
-                    printed = paper.get(dataset, {}).get(model) if metric == metrics[0] else None
-                    if printed is not None:
-                        panel.plot([place - 0.4, place + 0.4], [printed, printed], color="k")
-            panel.set_xticks(range(len(models)), models, fontsize=8)
-            panel.set_title(f"{dataset}: {metric}" + (" (lines: paper)" if metric == metrics[0] else ""), fontsize=9)
-    return picture
-
-
-#: Changes for a smoke test of experiments that draw samples.
-QUICK = {
-    "datasets": ("mnist5k",),
-    "epochs": 1,
-    "frechet_samples": 100,
-    "frechet_images": 300,
-    "train_images": 1000,
-    "test_images": 100,
-}
 
 COMMON_DIFFERENCES = (
     Difference("networks", "64 channels; the table that tells the rest is lost", "width channels", "see settings"),
@@ -171,16 +110,13 @@ COMMON_DIFFERENCES = (
     Difference("λ of energy and sampler, binary and grey images", "one λ", "0.1", "else the sampler lags behind z"),
 )
 
-EXPERIMENT = ImageExperiment(
-    name="image-generation",
-    title="Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)",
-    settings=ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba")),
-    quick=QUICK,
-    configure=configure,
-    evaluate=evaluate,
-    draw=partial(bars_by_model, paper=PAPER_RE),
-    paper=paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid"),
-    differences=(
+
+class ImageGeneration(ImageExperiment):
+    name = "image-generation"
+    title = "Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)"
+    settings = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
+    paper = paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid")
+    differences = (
         *COMMON_DIFFERENCES,
         Difference(
             "samples' distance",
@@ -197,8 +133,21 @@ EXPERIMENT = ImageExperiment(
             "d_u = 32, energy_smoothness 0.3 (3 on binary images)",
             "samples cover more classes; energies stay together",
         ),
-    ),
+    )
     # The LAE's steps are cheap, and these take no more time than ABP has.
-    trained_images={**FEWER_TRAINED_IMAGES, "lae": 960_000},
-    needs_statistics=True,
-)
+    trained_images: ClassVar = {**ImageExperiment.trained_images, "lae": 960_000}
+    needs_statistics = True
+
+    def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+        """Let the LAE's prior, which samples are drawn from, follow its latent variables."""
+        options = {"prior_eps": experiment.PRIOR_SETTINGS["prior_eps"]} if config.model == "lae" else {}
+        return with_options(config, options)
+
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
+        values = {"re": subject.metrics["test_re"]}
+        averaged = averaged_reconstruction_error(subject.model, subject.ensemble, subject.data.test_images)
+        if averaged is not None:
+            values["re_averaged"] = averaged
+        quality, picture = sample_quality(subject)
+        return JobOutcome(values | quality, pictures=(picture,))

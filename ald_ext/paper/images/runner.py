@@ -22,6 +22,7 @@ from ...progress import progress_bar
 from ...settings import from_dict
 from ...training import TrainingConfig, TrainingInterrupted, train
 from ...training.checkpoints import load_checkpoint, trained_model
+from ...training.config import IRRELEVANT
 from ...training.loop import CHECKPOINT, METRICS
 from ..pictures import save_picture
 from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
@@ -42,10 +43,6 @@ from .experiment import (
 NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
 #: Settings that belong to the machine and not to the experiment, and so are not in results.json.
 OF_THE_MACHINE = ("data_root", "download", "extractor_weights")
-#: Settings that do not change the result of a finished run.
-IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
-    *("checkpoint_every", "tensorboard", "pictures_every"),
-}
 
 
 def run_image_experiment(
@@ -78,15 +75,20 @@ def run_image_experiment(
         TrainingInterrupted, KeyboardInterrupt: the next call resumes.
         OSError, ImportError, TrainingDivergedError: see ``ald_ext.training.train`` and ``ald_ext.metrics``.
     """
-    if settings is None:
-        settings = replace(experiment.settings, **experiment.quick) if quick else experiment.settings
+    settings = settings or replace(experiment.settings, **(experiment.quick if quick else {}))
     check_settings(f"experiment {experiment.name}", settings, experiment.settings.models, num_seeds)
     runs = runs or out / "runs"
     out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    jobs = make_jobs(experiment, settings, num_seeds, runs)
+    jobs = []
+    for name in settings.sources:
+        data = load(name, settings)
+        if experiment.needs_statistics:
+            real_statistics(data, settings, runs)
+        parts, seeds = experiment.parts(data), range(num_seeds)
+        jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
-    file = f"{experiment.name}.png"
+    own = Picture(f"{experiment.name}.png", experiment.title)
     plain = {name: value for name, value in asdict(settings).items() if name not in OF_THE_MACHINE}
     results = Results(
         experiment=experiment.name,
@@ -96,28 +98,13 @@ def run_image_experiment(
         versions=versions(num_workers),
         seconds=round(time.perf_counter() - begin, 1),
         rows=rows_of(experiment, outcomes),
-        pictures=[
-            Picture(file, experiment.title),
-            *(picture for outcome in outcomes.values() for picture in outcome.pictures),
-        ],
+        pictures=[own, *(picture for outcome in outcomes.values() for picture in outcome.pictures)],
         jobs=[TrainingRun(**asdict(job), **outcome.run) for job, outcome in outcomes.items()],
         folder=out,
     )
-    save_picture(experiment.draw(outcomes), out / file)
+    save_picture(experiment.draw(outcomes), out / own.file)
     write_results(results)
     return results
-
-
-def make_jobs(experiment: ImageExperiment, settings: ImageSettings, num_seeds: int, runs: Path) -> list[Job]:
-    """Return all jobs in the order of the rows; loads the data, and measures the statistics of real images."""
-    jobs = []
-    for name in settings.sources:
-        data = load(name, settings)
-        if experiment.needs_statistics:
-            real_statistics(data, settings, runs)
-        parts, seeds = experiment.parts(data) if experiment.parts else ("",), range(num_seeds)
-        jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
-    return jobs
 
 
 def run_jobs(
@@ -144,8 +131,7 @@ def run_jobs(
 
 
 def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
-    data = load(job.dataset, settings)
-    data = experiment.prepare(data, job) if experiment.prepare else data
+    data = experiment.prepare(load(job.dataset, settings), job)
     return data, experiment.training_config(settings, job, data.train_images)
 
 
@@ -228,8 +214,7 @@ def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> 
         parts.setdefault((job.dataset, job.model, job.seed), {})[job.part] = outcome.values
     values: dict[str, list[float]] = {}
     for (dataset, model, _), of_parts in parts.items():
-        rows = experiment.summarize(of_parts) if experiment.summarize else of_parts[""]
-        for metric, value in rows.items():
+        for metric, value in experiment.summarize(of_parts).items():
             values.setdefault(f"{dataset}/{model}/{metric}", []).append(value)
-    values |= experiment.compare(outcomes) if experiment.compare else {}
+    values |= experiment.compare(outcomes)
     return [make_row(name, numbers, experiment.paper) for name, numbers in values.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,41 +17,6 @@ from .image_generation import COMMON_DIFFERENCES
 
 #: The number of points at which curves are averaged over the seeds.
 POINTS = 200
-
-
-def configure(config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-    """Let RE be measured after every epoch."""
-    return replace(config, evaluate_every=1)
-
-
-def evaluate(subject: Subject) -> JobOutcome:
-    """Return the learning curve; its seconds are those of training alone, without the evaluations."""
-    metrics = subject.metrics
-    history = metrics["history"]
-    curves = {
-        "epoch": [row["epoch"] for row in history],
-        "re": [row["test_re"] for row in history],
-        "seconds": metrics["seconds_after_epoch"],
-    }
-    return JobOutcome({"re": metrics["test_re"], "seconds": metrics["seconds"]}, curves=curves)
-
-
-def compare(outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
-    """Return the seconds in which the LAE reaches the RE that ABP and DLGM end with, and their share of the other's.
-
-    There is one value a seed, infinity where the LAE does not reach it. Time is interpolated between epochs.
-    """
-    rows: dict[str, list[float]] = {}
-    for job, outcome in outcomes.items():
-        if job.model == "lae":
-            continue
-        lae = outcomes.get(replace(job, model="lae"))
-        if lae is not None:
-            seconds = seconds_to_reach(lae.curves, outcome.values["re"])
-            name = f"{job.dataset}/lae/seconds_to_re_of_{job.model}"
-            rows.setdefault(name, []).append(seconds)
-            rows.setdefault(f"{name}_share", []).append(seconds / outcome.values["seconds"])
-    return rows
 
 
 def seconds_to_reach(curves: Mapping[str, Sequence[float]], error: float) -> float:
@@ -66,22 +31,6 @@ def seconds_to_reach(curves: Mapping[str, Sequence[float]], error: float) -> flo
     return math.inf
 
 
-def draw(outcomes: Mapping[Job, JobOutcome]) -> Figure:
-    """Draw RE over epochs and over seconds: means of the seeds, with bands of a standard deviation."""
-    datasets = distinct(outcomes, "dataset")
-    picture, axes = new_picture(len(datasets), 2, (9, 3.2 * len(datasets)))
-    for row, dataset in zip(axes, datasets, strict=True):
-        for model in distinct(outcomes, "model"):
-            jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
-            curves = [outcomes[job].curves for job in jobs]
-            for panel, name in zip(row, ("epoch", "seconds"), strict=True):
-                draw_band(panel, curves, name, model)
-        for panel, name in zip(row, ("epochs", "seconds of training"), strict=True):
-            panel.set(xlabel=name, ylabel="test RE", yscale="log", title=f"{dataset}, {len(jobs)} seeds")
-            panel.legend()
-    return picture
-
-
 def draw_band(panel: Any, curves: Sequence[Mapping[str, Sequence[float]]], name: str, label: str) -> None:
     """Draw the mean of several curves over the range that they share, and a band of a standard deviation."""
     begin, end = max(curve[name][0] for curve in curves), min(curve[name][-1] for curve in curves)
@@ -92,19 +41,61 @@ def draw_band(panel: Any, curves: Sequence[Mapping[str, Sequence[float]]], name:
     panel.fill_between(places, low, high, alpha=0.3, color=line.get_color())
 
 
-EXPERIMENT = ImageExperiment(
-    name="training-speed",
-    title="Reconstruction error over epochs and over seconds: LAE, ABP and DLGM (Figure 6)",
-    settings=ImageSettings(datasets=("mnist",), models=("lae", "abp", "dlgm"), test_images=1000),
-    quick={"datasets": ("mnist5k",), "epochs": 2, "train_images": 1000, "test_images": 100},
-    configure=configure,
-    evaluate=evaluate,
-    compare=compare,
-    draw=draw,
-    differences=(
+class TrainingSpeed(ImageExperiment):
+    name = "training-speed"
+    title = "Reconstruction error over epochs and over seconds: LAE, ABP and DLGM (Figure 6)"
+    settings = ImageSettings(datasets=("mnist",), models=("lae", "abp", "dlgm"), test_images=1000)
+    quick: ClassVar = {"datasets": ("mnist5k",), "epochs": 2, "train_images": 1000, "test_images": 100}
+    differences = (
         *COMMON_DIFFERENCES,
         Difference("data set", "SVHN", "MNIST by default", "--datasets svhn has the paper's"),
         Difference("bands", "standard deviations of three seeds", "the same", "--seeds 3"),
-    ),
-    measures_time=True,
-)
+    )
+    measures_time = True
+
+    def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
+        """Let RE be measured after every epoch."""
+        return replace(config, evaluate_every=1)
+
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Return the learning curve; its seconds are those of training alone, without the evaluations."""
+        metrics = subject.metrics
+        history = metrics["history"]
+        curves = {
+            "epoch": [row["epoch"] for row in history],
+            "re": [row["test_re"] for row in history],
+            "seconds": metrics["seconds_after_epoch"],
+        }
+        return JobOutcome({"re": metrics["test_re"], "seconds": metrics["seconds"]}, curves=curves)
+
+    def compare(self, outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
+        """Return the seconds the LAE takes to the RE that ABP and DLGM end with, and their share of the others'.
+
+        There is one value a seed, infinity where the LAE does not reach it. Time is interpolated between epochs.
+        """
+        rows: dict[str, list[float]] = {}
+        for job, outcome in outcomes.items():
+            if job.model == "lae":
+                continue
+            lae = outcomes.get(replace(job, model="lae"))
+            if lae is not None:
+                seconds = seconds_to_reach(lae.curves, outcome.values["re"])
+                name = f"{job.dataset}/lae/seconds_to_re_of_{job.model}"
+                rows.setdefault(name, []).append(seconds)
+                rows.setdefault(f"{name}_share", []).append(seconds / outcome.values["seconds"])
+        return rows
+
+    def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
+        """Draw RE over epochs and over seconds: means of the seeds, with bands of a standard deviation."""
+        datasets = distinct(outcomes, "dataset")
+        picture, axes = new_picture(len(datasets), 2, (9, 3.2 * len(datasets)))
+        for row, dataset in zip(axes, datasets, strict=True):
+            for model in distinct(outcomes, "model"):
+                jobs = [job for job in outcomes if (job.dataset, job.model) == (dataset, model)]
+                curves = [outcomes[job].curves for job in jobs]
+                for panel, name in zip(row, ("epoch", "seconds"), strict=True):
+                    draw_band(panel, curves, name, model)
+            for panel, name in zip(row, ("epochs", "seconds of training"), strict=True):
+                panel.set(xlabel=name, ylabel="test RE", yscale="log", title=f"{dataset}, {len(jobs)} seeds")
+                panel.legend()
+        return picture

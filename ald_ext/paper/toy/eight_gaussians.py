@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,16 +14,9 @@ from ...samplers import Potential, RandomFourierFeatures, prior_potential
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    NETWORK_DIFFERENCES,
-    NetworkSettings,
-    SamplingSettings,
-    draw_samples,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, NETWORK_DIFFERENCES, NetworkSettings, SamplingSettings
 
 NUM_MODES = 8
 
@@ -51,23 +45,6 @@ class EightGaussiansSettings(SamplingSettings):
     epochs_a_sample: int = 5
     num_features: int = 2048
     length_scale: float = 1.0
-
-
-def run_seed(settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
-    u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
-    scale = settings.length_scale
-    features = RandomFourierFeatures(settings.input_dim, settings.num_features, scale, seed=seed, dtype=DTYPE)
-    potential = ring_potential(settings)
-    sampler = make_sampler(settings, features, potential, u, 2, seed, settings.batch_size, initial_scale=0.1)
-    epoch = settings.num_inputs // settings.batch_size
-    samples = draw_samples(
-        sampler,
-        settings.num_samples // settings.num_inputs,
-        progress,
-        burn_in=settings.burn_in * epoch,
-        thinning=settings.epochs_a_sample * epoch,
-    )
-    return Outcome(shares_and_spread(samples, settings), {"samples": samples.flatten(0, 1)})
 
 
 def centers(settings: EightGaussiansSettings) -> Tensor:
@@ -114,53 +91,25 @@ def exact_spread(settings: EightGaussiansSettings) -> Tensor:
     return (weight * offset.square().mean(1)).sum()
 
 
-def draw(settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Draw the density, the samples of the first seed, and the shares of the modes in all seeds."""
-    samples = outcomes[0].drawn["samples"]
-    limit = settings.radius + 4 * settings.deviation
-    line = torch.linspace(-limit, limit, 200, dtype=DTYPE)
-    density = (-ring_potential(settings)(None, torch.cartesian_prod(line, line))).exp().view(200, 200)
-    picture, axes = new_picture(1, 3, (11, 3.6))
-    extent = (-limit, limit, -limit, limit)
-    axes[0, 0].imshow(density.T.numpy(), origin="lower", extent=extent)
-    axes[0, 0].set_title("exact density", fontsize=9)
-    axes[0, 1].plot(*samples.numpy().T, ".", markersize=1, alpha=0.5)
-    axes[0, 1].set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
-    axes[0, 1].set_title("ALD's samples", fontsize=9)
-    for outcome in outcomes:
-        mode = torch.cdist(outcome.drawn["samples"], centers(settings)).argmin(1)
-        shares = torch.bincount(mode, minlength=NUM_MODES) / len(mode)
-        axes[0, 2].plot(shares.numpy(), "o-", markersize=3, linewidth=0.5)
-    axes[0, 2].axhline(1 / NUM_MODES, color="k", linewidth=0.8)
-    axes[0, 2].set_ylim(bottom=0)
-    axes[0, 2].set_title("share of each mode, one line a seed", fontsize=9)
-    return picture
-
-
 TARGET_DIFFERENCE = Difference(
     "the target", "not printed", "radius 2, standard deviation 0.3", "as it looks in Figure 5, with barriers of 2.6"
 )
 
-EXPERIMENT = Experiment(
-    name="eight-gaussians",
-    title="A mixture of eight Gaussians sampled without data, by fixed inputs (Figure 5)",
-    presets={
+
+class EightGaussians(Experiment[EightGaussiansSettings]):
+    name = "eight-gaussians"
+    title = "A mixture of eight Gaussians sampled without data, by fixed inputs (Figure 5)"
+    presets: ClassVar = {
         "default": EightGaussiansSettings(),
         "paper": EightGaussiansSettings(
             batch_size=1000, burn_in=1000, epochs_a_sample=100, network=NetworkSettings(lr=0.003)
         ),
-    },
-    quick={"num_inputs": 200, "num_samples": 2000, "num_features": 512, "batch_size": 50},
-    units=lambda settings: (
-        (settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs))
-        * (settings.num_inputs // settings.batch_size)
-    ),
-    run_seed=run_seed,
-    draw=draw,
-    differences={
+    }
+    quick: ClassVar = {"num_inputs": 200, "num_samples": 2000, "num_features": 512, "batch_size": 50}
+    differences: ClassVar = {
         "default": (
             TARGET_DIFFERENCE,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "2,048 random Fourier features of the inputs",
                 "1,000 inputs have full rank in them",
                 "20 of each chain of the minibatch, 5 times",
@@ -173,5 +122,47 @@ EXPERIMENT = Experiment(
                 "step size, number of inputs", "not printed", "0.003, as in F.1; 1,000 of 8 dimensions", "a guess"
             ),
         ),
-    },
-)
+    }
+
+    def units(self, settings: EightGaussiansSettings) -> int:
+        epochs = settings.burn_in + settings.epochs_a_sample * (settings.num_samples // settings.num_inputs)
+        return epochs * (settings.num_inputs // settings.batch_size)
+
+    def run_seed(self, settings: EightGaussiansSettings, seed: int, progress: Progress) -> Outcome:
+        u = torch.randn(settings.num_inputs, settings.input_dim, dtype=DTYPE)
+        scale = settings.length_scale
+        features = RandomFourierFeatures(settings.input_dim, settings.num_features, scale, seed=seed, dtype=DTYPE)
+        potential = ring_potential(settings)
+        size = settings.batch_size
+        sampler = inference.make_sampler(settings, features, potential, u, 2, seed, size, initial_scale=0.1)
+        epoch = settings.num_inputs // size
+        samples = inference.draw_samples(
+            sampler,
+            settings.num_samples // settings.num_inputs,
+            progress,
+            burn_in=settings.burn_in * epoch,
+            thinning=settings.epochs_a_sample * epoch,
+        )
+        return Outcome(shares_and_spread(samples, settings), {"samples": samples.flatten(0, 1)})
+
+    def draw(self, settings: EightGaussiansSettings, outcomes: Sequence[Outcome]) -> Figure:
+        """Draw the density, the samples of the first seed, and the shares of the modes in all seeds."""
+        samples = outcomes[0].drawn["samples"]
+        limit = settings.radius + 4 * settings.deviation
+        line = torch.linspace(-limit, limit, 200, dtype=DTYPE)
+        density = (-ring_potential(settings)(None, torch.cartesian_prod(line, line))).exp().view(200, 200)
+        picture, axes = new_picture(1, 3, (11, 3.6))
+        extent = (-limit, limit, -limit, limit)
+        axes[0, 0].imshow(density.T.numpy(), origin="lower", extent=extent)
+        axes[0, 0].set_title("exact density", fontsize=9)
+        axes[0, 1].plot(*samples.numpy().T, ".", markersize=1, alpha=0.5)
+        axes[0, 1].set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+        axes[0, 1].set_title("ALD's samples", fontsize=9)
+        for outcome in outcomes:
+            mode = torch.cdist(outcome.drawn["samples"], centers(settings)).argmin(1)
+            shares = torch.bincount(mode, minlength=NUM_MODES) / len(mode)
+            axes[0, 2].plot(shares.numpy(), "o-", markersize=3, linewidth=0.5)
+        axes[0, 2].axhline(1 / NUM_MODES, color="k", linewidth=0.8)
+        axes[0, 2].set_ylim(bottom=0)
+        axes[0, 2].set_title("share of each mode, one line a seed", fontsize=9)
+        return picture

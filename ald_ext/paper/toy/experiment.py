@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from ...progress import progress_bar
@@ -34,8 +35,7 @@ class Outcome:
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Experiment(Generic[Settings]):
+class Experiment(ABC, Generic[Settings]):
     """A toy experiment of the paper.
 
     Attributes:
@@ -43,9 +43,6 @@ class Experiment(Generic[Settings]):
         title: one line.
         presets: settings by name; "default" is one of them, and "paper" where the paper prints its settings.
         quick: changes of the settings with which a seed takes seconds.
-        units: the number of steps of one seed, for the progress bar.
-        run_seed: runs one seed.
-        draw: draws the outcomes of all seeds.
         differences: from the paper, by preset.
         paper: the paper's figures by row.
         measures_time: whether seeds are never run side by side, because time is what is measured.
@@ -53,14 +50,23 @@ class Experiment(Generic[Settings]):
 
     name: str
     title: str
-    presets: Mapping[str, Settings]
-    quick: Mapping[str, Any]
-    units: Callable[[Settings], int]
-    run_seed: Callable[[Settings, int, Progress], Outcome]
-    draw: Callable[[Settings, Sequence[Outcome]], Figure]
-    differences: Mapping[str, Sequence[Difference]]
-    paper: Mapping[str, float] = field(default_factory=dict)
+    presets: ClassVar[Mapping[str, Any]]
+    quick: ClassVar[Mapping[str, Any]]
+    differences: ClassVar[Mapping[str, Sequence[Difference]]]
+    paper: ClassVar[Mapping[str, float]] = {}
     measures_time: bool = False
+
+    @abstractmethod
+    def units(self, settings: Settings) -> int:
+        """Return the number of steps of one seed, for the progress bar."""
+
+    @abstractmethod
+    def run_seed(self, settings: Settings, seed: int, progress: Progress) -> Outcome:
+        """Run one seed."""
+
+    @abstractmethod
+    def draw(self, settings: Settings, outcomes: Sequence[Outcome]) -> Figure:
+        """Draw the outcomes of all seeds."""
 
 
 def run_experiment(
@@ -93,7 +99,12 @@ def run_experiment(
     out.mkdir(parents=True, exist_ok=True)
     num_workers = 1 if experiment.measures_time else min(num_workers, num_seeds)
     begin = time.perf_counter()
-    outcomes = run_seeds(experiment, settings, num_seeds, num_workers)
+    total = experiment.units(settings) * num_seeds
+    with progress_bar(total=total, desc=experiment.name, unit="step") as bar:
+        jobs = [(experiment, settings, seed) for seed in range(num_seeds)]
+        # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
+        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
+            outcomes = [pickle.loads(outcome) for outcome in run_all(run_seed, jobs, num_workers, bar)]
     file = f"{experiment.name}.png"
     results = Results(
         experiment=experiment.name,
@@ -115,27 +126,9 @@ def run_experiment(
     return results
 
 
-def run_seeds(experiment: Experiment[Any], settings: Any, num_seeds: int, num_workers: int) -> list[Outcome]:
-    total = experiment.units(settings) * num_seeds
-    with progress_bar(total=total, desc=experiment.name, unit="step") as bar:
-        jobs = [(experiment.run_seed, settings, seed) for seed in range(num_seeds)]
-        # One thread also in this process, so that a seed gives the same as in a worker; the tensors are small.
-        with number_of_threads(torch.get_num_threads() if experiment.measures_time else 1):
-            outcomes = run_all(run_seed, jobs, num_workers, bar)
-    return [replace(outcome, drawn=convert(outcome.drawn, np.ndarray, torch.from_numpy)) for outcome in outcomes]
-
-
-def run_seed(job: tuple[Callable[[Any, int, Progress], Outcome], Any, int], progress: Progress) -> Outcome:
-    """Run one seed, and return its tensors as arrays: torch lends tensors that cross to another process file
-    descriptors, which end with their own process."""
-    run, settings, seed = job
+def run_seed(job: tuple[Experiment[Any], Any, int], progress: Progress) -> bytes:
+    """Run one seed, and return its outcome pickled: tensors that go to another process as they are take file
+    descriptors along, which end with their own process."""
+    experiment, settings, seed = job
     torch.manual_seed(seed)
-    outcome = run(settings, seed, progress)
-    return replace(outcome, drawn=convert(outcome.drawn, torch.Tensor, torch.Tensor.numpy))
-
-
-def convert(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """Return nested dictionaries with ``function`` applied to every value of a kind."""
-    if isinstance(value, dict):
-        return {key: convert(item, kind, function) for key, item in value.items()}
-    return function(value) if isinstance(value, kind) else value
+    return pickle.dumps(experiment.run_seed(settings, seed, progress))

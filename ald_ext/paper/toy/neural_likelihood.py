@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,9 @@ from ...samplers import HMC, GaussianEncoder, fit_variational, negative_elbo, ta
 from ..pictures import Figure, new_picture
 from ..results import Difference
 from ..workers import Progress
+from . import inference
 from .experiment import Experiment, Outcome
-from .inference import (
-    DTYPE,
-    HIDDEN_LAYERS,
-    NETWORK_DIFFERENCES,
-    WIDTH,
-    NetworkSettings,
-    SamplingSettings,
-    draw_samples,
-    frozen_tanh_layers,
-    last_layer_differences,
-    make_sampler,
-)
+from .inference import DTYPE, HIDDEN_LAYERS, NETWORK_DIFFERENCES, WIDTH, NetworkSettings, SamplingSettings
 
 #: Standard deviations of the likelihood's random weights and biases, and of the observations' noise.
 WEIGHT_SCALE, BIAS_SCALE, OBSERVATION_SCALE = 0.2, 0.1, 0.25
@@ -66,36 +56,20 @@ class NeuralSettings(SamplingSettings):
     avi_samples: int = 16
     avi_restarts: int = 3
 
+    @property
+    def num_chains(self) -> int:
+        return self.chains if self.network is None else 1
 
+
+@dataclass
 class NeuralPotential:
     """U(x, z) = ‖z‖²/2 + ‖x - f(z)‖²/(2σ²), with f a ReLU network of random weights."""
 
-    def __init__(self, decoder: nn.Module) -> None:
-        self.decoder = decoder
+    decoder: nn.Module
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         misfit = (x - self.decoder(z)).square().sum(1) / OBSERVATION_SCALE**2
         return (z.square().sum(1) + misfit) / 2
-
-
-def run_seed(settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
-    decoder = random_decoder()
-    potential = NeuralPotential(decoder)
-    x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
-    x = x + OBSERVATION_SCALE * torch.randn_like(x)
-    truth = grid_truth(potential, x, settings)
-    masses = {"truth": truth}
-    for covariance in ("diagonal", "full"):
-        encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
-        masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
-    samples = draw_ald_samples(settings, potential, x, seed, progress)
-    masses["ald"] = histograms(samples, settings.bins)
-    # What as many independent draws from the truth would have.
-    masses["exact_sampling"] = resampled(truth, settings.num_samples)
-    values = {f"{name}_total_variation": total_variation(mass, truth) for name, mass in masses.items()}
-    del values["truth_total_variation"]
-    values["ald_over_avi_full"] = values["ald_total_variation"] / values["avi_full_total_variation"]
-    return Outcome(values, {"masses": masses, "samples": samples})
 
 
 def random_decoder() -> nn.Sequential:
@@ -160,24 +134,11 @@ def encoder_masses(encoder: GaussianEncoder, x: Tensor, settings: NeuralSettings
     return torch.stack([masses_of(density, settings) for density in densities])
 
 
-def draw_ald_samples(
-    settings: NeuralSettings, potential: NeuralPotential, x: Tensor, seed: int, progress: Progress
-) -> Tensor:
-    chains = settings.chains if settings.network is None else 1
-    options: Any = {"kernel": HMC, "num_leapfrog_steps": 1, "jitter": settings.jitter, "chains": chains}
-    sampler = make_sampler(settings, frozen_tanh_layers(2, seed), potential, x, 2, seed, **options)
-    return draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
-
-
 def histograms(samples: Tensor, bins: int) -> Tensor:
     """Return the shares of the bins, (n, bins, bins), of samples (draws, n, 2); some may be outside the grid."""
-    cells = ((samples + LIMIT) / (2 * LIMIT) * bins).floor().long()
-    inside = ((cells >= 0) & (cells < bins)).all(-1)
-    shares = [
-        torch.bincount(cell[kept] @ torch.tensor([bins, 1]), minlength=bins**2).view(bins, bins)
-        for cell, kept in zip(cells.movedim(1, 0), inside.T, strict=True)
-    ]
-    return torch.stack(shares).to(DTYPE) / len(samples)
+    sides = [-LIMIT, LIMIT, -LIMIT, LIMIT]
+    counts = [torch.histogramdd(of_datum, [bins, bins], range=sides).hist for of_datum in samples.movedim(1, 0)]
+    return torch.stack(counts) / len(samples)
 
 
 def resampled(truth: Tensor, num_samples: int) -> Tensor:
@@ -192,29 +153,6 @@ def total_variation(mass: Tensor, truth: Tensor) -> float:
     return (((mass - truth).abs().sum((1, 2)) + outside.clamp_min(0)) / 2).mean().item()
 
 
-def draw(settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
-
-    The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
-    """
-    seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
-    masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
-    columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
-    picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
-    extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
-    for datum in range(settings.num_data):
-        for axis, (name, title) in zip(axes[datum], columns, strict=False):
-            largest = masses["truth"][datum].max().item()
-            axis.imshow(masses[name][datum].T.numpy(), origin="lower", extent=extent, vmax=largest)
-            axis.set_title(title, fontsize=9)
-        axis = axes[datum, 4]
-        axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
-        axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
-        axis.set_title("ALD, samples", fontsize=9)
-    picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
-    return picture
-
-
 PROBLEM_DIFFERENCES = (
     Difference(
         "scale of the likelihood's weights and biases",
@@ -225,26 +163,24 @@ PROBLEM_DIFFERENCES = (
     Difference("activation of the inference network", "as the likelihood's, ReLU", "tanh", "the paper prefers it"),
 )
 
-EXPERIMENT = Experiment(
-    name="neural-likelihood",
-    title="Multimodal posteriors of a neural likelihood: grid truth, Gaussian AVI, ALD (Figures 4, 10)",
-    presets={
+
+class NeuralLikelihood(Experiment[NeuralSettings]):
+    name = "neural-likelihood"
+    title = "Multimodal posteriors of a neural likelihood: grid truth, Gaussian AVI, ALD (Figures 4, 10)"
+    presets: ClassVar = {
         "default": NeuralSettings(),
         "paper": NeuralSettings(burn_in=1000, network=NetworkSettings(lr=0.003)),
-    },
-    quick={"num_samples": 2000, "transitions": 5}
-    | {"avi_steps": 300, "avi_lr": 1e-2, "avi_samples": 8, "avi_restarts": 1},
-    units=lambda settings: (
-        2 * settings.avi_steps * settings.avi_restarts
-        + settings.num_samples // (settings.chains if settings.network is None else 1)
-        + settings.burn_in
-    ),
-    run_seed=run_seed,
-    draw=draw,
-    differences={
+    }
+    quick: ClassVar = {"num_samples": 2000, "transitions": 5} | {
+        "avi_steps": 300,
+        "avi_lr": 1e-2,
+        "avi_samples": 8,
+        "avi_restarts": 1,
+    }
+    differences: ClassVar = {
         "default": (
             *PROBLEM_DIFFERENCES,
-            *last_layer_differences(
+            *inference.last_layer_differences(
                 "four frozen tanh layers of random weights",
                 "three data and 128 features have full rank",
                 "30; 20 chains of 500 samples, so that no mode depends on one start",
@@ -257,5 +193,53 @@ EXPERIMENT = Experiment(
             ),
         ),
         "paper": (*PROBLEM_DIFFERENCES, *NETWORK_DIFFERENCES),
-    },
-)
+    }
+
+    def units(self, settings: NeuralSettings) -> int:
+        fits = 2 * settings.avi_steps * settings.avi_restarts
+        return fits + settings.burn_in + settings.num_samples // settings.num_chains
+
+    def run_seed(self, settings: NeuralSettings, seed: int, progress: Progress) -> Outcome:
+        decoder = random_decoder()
+        potential = NeuralPotential(decoder)
+        x = decoder(torch.randn(settings.num_data, 2, dtype=DTYPE))
+        x = x + OBSERVATION_SCALE * torch.randn_like(x)
+        truth = grid_truth(potential, x, settings)
+        masses = {"truth": truth}
+        for covariance in ("diagonal", "full"):
+            encoder = fit_encoder(settings, potential, x, covariance, seed, progress)
+            masses[f"avi_{covariance}"] = encoder_masses(encoder, x, settings)
+        chains = settings.num_chains
+        options: Any = {"kernel": HMC, "num_leapfrog_steps": 1, "jitter": settings.jitter, "chains": chains}
+        features = inference.frozen_tanh_layers(2, seed)
+        sampler = inference.make_sampler(settings, features, potential, x, 2, seed, **options)
+        samples = inference.draw_samples(sampler, settings.num_samples // chains, progress, burn_in=settings.burn_in)
+        masses["ald"] = histograms(samples, settings.bins)
+        # What as many independent draws from the truth would have.
+        masses["exact_sampling"] = resampled(truth, settings.num_samples)
+        values = {f"{name}_total_variation": total_variation(mass, truth) for name, mass in masses.items()}
+        del values["truth_total_variation"]
+        values["ald_over_avi_full"] = values["ald_total_variation"] / values["avi_full_total_variation"]
+        return Outcome(values, {"masses": masses, "samples": samples})
+
+    def draw(self, settings: NeuralSettings, outcomes: Sequence[Outcome]) -> Figure:
+        """Draw the truth, both Gaussian fits, ALD's histogram and its samples, one row a datum, as Figure 10 does.
+
+        The seed shown is the one whose posteriors are the least Gaussian by the total variation of the full fit.
+        """
+        seed = max(range(len(outcomes)), key=lambda seed: outcomes[seed].values["avi_full_total_variation"])
+        masses, samples = outcomes[seed].drawn["masses"], outcomes[seed].drawn["samples"]
+        columns = [("truth", "exact"), ("avi_diagonal", "AVI, diagonal"), ("avi_full", "AVI, full"), ("ald", "ALD")]
+        picture, axes = new_picture(settings.num_data, 5, (12, 2.5 * settings.num_data))
+        extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
+        for datum in range(settings.num_data):
+            for axis, (name, title) in zip(axes[datum], columns, strict=False):
+                largest = masses["truth"][datum].max().item()
+                axis.imshow(masses[name][datum].T.numpy(), origin="lower", extent=extent, vmax=largest)
+                axis.set_title(title, fontsize=9)
+            axis = axes[datum, 4]
+            axis.plot(*samples[::4, datum].numpy().T, ".", markersize=1)
+            axis.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+            axis.set_title("ALD, samples", fontsize=9)
+        picture.suptitle(f"Seed {seed}, on which Gaussians fit worst", fontsize=10)
+        return picture

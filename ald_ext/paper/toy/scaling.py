@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import ClassVar
 
 import torch
 
@@ -39,24 +40,6 @@ class ScalingSettings:
     least_seconds: float = 0.02
 
 
-def run_seed(settings: ScalingSettings, seed: int, progress: Progress) -> Outcome:
-    values: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-    for num_data in settings.num_data:
-        steps = make_steps(settings, num_data, seed)
-        timings: dict[str, list[float]] = {name: [] for name in NAMES}
-        for _ in range(settings.repetitions):
-            for name in NAMES:
-                timings[name].append(seconds_per_step(steps[name], settings.least_seconds))
-                progress(1)
-        for name in NAMES:
-            seconds[name].append(median(timings[name]))
-            values[f"{name}_microseconds_per_step_{num_data}"] = 1e6 * seconds[name][-1]
-    for name in NAMES:
-        values[f"{name}_growth"] = seconds[name][-1] / seconds[name][0]
-    return Outcome(values, {"seconds": seconds})
-
-
 def make_steps(settings: ScalingSettings, num_data: int, seed: int) -> dict[str, Callable[[], object]]:
     """Return a step of each sampler; one of ALD and SGALD updates φ, which gives every datum a new sample."""
     unit = torch.eye(1)
@@ -81,28 +64,12 @@ def seconds_per_step(step: Callable[[], object], least_seconds: float) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def draw(settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
-    """Draw the time of a step against n, for all seeds."""
-    picture, axes = new_picture(1, 1, (6, 4.5))
-    axis = axes[0, 0]
-    for name, style in zip(NAMES, ("C0s-", "C1o-", "C2v-"), strict=True):
-        seconds = torch.tensor([outcome.drawn["seconds"][name] for outcome in outcomes]).T  # a line a seed
-        lines = axis.loglog(settings.num_data, seconds.numpy(), style)
-        lines[0].set_label(name.upper())
-    axis.set(xlabel="number of data n", ylabel="seconds for a new sample of every datum")
-    axis.legend()
-    return picture
-
-
-EXPERIMENT = Experiment(
-    name="scaling",
-    title="Cost of a new posterior sample of every datum as n grows (Section 3)",
-    presets={"default": ScalingSettings()},
-    quick={"num_data": (100, 1_000, 10_000), "repetitions": 3},
-    units=lambda settings: len(settings.num_data) * len(NAMES) * settings.repetitions,
-    run_seed=run_seed,
-    draw=draw,
-    differences={
+class Scaling(Experiment[ScalingSettings]):
+    name = "scaling"
+    title = "Cost of a new posterior sample of every datum as n grows (Section 3)"
+    presets: ClassVar = {"default": ScalingSettings()}
+    quick: ClassVar = {"num_data": (100, 1_000, 10_000), "repetitions": 3}
+    differences: ClassVar = {
         "default": (
             Difference(
                 "the inference network",
@@ -111,6 +78,37 @@ EXPERIMENT = Experiment(
                 "the activations of a million data fit in the memory of a small machine",
             ),
         )
-    },
-    measures_time=True,
-)
+    }
+    measures_time = True
+
+    def units(self, settings: ScalingSettings) -> int:
+        return len(settings.num_data) * len(NAMES) * settings.repetitions
+
+    def run_seed(self, settings: ScalingSettings, seed: int, progress: Progress) -> Outcome:
+        values: dict[str, float] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in NAMES}
+        for num_data in settings.num_data:
+            steps = make_steps(settings, num_data, seed)
+            timings: dict[str, list[float]] = {name: [] for name in NAMES}
+            for _ in range(settings.repetitions):
+                for name in NAMES:
+                    timings[name].append(seconds_per_step(steps[name], settings.least_seconds))
+                    progress(1)
+            for name in NAMES:
+                seconds[name].append(median(timings[name]))
+                values[f"{name}_microseconds_per_step_{num_data}"] = 1e6 * seconds[name][-1]
+        for name in NAMES:
+            values[f"{name}_growth"] = seconds[name][-1] / seconds[name][0]
+        return Outcome(values, {"seconds": seconds})
+
+    def draw(self, settings: ScalingSettings, outcomes: Sequence[Outcome]) -> Figure:
+        """Draw the time of a step against n, for all seeds."""
+        picture, axes = new_picture(1, 1, (6, 4.5))
+        axis = axes[0, 0]
+        for name, style in zip(NAMES, ("C0s-", "C1o-", "C2v-"), strict=True):
+            seconds = torch.tensor([outcome.drawn["seconds"][name] for outcome in outcomes]).T  # a line a seed
+            lines = axis.loglog(settings.num_data, seconds.numpy(), style)
+            lines[0].set_label(name.upper())
+        axis.set(xlabel="number of data n", ylabel="seconds for a new sample of every datum")
+        axis.legend()
+        return picture

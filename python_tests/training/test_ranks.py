@@ -16,7 +16,9 @@ import torch
 from patience import PATIENCE
 from training import ranks_world
 from training.ranks_world import EPOCHS, RANKS, RUNS, SAME_AS_ALONE, STEPS_AN_EPOCH, trained
+from typer.testing import CliRunner
 
+from ald_ext.cli.commands import app
 from ald_ext.data.batches import Batches, batches
 from ald_ext.models import MODELS
 from ald_ext.training.checkpoints import load_checkpoint
@@ -191,6 +193,15 @@ def test_an_environment_without_the_other_processes(monkeypatch):
     )
     with pytest.raises(ConnectionError, match=message), process_group("cpu"):
         pass
+
+
+def test_other_commands_are_of_one_process(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = CliRunner().invoke(app, ["info"]).exception
+    assert str(refused) == "ald-ext info: got several processes of torchrun, expected one process"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert CliRunner().invoke(app, ["info"]).exit_code == 0
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 
 import torch
+import torch.distributed as dist
 import typer
 
 from .. import __version__
 from .._extension import cpu_module, cuda_failure, cuda_module
+from ..settings import require
 from .check_sampler import check_sampler_command
 from .experiment import experiment_command
 from .report import report_command
@@ -24,6 +27,14 @@ app.command(name="interpolate")(interpolate_command)
 app.command(name="experiment")(experiment_command)
 app.command(name="report")(report_command)
 app.command(name="check-sampler")(check_sampler_command)
+
+
+@app.callback()
+def one_process_but_for_training(context: typer.Context) -> None:
+    """Raise a ValueError where torchrun starts a command on several processes that would do the same in one folder."""
+    several = dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+    command = context.invoked_subcommand
+    require(not several or command == "train", f"ald-ext {command}", "several processes of torchrun", "one process")
 
 
 @app.command()

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import samplers
 from ..dequantization import scale_pixels
 from ..distributions import DiagonalGaussian
 from ..settings import require
+from .adaptive_langevin import PersistentChains
 from .config import ModelConfig, config_from_dict
 from .likelihoods import LIKELIHOODS, at_least_float32, to_brightness
 from .networks import make_decoder, make_dequantizer, make_encoder
@@ -83,7 +85,16 @@ class LatentVariableModel(nn.Module, ABC):
         Args:
             x: data (m, *shape), uint8 or real.
             index: index of each datum in its data set, (m,) int64.
+
+        Raises:
+            ValueError: several processes, of a model that keeps chains, which wrappers do not gather.
         """
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if several and any(isinstance(module, PersistentChains) for module in self.modules()):
+            raise ValueError(
+                f"ald_ext.models.{type(self).__name__}: got chains in a process group, where a wrapper loses what "
+                "other processes moved, expected ald_ext.training.train, which gathers them"
+            )
         return self.loss(x, index)
 
     def log_prior(self, z: Tensor) -> Tensor | float:

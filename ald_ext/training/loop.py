@@ -277,9 +277,7 @@ def train(
         )
     state = load_checkpoint(checkpoint) if resume else None
     with random_state_kept():
-        run = start_run(config, data, make_model)
-        if state is not None:
-            run.restore(state)
+        run = start_run(config, data, make_model, state)
         run.ranks.once(lambda: prepare(out, run.config))
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             loop.train()

@@ -62,6 +62,7 @@ def process_group(device: str) -> Iterator[None]:
 
     Raises:
         ValueError: a GPU with a number, or fewer GPUs than processes on this machine.
+        ConnectionError: the environment names other processes that cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -73,7 +74,13 @@ def process_group(device: str) -> Iterator[None]:
         require(local <= gpus, "nproc-per-node", f"{local} with {gpus} GPUs here", f"at most {gpus}, or --device cpu")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            f"WORLD_SIZE: got {os.environ['WORLD_SIZE']} in the environment, but no process group "
+            f"({first_line(error)}); expected to be started by torchrun, or WORLD_SIZE unset for one process"
+        ) from error
     try:
         yield
     finally:
@@ -97,12 +104,13 @@ class Ranks:
         self.interruption = Interruption(patient=self.count > 1)
         self._signals = torch.zeros(len(SIGNALS))  # of all ranks
 
-    def check_same(self, config: TrainingConfig, images: Tensor) -> None:
-        """Raise a ValueError if the ranks' settings or training images differ."""
+    def check_same(self, config: TrainingConfig, images: Tensor, step: int) -> None:
+        """Raise a ValueError if the ranks' settings, training images or numbers of steps done differ."""
         if self.count == 1:
             return
         checksum = zlib.crc32(images[:COMPARED_IMAGES].numpy().tobytes())
-        facts = {**config.to_dict(), "device": "", "training images": (tuple(images.shape), checksum)}
+        facts = {**config.to_dict(), "device": "", "steps done": step}
+        facts["training images"] = (tuple(images.shape), checksum)
         of_all: list[Any] = [None] * self.count
         self._collectively(dist.all_gather_object, of_all, facts)
         different = [name for name in facts if any(other[name] != facts[name] for other in of_all)]
@@ -147,8 +155,16 @@ class Ranks:
             step_size.mul_(share)
         model.diagnostics = {name: value * share for name, value in model.diagnostics.items()}
         self._signals = loss.new_tensor([float(self.interruption.signal_number == number) for number in SIGNALS])
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        self._sum([loss, *gradients, *adapted, *model.diagnostics.values(), self._signals])
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        unreached = [parameter for parameter in learning if parameter.grad is None]  # by this rank's data, at least
+        reached = loss.new_tensor([float(parameter.grad is not None) for parameter in learning])
+        for parameter in unreached:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+        self._sum([loss, *gradients, *adapted, *model.diagnostics.values(), self._signals, reached])
+        if unreached:
+            for parameter, number in zip(learning, reached.tolist(), strict=True):
+                parameter.grad = parameter.grad if number else None
         for chains in modules:
             if isinstance(chains, PersistentChains):
                 self._gather(chains)

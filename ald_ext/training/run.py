@@ -131,8 +131,13 @@ class Run:
             setattr(self, name, state.get(name, getattr(self, name)))
 
 
-def start_run(config: TrainingConfig, data: ImageData | None = None, make_model: MakeModel | None = None) -> Run:
-    """Return a run before its first step, and seed torch. ValueError for settings that do not fit the data."""
+def start_run(
+    config: TrainingConfig,
+    data: ImageData | None = None,
+    make_model: MakeModel | None = None,
+    state: dict[str, Any] | None = None,
+) -> Run:
+    """Return a run before its first step, or as in a state, and seed torch. ValueError for what does not fit."""
     ranks, dataset = Ranks(), config.dataset
     if data is None:
         if ranks.count > 1 and config.download:
@@ -148,7 +153,6 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
     network = dataclasses.replace(config.network, shape=tuple(data.train_images.shape[1:]), num_data=num_data)
     network = as_config_of(model_class.config_class, network)
     config = dataclasses.replace(config, network=network, epochs=config.num_epochs, dataset=dataset)
-    ranks.check_same(config, data.train_images)
     images, size, seed = data.train_images, config.batch_size, config.seed
     batches = Batches(images, size, seed, config.device, rank=ranks.rank, num_ranks=ranks.count)
     model = (make_model or model_class)(network).to(config.device)
@@ -156,7 +160,7 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config, ranks.count)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
-    return Run(
+    run = Run(
         config=config,
         model=model,
         optimizer=optimizer,
@@ -168,6 +172,10 @@ def start_run(config: TrainingConfig, data: ImageData | None = None, make_model:
         ranks=ranks,
         ensemble=ParameterEnsemble(config.ensemble_size) if model.langevin and config.ensemble_size else None,
     )
+    if state is not None:
+        run.restore(state)
+    ranks.check_same(config, images, run.step)
+    return run
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ald_ext.data import ImageData
-from ald_ext.models import MODELS, LatentVariableModel, ModelConfig, config_from_dict, find_model_class
+from ald_ext.models import AE, MODELS, LatentVariableModel, ModelConfig, config_from_dict, find_model_class
 from ald_ext.training import TrainingConfig, TrainingDivergedError, TrainingInterrupted, fit, loop, train
 
 RANKS = 2
@@ -122,8 +123,41 @@ def failures(folder: Path, rank: int) -> dict[str, str]:
         disk = outcome_of(lambda: trained(folder / "disk"))
     diverged = outcome_of(lambda: trained(divergence_limit=1e-9))
     other = outcome_of(lambda: trained(seed=rank))
+    options = {**RUNS["lae"], "epochs": 2 * EPOCHS, "resume": rank == 1}
+    fresh = outcome_of(lambda: trained(folder / "one to two" / "lae" if rank else None, **options))
     captured = outcome_of(lambda: trained(capture=True))
-    return {"disk": disk, "diverged": diverged, "other": other, "captured": captured}
+    return {"disk": disk, "diverged": diverged, "other": other, "fresh": fresh, "captured": captured}
+
+
+class OneOfTwo(torch.nn.Module):
+    """An encoder that takes another of its layers for each rank, and the third one never."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(3, 2, dtype=torch.float64) for _ in range(3))
+        self.rank = rank
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[self.rank](x)
+
+
+def trained_by_parts(rank: int) -> dict[str, Any]:
+    """The state of a run in which each rank's data reach other parameters."""
+
+    def make(settings: ModelConfig) -> LatentVariableModel:
+        return AE(settings, encoder=OneOfTwo(rank)).double()
+
+    return fit(config(model="ae", epochs=1), numbers(), make_model=make).state()
+
+
+def chains_in_wrappers() -> dict[str, str]:
+    """What models with chains say to DistributedDataParallel."""
+    found = {}
+    for name in ("abp", "clae-langevin"):
+        settings = dataclasses.replace(config(**RUNS[name]).network, num_data=TRAIN)
+        wrapped = DistributedDataParallel(find_model_class(RUNS[name]["model"])(settings))
+        found[name] = outcome_of(partial(wrapped, numbers().train_images.float(), torch.arange(TRAIN)))
+    return found
 
 
 def wrapped_gradients(rank: int) -> dict[str, list[torch.Tensor]]:
@@ -159,6 +193,8 @@ def main(folder: Path, rank: int) -> None:
         trained(folder / "two to one" / name, **RUNS[name])
     results["stopped"] = stop_by_signal(folder, rank)
     results["failures"] = failures(folder, rank)
+    results["by parts"] = trained_by_parts(rank)
+    results["chains"] = chains_in_wrappers()
     results["gradients"] = wrapped_gradients(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

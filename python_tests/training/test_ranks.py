@@ -16,7 +16,9 @@ import torch
 from patience import PATIENCE
 from training import ranks_world
 from training.ranks_world import EPOCHS, RANKS, RUNS, SAME_AS_ALONE, STEPS_AN_EPOCH, trained
+from typer.testing import CliRunner
 
+from ald_ext.cli.commands import app
 from ald_ext.data.batches import Batches, batches
 from ald_ext.models import MODELS
 from ald_ext.training.checkpoints import load_checkpoint
@@ -113,6 +115,7 @@ def test_what_ends_one_rank_ends_both_with_a_message(world):
     for failures in (first, second):
         assert "lae: diverged at step 1 (loss" in failures["diverged"]
         assert "other seed than another rank, expected the same on all ranks" in failures["other"]
+        assert "other steps done than another rank, expected the same on all ranks" in failures["fresh"]
     assert first["diverged"] == second["diverged"]
     assert "capture: got True for model 'lae', expected False: the device is no GPU" in first["captured"]
 
@@ -123,6 +126,24 @@ def test_wrapped_models_have_the_mean_gradient(world, name):
     for results in world[1]:
         gradients = results["gradients"]
         torch.testing.assert_close(gradients[name], gradients[name.split("-")[0]])
+
+
+@pytest.mark.processes
+def test_chains_are_refused_in_wrappers(world):
+    """DistributedDataParallel would overwrite those of all ranks but the first."""
+    for results in world[1]:
+        for name, message in results["chains"].items():
+            model = name.split("-")[0].upper()
+            assert message.startswith(f"ValueError: ald_ext.models.{model}: got chains in a process group")
+
+
+@pytest.mark.processes
+def test_a_gradient_that_only_one_ranks_data_have_reaches_all(world):
+    """Each rank takes another layer of the encoder. The third has no gradient and stays without optimizer state."""
+    first, second = (without_clock(results["by parts"]) for results in world[1])
+    assert set(differences(first, second)) <= {"/random_state/cpu"}
+    names = [name for name in first["model"] if "layers" in name or "decoder" in name]
+    assert len(first["optimizer"]["state"]) == len(names) - 2
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
@@ -161,6 +182,26 @@ def test_gpus_that_do_not_suffice(monkeypatch, device, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=message), process_group(device):
         pass
+
+
+def test_an_environment_without_the_other_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    message = (
+        r"WORLD_SIZE: got 2 in the environment, but no process group \(.*MASTER_ADDR.*\); expected to be started by"
+    )
+    with pytest.raises(ConnectionError, match=message), process_group("cpu"):
+        pass
+
+
+def test_other_commands_are_of_one_process(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = CliRunner().invoke(app, ["info"]).exception
+    assert str(refused) == "ald-ext info: got several processes of torchrun, expected one process"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert CliRunner().invoke(app, ["info"]).exit_code == 0
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]

@@ -33,11 +33,12 @@ from .environments import PYTHONS, ROOT, StepFailedError, find_pythons, find_uv,
 TEST_REQUIREMENTS = ("pytest", "hypothesis", "expecttest")
 PYTHON_TESTS = ROOT / "python_tests"
 COMPILE_TESTS = ["optim/test_compile"]
-#: What is not a cell's to find out: whether the reference and the optimizers sample what they claim.
-LEFT_OUT = {"ops/test_reference", "optim/test_database", "optim/test_stationary", *COMPILE_TESTS}
+#: What is not a cell's to find out: whether the reference and the optimizers sample what they claim; samplers.
+LEFT_OUT = {"ops/test_reference", "optim/test_database", "optim/test_stationary", "distributed/test_posterior"}
+LEFT_OUT |= {"distributed/test_chains", *COMPILE_TESTS}
 TESTS = ["test_build"] + [
     name
-    for folder in ("ops", "optim")
+    for folder in ("ops", "optim", "distributed")
     for path in sorted((PYTHON_TESTS / folder).glob("test_*.py"))
     if (name := f"{folder}/{path.stem}") not in LEFT_OUT
 ]

@@ -66,6 +66,13 @@ class LangevinOptimizer(GroupStepper):
         param_group = {**self.defaults, **python_numbers(param_group)}
         self._check_options(param_group)
         param_group["params"] = with_recorded_names(param_group["params"])
+        have_names = any("param_names" in group for group in self.param_groups)
+        if param_group["params"] == [] and have_names:
+            param_group["param_names"] = []  # torch asks for names in all groups or in none
+        elif any(isinstance(param, tuple) for param in param_group["params"]) and not have_names:
+            for group in self.param_groups:
+                if not group["params"]:
+                    group["param_names"] = []
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -108,6 +115,8 @@ class LangevinOptimizer(GroupStepper):
                 identity(name)  # torch.compile could not compute it
             if "chain" in group:
                 chain_seed(group["seed"], group["chain"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        self._has_recorded_names = any(hasattr(param, "_ald_ext_name") for param in params)
         self._look_for_shards()
 
     def _all_noise_ids(self) -> list[int]:

@@ -52,7 +52,7 @@ def name_parameters(model: nn.Module, prefix: str = "") -> None:
     """
     start = prefix and f"{prefix}."
     for name, param in model.named_parameters():
-        param._ald_ext_name = start + clean_name(name)  # type: ignore[attr-defined]
+        param._ald_ext_name = clean_name(start + clean_name(name))  # type: ignore[attr-defined]
     for module_name, module in model.named_modules():
         within = clean_name(f"{module_name}.").lstrip(".")
         record_flat_shards(module, start + within, identity)

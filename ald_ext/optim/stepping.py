@@ -52,6 +52,8 @@ class GroupStepper(Optimizer, ABC):
     #: Whether parameters are shards of larger ones: Note [Local shards].
     _has_shards = False
     _is_compared = False
+    #: Whether :func:`ald_ext.name_parameters` has named parameters.
+    _has_recorded_names = False
 
     @abstractmethod
     def _check_options(self, group: Group) -> None: ...
@@ -143,7 +145,10 @@ class GroupStepper(Optimizer, ABC):
         """Note [Identity of a parameter]; ``first`` parameters are in the groups before."""
         first_parameter = group.get("first_parameter", 0)
         if first_parameter is None:
-            return [IDENTITIES[name] for name in group["param_names"]]
+            names = group["param_names"]
+            if self._has_recorded_names:  # ZeroRedundancyOptimizer gives every rank the group of the first, with names
+                names = [getattr(param, "_ald_ext_name", None) or names[i] for i, param in enumerate(group["params"])]
+            return [IDENTITIES[name] for name in names]
         first += first_parameter
         return list(range(first, first + len(group["params"])))
 

@@ -107,6 +107,26 @@ def findings(folder: Path) -> dict[str, Any]:
             compiled()
         found[f"compiled, {json.dumps(flags)}"] = difference(model, expected)
 
+    # A rank of ZeroRedundancyOptimizer has nothing of a group; and it loads the consolidated state of rank 0.
+    model = network()
+    name_parameters(model)
+    optimizer = PSGLD(model.parameters(), **OPTIONS)
+    steps(optimizer, model.parameters(), 4)
+    for first in (0, 1, 5):
+        redundant_model = network()
+        name_parameters(redundant_model)
+        params = list(redundant_model.parameters())
+        groups = [{"params": part} for part in (params[:first], params[first:]) if part]
+        redundant = ZeroRedundancyOptimizer(groups, PSGLD, **OPTIONS)
+        steps(redundant, params, 2)
+        redundant.consolidate_state_dict(0)
+        states = everybodys(redundant.state_dict() if rank == 0 else None)
+        groups = [{"params": part} for part in (params[:first], params[first:]) if part]
+        redundant = ZeroRedundancyOptimizer(groups, PSGLD, lr=0.5, num_data=1)
+        redundant.load_state_dict(states[0])
+        steps(redundant, params, 2)
+        found[f"ZeRO, {first}"] = difference(redundant_model, whole(model))
+
     # Only some ranks make an optimizer, and nobody waits.
     if rank == 0:
         found["alone"] = error_of(lambda: step(SGLD([("alone", torch.ones(3))], 0.1, num_data=1)))

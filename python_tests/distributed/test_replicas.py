@@ -47,6 +47,12 @@ def test_one_process_does_the_same(found: dict[str, list[Any]], case: str, flags
     assert found[f"{case}, {json.dumps(flags)}"] == ["", ""]
 
 
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_redundant_optimizers_continue(found: dict[str, list[Any]], first: int) -> None:
+    """Of so many parameters in a first group, of which a rank may have none, from the state that rank 0 collected."""
+    assert found[f"ZeRO, {first}"] == ["", ""]
+
+
 def test_nobody_waits_for_ranks_that_make_no_optimizer(found: dict[str, list[Any]]) -> None:
     assert found["alone"] == ["", ""]
 

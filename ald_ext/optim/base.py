@@ -21,7 +21,7 @@ from .checks import (
 )
 from .names import identity, ordered_by_name, repeated, with_recorded_names
 from .seeds import Replicas, chain_seed, in_process_group, values_of
-from .shards import is_dtensor, is_shard
+from .shards import is_dtensor
 from .stepping import GroupStepper, place_step
 
 
@@ -66,6 +66,13 @@ class LangevinOptimizer(GroupStepper):
         param_group = {**self.defaults, **python_numbers(param_group)}
         self._check_options(param_group)
         param_group["params"] = with_recorded_names(param_group["params"])
+        have_names = any("param_names" in group for group in self.param_groups)
+        if param_group["params"] == [] and have_names:
+            param_group["param_names"] = []  # torch asks for names in all groups or in none
+        elif any(isinstance(param, tuple) for param in param_group["params"]) and not have_names:
+            for group in self.param_groups:
+                if not group["params"]:
+                    group["param_names"] = []
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -109,7 +116,9 @@ class LangevinOptimizer(GroupStepper):
                 identity(name)  # torch.compile could not compute it
             if "chain" in group:
                 chain_seed(group["seed"], group["chain"])
-        self._has_shards = any(is_shard(param) for group in self.param_groups for param in group["params"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        self._has_recorded_names = any(hasattr(param, "_ald_ext_name") for param in params)
+        self._look_for_shards()
 
     def _all_noise_ids(self) -> list[int]:
         ids: list[int] = []
@@ -135,18 +144,17 @@ class LangevinOptimizer(GroupStepper):
 
     def _compare_replicas(self) -> None:
         """Note [Seeds of replicas]."""
-        if in_process_group():
-            if self._replicas is None:  # a copy, or made before the process group
-                self._replicas = self._join_replicas()
-            name, groups = type(self).__name__, self.param_groups
-            seeds = [group["seed"] for group in groups]
-            if self._alike is None:  # whatever the parameters are: they have positions and seed in common
-                self._alike = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
-            self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
-            unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
-            params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
-            if params:
-                self._alike.compare(name, values=values_of(params))
+        if self._replicas is None:  # a copy, or made before the process group
+            self._replicas = self._join_replicas()
+        name, groups = type(self).__name__, self.param_groups
+        seeds = [group["seed"] for group in groups]
+        if self._alike is None:  # whatever the parameters are: they have positions and seed in common
+            self._alike = Replicas(["positions", seeds, [group.get("chain") for group in groups]])
+        self._replicas.compare(name, seed=seeds, step=[int(group["step"]) for group in groups])
+        unnamed = [group["params"] for group in groups if group.get("first_parameter", 0) is not None]
+        params = [param for param in chain.from_iterable(unnamed) if not is_dtensor(param)]
+        if params:
+            self._alike.compare(name, values=values_of(params))
         self._is_compared = True
 
     def _check_options(self, group: Group) -> None:

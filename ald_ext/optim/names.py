@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,10 +50,12 @@ def name_parameters(model: nn.Module, prefix: str = "") -> None:
         model: whose parameters are named, as in ``model.named_parameters()`` but without what wrappers add.
         prefix: put before every name, to tell two networks apart.
     """
-    for name, param in model.named_parameters(prefix=prefix):
-        param._ald_ext_name = clean_name(name)  # type: ignore[attr-defined]
-    for module_name, module in model.named_modules(prefix=prefix):
-        record_flat_shards(module, f"{module_name}.", identity)
+    start = prefix and f"{prefix}."
+    for name, param in model.named_parameters():
+        param._ald_ext_name = clean_name(start + clean_name(name))  # type: ignore[attr-defined]
+    for module_name, module in model.named_modules():
+        within = clean_name(f"{module_name}.").lstrip(".")
+        record_flat_shards(module, start + within, identity)
 
 
 def clean_name(name: str) -> str:
@@ -97,14 +100,19 @@ def ordered_by_name(state_dict: dict[str, Any], groups: list[dict[str, Any]]) ->
 
     torch.distributed.checkpoint has brought the parameters, which it names instead of numbering them, into their order,
     but not the entry "param_names".
+
+    Raises:
+        ValueError: the same parameters are in other groups.
     """
     saved_groups = state_dict["param_groups"]
     if any(group.get("first_parameter", 0) is not None for group in saved_groups):
         return state_dict  # positions hold
     names = [group.get("param_names", ()) for group in groups]
     saved_names = [group.get("param_names", ()) for group in saved_groups]
-    if saved_names == names or sorted(map(sorted, names)) != sorted(map(sorted, saved_names)) or not all(names):
+    if saved_names == names or sorted(chain(*names)) != sorted(chain(*saved_names)) or not all(names):
         return state_dict
+    if sorted(map(sorted, names)) != sorted(map(sorted, saved_names)):
+        raise ValueError(f"ald_ext: load_state_dict: got groups of parameters {saved_names}, expected {names}")
     if isinstance(saved_groups[0]["params"][0], str):
         ordered = [{**saved, "param_names": own} for saved, own in zip(saved_groups, names, strict=True)]
     else:

@@ -115,6 +115,9 @@ class PSGLD(LangevinOptimizer):
         own = super().state_dict()["param_groups"]
         if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved_groups]:
             return super()._adopted(state_dict)
-        groups = [{**group, "params": saved["params"]} for group, saved in zip(own, saved_groups, strict=True)]
+        groups = [
+            {**group, **{name: saved[name] for name in ("params", "param_names") if name in group and name in saved}}
+            for group, saved in zip(own, saved_groups, strict=True)
+        ]
         states = {key: {"square_avg": state["square_avg"]} for key, state in state_dict["state"].items()}
         return {**state_dict, "state": states, "param_groups": groups}

@@ -17,7 +17,8 @@ from .checks import Group, check_memory, check_param, check_state, placed_alike
 from .foreach import FOREACH_STEPS
 from .layouts import in_layout_of
 from .names import IDENTITIES
-from .shards import is_dtensor
+from .seeds import in_process_group
+from .shards import is_dtensor, is_shard
 from .step_lists import StepLists, of_this_process
 
 #: Parameters with the name and the tensor of a state that was made or mended for them.
@@ -51,6 +52,8 @@ class GroupStepper(Optimizer, ABC):
     #: Whether parameters are shards of larger ones: Note [Local shards].
     _has_shards = False
     _is_compared = False
+    #: Whether :func:`ald_ext.name_parameters` has named parameters.
+    _has_recorded_names = False
 
     @abstractmethod
     def _check_options(self, group: Group) -> None: ...
@@ -83,13 +86,26 @@ class GroupStepper(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        is_first = not self._is_compared and in_process_group()
+        if torch.compiler.is_compiling() and (self._has_shards or is_first):
+            self._step_outside_of_graphs()
+        else:
+            self._step(is_first)
+        return loss
+
+    @torch.compiler.disable(reason="an optimizer's first step in a process group, and steps of DTensors, need Python")
+    def _step_outside_of_graphs(self) -> None:
+        self._step(not self._is_compared and in_process_group())
+
+    def _step(self, is_first: bool) -> None:
         for group in self.param_groups:
             self._check_options(group)  # again: schedulers and users write to groups
             place_step(group)
-        if not self._is_compared and not torch.compiler.is_compiling():
+        if is_first:
             self._compare_replicas()
         gathered = self._gather()
         if not self._step_at_once(gathered):
+            self._look_for_shards()  # which a wrapper may have put in the place of parameters
             with torch.no_grad():
                 plans = [self._plan(group, lists) for group, lists in gathered]
                 for plan in plans:
@@ -97,7 +113,9 @@ class GroupStepper(Optimizer, ABC):
         if self._has_shards:  # autograd knows them as the wrappers of what was written
             written = [param for _, lists in gathered for param in lists.params if is_dtensor(param)]
             torch.autograd.graph.increment_version(written)
-        return loss
+
+    def _look_for_shards(self) -> None:
+        self._has_shards = any(is_shard(param) for group in self.param_groups for param in group["params"])
 
     def _gather(self) -> list[tuple[Group, StepLists]]:
         """What has a gradient, of each group; states that are not there yet are left out."""
@@ -127,7 +145,10 @@ class GroupStepper(Optimizer, ABC):
         """Note [Identity of a parameter]; ``first`` parameters are in the groups before."""
         first_parameter = group.get("first_parameter", 0)
         if first_parameter is None:
-            return [IDENTITIES[name] for name in group["param_names"]]
+            names = group["param_names"]
+            if self._has_recorded_names:  # ZeroRedundancyOptimizer gives every rank the group of the first, with names
+                names = [getattr(param, "_ald_ext_name", None) or names[i] for i, param in enumerate(group["params"])]
+            return [IDENTITIES[name] for name in names]
         first += first_parameter
         return list(range(first, first + len(group["params"])))
 

@@ -9,13 +9,13 @@ from unittest import mock
 
 import torch
 import torch.distributed as distributed
-from distributed.wrapped import give_gradients, network, whole
+from distributed.wrapped import FLAGS, OPTIONS, difference, give_gradients, network, one_process, steps, whole
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ald_ext import PSGLD, SGLD
+from ald_ext import PSGLD, SGLD, name_parameters
 
 
 def everybodys(value: Any) -> list[Any]:
@@ -63,6 +63,69 @@ def findings(folder: Path) -> dict[str, Any]:
     with mock.patch("ald_ext.optim.base.in_process_group", return_value=False):
         early = SGLD(network().parameters(), 0.1, num_data=1)
     found["made early"] = [seed_of(early), error_of(lambda: step(early)), seed_of(early)]
+
+    # And whose first step is compiled.
+    model = network()
+    with mock.patch("ald_ext.optim.base.in_process_group", return_value=False):
+        early = SGLD(model.named_parameters(), 0.1, num_data=1)
+    compiled = torch.compile(early.step, backend="eager")
+    for _ in range(2):
+        give_gradients(model.parameters())
+        compiled()
+    found["made early, compiled"] = [param.tolist() for param in model.parameters()]
+
+    # Names with a prefix; parameters that a wrapper replaces when the optimizer has been made; a compiled step.
+    for flags in FLAGS.values():
+        model = network()
+        name_parameters(model, "critic")
+        expected = one_process("psgld", model, flags, 3)
+        wrapped = DistributedDataParallel(network())
+        name_parameters(wrapped, "critic")
+        steps(PSGLD(wrapped.parameters(), **OPTIONS, **flags), wrapped.parameters(), 3)
+        found[f"prefix, {json.dumps(flags)}"] = difference(wrapped, expected)
+        expected = one_process("psgld", network(), flags, 3)
+        for already in (0, 1):
+            model = network()
+            optimizer = PSGLD(model.named_parameters(), **OPTIONS, **flags)
+            steps(optimizer, model.parameters(), already)
+            old = list(model.parameters())
+            fully_shard(model)
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+            if already:
+                for param, new in zip(old, model.parameters(), strict=True):
+                    square_avg = distribute_tensor(
+                        optimizer.state.pop(param)["square_avg"], new.device_mesh, [Shard(0)]
+                    )
+                    optimizer.state[new] = {"square_avg": square_avg}
+            steps(optimizer, model.parameters(), 3 - already)
+            found[f"replaced after {already}, {json.dumps(flags)}"] = difference(model, expected)
+        model = fully_shard(network())
+        optimizer = PSGLD(model.named_parameters(), **OPTIONS, **flags)
+        compiled = torch.compile(optimizer.step, backend="eager")
+        for _ in range(3):
+            give_gradients(model.parameters())
+            compiled()
+        found[f"compiled, {json.dumps(flags)}"] = difference(model, expected)
+
+    # A rank of ZeroRedundancyOptimizer has nothing of a group; and it loads the consolidated state of rank 0.
+    model = network()
+    name_parameters(model)
+    optimizer = PSGLD(model.parameters(), **OPTIONS)
+    steps(optimizer, model.parameters(), 4)
+    for first in (0, 1, 5):
+        redundant_model = network()
+        name_parameters(redundant_model)
+        params = list(redundant_model.parameters())
+        groups = [{"params": part} for part in (params[:first], params[first:]) if part]
+        redundant = ZeroRedundancyOptimizer(groups, PSGLD, **OPTIONS)
+        steps(redundant, params, 2)
+        redundant.consolidate_state_dict(0)
+        states = everybodys(redundant.state_dict() if rank == 0 else None)
+        groups = [{"params": part} for part in (params[:first], params[first:]) if part]
+        redundant = ZeroRedundancyOptimizer(groups, PSGLD, lr=0.5, num_data=1)
+        redundant.load_state_dict(states[0])
+        steps(redundant, params, 2)
+        found[f"ZeRO, {first}"] = difference(redundant_model, whole(model))
 
     # Only some ranks make an optimizer, and nobody waits.
     if rank == 0:

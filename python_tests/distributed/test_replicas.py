@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed.worlds import run_world
+from distributed.wrapped import FLAGS
 
 from ald_ext import ops
 
@@ -31,6 +33,24 @@ def test_optimizers_made_before_the_process_group_agree_at_their_first_step(foun
     assert drawn != also_drawn
     assert error == also_error == ""
     assert agreed == also_agreed
+
+
+def test_a_compiled_first_step_takes_the_seed_of_the_replicas(found: dict[str, list[Any]]) -> None:
+    first, second = found["made early, compiled"]
+    assert first == second
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+@pytest.mark.parametrize("case", ["prefix", "replaced after 0", "replaced after 1", "compiled"])
+def test_one_process_does_the_same(found: dict[str, list[Any]], case: str, flags: dict[str, bool]) -> None:
+    """With names of a wrapped model and a prefix, parameters that FSDP2 put in the place of others, a compiled step."""
+    assert found[f"{case}, {json.dumps(flags)}"] == ["", ""]
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_redundant_optimizers_continue(found: dict[str, list[Any]], first: int) -> None:
+    """Of so many parameters in a first group, of which a rank may have none, from the state that rank 0 collected."""
+    assert found[f"ZeRO, {first}"] == ["", ""]
 
 
 def test_nobody_waits_for_ranks_that_make_no_optimizer(found: dict[str, list[Any]]) -> None:

@@ -222,6 +222,31 @@ def test_a_reordered_model_continues(kind: str) -> None:
     assert same(model, renamed)
 
 
+@EVERY_KIND
+def test_parameters_in_other_groups_are_refused(kind: str) -> None:
+    """By their places, some would have the states and the noise of others."""
+    named = [(name, torch.zeros(3)) for name in "abcd"]
+    optimizers = [
+        OPTIMIZERS[kind]([{"params": [named[i] for i in places]} for places in groups], **OPTIONS)
+        for groups in ([(0, 1), (2, 3)], [(0, 2), (1, 3)])
+    ]
+    with pytest.raises(ValueError, match=r"got groups of parameters \[\['a', 'b'\], .*expected \[\['a', 'c'\]"):
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+
+
+def test_the_state_of_rmsprop_in_another_order() -> None:
+    named = [(name, torch.zeros(3)) for name in "ab"]
+    for number, (_, param) in enumerate(named):
+        param.grad = torch.full((3,), float(number))
+    before = torch.optim.RMSprop(named, lr=0.1)
+    before.step()
+    optimizer = PSGLD(named[::-1], **OPTIONS)
+    with pytest.warns(UserWarning, match="RMSprop"):
+        optimizer.load_state_dict(before.state_dict())
+    for _, param in named:
+        assert torch.equal(optimizer.state[param]["square_avg"], before.state[param]["square_avg"])
+
+
 @pytest.mark.parametrize("centered", [False, True])
 def test_the_state_of_rmsprop(centered: bool) -> None:
     """v is taken, and nothing else; the loss does not explode at an eps of 1e-8."""

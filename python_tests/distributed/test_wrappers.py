@@ -10,7 +10,7 @@ from distributed.worlds import run_world
 from distributed.wrapped import FLAGS, OPTIMIZERS, PLACEMENTS, WRAPPERS
 
 #: One world at once; the others are left to make test-all.
-WORLDS = [pytest.param(world, marks=[] if world == 2 else [pytest.mark.processes]) for world in (1, 2, 3, 4)]
+WORLDS = [pytest.param(world, marks=[] if world == 2 else [pytest.mark.exhaustive]) for world in (1, 2, 3, 4)]
 EVERY_WORLD = pytest.mark.parametrize("world", WORLDS)
 
 CELLS = [

@@ -105,7 +105,8 @@ class GroupStepper(Optimizer, ABC):
             self._compare_replicas()
         gathered = self._gather()
         if not self._step_at_once(gathered):
-            self._look_for_shards()  # which a wrapper may have put in the place of parameters
+            if not torch.compiler.is_compiling():
+                self._look_for_shards()  # which a wrapper may have put in the place of parameters
             with torch.no_grad():
                 plans = [self._plan(group, lists) for group, lists in gathered]
                 for plan in plans:

@@ -2,13 +2,12 @@
 
 Note [Seeds of replicas]
     Where torch.distributed is initialized, optimizers of one class, of the same parameters (Note [Identity of a
-    parameter]) and of one chain belong to each other; of several in a process, the n-th to the n-th of the others.
-    They have one seed: that of the rank that was first to write it to the store of the process group. This is no
-    collective operation: no rank waits, whichever of them make an optimizer. An optimizer that was made before the
-    process group takes that seed at its first step. In the first step of each after it was
-    made or its state was loaded, seeds and step counters are compared with those of the rank that was first. So are
-    the values of parameters without names, in all optimizers of one seed: their positions might mean other parameters
-    on another rank.
+    parameter]) and of one chain belong to each other; of several in a process, the n-th to the n-th of the others. They
+    have one seed: that of the rank that was first to write it to the store of the process group. This is no collective
+    operation: no rank waits, whichever of them make an optimizer. An optimizer that was made before the process group
+    takes that seed at its first step. In the first step of each after it was made or its state was loaded, seeds and
+    step counters are compared with those of the rank that was first. So are the values of parameters without names, in
+    all optimizers of one seed: their positions might mean other parameters on another rank.
 """
 
 from __future__ import annotations

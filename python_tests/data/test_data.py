@@ -57,7 +57,7 @@ def assert_well_formed(data: ImageData, channels: int, train: int, test: int) ->
 def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
     assert list(DATASETS) == ["mnist5k", "mnist", "bmnist", "fashion-mnist", "svhn", "cifar10", "celeba", "bmnist5k"]
     for name in ("mnits", "", str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match=r"expected one of mnist5k, mnist, .* or a .npz file or a folder of imag"):
+        with pytest.raises(ValueError, match=r"expected one of mnist5k, mnist, .* or a .npz or .npy file or a folder of imag"):
             load_dataset(name)
     text = tmp_path / "text.txt"
     text.write_text("hello")

@@ -63,7 +63,7 @@ def read_array_file(path: Path) -> Source:
         got = part.images.shape[1]
         require(got == train.images.shape[1], owner_of(place, key), f"{got} channels", expected)
     notes += doubts_about(train.images)
-    return Source(train, *(test or [None]), notes=tuple(notes))
+    return Source(train, test[0] if test else None, notes=tuple(notes))
 
 
 def owner_of(place: str, key: str) -> str:

@@ -251,8 +251,10 @@ def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Ten
     animated = [row for row, picture in found.pictures.items() if picture.more_frames]
     if animated:
         notes.append(f"the first frame alone is taken of {told(animated, 'file')}")
-    grey = [row for row, is_grey in enumerate(found.grey) if is_grey]
     colour = [row for row, is_grey in enumerate(found.grey) if not is_grey]
+    if len(colour) < len(pixels):  # by their pixels, since formats such as GIF have no grey
+        colour = [row for row in colour if (pixels[row] != pixels[row][0]).any()]
+    grey = sorted(set(range(len(pixels))).difference(colour))
     if grey and colour:
         fewer = f"{told(colour)} in colour" if len(colour) <= len(grey) else f"{told(grey)} in grey"
         notes.append(f"{fewer} among {len(pixels)}: all become RGB")

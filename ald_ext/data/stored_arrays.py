@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from .image_files import evident_fault, shorten
 
 #: What is unpacked may take this many bytes, or this many times the bytes of the file, whichever is more.
 ALWAYS_UNPACKED, UNPACKED_RATIO = 2**30, 100
+#: The record at the end of a .npz file, of which the number of members is read, and that number where it is elsewhere.
+END_OF_DIRECTORY, ZIP64 = struct.Struct("<10xH10x"), 0xFFFF
 HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -71,6 +75,10 @@ def stored_arrays(path: Path, place: str) -> Iterator[dict[str, StoredArray]]:
                 raise unreadable(place, f"a wrong checksum of {damaged}")
             members = {member.filename: member for member in archive.infolist()}
             require(len(members) == len(archive.infolist()), place, "two arrays of one name", "different names")
+            file.seek(-(END_OF_DIRECTORY.size + len(archive.comment)), os.SEEK_END)
+            count = END_OF_DIRECTORY.unpack(file.read(END_OF_DIRECTORY.size))[0]
+            if len(members) != count < ZIP64:
+                raise unreadable(place, f"a directory of {len(members)} arrays, and not {count}")
             yield {
                 key: stored_array(partial(archive.open, f"{key}.npy"), member.file_size, f"{place}: {key}")
                 for name, member in members.items()

@@ -93,7 +93,7 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
     if missing:
         return FileNotFoundError(
             f"dataset {name}: data_root: found no {name.upper()} under {data_root!r}: missing {', '.join(missing)}. "
-            f"{elsewhere(missing, Path(data_root))}"
+            f"{elsewhere(name, missing, Path(data_root))}"
             "Give the folder that holds them, or get them with --download (load_dataset(..., download=True))"
         )
     paths = {file: Path(data_root) / file for file in files}
@@ -105,22 +105,18 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
     )
 
 
-def elsewhere(missing: list[str], data_root: Path) -> str:
+def elsewhere(name: str, missing: list[str], data_root: Path) -> str:
     """Return a sentence on files and archives near the root that may be what is missing; "" if there are none."""
-    if not data_root.is_dir():
-        return ""
-    near = [path for pattern in ("*", "*/*", "*/*/*") for path in data_root.glob(pattern)]
-    names = {Path(file).name for file in missing}
-    moved = [path for path in near if path.name.removesuffix(".gz") in names]
-    packed = [path for path in near if path not in moved and path.name.lower().endswith(ARCHIVES)]
-    sentences = []
-    if moved:
-        at = next(file for file in missing if Path(file).name == moved[0].name.removesuffix(".gz"))
-        sentences.append(f"Move {moved[0].relative_to(data_root)} to {Path(at).parent / moved[0].name}, and the like. ")
-    if packed:
-        found = ", ".join(str(path.relative_to(data_root)) for path in packed[:3])
-        sentences.append(f"Unpack {found}, if it holds them, so that they lie there. ")
-    return "".join(sentences)
+    targets = {Path(file).name: file for file in missing}
+    of_sets = {file for entry in TORCHVISION_SETS.values() for file in entry.files}
+    near = [path.relative_to(data_root) for pattern in ("*", "*/*", "*/*/*") for path in data_root.glob(pattern)]
+    for path in near:
+        target = targets.get(path.name.removesuffix(".gz"))
+        if target and path.as_posix().removesuffix(".gz") not in of_sets:
+            return f"If {path} is of {name}, move it to {Path(target).with_name(path.name)}, and the like. "
+    packed = [str(path) for path in near if path.name.lower().endswith(ARCHIVES)]
+    packed.sort(key=lambda path: name[:5] not in path.lower())  # such as cifar-10-python.tar.gz
+    return f"Unpack {', '.join(packed[:3])}, if it holds them, so that they lie there. " if packed else ""
 
 
 def torchvision_datasets() -> Any:

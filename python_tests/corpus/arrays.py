@@ -34,7 +34,9 @@ class ArrayKind:
 
 
 def scaled(told: str, *, of: np.ndarray, same: np.ndarray) -> ArrayKind:
-    return ArrayKind({"train_images": of}, (f"^dataset .*: train_images: values from .* {told}",), {"train_images": same})
+    return ArrayKind(
+        {"train_images": of}, (f"^dataset .*: train_images: values from .* {told}",), {"train_images": same}
+    )
 
 
 def without_labels(labels: np.ndarray) -> ArrayKind:
@@ -70,7 +72,7 @@ ARRAYS = {
     ),
     "validation images to test on": ArrayKind(
         VALIDATION,
-        ("val_images are taken as the test images, as there are no test_images", ),
+        ("val_images are taken as the test images, as there are no test_images",),
         {"train_images": GREY, "test_images": GREY[:3], "test_labels": NUMBERS[:3]},
     ),
     "channels first": ArrayKind(
@@ -96,11 +98,15 @@ ARRAYS = {
     "two arrays of images": refused("got the keys a, b, expected train_images among them", a=GREY, b=GREY),
     "two keys for one": refused("got the keys train_images, x_train, expected one", train_images=GREY, x_train=GREY),
     "test images alone": refused("got the keys x_test, expected train_images among them", x_test=GREY),
-    "-1 to 1": refused("train_images: got float64, numbers from -1 to 1, expected uint8", train_images=GREY / 127.5 - 1),
+    "-1 to 1": refused(
+        "train_images: got float64, numbers from -1 to 1, expected uint8", train_images=GREY / 127.5 - 1
+    ),
     "NaN": refused("got float64, numbers from nan to nan, expected uint8", train_images=GREY * np.nan),
     "beyond 16 bits": refused("whole numbers from 0 to 2.*expected uint8", train_images=GREY.astype(int) << 20),
     "complex": refused("got complex128 of shape", train_images=GREY * 1j),
-    "rows of pixels": refused(r"got uint8 of shape \(12, 64\), expected images \(N, H", train_images=GREY.reshape(12, 64)),
+    "rows of pixels": refused(
+        r"got uint8 of shape \(12, 64\), expected images \(N, H", train_images=GREY.reshape(12, 64)
+    ),
     "one colour image": refused(r"got shape \(8, 9, 3\), .* for one image in colour \(1, H", train_images=COLOUR[0]),
     "four channels": refused(r"got shape \(4, 8, 8, 4\), .* C = 1 or 3", train_images=random_pixels(4, 8, 8, 4)),
     "either layout": refused(r"got shape \(4, 3, 8, 3\), .* one size", train_images=random_pixels(4, 3, 8, 3)),
@@ -111,7 +117,9 @@ ARRAYS = {
     "another dtype to test": refused("test_images: got dtype float64", train_images=GREY, test_images=GREY * 1.0),
     "colour to test": refused("test_images: got 3 channels, expected 1 as in", train_images=GREY, test_images=COLOUR),
     "one image": refused("got 1 image, expected at least 2, one to hold out", train_images=GREY[:1]),
-    "fewer labels": refused(r"train_labels: got shape \(3,\), expected \(12,\)", train_images=GREY, train_labels=NUMBERS[:3]),
+    "fewer labels": refused(
+        r"train_labels: got shape \(3,\), expected \(12,\)", train_images=GREY, train_labels=NUMBERS[:3]
+    ),
     "one label": refused(r"train_labels: got shape \(\), expected", train_images=GREY, train_labels=np.array(3)),
     "objects": refused("train_images: got Python objects, which are not unpickled", train_images=OBJECTS),
     "labels as objects": refused("train_labels: got Python objects", train_images=GREY, train_labels=OBJECTS),
@@ -160,14 +168,20 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zipped(npy(declaring("(10000000000, 1, 1)"), bytes(100))),
         r"got \d+ bytes, expected 100000000\d+, as its header declares uint8 of shape \(10000000000, 1, 1\)",
     ),
-    "a declared 95 GiB in a .npy": (lambda: npy(declaring("(10000000000, 1, 1)"), bytes(100)), r"as its header declares"),
+    "a declared 95 GiB in a .npy": (
+        lambda: npy(declaring("(10000000000, 1, 1)"), bytes(100)),
+        r"as its header declares",
+    ),
     "beyond 64 bits": (lambda: zipped(npy(declaring(f"({10**30}, 9)"))), "as its header declares"),
     "a negative size": (lambda: zipped(npy(declaring("(-2, -8, 8)"), bytes(128))), "as its header declares"),
     "more than declared": (lambda: zipped(npy(declaring("(2, 8, 8)"), bytes(129))), "as its header declares"),
     "no header": (lambda: zipped(b"hello"), r"train_images: is corrupt.* \(no header of an array"),
     "a header of nothing": (lambda: zipped(npy(b"\xff(((")), "no header of an array"),
     "a nested header": (lambda: zipped(npy(b"(" * 9000)), "no header of an array"),
-    "3 GB of zeros": (lambda: declaring_unpacked(3 * 2**30), r"got 3 GiB unpacked, expected at most 1 GiB, or 100 times the size"),
+    "3 GB of zeros": (
+        lambda: declaring_unpacked(3 * 2**30),
+        r"got 3 GiB unpacked, expected at most 1 GiB, or 100 times the size",
+    ),
     "a billion points": (
         lambda: zipped(npy(declaring("(20000000, 1, 1)"), bytes(20000000)), compression=zipfile.ZIP_DEFLATED),
         r"train_images: got 57.2 GiB of images of 32 x 32, expected at most 1 GiB",

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pytest
 from torch import Tensor
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow, which reads images", exc_type=ImportError)
 
 
 def random_pixels(*shape: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus.pictures import random_pixels, save
+from corpus.pictures import Image, random_pixels, save
 from torch import Tensor
 
 from ald_ext.data import datasets as data_module
@@ -27,8 +27,6 @@ from ald_ext.data import image_data, image_folders
 from ald_ext.data.batches import Batches, batches, fits
 from ald_ext.data.datasets import DATASETS, ImageData, load_dataset
 from ald_ext.data.torchvision_sets import TORCHVISION_SETS
-
-Image = pytest.importorskip("PIL.Image", reason="needs Pillow, which reads images", exc_type=ImportError)
 
 
 @pytest.fixture

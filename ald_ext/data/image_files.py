@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ class Picture:
         alpha: opacity (1, 32, 32), uint8; None where every pixel is opaque.
         extremes: the least and the greatest value of an image with more than 8 bits, which is yet to be scaled.
         whole: whether these values are whole numbers.
+        mode: the mode of such an image: "I;16", "I" or "F".
         more_frames: whether the file holds other frames than this, the first.
     """
 
@@ -46,6 +46,7 @@ class Picture:
     alpha: np.ndarray | None = None
     extremes: tuple[float, float] | None = None
     whole: bool = True
+    mode: str = ""
     more_frames: bool = False
 
 
@@ -63,17 +64,10 @@ def pillow_formats(suffix: str) -> list[str]:
 
     Encapsulated PostScript is not among them: Pillow would run Ghostscript on it.
     """
-    signed, by_suffix = formats_with_signature()
-    return [*signed, *(name for name in [by_suffix.get(suffix.lower())] if name and name != "EPS")]
-
-
-@cache
-def formats_with_signature() -> tuple[list[str], dict[str, str]]:
-    """Return the formats that Pillow recognizes by their first bytes, and all that it reads by suffix."""
     from PIL import Image
 
-    by_suffix = {suffix: name for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    return [name for name, (_, accepts) in Image.OPEN.items() if accepts and name != "EPS"], by_suffix
+    by_suffix = Image.registered_extensions().get(suffix.lower())  # loads all that Pillow has
+    return [name for name, (_, accepts) in Image.OPEN.items() if name != "EPS" and (accepts or name == by_suffix)]
 
 
 def read_picture(path: Path) -> Picture:
@@ -105,7 +99,8 @@ def read_picture(path: Path) -> Picture:
         reason = f"more than {limit:.0f} megapixels: make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS in Python"
         raise ValueError(reason) from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError("no image that Pillow reads") from error
+        phones = path.suffix.lower() in (".heic", ".heif")
+        raise ValueError("no image that Pillow reads" + phones * ": save it as JPEG") from error
     except OSError as error:
         raise ValueError(shorten(error.strerror or str(error))) from error
     except Exception as error:  # Pillow raises nearly anything on a broken file: SyntaxError, struct.error, KeyError
@@ -140,7 +135,7 @@ def picture_of(image: Image.Image, more_frames: bool) -> Picture:
             raise ValueError("values that are NaN or infinite")
         extremes = (float(values.min()), float(values.max()))
         pixels = square(Image.fromarray(values.astype(np.float32)))
-        return Picture(pixels, extremes=extremes, whole=are_whole(values), more_frames=more_frames)
+        return Picture(pixels, None, extremes, are_whole(values), image.mode[:4], more_frames)
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
         return Picture(square(image.convert(mode)), more_frames=more_frames)

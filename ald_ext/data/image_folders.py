@@ -226,15 +226,15 @@ def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Ten
         return f"{counted(rows, noun)} ({listed([names[found.kept[row]] for row in rows])})"
 
     deep = {row: picture for row, picture in found.pictures.items() if picture.extremes}
-    if deep:
-        lowest = min(picture.extremes[0] for picture in deep.values() if picture.extremes)
-        highest = max(picture.extremes[1] for picture in deep.values() if picture.extremes)
-        of_data = black_and_white(lowest, highest, all(picture.whole for picture in deep.values()))
-        scale = of_data or (lowest, highest)
-        for row, picture in deep.items():
-            pixels[row] = to_eight_bits(picture.pixels, scale)
+    for mode in sorted({picture.mode for picture in deep.values()}):
+        rows = [row for row, picture in deep.items() if picture.mode == mode]
+        lows, highs = zip(*(deep[row].extremes or () for row in rows), strict=True)
+        whole = all(deep[row].whole for row in rows)
+        scale = black_and_white(min(lows), max(highs), whole) or (min(lows), max(highs))
+        for row in rows:
+            pixels[row] = to_eight_bits(deep[row].pixels, scale)
         if scale != (0, 65535):
-            notes.append(f"{told(list(deep))} of more than 8 bits: {describe_scale(lowest, highest, scale)}")
+            notes.append(f"{told(rows)} of more than 8 bits: {describe_scale(min(lows), max(highs), scale)}")
     alpha = {row: picture.alpha for row, picture in found.pictures.items() if picture.alpha is not None}
     if alpha:
         on_black = {row: pixels[row].astype(int) for row in alpha}

@@ -73,23 +73,27 @@ def ink(colour: int) -> Callable[[Path], None]:
     return write
 
 
-def deep(dtype: type, values: Callable[[int], np.ndarray], suffix: str = "png") -> Callable[[Path], None]:
-    """Four images of numbers beyond 8 bits."""
+def saved(images: dict[str, np.ndarray]) -> Callable[[Path], None]:
+    """Images of these pixels, in files of these names."""
 
     def write(folder: Path) -> None:
-        for number in range(4):
-            save(folder / f"{number}.{suffix}", values(number).astype(dtype))
+        for name, pixels in images.items():
+            save(folder / name, pixels)
 
     return write
 
 
-def ramp(lowest: float, highest: float) -> Callable[[int], np.ndarray]:
-    return lambda number: np.linspace(lowest, highest, 1024).reshape(32, 32)
+def ramp(first: float, last: float, dtype: type) -> np.ndarray:
+    """An image whose values go from one to another."""
+    return np.linspace(first, last, 1024).reshape(32, 32).astype(dtype)
 
 
-def alike(value: int | None) -> Callable[[Path], None]:
-    pixels = random_pixels(32, 32) if value is None else np.full((32, 32), value, np.uint8)
-    return lambda folder: [save(folder / f"{number}.png", pixels) for number in range(5)] and None
+def ramps(dtype: type, *ends: tuple[float, float], suffix: str = "png") -> Callable[[Path], None]:
+    return saved({f"{number}.{suffix}": ramp(*pair, dtype) for number, pair in enumerate(ends)})
+
+
+def alike(pixels: np.ndarray) -> Callable[[Path], None]:
+    return saved(dict.fromkeys(numbered(5), pixels))
 
 
 def formats(*suffixes: str) -> Callable[[Path], None]:
@@ -159,6 +163,7 @@ def postscript(folder: Path) -> None:
         (folder / f"program.{suffix}").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n")
 
 
+BLACK = np.zeros((32, 32), np.uint8)
 #: The kinds by their names.
 FOLDERS = {
     "train and test": FolderKind(splits("train", "test"), (4, 4)),
@@ -191,34 +196,38 @@ FOLDERS = {
         ink(0), (3, 1), (r"4 images .* put on white",), lambda x: x.min() == 0 and x.max() == 255, channels=3
     ),
     "white ink": FolderKind(ink(255), (3, 1), (), lambda x: x[:, :, 0].max() == 0 and x.max() == 255, channels=3),
-    "all black": FolderKind(alike(0), (4, 1), ("all pixels of all 5 images are black",)),
-    "all grey": FolderKind(alike(77), (4, 1), ("all pixels of all 5 images are 77 of 255",)),
-    "all alike": FolderKind(alike(None), (4, 1), ("all 5 images are alike",)),
+    "all black": FolderKind(alike(BLACK), (4, 1), ("all pixels of all 5 images are black",)),
+    "all grey": FolderKind(alike(BLACK + 77), (4, 1), ("all pixels of all 5 images are 77 of 255",)),
+    "all alike": FolderKind(alike(random_pixels(32, 32)), (4, 1), ("all 5 images are alike",)),
     "dark": FolderKind(
-        deep(np.uint8, lambda n: ramp(n, 9)(0)),
-        (3, 1),
-        ("pixels lie between 0 and 9 of 0 to 255, .* hardly any contrast",),
+        ramps(np.uint8, (0, 9), (9, 0)), (1, 1), ("pixels lie between 0 and 9 of 0 to 255, .* hardly any contrast",)
     ),
     "12 bits in 16": FolderKind(
-        deep(np.uint16, lambda number: ramp(0, 4095)(0) * (number + 1) // 4),
-        (3, 1),
-        (r"4 images \(0.png, .*\) of more than 8 bits: values from 0 to 4095 .* 4095 is white",),
-        lambda x: x.max() == 255,
+        ramps(np.uint16, (0, 4000), (4095, 0)),
+        (1, 1),
+        (r"2 images \(0.png, 1.png\) of more than 8 bits: values from 0 to 4095 .* 4095 is white",),
+        lambda images: images.max() == 255,
     ),
-    "16 bits": FolderKind(deep(np.uint16, lambda n: ramp(n, 65535 - n)(0)), (3, 1), (), lambda x: x.max() == 255),
+    "16 bits": FolderKind(ramps(np.uint16, (0, 65000), (1, 65535)), (1, 1), (), lambda images: images.max() == 255),
     "float TIFFs": FolderKind(
-        deep(np.float32, lambda n: ramp(-2 - n, 7.5)(0), "tif"),
-        (3, 1),
+        ramps(np.float32, (-5, 7), (-2, 7.5), suffix="tif"),
+        (1, 1),
         ("values from -5 to 7.5 are scaled so that -5 is black and 7.5 is white",),
-        lambda x: x.min() == 0 and x.max() == 255,
+        lambda images: images.min() == 0 and images.max() == 255,
     ),
     "fractions": FolderKind(
-        deep(np.float32, lambda n: ramp(0, 1 - n / 8)(0), "tif"), (3, 1), ("0 is black and 1 is white",)
+        ramps(np.float32, (0, 1), (0, 0.5), suffix="tif"), (1, 1), ("from 0 to 1 .* 0 is black and 1 is white",)
     ),
     "int32 TIFFs": FolderKind(
-        deep(np.int32, lambda n: ramp(-1000, 3000 + n)(0), "tif"),
-        (3, 1),
+        ramps(np.int32, (-1000, 3000), (0, 3003), suffix="tif"),
+        (1, 1),
         ("values from -1000 to 3003 are scaled so that -1000 is black and 3003 is white",),
+    ),
+    "fractions among 12 bits": FolderKind(
+        saved({"a.tif": ramp(0, 1, np.float32), "b.png": ramp(0, 4095, np.uint16), "c.png": ramp(255, 0, np.uint8)}),
+        (2, 1),
+        (r"1 image \(a.tif\) .* 1 is white", r"1 image \(b.png\) .* 4095 is white"),
+        lambda images: (images.flatten(1).amax(1) == 255).all(),
     ),
     "NaN": FolderKind(nan_tiff, (2, 1), ("1 file skipped: nan.tif: values that are NaN or infinite",)),
     "400 megapixels": FolderKind(
@@ -242,6 +251,11 @@ FOLDERS = {
     ),
     "programs": FolderKind(postscript, (2, 1), ("program.eps: no image that .*; program.png: no image that Pillow",)),
     "other formats": FolderKind(formats("pgm", "ppm", "tga", "jfif", "pcx", "ico", "dib", "sgi"), (7, 1), channels=3),
+    "pictures of phones": FolderKind(
+        contents({"IMG_1.HEIC": b"\x00\x00\x00\x18ftypheic"}),
+        (2, 1),
+        ("IMG_1.HEIC: no image that .*: save it as JPEG$",),
+    ),
     "odd names": FolderKind(odd_names, (3, 1)),
     "one colour file": FolderKind(
         with_colour, (37, 4), (r"1 image \(photo.png\) in colour among 41: all become RGB",), channels=3

@@ -153,7 +153,7 @@ def score_command(
 def write_table(path: Path, columns: dict[str, list[Any] | None]) -> None:
     """Write columns of equal length, those that there are, as a table in CSV with a header."""
     given = {name.removesuffix("s"): column for name, column in columns.items() if column is not None}
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([list(given), *zip(*given.values(), strict=True)])
 
 

@@ -50,7 +50,7 @@ def read_array_file(path: Path) -> Source:
         image_keys = [keys[f"{split}_images"] for split in splits]
         for key in image_keys:
             size = 3 * IMAGE_SIZE**2 * max(arrays[key].shape[:1], default=0)
-            check_size(owner_of(place, key), size, path, "of images of 32 x 32")
+            check_size(owner_of(place, key), size, path, "of images of 32 x 32", "give fewer images")
         images = as_images({key: arrays[key].read() for key in image_keys}, place, notes)
         parts = []
         for split, tensor in zip(splits, images, strict=True):

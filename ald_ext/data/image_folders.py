@@ -236,18 +236,14 @@ def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Ten
         if scale != (0, 65535):
             notes.append(f"{told(rows)} of more than 8 bits: {describe_scale(min(lows), max(highs), scale)}")
     alpha = {row: picture.alpha for row, picture in found.pictures.items() if picture.alpha is not None}
-    if alpha:
-        on_black = {row: pixels[row].astype(int) for row in alpha}
-        on_white = {row: (on_black[row] + (255 - alpha[row])).clip(0, 255) for row in alpha}
-        contrast_on_black, contrast_on_white = (
-            sum(float(image.std()) for image in images.values()) for images in (on_black, on_white)
-        )
-        if contrast_on_white > WHITE_IF_BETTER_BY * contrast_on_black:
-            for row, image in on_white.items():
-                pixels[row] = image
-            notes.append(
-                f"{told(list(alpha))} with transparent pixels put on white, as they would hardly be seen on black"
-            )
+
+    def on_white(row: int) -> np.ndarray:
+        return (pixels[row] + (255 - alpha[row].astype(np.int16))).clip(0, 255)
+
+    if sum(on_white(row).std() for row in alpha) > WHITE_IF_BETTER_BY * sum(pixels[row].std() for row in alpha):
+        for row in alpha:
+            pixels[row] = on_white(row)
+        notes.append(f"{told(list(alpha))} with transparent pixels put on white, as black would hide what is drawn")
     animated = [row for row, picture in found.pictures.items() if picture.more_frames]
     if animated:
         notes.append(f"the first frame alone is taken of {told(animated, 'file')}")

@@ -39,11 +39,11 @@ def largest_unpacked(path: Path) -> int:
     return max(ALWAYS_UNPACKED, UNPACKED_RATIO * path.stat().st_size)
 
 
-def check_size(place: str, size: int, path: Path, what: str) -> None:
+def check_size(place: str, size: int, path: Path, what: str, remedy: str) -> None:
     """Raise a ValueError for more bytes than may be made from a file."""
     limit = largest_unpacked(path)
-    expected = f"at most {limit / 2**30:.3g} GiB, or {UNPACKED_RATIO} times the size of the file"
-    require(size <= limit, place, f"{size / 2**30:.3g} GiB {what}", f"{expected}; a file of numpy.savez may hold more")
+    expected = f"at most {limit / 2**30:.3g} GiB, the larger of 1 GiB and {UNPACKED_RATIO} times the size of the file"
+    require(size <= limit, place, f"{size / 2**30:.3g} GiB {what}", f"{expected}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -68,7 +68,8 @@ def stored_arrays(path: Path, place: str) -> Iterator[dict[str, StoredArray]]:
         with contextlib.ExitStack() as stack:
             with damage_named(path, place):
                 archive = stack.enter_context(zipfile.ZipFile(file))
-            check_size(place, sum(member.file_size for member in archive.infolist()), path, "unpacked")
+            size = sum(member.file_size for member in archive.infolist())
+            check_size(place, size, path, "unpacked", "numpy.savez saves more, unpacked")
             with damage_named(path, place):
                 damaged = archive.testzip()
             if damaged is not None:

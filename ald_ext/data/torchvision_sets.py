@@ -77,7 +77,7 @@ def unpack(name: str, data_root: str) -> None:
                     contents = archive.read(largest_unpacked(packed) + 1)
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise ValueError(f"{place}: is damaged or no .gz file ({evident_fault(packed) or error})") from error
-            check_size(place, len(contents), packed, "unpacked")
+            check_size(place, len(contents), packed, "unpacked", "unpack it by gunzip")
             write_atomically(path, partial(Path.write_bytes, data=contents))
 
 

@@ -124,13 +124,12 @@ def find_splits(folder: Path, place: str) -> tuple[dict[str, str], list[str]]:
     for name in folders:
         if name.lower() in SPLITS:
             found.setdefault(SPLITS[name.lower()], []).append(name)
+    named = " and ".join(name for names in found.values() for name in names)
     alone = len(folders) == sum(map(len, found.values()))
-    if "train" not in found:
-        got = f"{' and '.join(name for names in found.values() for name in names)} without train"
-        require(not (found and alone), place, got, "train beside them, or the folder of one of them")
-        return {"train": ""}, []
-    if len(found) == 1 and not alone:  # a class of vehicles
-        return {"train": ""}, []
+    if "train" not in found or (len(found) == 1 and not alone):
+        expected = "train beside them, or the folder of one of them"
+        require(not (found and alone), place, f"{named} without train", expected)
+        return {"train": ""}, [f"{named} and the folders beside are no split, and all are read"] if named else []
     for split, names in found.items():
         require(len(names) == 1, place, " and ".join(names), f"one folder for {split}")
     train, test, validation = (found.get(split, [""])[0] for split in ("train", "test", "validation"))

@@ -152,11 +152,12 @@ def declaring_unpacked(size: int) -> bytes:
 
 
 def twice() -> bytes:
+    """A .npz file with two members of one name."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for _ in range(2):
-            archive.writestr("train_images.npy", npy(declaring("(2, 8, 8)"), bytes(128)))
-    return buffer.getvalue()
+        for name in ("train_images.npy", "train_imageX.npy"):
+            archive.writestr(name, npy(declaring("(2, 8, 8)"), bytes(128)))
+    return buffer.getvalue().replace(b"train_imageX", b"train_images")
 
 
 #: Bytes that are no file of images, and a pattern for what is said of them.

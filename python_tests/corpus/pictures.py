@@ -183,7 +183,12 @@ FOLDERS = {
         splits("train", "val", "test"), (4, 4), ("images of val are used neither to train nor to test",)
     ),
     "train alone": FolderKind(splits("train/cat", "train/dog"), (8 - 1, 1)),
-    "train as a class": FolderKind(splits("train", "car", "bus"), (12 - 1, 1)),
+    "train as a class": FolderKind(
+        splits("train", "car", "bus"), (12 - 1, 1), ("^dataset .*: train and the folders .* no",)
+    ),
+    "test beside classes": FolderKind(
+        splits("test", "car", "bus"), (12 - 1, 1), ("^dataset .*: test and the folders .* no",)
+    ),
     "files beside the split": FolderKind(
         splits("train", "test", "masks", beside=("a.png",)), (4, 4), ("not read, as there is train: a.png, masks$",)
     ),

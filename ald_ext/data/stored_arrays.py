@@ -27,7 +27,7 @@ HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.fo
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file: its form, and a function that reads it."""
+    """An array in a file: its form, and a function that reads it, which raises a ValueError for Python objects."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -57,7 +57,7 @@ def stored_arrays(path: Path, place: str) -> Iterator[dict[str, StoredArray]]:
         place: the beginning of error messages.
 
     Raises:
-        ValueError: the file is damaged, of another kind, holds Python objects, or would unpack to too many bytes.
+        ValueError: the file is damaged, of another kind, or would unpack to too many bytes.
     """
     with path.open("rb") as file:
         if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -112,12 +112,13 @@ def stored_array(
             shape, _, dtype = HEADER_READERS[np.lib.format.read_magic(file)](file)
         except Exception as error:  # numpy raises nearly anything: TokenError, SyntaxError, KeyError, MemoryError
             raise unreadable(place, f"no header of an array ({type(error).__name__})") from error
-        require(not dtype.hasobject, place, "Python objects, which are not unpickled", "an array of numbers")
         declared = file.tell() + math.prod(shape) * dtype.itemsize
         declares = f"{declared}, as its header declares {dtype} of shape {shape}"
-        require(min(shape, default=0) >= 0 and declared == size, place, f"{size} bytes", declares)
+        fits = min(shape, default=0) >= 0 and (declared == size or dtype.hasobject)
+        require(fits, place, f"{size} bytes", declares)
 
     def read() -> np.ndarray:
+        require(not dtype.hasobject, place, "Python objects, which are not unpickled", "an array of numbers")
         with opened() as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 

@@ -90,6 +90,7 @@ ARRAYS = {
     "labels (N, 14)": without_labels(np.ones((12, 14), int)),
     "labels of floats": without_labels(np.zeros(12)),
     "labels as text": without_labels(np.array(["cat"] * 12)),
+    "objects beside": ArrayKind({"train_images": GREY, "meta": OBJECTS}, (), {"train_images": GREY}),
     "all black": ArrayKind({"train_images": 0 * GREY}, ("all pixels of all 12 images are black",)),
     "all alike": ArrayKind({"train_images": np.repeat(GREY[:1], 5, 0)}, ("all 5 images are alike",)),
     "masks of 0 and 1": ArrayKind({"train_images": GREY % 2}, ("the pixels lie between 0 and 1 of 0 to 255",)),

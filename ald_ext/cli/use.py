@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
 
-from ..data import ImageData, load_dataset
+from ..data import Pictures, load_pictures
 from ..data.image_data import add_noise
-from ..files import write_json
+from ..files import write_atomically, write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..settings import require
 from ..training import TrainingConfig
 from ..training.checkpoints import load_checkpoint, trained_model
 from ..training.evaluation import evaluating, values_of_data
 from ..training.loop import CHECKPOINT
-from ..training.pictures import pair_up, save_grid
+from ..training.pictures import grid, pair_up, save_grid, save_picture
 from .options import choose_device
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of `ald-ext train`, or its checkpoint.pt.")]
@@ -41,12 +44,17 @@ def load_run(
     return model.to(chosen).eval(), config, ensemble if average else None
 
 
-def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:
-    """Return the data set that was asked for, or the run's own. ValueError for images of another shape."""
-    data = load_dataset(dataset or config.dataset, root or config.data_root)
-    shape, expected = tuple(data.test_images.shape[1:]), model.config.shape
+def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> Pictures:
+    """Return the images of a data set, its test images if it has some, or by default those that the run did not see.
+
+    They are converted to the model's channels. ValueError for images of another shape.
+    """
+    expected = model.config.shape
+    source, data_root = dataset or config.dataset, root or config.data_root
+    pictures = load_pictures(source, data_root, channels=expected[0], held_out=dataset is None)
+    shape = tuple(pictures.images.shape[1:])
     require(shape == expected, "dataset", f"data of shape {shape}", f"{expected}, the model's")
-    return data
+    return pictures
 
 
 def sample_command(
@@ -80,7 +88,7 @@ def reconstruct_command(
 ) -> None:
     """Reconstruct test images, or denoise them: a picture, and the mean squared error to the clean images."""
     model, config, ensemble = load_run(run, device, average)
-    images = load_images(model, config, dataset, data_root).test_images
+    images = load_images(model, config, dataset, data_root).images
     clean = model.to_brightness(images)
     seen = images if noise == 0 else add_noise(clean, noise, seed)
 
@@ -97,30 +105,83 @@ def reconstruct_command(
 
 def score_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="JSON file; images of both ends beside it, .png.")] = Path("scores.json"),
+    out: Annotated[
+        Path, typer.Option(help="JSON file, or a table in .csv; images of both ends beside it, .png.")
+    ] = Path("scores.json"),
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
+    heat_map: Annotated[
+        Path | None, typer.Option(help="Folder for a PNG of each image, its reconstruction, and its squared error.")
+    ] = None,
     average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score how anomalous each test image is; higher is more so."""
+    """Score how anomalous images are; higher is more so. Of a data set with test images these, otherwise all."""
+    require(out.suffix.lower() != ".png", "out", repr(str(out)), "a .json or .csv file; the picture lies beside it")
     model, config, ensemble = load_run(run, device, average)
-    data = load_images(model, config, dataset, data_root)
+    images, labels, names = load_images(model, config, dataset, data_root)
 
-    def scores_of(member: LatentVariableModel) -> Tensor:
-        return values_of_data(member, data.test_images, member.score, seed)
+    def mean_over_samples(function: Callable[[LatentVariableModel, Tensor], Tensor]) -> Tensor:
+        def values(member: LatentVariableModel) -> Tensor:
+            return values_of_data(member, images, partial(function, member), seed)
 
-    scores = ensemble.mean(model, scores_of) if ensemble else scores_of(model)
-    labels = None if data.test_labels is None else data.test_labels.tolist()
+        return ensemble.mean(model, values) if ensemble else values(model)
+
+    scores = mean_over_samples(lambda member, x: member.score(x))
     out.parent.mkdir(parents=True, exist_ok=True)
-    values = {"model": config.model, "dataset": dataset or config.dataset, "scores": scores.tolist(), "labels": labels}
-    write_json(out, values)
+    columns = {
+        "names": list(names),
+        "scores": scores.tolist(),
+        "labels": None if labels is None else labels.tolist(),
+    }
+    if out.suffix.lower() == ".csv":
+        write_atomically(out, partial(write_table, columns=columns))
+    else:
+        write_json(out, {"model": config.model, "dataset": dataset or config.dataset, **columns})
     order = scores.argsort(descending=True)
-    extremes = torch.cat([order[:20], order[-20:]])
+    extremes = torch.cat([order[:20], order[20:][-20:]])
     picture = out.with_suffix(".png")
-    save_grid(picture, model.to_brightness(data.test_images[extremes]))
+    save_grid(picture, model.to_brightness(images[extremes]))
     typer.echo(f"{len(scores)} scores in {out}; in {picture} the most anomalous images, then the least")
+    if heat_map is not None:
+        reconstructions = mean_over_samples(lambda member, x: member.reconstruct(x))
+        largest = save_heat_maps(heat_map, model.to_brightness(images), reconstructions, names)
+        typer.echo(f"{len(names)} heat maps in {heat_map}; the brightest colour is a squared error of {largest:.3g}")
+
+
+def write_table(path: Path, columns: dict[str, list[Any] | None]) -> None:
+    """Write columns of equal length, those that there are, as a table in CSV with a header."""
+    given = {name.removesuffix("s"): column for name, column in columns.items() if column is not None}
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([list(given), *zip(*given.values(), strict=True)])
+
+
+def save_heat_maps(
+    folder: Path, images: Tensor, reconstructions: Tensor, names: Sequence[str] | Sequence[int]
+) -> float:
+    """Write a PNG for each image: itself, its reconstruction, and the squared error of its pixels in colours.
+
+    Args:
+        folder: where they are written, as NAME.png.
+        images: brightness in [0, 1], (N, C, H, W).
+        reconstructions: the same of the reconstructions.
+        names: the names of the images.
+
+    Returns:
+        The squared error of the brightest colour, the largest of all images.
+    """
+    from matplotlib import colormaps
+
+    errors = (reconstructions - images).square().mean(1)
+    largest = float(errors.max())
+    for image, reconstruction, error, name in zip(images, reconstructions, errors, names, strict=True):
+        colours = torch.from_numpy(colormaps["inferno"](error.numpy() / max(largest, 1e-12))[..., :3]).permute(2, 0, 1)
+        panels = torch.stack([image.expand(3, -1, -1), reconstruction.expand(3, -1, -1), colours.float()])
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(path, grid(panels, columns=3))
+    return largest
 
 
 def interpolate_command(
@@ -135,7 +196,7 @@ def interpolate_command(
 ) -> None:
     """Draw the images between pairs of test images, along the line between their latent variables."""
     model, config, _ = load_run(run, device)
-    images = load_images(model, config, dataset, data_root).test_images
+    images = load_images(model, config, dataset, data_root).images
     require(len(images) >= 2, "dataset", f"{len(images)} test images", "2 at least")
     pairs = min(pairs, len(images) // 2)
     chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: 2 * pairs]]

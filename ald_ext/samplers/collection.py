@@ -215,7 +215,7 @@ class SampleStorage:
         count, draws, diverging, file = saved.count, saved.samples, saved.diverging, None
         if self.path is not None and count > 0:
             require(draws is None, argument, "draws", "only their number, as path= names a file of them")
-            file = map_draws(self.path, "ald_ext.samplers.SampleStorage: path", "r+")
+            file = map_draws(self.path, "ald_ext.samplers.SampleStorage: path", "r+", "such a storage")
             shape, dtype = saved.shape or file.shape, saved.dtype or file.dtype.str
             fits, found = (file.shape, file.dtype.str) == (shape, dtype), f"{file.shape}, {file.dtype.str!r}"
             require(fits, f"{argument}: shape, dtype", f"{shape}, {dtype!r}", f"{found}, as of {self.path.name}")

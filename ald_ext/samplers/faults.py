@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..settings import from_dict
 
-
 #: Of chains in a variable: what is wrong, and what the results are there.
 UNMOVED = ("all draws are equal", "ESS is 0 and R-hat inf")
 NON_FINITE = ("draws are not finite", "results are NaN")

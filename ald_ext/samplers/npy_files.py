@@ -12,31 +12,41 @@ import torch
 from ..settings import require, shortened
 
 #: What numpy raises on files that are damaged or something else.
-NPY_DAMAGE = (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, RecursionError)
+NPY_DAMAGE = (
+    ValueError,
+    EOFError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    RecursionError,
+    tokenize.TokenError,
+)
 
 
-def map_draws(path: Path, argument: str, mode: Literal["r+", "c"]) -> np.memmap[Any, Any]:
+def map_draws(path: Path, argument: str, mode: Literal["r+", "c"], writer: str) -> np.memmap[Any, Any]:
     """Map a .npy file of draws into memory, after its header was compared with its length; nothing is written.
 
     Args:
         path: the file.
         argument: the beginning of error messages.
-        mode: "r+" or "c", as of numpy.memmap.
+        mode: that of numpy.memmap.
+        writer: what writes such files, for error messages.
 
     Raises:
-        ValueError: not a whole .npy file, or not of real numbers, (draws, n, d) or (draws, n, chains, d).
+        ValueError: not a whole .npy file, or not of floats, (draws, n, d) or (draws, n, chains, d).
         OSError: the file cannot be read.
     """
+    argument, expected = f"{argument}: {path.name}", f"one that {writer} wrote"
     try:
         found = np.lib.format.open_memmap(path, mode="r")
         torch.from_numpy(np.empty(0, found.dtype))
-    except (*NPY_DAMAGE, tokenize.TokenError) as error:
+    except NPY_DAMAGE as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__)
-        raise ValueError(f"{argument}: {path.name}: got a damaged file ({reason}), expected draws in .npy") from error
+        raise ValueError(f"{argument}: got a damaged file ({reason}), expected {expected}") from error
     size, length = found.offset + found.nbytes, path.stat().st_size
-    require(size == length, f"{argument}: {path.name}", f"{length} bytes", f"{size}, as its header says")
-    kind = f"shape {found.shape}, dtype {found.dtype}, {'C' if found.flags.c_contiguous else 'Fortran'} order"
-    fits = found.ndim in (3, 4) and found.dtype.kind == "f" and found.flags.c_contiguous
-    expected = "(draws, n, d) or (draws, n, chains, d) of floats in C order"
-    require(fits, f"{argument}: {path.name}", kind, expected)
+    require(size == length, argument, f"a damaged file ({length} bytes, its header says {size})", expected)
+    order = "" if found.flags.c_contiguous else ", in Fortran order"
+    fits = found.ndim in (3, 4) and found.dtype.kind == "f" and not order
+    require(fits, argument, f"shape {found.shape}, {found.dtype}{order}", expected)
     return np.memmap(path, found.dtype, mode, found.offset, found.shape)

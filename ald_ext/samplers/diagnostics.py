@@ -63,8 +63,8 @@ def examined_chains(name: str, samples: Tensor | SampleStorage, *, compared: boo
 
 
 def unmoved(array: Tensor) -> Tensor:
-    """Return which chains of (draws, n, chains, d) never moved in which variables, (n, chains, d) bool."""
-    return (array == array[0]).all(0) & (len(array) >= 4)
+    """Return which chains of (draws, n, chains, d) never moved in which variables that are finite, (n, chains, d)."""
+    return (array == array[0]).all(0) & array.isfinite().all(0).all(1, keepdim=True) & (len(array) >= 4)
 
 
 def array_statistic(name: str, function: str, array: Tensor, method: str) -> Tensor:

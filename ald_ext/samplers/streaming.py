@@ -206,13 +206,17 @@ class StreamingMoments:
         """Return the sum of squares about the mean of each chain, (n, chains, d)."""
         return self._squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else self._squares
 
+    def _unmoved(self) -> Tensor:
+        """Return which chains never moved in which variables that are finite, (n, chains, d) bool."""
+        squares = self._chain_squares()
+        return (squares == 0) & squares.isfinite().all(1, keepdim=True)
+
     def _examine(self, name: str, stacklevel: int) -> None:
         """Raise an error for too few draws, or equal chains; warn of faults, ald_ext.samplers.faults."""
         self._check_has_draws(4)
         check_chains_differ("ald_ext.samplers.StreamingMoments", self._batch_means[: self._num_full])
-        name, squares = f"StreamingMoments.{name}", self._chain_squares()
-        for fault, where in ((NON_FINITE, ~squares.isfinite()), (UNMOVED, squares == 0)):
-            warn_of_chains(name, fault, where, stacklevel=stacklevel)
+        for fault, where in ((NON_FINITE, ~self._chain_squares().isfinite()), (UNMOVED, self._unmoved())):
+            warn_of_chains(f"StreamingMoments.{name}", fault, where, stacklevel=stacklevel)
 
     def _effective_sample_size(self, name: str) -> Tensor:
         self._examine(name, stacklevel=5)
@@ -226,8 +230,7 @@ class StreamingMoments:
             warn_of_short_batches(f"StreamingMoments.{name}", short, size, self.num_batches, stacklevel=4)
             time = time.masked_fill(short, math.nan)
         total = self.count * self.num_chains
-        unmoved = (self._chain_squares() == 0).any(1)
-        return (total / time.clamp_min(1 / math.log10(total))).masked_fill(unmoved & ~self.mean.isnan(), 0)
+        return (total / time.clamp_min(1 / math.log10(total))).masked_fill(self._unmoved().any(1), 0)
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -262,12 +265,11 @@ class StreamingMoments:
             warn_of_lone_chains("StreamingMoments.r_hat", self._shape[0], stacklevel=3)
         within, between = self._halves()
         squared = 1 - 2 / self.count + between / within
-        squares = self._chain_squares()
         if self.num_chains > 1:
-            scale = (squares / self.count).sqrt()
+            scale = (self._chain_squares() / self.count).sqrt()
             ratio = scale.var(1) / scale.square().mean(1)
             squared = torch.maximum(squared, 1 - 1 / self.count + 2 / (math.pi - 2) * ratio)
-        return squared.sqrt().masked_fill((squares == 0).any(1) & ~self.mean.isnan(), math.inf)
+        return squared.sqrt().masked_fill(self._unmoved().any(1), math.inf)
 
     # Merging and saving
 

@@ -101,10 +101,6 @@ class SampleStorage:
         dtype: dtype of what is kept; None stands for the sampler's.
         path: a .npy file for the draws, created anew; draws that are still to come read as zeros.
 
-    Attributes:
-        diverging: whether a step has diverged since the draw before, (count, n, [chains]) bool, for each draw that a
-            :class:`Collector` took from a sampler that counts its ``divergences``; else None.
-
     Raises:
         ValueError: a draw of another shape, a file that is full, or a dtype that numpy lacks.
     """
@@ -141,7 +137,11 @@ class SampleStorage:
         return self._buffer[: self.count]
 
     @property
-    def diverging(self) -> Tensor | None:  # documented by the class
+    def diverging(self) -> Tensor | None:
+        """Whether a step has diverged since the draw before, (count, n) or (count, n, chains) bool; None if unknown.
+
+        A :class:`Collector` knows it of samplers that have ``divergences``.
+        """
         return None if self._diverging is None else self._diverging[: self.count]
 
     def reserve(self, num_draws: int) -> None:
@@ -159,7 +159,8 @@ class SampleStorage:
             self._grow(2 * self.count)
         assert self._buffer is not None
         if self.count == 0 and diverging is not None:
-            self._diverging = diverging.new_zeros((len(self._buffer), *diverging.shape))
+            shape = (len(self._buffer), *diverging.shape)
+            self._diverging = torch.zeros(shape, dtype=torch.bool, device=self._buffer.device)
         if diverging is None:
             self._diverging = None
         elif self._diverging is not None:
@@ -230,7 +231,7 @@ class SampleStorage:
             require(fits, f"{argument}: diverging", "another shape", f"{(count, *draws.shape[1:-1])}")
             if self.path is None:
                 draws = with_room(max(self.capacity or 0, count), draws.detach().to(self.device or draws.device))
-            self._diverging = None if diverging is None else with_room(len(draws), diverging)
+            self._diverging = None if diverging is None else with_room(len(draws), diverging.to(draws.device))
             self._file, self._buffer = file, draws
         else:
             require(count == 0, argument, "no draws", "draws, or path= of the file that keeps them")

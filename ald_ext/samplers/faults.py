@@ -8,6 +8,7 @@ Note [Faults of chains]
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class MonitorState:
 
 
 class DrawMonitor:
-    """Counts draws that are not finite, and divergences, of each chain: on its device, without waiting for it.
+    """Counts draws that are not finite, and divergences, of each chain, without waiting for an accelerator.
 
     Args:
         sampler: the sampler. If it has ``divergences``, the number of those so far, (n, [chains]) int64, they are read.
@@ -87,47 +88,47 @@ class DrawMonitor:
         self.sampler = sampler
         self.num_draws = 0
         self._started = False
-        #: "finite", "finite_before" (the first that is not), "divergences" at the last draw, "diverged" since the start
+        #: "non_finite", "first" of these, and "divergences" at the last draw and at "start", all (n, [chains])
         self._counts: dict[str, Tensor] = {}
-        self._told = {"non_finite": 0, "diverged": 0}
+        self._told = (0, 0)
 
     def start(self) -> None:
         """Count divergences from the next step on, if they do not count already."""
         if not self._started:
             self._started = True
             if (divergences := self._divergences()) is not None:
-                self._counts |= {"divergences": divergences.clone(), "diverged": torch.zeros_like(divergences)}
+                self._counts |= {"start": divergences.clone(), "divergences": divergences.clone()}
 
     def take(self, state: Tensor) -> Tensor | None:
         """Take in one draw; return where a step has diverged since the one before, or None if that is unknown."""
-        finite, counts = state.isfinite().all(-1), self._counts
-        for name in ("finite", "finite_before"):
-            counts.setdefault(name, torch.zeros_like(finite, dtype=torch.int64))
-        counts["finite_before"] += finite & (counts["finite_before"] == self.num_draws)
-        counts["finite"] += finite
+        counts = self._counts
+        if state.device.type != "cpu" or not math.isfinite(state.sum().item()):  # the sum is one quick op
+            bad = ~state.isfinite().all(-1)
+            zeros = torch.zeros_like(bad, dtype=torch.int64)
+            count, first = (counts.get(name, zeros).to(bad.device) for name in ("non_finite", "first"))
+            counts["first"] = torch.where(bad & (count == 0), self.num_draws, first)
+            counts["non_finite"] = count + bad
         self.num_draws += 1
         if "divergences" not in counts or (divergences := self._divergences()) is None:
             return None
-        diverged = divergences - counts["divergences"]
+        diverging = divergences > counts["divergences"].to(divergences.device)
         counts["divergences"] = divergences.clone()
-        counts["diverged"] += diverged
-        return diverged.reshape(finite.shape) > 0
+        return diverging.reshape(state.shape[:-1])
 
     def tell(self, name: str, *, stacklevel: int) -> None:
         """Warn of chains that are not finite any more, or else of divergences, if there are more than were told."""
-        found = {key: values.reshape(len(values), -1) for key, values in self._counts.items()}
-        if not self.num_draws:
-            return
-        non_finite, diverged = self.num_draws - found["finite"], found.get("diverged", torch.zeros(()))
-        told, self._told = self._told, {"non_finite": int((non_finite > 0).sum()), "diverged": int(diverged.sum())}
-        if self._told["non_finite"] > told["non_finite"]:
-            first = found["finite_before"]
-            warn_of_non_finite_draws(name, non_finite, first, self.num_draws, stacklevel=stacklevel + 1)
-        elif self._told["diverged"] > told["diverged"] and not self._told["non_finite"]:
+        found = {key: values.cpu().reshape(len(values), -1) for key, values in self._counts.items()}
+        non_finite = found.get("non_finite", torch.zeros(1, 1))
+        diverged = found["divergences"] - found["start"] if "start" in found else torch.zeros(1, 1)
+        chains, number = int((non_finite > 0).sum()), int(diverged.sum())
+        told, self._told = self._told, (chains, number)
+        if chains > told[0]:
+            warn_of_non_finite_draws(name, non_finite, found["first"], self.num_draws, stacklevel=stacklevel + 1)
+        elif number > told[1] and not chains:
             datum, chain = divmod(int(diverged.argmax()), diverged.shape[1])
             warnings.warn(
-                f"ald_ext.samplers.{name}: {int(diverged.sum())} transitions diverged, in {int((diverged > 0).sum())} "
-                f"of {diverged.numel()} chains, {int(diverged.max())} of them in chain {chain} of datum {datum}: where "
+                f"ald_ext.samplers.{name}: {number} transitions diverged, in {int((diverged > 0).sum())} of "
+                f"{diverged.numel()} chains, {int(diverged.max())} of them in chain {chain} of datum {datum}: where "
                 "the target is narrow, draws are too few; try a smaller step size",
                 stacklevel=stacklevel,
             )

@@ -37,7 +37,7 @@ class MomentsState:
 
 
 def autocorrelation_time(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return τ of (draws, n, chains, d), and the variance that it refers to, both (n, d).
+    """Return τ of (draws, n, chains, d), NaN below four draws, and the variance that it refers to, both (n, d).
 
     They are those of arviz-stats' effective sample size for the mean, draws·chains/τ (Vehtari et al. 2021): with the
     halves of all chains, W the mean of their variances, B the variance of their means, and γ_t their mean
@@ -47,6 +47,8 @@ def autocorrelation_time(draws: Tensor) -> tuple[Tensor, Tensor]:
     half = len(draws) // 2
     chains = torch.cat([draws[:half], draws[-half:]], 2)
     means = chains.mean(0)
+    if half < 2:
+        return torch.full_like(means[:, 0], math.nan), means.var(1)
     spectrum = torch.fft.rfft(chains - means, 2 * half, dim=0).abs().square()
     autocovariance = torch.fft.irfft(spectrum, 2 * half, dim=0)[:half].mean(2) / half
     variance, within = autocovariance[0] + means.var(1), autocovariance[0] * half / (half - 1)
@@ -62,7 +64,7 @@ def autocorrelation_time(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StreamingMoments:
-    """Mean, variance, effective sample size, Monte Carlo error and split R-hat of every latent variable, in one pass.
+    """Mean, variance, effective sample size, Monte Carlo error and R-hat of every latent variable, in one pass.
 
     Moments are those of :func:`ald_ext.moments.merge_mean_`. All accumulators are float64, on the device of the draws;
     results are (n, d), over all chains.
@@ -226,7 +228,7 @@ class StreamingMoments:
         long = (size >= LONG_BATCH * naive) & (size > 1)
         time = torch.where(long, naive + (naive.square() - 1) / (2 * size), naive * time)
         if size > 1 and self._num_full < FEWEST_BATCHES:
-            short = ~long & ~time.isnan()
+            short = ~long & ~naive.isnan()
             warn_of_short_batches(f"StreamingMoments.{name}", short, size, self.num_batches, stacklevel=4)
             time = time.masked_fill(short, math.nan)
         total = self.count * self.num_chains

@@ -124,6 +124,10 @@ def test_few_batches() -> None:
         error = moments.monte_carlo_standard_error
     assert size.isnan().tolist() == error.isnan().tolist() == [[False, True]]
     assert abs(float(size[0, 0]) / 4000 - 1) < 0.5
+    moments = stream(samples[:5], num_batches=4)
+    with pytest.warns(UserWarning, match="no more than 4 batches of 2 draws"):
+        assert moments.effective_sample_size[0, 1].isnan()
+    assert stream(samples[:4], num_batches=4).effective_sample_size.isfinite().all()
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:

@@ -227,8 +227,9 @@ class SampleStorage:
             require(fits, argument, got, f"(draws, n, d) or (draws, n, chains, d), {self.dtype or 'of any dtype'}")
             fits = 0 < count <= len(draws) if self.path else count == len(draws)
             require(fits, f"{argument}: count", f"{count} of {len(draws)} draws", "as many as there are")
-            fits = diverging is None or diverging.shape == (count, *draws.shape[1:-1])
-            require(fits, f"{argument}: diverging", "another shape", f"{(count, *draws.shape[1:-1])}")
+            if diverging is not None:
+                kind, expected = (diverging.shape, diverging.dtype), ((count, *draws.shape[1:-1]), torch.bool)
+                require(kind == expected, f"{argument}: diverging", f"{tuple(kind[0])}, {kind[1]}", f"{expected}")
             if self.path is None:
                 draws = with_room(max(self.capacity or 0, count), draws.detach().to(self.device or draws.device))
             self._diverging = None if diverging is None else with_room(len(draws), diverging.to(draws.device))

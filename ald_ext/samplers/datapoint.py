@@ -24,7 +24,8 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..settings import require
-from .potential import Potential, potential_and_gradient
+from .potential import Potential, PotentialOnSupport, potential_and_gradient
+from .transforms import TransformedPotential
 
 
 class DatapointSampler(ABC):
@@ -79,6 +80,9 @@ class DatapointSampler(ABC):
             fits = x.dim() > 0 and len(x) == len(z)
             self._require(fits, "x", f"shape {tuple(x.shape)}", f"({len(z)}, ...), one row for each of z")
         self._check_number("temperature", temperature, may_be_zero=True)
+        if isinstance(potential, TransformedPotential):
+            expected = f"{potential.temperature}, that of the TransformedPotential"
+            self._require(temperature == potential.temperature, "temperature", temperature, expected)
         self.potential = potential
         self.temperature = float(temperature)
         self.seed = self._checked_seed(seed)
@@ -164,6 +168,16 @@ class DatapointSampler(ABC):
         """Return U, one value for each chain, and ∇U in the shape of z."""
         value, gradient = potential_and_gradient(self.potential, self._rows_of_x, z.flatten(0, -2))
         return value.view(z.shape[:-1]), gradient.reshape(z.shape).contiguous()
+
+    def _check_support(self, z: Tensor) -> None:
+        """Raise a ValueError if new states are outside of the prior's support, for samplers that cannot reject them."""
+        potential = self.potential
+        if isinstance(potential, PotentialOnSupport) and potential.is_bounded:
+            rows = z.flatten(0, -2)
+            outside = int((rows.isfinite().all(1) & ~potential.contains(rows)).sum())
+            got = f"{outside} of {len(rows)} states outside of the prior's support, {potential.support}"
+            expected = "a TransformedPotential, or MALA or HMC, which reject such states"
+            self._require(not outside, "potential", got, expected)
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""

@@ -10,6 +10,8 @@ Note [Potentials, sums and means]
     - Each datum stands by itself: row r of the result depends on row r of x and z only.
     - The target of a datum at temperature T is exp(-U(x, z) / T). Datapoint samplers follow ∇_z U as it is, without a
       number of data. x is None where there is no datum (a prior, an energy).
+    - Where a prior has no density, U = +∞: MALA and HMC reject such proposals. :class:`PotentialOnSupport` sees to it
+      for a distribution; :class:`ald_ext.samplers.TransformedPotential` has no such place, and suits every sampler.
     - The potential of n data is Σ U_i. A minibatch of m of them estimates it by (n/m) Σ U_i, which is n times its mean.
     - So optimizers (:class:`ald_ext.SGLD`, :class:`ald_ext.PSGLD`), whose loss is a potential divided by ``num_data``,
       take the mean over the minibatch with ``num_data = n``. With parameters θ that have a prior of their own:
@@ -18,12 +20,14 @@ Note [Potentials, sums and means]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint, real
 
 from ..settings import require
 
@@ -65,7 +69,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
 
     Args:
         log_prior: log p(z), (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a datum's
-            dimensions.
+            dimensions, and outside of whose support the potential is +∞.
         log_likelihood: log p(x | z), (batch, ...), (batch, d) -> (batch,).
 
     Raises:
@@ -77,7 +81,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
         likelihood = _one_value_a_datum("posterior_potential", "log_likelihood", log_likelihood(x, z), z)
         return -prior(z) - likelihood
 
-    return potential
+    return _on_support(log_prior, potential)
 
 
 def prior_potential(
@@ -87,7 +91,7 @@ def prior_potential(
 
     Args:
         log_prob: log p(z) up to a constant, (batch, d) -> (batch,); or a distribution, whose log_prob is summed over a
-            datum's dimensions.
+            datum's dimensions, and outside of whose support the potential is +∞.
         energy: the potential itself, (batch, d) -> (batch,), instead of log_prob.
 
     Raises:
@@ -100,7 +104,35 @@ def prior_potential(
         got = "neither" if energy is None else "both"
         raise ValueError(f"ald_ext.samplers.prior_potential: log_prob, energy: got {got}, expected one of them")
     log_density = _log_density("prior_potential", "log_prob", log_prob)
-    return lambda _x, z: -log_density(z)
+    return _on_support(log_prob, lambda _x, z: -log_density(z))
+
+
+class PotentialOnSupport:
+    """A potential with a distribution as prior, and +∞ outside of its support, where neither of its terms is called.
+
+    Args:
+        support: the support of the prior.
+        potential: U(x, z) inside.
+    """
+
+    def __init__(self, support: Constraint, potential: Potential) -> None:
+        self.support, self.potential = support, potential
+        self.is_bounded = not isinstance(getattr(support, "base_constraint", support), type(real))
+
+    def __call__(self, x: Any, z: Tensor) -> Tensor:
+        """Return U(x, z), (batch, ...), (batch, d) -> (batch,); its gradient is 0 outside."""
+        inside = self.contains(z)
+        if inside.all():
+            return self.potential(x, z)
+        if not inside.any():
+            return 0 * z.sum(1) + math.inf
+        somewhere_inside = z[inside.int().argmax()].detach()
+        return torch.where(inside, self.potential(x, torch.where(inside[:, None], z, somewhere_inside)), math.inf)
+
+    def contains(self, z: Tensor) -> Tensor:
+        """Return whether z is inside of the support, (batch, d) -> (batch,); NaN never is."""
+        inside: Tensor = self.support.check(z)
+        return inside.all(1) if inside.dim() > 1 else inside
 
 
 class GaussianPotential:
@@ -189,6 +221,14 @@ def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
     positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
     require(positive, argument, matrix.tolist(), "a symmetric positive definite matrix")
     return torch.cholesky_inverse(factor)
+
+
+def _on_support(prior: LogDensity, potential: Potential) -> Potential:
+    """Return the potential, +∞ outside of the prior's support if it tells one."""
+    try:
+        return PotentialOnSupport(prior.support, potential) if isinstance(prior, Distribution) else potential
+    except NotImplementedError:  # a distribution of one's own
+        return potential
 
 
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:

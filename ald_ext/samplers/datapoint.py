@@ -100,7 +100,7 @@ class DatapointSampler(ABC):
 
     @property
     def divergences(self) -> Tensor:
-        """1 for each chain whose state has become NaN or infinite, as at too large a step size: int64, (n, [chains])."""
+        """1 where a chain's state has become NaN or infinite, as at too large a step size: int64, (n, [chains])."""
         return (~self._z.isfinite()).any(-1).long()
 
     def start_after(self, step_count: int) -> None:

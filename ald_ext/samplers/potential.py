@@ -226,9 +226,10 @@ def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
 def _on_support(prior: LogDensity, potential: Potential) -> Potential:
     """Return the potential, +∞ outside of the prior's support if it tells one."""
     try:
-        return PotentialOnSupport(prior.support, potential) if isinstance(prior, Distribution) else potential
+        support = prior.support if isinstance(prior, Distribution) else None
     except NotImplementedError:  # a distribution of one's own
-        return potential
+        support = None
+    return potential if support is None else PotentialOnSupport(support, potential)
 
 
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:

@@ -43,13 +43,12 @@ class TransformedPotential:
 
     def __init__(self, potential: Potential, transform: Constraint | Transform, *, temperature: float = 1.0) -> None:
         argument = "ald_ext.samplers.TransformedPotential: transform"
-        if isinstance(transform, Constraint):
-            try:
-                transform = biject_to(transform)
-            except NotImplementedError as error:
-                raise ValueError(f"{argument}: got {transform}, expected a constraint that biject_to knows") from error
-        require(transform.bijective, argument, transform, "a bijective one, such as biject_to gives")
-        self.potential, self.transform, self.temperature = potential, transform, temperature
+        try:
+            self.transform: Transform = biject_to(transform) if isinstance(transform, Constraint) else transform
+        except NotImplementedError as error:
+            raise ValueError(f"{argument}: got {transform}, expected a constraint that biject_to knows") from error
+        require(self.transform.bijective, argument, transform, "a bijective one, such as biject_to gives")
+        self.potential, self.temperature = potential, temperature
 
     def __call__(self, x: Any, y: Tensor) -> Tensor:
         """Return U'(x, y), (batch, …), (batch, d') → (batch,)."""

@@ -107,6 +107,16 @@ def prior_potential(
     return _on_support(log_prob, lambda _x, z: -log_density(z))
 
 
+def potential_inside(potential: Potential, inside: Tensor, x: Any, z: Tensor) -> Tensor:
+    """Return U(x, z) of the rows that are ``inside``, and +∞ without a gradient of others, which U does not see."""
+    if inside.all():
+        return potential(x, z)
+    if not inside.any():
+        return 0 * z.sum(1) + math.inf
+    instead = z[inside.int().argmax()].detach()
+    return torch.where(inside, potential(x, torch.where(inside[:, None], z, instead)), math.inf)
+
+
 class PotentialOnSupport:
     """A potential with a distribution as prior, and +∞ outside of its support, where neither of its terms is called.
 
@@ -121,13 +131,7 @@ class PotentialOnSupport:
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(x, z), (batch, ...), (batch, d) -> (batch,); its gradient is 0 outside."""
-        inside = self.contains(z)
-        if inside.all():
-            return self.potential(x, z)
-        if not inside.any():
-            return 0 * z.sum(1) + math.inf
-        somewhere_inside = z[inside.int().argmax()].detach()
-        return torch.where(inside, self.potential(x, torch.where(inside[:, None], z, somewhere_inside)), math.inf)
+        return potential_inside(self.potential, self.contains(z), x, z)
 
     def contains(self, z: Tensor) -> Tensor:
         """Return whether z is inside of the support, (batch, d) -> (batch,); NaN never is."""
@@ -239,7 +243,9 @@ def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Te
 
     def summed(z: Tensor) -> Tensor:
         log_prob = log_density.log_prob(z)  # distributions of independent coordinates keep their dimensions
-        return _one_value_a_datum(owner, name, log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob, z)
+        value = log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
+        constant = z.requires_grad and not value.requires_grad  # as of Uniform, whose gradient is 0
+        return _one_value_a_datum(owner, name, value + 0 * z.sum(1) if constant else value, z)
 
     return summed
 

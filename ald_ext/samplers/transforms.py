@@ -7,7 +7,8 @@ Note [Constrained variables]
 
     Then t maps samples of exp(-U'/T) to samples of exp(-U/T), whichever sampler draws them. The bijection of a
     constraint is torch's ``biject_to``: exp for positive numbers, a scaled logistic function for an interval, stick
-    breaking for the simplex. (``transform_to`` may give one that has no density, as the softmax.)
+    breaking for the simplex. (``transform_to`` may give one that has no density, as the softmax.) Where t(y) is rounded
+    to the boundary or to infinity, U' = +∞.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.distributions import Transform, biject_to
 from torch.distributions.constraints import Constraint
 
 from ..settings import require
-from .potential import Potential
+from .potential import Potential, potential_inside
 
 
 class TransformedPotential:
@@ -48,13 +49,16 @@ class TransformedPotential:
         except NotImplementedError as error:
             raise ValueError(f"{argument}: got {transform}, expected a constraint that biject_to knows") from error
         require(self.transform.bijective, argument, transform, "a bijective one, such as biject_to gives")
+        self.constraint = transform if isinstance(transform, Constraint) else transform.codomain
         self.potential, self.temperature = potential, temperature
 
     def __call__(self, x: Any, y: Tensor) -> Tensor:
         """Return U'(x, y), (batch, …), (batch, d') → (batch,)."""
         z = self.transform(y)
         log_det = self.transform.log_abs_det_jacobian(y, z)
-        return self.potential(x, z) - self.temperature * (log_det.sum(-1) if log_det.dim() > 1 else log_det)
+        not_rounded = self.transform.inv(z.detach()).isfinite().all(1)
+        energy = potential_inside(self.potential, not_rounded, x, z)
+        return energy - self.temperature * (log_det.sum(-1) if log_det.dim() > 1 else log_det)
 
     def constrain(self, y: Tensor) -> Tensor:
         """Return z = t(y), (…, d') → (…, d): for samples."""
@@ -63,8 +67,9 @@ class TransformedPotential:
 
     def unconstrain(self, z: Tensor) -> Tensor:
         """Return y of z = t(y), (…, d) → (…, d'): for initial states. ValueError where z is not inside."""
-        bad = int((~self.transform.codomain.check(z)).sum())
-        argument, expected = "ald_ext.samplers.TransformedPotential.unconstrain: z", f"all in {self.transform.codomain}"
-        require(not bad, argument, f"{bad} values outside", expected)
         y: Tensor = self.transform.inv(z)
+        inside = self.constraint.check(z)
+        inside = (inside.all(-1) if inside.dim() == z.dim() else inside) & y.isfinite().all(-1)
+        argument, bad = "ald_ext.samplers.TransformedPotential.unconstrain: z", int((~inside).sum())
+        require(not bad, argument, f"{bad} states outside or on the boundary", f"all inside of {self.constraint}")
         return y

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..settings import require
-from .potential import Potential, PotentialOnSupport, potential_and_gradient
+from .potential import Potential, potential_and_gradient
 from .transforms import TransformedPotential
 
 
@@ -54,6 +54,9 @@ class DatapointSampler(ABC):
 
     #: D in Note [Noise of datapoint samplers].
     draws_per_step: ClassVar[int]
+
+    #: Whether proposals outside of a prior's support are rejected.
+    rejects: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -166,18 +169,9 @@ class DatapointSampler(ABC):
 
     def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return U, one value for each chain, and ∇U in the shape of z."""
-        value, gradient = potential_and_gradient(self.potential, self._rows_of_x, z.flatten(0, -2))
+        rows = z.flatten(0, -2)
+        value, gradient = potential_and_gradient(self.potential, self._rows_of_x, rows, rejects=self.rejects)
         return value.view(z.shape[:-1]), gradient.reshape(z.shape).contiguous()
-
-    def _check_support(self, z: Tensor) -> None:
-        """Raise a ValueError if new states are outside of the prior's support, for samplers that cannot reject them."""
-        potential = self.potential
-        if isinstance(potential, PotentialOnSupport) and potential.is_bounded:
-            rows = z.flatten(0, -2)
-            outside = int((rows.isfinite().all(1) & ~potential.contains(rows)).sum())
-            got = f"{outside} of {len(rows)} states outside of the prior's support, {potential.support}"
-            expected = "a TransformedPotential, or MALA or HMC, which reject such states"
-            self._require(not outside, "potential", got, expected)
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""

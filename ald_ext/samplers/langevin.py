@@ -42,7 +42,6 @@ class LangevinDynamics(DatapointSampler):
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
-        self._check_support(self._z)
         self.step_size = float(step_size)
 
     def _advance(self, step: int) -> None:
@@ -58,7 +57,6 @@ class LangevinDynamics(DatapointSampler):
             step=step,
             offset=self._offset(z.shape),
         )
-        self._check_support(z)
         self._z = z
 
 
@@ -97,7 +95,6 @@ class UnderdampedLangevin(DatapointSampler):
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("step_size", step_size)
-        self._check_support(self._z)
         self._check_number("friction", friction)
         self.step_size = float(step_size)
         self.friction = float(friction)
@@ -115,7 +112,6 @@ class UnderdampedLangevin(DatapointSampler):
         key = {"seed": self.seed, "step": step, "offset": self._offset(z.shape)}
         noise: dict[str, Any] = {"temperature": self.temperature, **key}
         ops.latent_underdamped_step_(z, momenta, gradient, self.index, lr=self.step_size**2, momentum=decay, **noise)
-        self._check_support(z)
         self._z, self._momenta = z, momenta
 
     def _tensors(self) -> dict[str, Tensor]:

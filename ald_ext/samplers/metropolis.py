@@ -101,6 +101,8 @@ class MetropolisSampler(DatapointSampler):
             finite; in the last step of adaptation, if step sizes grew so large that the target has to be improper.
     """
 
+    rejects: ClassVar = True
+
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
 

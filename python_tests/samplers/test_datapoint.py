@@ -522,10 +522,10 @@ def test_the_inverse_mass_matrix_can_be_set(
     chains = sampler(potential, x, z, inverse_mass_matrix=torch.ones(3), **arguments)
     chains.inverse_mass_matrix = matrix
     assert torch.equal(run(chains, 5), expected)
-    assert chains.inverse_mass_matrix is matrix is None or torch.equal(chains.inverse_mass_matrix, matrix)
     with pytest.raises(ValueError, match=r"inverse_mass_matrix: got shape \(4,\), expected \(3,\) or \(3, 3\)"):
         chains.inverse_mass_matrix = torch.ones(4)
-    assert chains.inverse_mass_matrix is matrix is None or torch.equal(chains.inverse_mass_matrix, matrix)
+    kept = chains.inverse_mass_matrix
+    assert kept is None if matrix is None else torch.equal(kept, matrix)
 
 
 @pytest.mark.parametrize(("burn_in", "steps_before"), [(0, 0), (9, 0), (4, 5), (10, 0), (5, 5), (0, 10)])

@@ -15,14 +15,18 @@ from torch import Tensor
 from torch.distributions import Distribution, Exponential, Gamma, Normal, constraints
 from torch.distributions.transforms import AbsTransform, SoftplusTransform
 
+from ald_ext import SGLD
 from ald_ext.samplers import (
     HMC,
     MALA,
+    AmortizedLangevin,
     DatapointSampler,
     LangevinDynamics,
+    LastLayerALD,
     Potential,
     TransformedPotential,
     UnderdampedLangevin,
+    collect,
     posterior_potential,
     potential_and_gradient,
     prior_potential,
@@ -141,16 +145,16 @@ def test_values_and_gradients_outside(kind: str) -> None:
     prior = BOUNDED[kind]
     z = inside(prior)[0, :4].clone()
     potential = prior_potential(prior)
-    expected = potential_and_gradient(potential, None, z)
+    expected = potential_and_gradient(potential, None, z, rejects=True)
     z[1] = -50.0
     z[2, 0] = math.nan
-    value, gradient = potential_and_gradient(potential, None, z)
+    value, gradient = potential_and_gradient(potential, None, z, rejects=True)
     assert value.isfinite().tolist() == [True, False, False, True]
     torch.testing.assert_close(value[::3], expected[0][::3])
     torch.testing.assert_close(gradient[::3], expected[1][::3])
     assert value[1] == math.inf
     assert (gradient[1] == 0).all()
-    everywhere = potential_and_gradient(potential, None, z[1:2])
+    everywhere = potential_and_gradient(potential, None, z[1:2], rejects=True)
     assert everywhere[0].tolist() == [math.inf]
     assert (everywhere[1] == 0).all()
 
@@ -170,17 +174,36 @@ def test_states_that_overflow_are_rejected_by_a_prior_too(name: str, kind: str) 
 @pytest.mark.parametrize("kind", BOUNDED)
 @pytest.mark.parametrize("name", ["langevin", "underdamped"])
 def test_samplers_that_cannot_reject_tell_the_way_out(name: str, kind: str) -> None:
+    """As soon as they are outside, also at first."""
     prior = BOUNDED[kind]
+    message = (
+        r"prior_potential: z: got \d+ of 400 states outside of the prior's support, .*, and a TransformedPotential"
+    )
     sampler = SAMPLERS[name](prior_potential(prior), inside(prior))
-    message = r"potential: got \d+ of 400 states outside of the prior's support, .*, expected a TransformedPotential"
     sampler.step_size = 1.0
-    before = sampler.state_dict()
     with pytest.raises(ValueError, match=message):
-        sampler.step()
-    after = sampler.state_dict()
-    assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(before[key])) for key in before)
+        collect(sampler, 5)
     with pytest.raises(ValueError, match=message):
-        SAMPLERS[name](prior_potential(prior), inside(prior) - 100)
+        SAMPLERS[name](prior_potential(prior), inside(prior) - 100).step()
+
+
+@pytest.mark.parametrize("kind", ["gamma", "uniform"])
+def test_networks_and_encoders_tell_the_way_out(kind: str) -> None:
+    """Through which potentials get values outside without a sampler that rejects; a last layer's kernel may."""
+    prior, x = BOUNDED[kind], torch.full((3, 2), -9.0, dtype=torch.float64)
+    potential = prior_potential(prior)
+    network = torch.nn.Linear(2, 2, dtype=torch.float64)
+    torch.nn.init.eye_(network.weight)
+    message = "prior_potential: z: got 3 of 3 states outside of the prior's support"
+    amortized = AmortizedLangevin(network, potential, x, SGLD(network.parameters(), lr=0.1, num_data=3))
+    for call in (amortized.step, lambda: potential(None, x), lambda: potential_and_gradient(potential, None, x)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    x = 1e3 * prior.mean * torch.tensor([[1.0, 1.0], [1.0, 1.1]], dtype=torch.float64)
+    options: dict[str, Any] = {"weight": 1e-3 * torch.eye(2).double()[None], "step_size": 1.0, "seed": SEED}
+    assert prior.support.check(LastLayerALD(torch.nn.Identity(), potential, x, 2, **options).step()).all()
+    with pytest.raises(ValueError, match=r"got \d of 2 states outside"):
+        collect(LastLayerALD(torch.nn.Identity(), potential, x, 2, kernel=LangevinDynamics, **options), 2)
 
 
 def test_a_distribution_that_tells_no_support() -> None:

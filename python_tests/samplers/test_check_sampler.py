@@ -208,7 +208,7 @@ def test_faults_of_a_metropolis_test(fault: str) -> None:
         exact=True,
         dimension=2,
         num_replicas=REPLICAS,
-        max_steps=5000,
+        max_steps=2000,
     )
     assert report.verdict == "wrong", report
     assert report.hints[0].startswith("the Metropolis-Hastings test is skipped, inverted")

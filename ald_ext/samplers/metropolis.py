@@ -182,7 +182,8 @@ class MetropolisSampler(DatapointSampler):
         current = ChainStates(self._z, self._potential, self._gradient)
         proposal, log_ratio = self._propose(current, step)
         log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
-        log_ratio = torch.where((log_ratio + proposal.z.sum(-1)).isfinite(), log_ratio, -math.inf)
+        finite = (log_ratio + proposal.z.sum(-1)).isfinite()  # both of them, by one test
+        log_ratio = torch.where(finite, log_ratio, -math.inf)
         accepted = log_uniform < log_ratio
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)

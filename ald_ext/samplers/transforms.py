@@ -1,4 +1,4 @@
-"""Potentials of unconstrained variables, for targets that live on a part of space: positive scales, shares, angles.
+"""Potentials of unconstrained variables, for targets that live on a part of space, such as positive scales and shares.
 
 Note [Constrained variables]
     Where z has to stay inside of a constraint, y is sampled instead, z = t(y), with a bijection t from all of space:

@@ -111,7 +111,12 @@ class OptimizerChains(Chains):
             group["lr"] = group["lr"] * step_scale
         self.warm_up = max(int(group.get("freeze_after") or 0) for group in self.optimizer.param_groups)
         weight_decay = float(self.optimizer.param_groups[0].get("weight_decay") or 0)
-        self.target = target.with_prior(num_data * weight_decay) if weight_decay else target
+        self.target = target
+        if weight_decay:
+            self.target = target.with_prior(num_data * weight_decay)
+            self.z = self.target.initial_states(num_replicas)
+            for param, half in zip(self.params, self.z.chunk(2, dim=1), strict=True):
+                param.data.copy_(half)
 
     @torch.no_grad()
     def step(self) -> Tensor:

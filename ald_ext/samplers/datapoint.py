@@ -102,6 +102,11 @@ class DatapointSampler(ABC):
         return self._z.detach()
 
     @property
+    def inverse_mass_matrix(self) -> Tensor | None:
+        """None, which stands for the identity; only samplers with a Metropolis-Hastings test can have another."""
+        return None
+
+    @property
     def divergences(self) -> Tensor:
         """1 where a chain's state has become NaN or infinite, as at too large a step size: int64, (n, [chains])."""
         return (~self._z.isfinite()).any(-1).long()

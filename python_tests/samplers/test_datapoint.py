@@ -528,6 +528,13 @@ def test_the_inverse_mass_matrix_can_be_set(
     assert kept is None if matrix is None else torch.equal(kept, matrix)
 
 
+@pytest.mark.parametrize("name", ["ula", "underdamped"])
+def test_an_inverse_mass_matrix_is_not_ignored(name: str) -> None:
+    sampler, options = SAMPLERS[name]
+    with pytest.raises(AttributeError, match="inverse_mass_matrix"):
+        sampler(potential, *data_and_states(5, 2), **options).inverse_mass_matrix = torch.ones(3)
+
+
 @pytest.mark.parametrize(("burn_in", "steps_before"), [(0, 0), (9, 0), (4, 5), (10, 0), (5, 5), (0, 10)])
 def test_draws_of_a_sampler_that_still_adapts_are_told(burn_in: int, steps_before: int) -> None:
     x, z = data_and_states(2, 2)

@@ -8,6 +8,7 @@ Note [Shapes of samples]
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,13 @@ class Collector:
     ) -> None:
         require(burn_in >= 0, "ald_ext.samplers.Collector: burn_in", burn_in, "an integer >= 0")
         require(thinning >= 1, "ald_ext.samplers.Collector: thinning", thinning, "an integer > 0")
+        adapting = getattr(sampler, "adaptation_steps_left", 0)
+        if burn_in < adapting:
+            warnings.warn(
+                f"ald_ext.samplers.Collector: burn_in: {burn_in} steps, but the sampler adapts for {adapting} more, in "
+                f"which its states are no samples: pass burn_in={adapting} or more",
+                stacklevel=2,
+            )
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0

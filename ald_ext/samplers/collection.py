@@ -277,13 +277,6 @@ class Collector:
     ) -> None:
         require(burn_in >= 0, "ald_ext.samplers.Collector: burn_in", burn_in, "an integer >= 0")
         require(thinning >= 1, "ald_ext.samplers.Collector: thinning", thinning, "an integer > 0")
-        adapting = getattr(sampler, "adaptation_steps_left", 0)
-        if burn_in < adapting:
-            warnings.warn(
-                f"ald_ext.samplers.Collector: burn_in: {burn_in} steps, but the sampler adapts for {adapting} more, in "
-                f"which its states are no samples: pass burn_in={adapting} or more",
-                stacklevel=2,
-            )
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
@@ -299,6 +292,13 @@ class Collector:
 
     def _run(self, num_samples: int) -> None:
         require(num_samples >= 0, "ald_ext.samplers.Collector: num_samples", num_samples, "an integer >= 0")
+        adapting, left = getattr(self.sampler, "adaptation_steps_left", 0), self.burn_in - self.num_steps
+        if left < adapting and num_samples > 0:
+            warnings.warn(
+                f"ald_ext.samplers.Collector: burn_in: {left} steps are left, but the sampler adapts for {adapting} "
+                f"more, in which its states are no samples: pass burn_in={self.burn_in + adapting - left} or more",
+                stacklevel=3,  # the line that calls run or collect
+            )
         for sink in self.sinks:
             sink.reserve(num_samples)
         # A run ends right after a draw, or, if it was interrupted, somewhere between two.

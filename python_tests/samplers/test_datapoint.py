@@ -548,7 +548,7 @@ def test_draws_of_a_sampler_that_still_adapts_are_told(burn_in: int, steps_befor
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             collect(chains, 1, burn_in=burn_in)
-        told = f"burn_in: {burn_in} steps, but the sampler adapts for {10 - steps_before} more"
+        told = f"burn_in: {burn_in} steps are left, but the sampler adapts for {10 - steps_before} more"
         assert [told in str(each.message) for each in caught] == [True] * (burn_in + steps_before < 10)
 
 

@@ -15,8 +15,8 @@ def report_command(
         list[Path], typer.Argument(help="Folders of results of `ald-ext experiment` and of models of `ald-ext train`.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The Markdown page to write; its plots go into <stem>_files beside it.")
-    ] = Path("results.md"),
+        Path | None, typer.Option(help="The Markdown page to write; its plots go into <stem>_files beside it.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the page as one self-contained HTML file, too.")] = None,
     tried: Annotated[
         Path | None, typer.Option(help="A Markdown page for the tables of what was tried; in OUT if not given.")
@@ -24,6 +24,8 @@ def report_command(
     check: Annotated[bool, typer.Option("--check", help="Fail where a Markdown page differs; write nothing.")] = False,
 ) -> None:
     """Write a page of results with tables, plots and pictures, with the paper's figures beside ours."""
+    if out is None:
+        raise ValueError("report: out: got none, expected a Markdown file: --out results.md")
     if check:
         labels = check_report(folders, out, tried=tried)
         typer.echo(f"{out} shows {', '.join(labels)}")

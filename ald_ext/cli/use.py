@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..data import ImageData, load_dataset
 from ..data.image_data import add_noise
-from ..files import write_json
+from ..files import is_stream, standard_stream, write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..settings import require
 from ..training import TrainingConfig
@@ -26,6 +27,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 DatasetOption = Annotated[str | None, typer.Option(help="As for `train`; the run's own if not given.")]
 DataRootOption = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
+PictureOption = Annotated[
+    Path | None, typer.Option(help="The picture; if not given, named after the command and in the run's folder.")
+]
 
 
 def load_run(
@@ -41,6 +45,17 @@ def load_run(
     return model.to(chosen).eval(), config, ensemble if average else None
 
 
+def output_file(run: Path, out: Path | None, name: str) -> tuple[Path, Callable[[str], None]]:
+    """Return the file to write, ``name`` in the run's folder if none was given, and what tells that it is written.
+
+    The folder of the file is made. The text goes to standard error where the file is the standard output.
+    """
+    path = (run if run.is_dir() else run.parent) / name if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replaced = " (in the place of an earlier file)" if path.is_file() and not is_stream(path) else ""
+    return path, lambda text: typer.echo(text + replaced, err=path.exists() and standard_stream(path) == 1)
+
+
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:
     """Return the data set that was asked for, or the run's own. ValueError for images of another shape."""
     data = load_dataset(dataset or config.dataset, root or config.data_root)
@@ -51,7 +66,7 @@ def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str
 
 def sample_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
+    out: PictureOption = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 50,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -61,14 +76,14 @@ def sample_command(
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with evaluating(model):
         images = model.sample(count, generator)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, images)
-    typer.echo(f"{count} samples in {out}")
+    path, tell = output_file(run, out, "sample.png")
+    save_grid(path, images)
+    tell(f"{count} samples in {path}")
 
 
 def reconstruct_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture; its numbers beside it, .json.")] = Path("reconstructions.png"),
+    out: PictureOption = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     count: Annotated[int, typer.Option(min=1, help="Images in the picture; the error is that of all.")] = 50,
@@ -78,7 +93,10 @@ def reconstruct_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Reconstruct test images, or denoise them: a picture, and the mean squared error to the clean images."""
+    """Reconstruct test images, or denoise them: a picture, and the mean squared error beside it, as .json."""
+    require(
+        out is None or out.suffix != ".json", "out", repr(str(out)), "a picture, such as out.png: .json is beside it"
+    )
     model, config, ensemble = load_run(run, device, average)
     images = load_images(model, config, dataset, data_root).test_images
     clean = model.to_brightness(images)
@@ -89,15 +107,19 @@ def reconstruct_command(
 
     result = ensemble.mean(model, reconstructions) if ensemble else reconstructions(model)
     error = (result - clean).square().mean(dtype=torch.float64).item()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
-    write_json(out.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
-    typer.echo(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {out}")
+    path, tell = output_file(run, out, "reconstruct.png")
+    save_grid(path, pair_up(model.to_brightness(seen)[:count], result[:count]))
+    if not is_stream(path):
+        write_json(path.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
+    tell(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {path}")
 
 
 def score_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="JSON file; images of both ends beside it, .png.")] = Path("scores.json"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file, score.json in the run's folder if not given; both ends beside it, .png."),
+    ] = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     average: Annotated[bool, typer.Option("--average", help="Average over the samples of the parameters.")] = False,
@@ -113,19 +135,22 @@ def score_command(
 
     scores = ensemble.mean(model, scores_of) if ensemble else scores_of(model)
     labels = None if data.test_labels is None else data.test_labels.tolist()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    path, tell = output_file(run, out, "score.json")
     values = {"model": config.model, "dataset": dataset or config.dataset, "scores": scores.tolist(), "labels": labels}
-    write_json(out, values)
+    write_json(path, values)
+    if is_stream(path):
+        tell(f"{len(scores)} scores in {path}")
+        return
     order = scores.argsort(descending=True)
     extremes = torch.cat([order[:20], order[-20:]])
-    picture = out.with_suffix(".png")
+    picture = path.with_suffix(".png")
     save_grid(picture, model.to_brightness(data.test_images[extremes]))
-    typer.echo(f"{len(scores)} scores in {out}; in {picture} the most anomalous images, then the least")
+    tell(f"{len(scores)} scores in {path}; in {picture} the most anomalous images, then the least")
 
 
 def interpolate_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("interpolations.png"),
+    out: PictureOption = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     pairs: Annotated[int, typer.Option(min=1, help="Rows: pairs of test images.")] = 10,
@@ -142,6 +167,6 @@ def interpolate_command(
     chosen = chosen.to(next(model.parameters()).device)
     with evaluating(model):
         rows = model.interpolate(chosen[:pairs], chosen[pairs:], count)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, rows.flatten(0, 1), columns=count)
-    typer.echo(f"{pairs} interpolations in {out}")
+    path, tell = output_file(run, out, "interpolate.png")
+    save_grid(path, rows.flatten(0, 1), columns=count)
+    tell(f"{pairs} interpolations in {path}")

@@ -73,8 +73,8 @@ class TrainingConfig:
         final_lr: ratio of the last lr to the first with "cosine".
         decay_offset: offset b of "polynomial", in steps.
         decay_exponent: γ of "polynomial", 0.5 < γ <= 1.
-        warm_up: steps over which lr rises from 0; None stands for a tenth of all, at most 500. PSGLD's v begins at 0, so
-            without it the first step would be lr/√(1 - alpha) long for every parameter, whatever its gradient.
+        warm_up: steps over which lr rises from 0; None stands for a tenth of all, at most 500. PSGLD's v begins at 0,
+            so without it the first step would be lr/√(1 - alpha) long for every parameter, whatever its gradient.
         temperature: temperature T of PSGLD; 1 samples the posterior, 0 optimizes.
         alpha: decay of the mean v of squared gradients in PSGLD's preconditioner 1 / (√v + eps).
         eps: smallest denominator of PSGLD's preconditioner 1 / (√v + eps).

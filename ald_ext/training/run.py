@@ -167,8 +167,8 @@ class Run:
         begun = [change["before"] for change in changes if change["setting"] == "schedule_epochs"]
         keep = f"; schedule_epochs={begun[0]} (--schedule-epochs {begun[0]}) keeps it as begun" if begun else ""
         return (
-            f"resume: from step {self.step} on {', '.join(texts)}; lr goes from {rates[0]:.3g} to {rates[1]:.3g}{keep}. "
-            "The run is no longer bit for bit the one that was begun, and metrics.json tells it"
+            f"resume: from step {self.step} on {', '.join(texts)}; lr goes from {rates[0]:.3g} to {rates[1]:.3g}"
+            f"{keep}. The run is no longer bit for bit the one that was begun, and metrics.json tells it"
         )
 
     def _check_data(self, state: dict[str, Any], saved: TrainingConfig) -> None:
@@ -184,7 +184,7 @@ class Run:
 
 def description(images: Tensor) -> dict[str, Any]:
     """Return what tells training data from others: their number, shape and dtype, and a digest of their contents."""
-    contents = images.detach().cpu().contiguous().view(torch.uint8).numpy()
+    contents = images.detach().cpu().contiguous().view(torch.uint8).numpy().data
     kind = {"number": len(images), "shape": list(images.shape[1:]), "dtype": str(images.dtype)}
     return {**kind, "sha256": hashlib.sha256(contents).hexdigest()}
 
@@ -205,7 +205,6 @@ def start_run(
     """
     ranks = Ranks()
     if data is None:
-        config = with_absolute_paths(config)
         dataset, root = config.dataset, config.data_root
         there = state is None or dataset in DATASETS or os.path.exists(dataset)
         expected = "the data of the run, which was begun in another folder or has lost them: --dataset PATH"
@@ -213,6 +212,7 @@ def start_run(
         if ranks.count > 1 and config.download:
             ranks.once(lambda: bool(load_dataset(dataset, root, download=True)))
         data = load_dataset(dataset, root, download=config.download)
+        config = with_absolute_paths(config)
     else:
         config = dataclasses.replace(config, dataset=data.name or GIVEN_DATA)
     if not len(data.test_images):

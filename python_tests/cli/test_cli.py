@@ -72,11 +72,11 @@ def test_train_resumes(trained, tmp_path):
     assert json.loads((trained / "config.json").read_text())["network"]["width"] == 4  # from the checkpoint
 
 
-def test_a_resumed_run_cannot_change_what_it_is(trained):
+def test_a_resumed_run_is_not_another_model(trained):
     before = (trained / "checkpoint.pt").read_bytes()
-    result = run("train", "--out", trained, "--epochs", 3, "--lr", 0.5, "--resume")
+    result = run("train", "--out", trained, "--epochs", 3, "--batch-size", 50, "--resume")
     assert result.returncode == 1
-    assert "resume: the checkpoint is of another run: got lr=0.5, expected lr=0.004" in result.stderr
+    assert "resume: the checkpoint is of another run: got batch_size=50, expected batch_size=500" in result.stderr
     assert (trained / "checkpoint.pt").read_bytes() == before
 
 
@@ -116,12 +116,13 @@ def test_averages_need_samples_of_the_parameters(tmp_path, digits_file):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"ensemble_every": 1, "ensemble_size": 3}))
     assert run("train", "--out", tmp_path / "lae", "--config", config, *small).returncode == 0
+    out = {"reconstruct": "out.png", "score": "out.json"}
     for command in ("reconstruct", "score"):
-        result = run(command, tmp_path / "lae", "--out", tmp_path / command / "out.json", "--average")
+        result = run(command, tmp_path / "lae", "--out", tmp_path / command / out[command], "--average")
         assert result.returncode == 0, result.stderr
     assert run("train", "--out", tmp_path / "ae", "--model", "ae", *small).returncode == 0
     for command in ("reconstruct", "score"):
-        result = run(command, tmp_path / "ae", "--out", tmp_path / "out.json", "--average")
+        result = run(command, tmp_path / "ae", "--out", tmp_path / out[command], "--average")
         assert result.returncode == 1
         assert "holds no samples of the parameters" in result.stderr
 
@@ -181,6 +182,14 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
             ["train", "--likelihood", "gaussian", "--option", 'precision_prior="jeffreys"'],
             "precision-prior: got it with likelihood gaussian, expected likelihood marginal-gaussian, which reads it",
         ),
+        (["train", "--model", "vae", "--temperature", "0.3"], "temperature: got it with model vae, expected model lae or"),
+        (["train", "--model", "ae", "--option", "eps=5"], "eps: got it with model ae, expected model lae or clae, which"),
+        (
+            ["train", "--network", "mlp", "--width", "999"],
+            "width: got it with network mlp, expected network conv, which reads it (mlp reads hidden_units, hidden_lay",
+        ),
+        (["train", "--schedule", "constant", "--final-lr", "0.1"], "final-lr: got it with schedule constant, expected"),
+        (["train", "--model", "clae", "--prior-steps", "3"], "prior-steps: got it with prior_sampler amortized, expected"),
         (["train", "--lr", "-1"], "lr: got -1.0, expected a finite number > 0"),
         (["train", "--batch-size", "5000"], "batch_size: got 5000, expected 1 to 4500, the number of training images"),
         (["train", "--option", "widht=3"], "got 'widht', expected some of"),
@@ -207,7 +216,7 @@ def test_sample_of_a_file_that_is_no_checkpoint(tmp_path):
     assert not (tmp_path / "samples.png").exists()
 
 
-def test_every_setting_is_an_option_of_train():
+def test_every_setting_is_an_option_of_train_and_help_has_its_default():
     options = {option.name: option for option in get_command(app).commands["train"].params}
     fields = {*TrainingConfig.__dataclass_fields__}.union(
         *(m.config_class.__dataclass_fields__ for m in MODELS.values())
@@ -216,9 +225,13 @@ def test_every_setting_is_an_option_of_train():
     assert all(option.help for option in options.values())
     assert {name for name in fields & set(options) if options[name].default is not None} == {"device"}
     assert options["batch_size"].opts == ["--batch-size"]
-    assert "Default: 25." in options["batch_size"].help
     assert options["langevin_steps"].help.startswith("abp, dlgm: Steps on z")
-    assert "Default: 10 or 5." in options["langevin_steps"].help
     flags = {name: option.opts + option.secondary_opts for name, option in options.items() if option.is_flag}
     assert flags["bf16"] == ["--bf16"]
     assert flags["capture"] == ["--capture", "--no-capture"]
+    of_a_flag = {name for name in fields & set(options) if len(flags.get(name, "  ")) == 1}
+    assert all("Default: " in options[name].help for name in fields & set(options) - of_a_flag - {"device"})
+    defaults = {"lr": "0.004", "seed": "0", "momentum": "0", "network": "conv", "epochs": "None"}
+    defaults |= {"langevin_steps": "10 (abp), 5 (dlgm)", "sparsity": "0 (ae), 1 (sparse-ae)"}
+    for name, default in defaults.items():
+        assert options[name].help.endswith(f"Default: {default}."), name

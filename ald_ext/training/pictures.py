@@ -12,19 +12,22 @@ from ..files import write_atomically
 
 #: Pixels around each image, and the factor by which pixels are enlarged.
 GAP, ENLARGEMENT = 2, 2
-#: Height of a curve and smallest width, in pixels.
-CURVE_SIZE = 32
+#: Height of a curve and smallest width, in pixels; and the most curves in one place.
+CURVE_SIZE, MOST_CURVES = 32, 8
 
 
 def grid(images: Tensor, columns: int = 10) -> Tensor:
     """Return N images of brightness in [0, 1], (N, C, H, W), row by row on white, (H', W', 3).
 
-    Signals (N, d) or (N, C, d) are drawn as :func:`curve_images`. Data of another shape, or without 1 or 3 channels,
-    are shown as a row of pixels each. What is no number is white.
+    Signals (N, d), or (N, C, d) with at most 8 channels, are drawn as :func:`curve_images`; with more they are images
+    (N, H, W). Data of another shape, or without 1 or 3 channels, are shown as a row of pixels each. What is no number
+    is white.
     """
     images = images.detach().float().cpu()
-    if images.dim() in (2, 3):
+    if images.dim() == 2 or (images.dim() == 3 and images.shape[1] <= MOST_CURVES):
         images = curve_images(images if images.dim() == 3 else images[:, None])
+    elif images.dim() == 3:
+        images = images[:, None]
     images = images.nan_to_num(1.0).clamp(0, 1)
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         images = images.flatten(1)[:, None, None]
@@ -44,10 +47,8 @@ def curve_images(signals: Tensor) -> Tensor:
     known = signals[signals.isfinite()]
     low, high = (known.min(), known.max()) if len(known) else (signals.new_zeros(()), signals.new_ones(()))
     heights = (high - signals) / (high - low).clamp_min(1e-12) * (CURVE_SIZE - 1)
-    width = max(length, CURVE_SIZE)
-    heights = F.interpolate(heights, width, mode="linear", align_corners=True) if length > 1 else heights
-    neighbours = torch.stack([heights, heights.roll(-1, 2)])
-    neighbours[1, ..., -1] = heights[..., -1]
+    heights = F.interpolate(heights, max(length, CURVE_SIZE), mode="linear", align_corners=True)
+    neighbours = torch.stack([heights, torch.cat([heights[..., 1:], heights[..., -1:]], 2)])
     top, bottom = neighbours.amin(0).round(), neighbours.amax(0).round()
     row = torch.arange(CURVE_SIZE, dtype=signals.dtype)[:, None]
     ink = ((row >= top[:, :, None]) & (row <= bottom[:, :, None])).any(1)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import run
 from patience import PATIENCE
+from torch import nn
 from typer.main import get_command
 
+import ald_ext
 from ald_ext.cli.commands import app
-from ald_ext.models import MODELS
-from ald_ext.training import TrainingConfig
+from ald_ext.models import LAE, MODELS
+from ald_ext.training import TrainingConfig, train
 
 
 @pytest.mark.processes
@@ -63,6 +67,147 @@ def test_sample_draws_from_a_checkpoint_and_is_a_function_of_the_seed(trained, t
         assert result.returncode == 0, result.stderr
     a, b, c = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
     assert a == b != c
+
+
+def as_bytes(arguments: tuple, fifo: Path) -> bytes:
+    """What a command writes into a FIFO, which must stay one."""
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    result = run(*arguments, "--out", fifo)
+    assert "ald-ext: " not in result.stderr  # else nobody writes to the FIFO
+    assert "Traceback" not in result.stderr
+    reader.join(PATIENCE)
+    assert fifo.is_fifo()
+    return received[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "begin"),
+    [
+        (("sample", "--count", 2), b"\x89PNG"),
+        (("reconstruct", "--count", 2), b"\x89PNG"),
+        (("score",), b"{"),
+        (("interpolate", "--pairs", 2), b"\x89PNG"),
+        (("check-sampler", "sgld", "--replicas", 100), b"{"),
+    ],
+)
+def test_a_fifo_is_written_through_and_a_link_stays(trained, tmp_path, command, begin):
+    """A device is to a command what a FIFO is, and cannot be lost in a test."""
+    name, *options = command
+    arguments = (name, *options) if name == "check-sampler" else (name, trained, *options)
+    (tmp_path / "folder").mkdir()
+    fifo = tmp_path / "folder" / "fifo"
+    os.mkfifo(fifo)
+    assert as_bytes(arguments, fifo).startswith(begin)
+    assert [path.name for path in fifo.parent.iterdir()] == ["fifo"]  # nothing lies beside it
+    target, link = tmp_path / "target", tmp_path / "link.out"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    run(*arguments, "--out", link)
+    assert link.is_symlink()
+    assert target.read_bytes().startswith(begin)
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("sample", {"sample.png"}),
+        ("reconstruct", {"reconstruct.png", "reconstruct.json"}),
+        ("score", {"score.json", "score.png"}),
+        ("interpolate", {"interpolate.png"}),
+    ],
+)
+def test_without_out_files_are_beside_the_run(trained, tmp_path, monkeypatch, command, files):
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert not files & set(before)  # nothing of the run is overwritten
+    first, second = run(command, trained), run(command, trained / "checkpoint.pt")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.name not in files} == before
+    assert files < {path.name for path in trained.iterdir()}
+    assert "(in the place of an earlier file)" not in first.stdout
+    assert "(in the place of an earlier file)" in second.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_that_need_an_out(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("report", trained)
+    assert (result.returncode, result.stderr) == (
+        1,
+        "ald-ext: report: out: got none, expected a Markdown file: --out results.md",
+    )
+    result = run("train", "--out", "", *SMALL)
+    assert (result.returncode, result.stderr) == (1, "ald-ext: out: got '', expected a folder")
+    result = run("reconstruct", trained, "--out", "x.json")
+    assert "out: got 'x.json', expected a picture, such as out.png: .json is beside it" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_and_help_without_unicode():
+    assert run("--version").stdout == f"ald-ext {ald_ext.__version__}\n"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    code = (
+        "import sys; from ald_ext.cli import main\n"
+        "for name in ('train', 'experiment', 'check-sampler', 'report'):\n"
+        "    sys.argv = ['ald-ext', name, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 0, end.code\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii()
+    for option in (b"--temperature", b"--workers", b"--replicas", b"--tried"):
+        assert option in result.stdout
+
+
+def test_warnings_are_lines_of_the_first_process(tmp_path, monkeypatch, digits_file):
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"model": "vae", "temperature": 0.3, "dataset": str(digits_file), "batch_size": 4}))
+    arguments = ("train", "--config", settings, "--epochs", 1, "--width", 4)
+    shown = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        result = run(*arguments, "--out", tmp_path / rank)
+        assert result.returncode == 0, result.stderr
+        shown[rank] = [line for line in result.stderr.splitlines() if "warning" in line.lower()]
+    assert shown == {
+        "0": [
+            "ald-ext: warning: temperature: got it with model vae, expected model lae or clae, which reads it",
+        ],
+        "1": [],
+    }
+
+
+def test_a_run_goes_on_with_settings_that_are_given(tmp_path, digits_file):
+    out, small = tmp_path / "out", ("--dataset", digits_file, "--epochs", 2, "--width", 4, "--batch-size", 4)
+    assert run("train", "--out", out, *small, "--option", "warm_up=1", "--option", "latent_dim=3").returncode == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["warm_up"], config["network"]["latent_dim"]) == (1, 3)  # settings of the training and of the model
+    result = run("train", "--out", out, "--resume", "--epochs", 3, "--schedule-epochs", 2, "--lr", 0.001, "--seed", 5)
+    assert result.returncode == 0, result.stderr
+    told = [line for line in result.stderr.splitlines() if line.startswith("ald-ext: warning: resume: from step 6 on")]
+    assert len(told) == 1
+    assert "lr is 0.001 and was 0.004, seed is 5 and was 0; lr goes from" in told[0]
+    changes = json.loads((out / "metrics.json").read_text())["changes"]
+    assert [(change["setting"], change["step"]) for change in changes] == [("lr", 6), ("seed", 6)]
+
+
+def test_a_run_of_networks_of_ones_own_says_what_is_needed(tmp_path, digits_file):
+    def make(settings):
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(1024, settings.latent_dim))
+        decoder = nn.Sequential(nn.Linear(settings.latent_dim, 1024), nn.Unflatten(1, settings.shape))
+        return LAE(settings, encoder=encoder, decoder=decoder)
+
+    settings = TrainingConfig(dataset=str(digits_file), epochs=1, batch_size=4)
+    train(settings, tmp_path / "own", make_model=make, progress=False)
+    result = run("sample", tmp_path / "own")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "ald-ext: checkpoint: got the model 'lae' with encoder and decoder of its own, expected "
+        "load_model(path, encoder=…, decoder=…) in Python: a command cannot make them"
+    )
 
 
 def test_train_resumes(trained, tmp_path):
@@ -182,14 +327,23 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
             ["train", "--likelihood", "gaussian", "--option", 'precision_prior="jeffreys"'],
             "precision-prior: got it with likelihood gaussian, expected likelihood marginal-gaussian, which reads it",
         ),
-        (["train", "--model", "vae", "--temperature", "0.3"], "temperature: got it with model vae, expected model lae or"),
-        (["train", "--model", "ae", "--option", "eps=5"], "eps: got it with model ae, expected model lae or clae, which"),
+        (
+            ["train", "--model", "vae", "--temperature", "0.3"],
+            "temperature: got it with model vae, expected model lae or",
+        ),
+        (
+            ["train", "--model", "ae", "--option", "eps=5"],
+            "eps: got it with model ae, expected model lae or clae, which",
+        ),
         (
             ["train", "--network", "mlp", "--width", "999"],
             "width: got it with network mlp, expected network conv, which reads it (mlp reads hidden_units, hidden_lay",
         ),
         (["train", "--schedule", "constant", "--final-lr", "0.1"], "final-lr: got it with schedule constant, expected"),
-        (["train", "--model", "clae", "--prior-steps", "3"], "prior-steps: got it with prior_sampler amortized, expected"),
+        (
+            ["train", "--model", "clae", "--prior-steps", "3"],
+            "prior-steps: got it with prior_sampler amortized, expected",
+        ),
         (["train", "--lr", "-1"], "lr: got -1.0, expected a finite number > 0"),
         (["train", "--batch-size", "5000"], "batch_size: got 5000, expected 1 to 4500, the number of training images"),
         (["train", "--option", "widht=3"], "got 'widht', expected some of"),

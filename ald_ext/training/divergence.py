@@ -77,6 +77,5 @@ class DivergenceWatch:
         remedies += "".join(f" or {remedy}" for remedy in model.divergence_remedies)
         raise TrainingDivergedError(
             f"{self.config.model}: diverged at step {step} ({seen}). "
-            f"A checkpoint, if there is one, is from before that. Try {remedies} (lr is {self.config.lr:g}): "
-            f"`ald-ext train --resume --lr {self.config.lr / 4:g}` goes on from the checkpoint."
+            f"A checkpoint, if there is one, is from before that. Try {remedies} (lr is {self.config.lr:g})."
         )

@@ -23,6 +23,7 @@ from ..settings import require
 from ..threads import FastestThreads
 from .checkpoints import load_checkpoint
 from .config import TrainingConfig
+from .divergence import TrainingDivergedError
 from .evaluation import (
     averaged_reconstruction_error,
     evaluating,
@@ -274,7 +275,7 @@ def train(
         ValueError: settings that are bad or do not fit the data, or the checkpoint of another run.
         OSError: ``out`` cannot be written to, or the disk is full; an earlier checkpoint is as it was.
         ConnectionError: another process of the group failed, or is gone.
-        TrainingDivergedError: the loss stopped being finite, or exploded.
+        TrainingDivergedError: the loss stopped being finite, or exploded; an earlier checkpoint is as it was.
         TrainingInterrupted: SIGINT or SIGTERM came; the checkpoint holds all that was done.
     """
     require(str(out), "out", "''", "a folder")
@@ -295,7 +296,13 @@ def train(
         if state is not None and (told := run.news(state)):
             warnings.warn(told, stacklevel=2)
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
-            loop.train()
+            try:
+                loop.train()
+            except TrainingDivergedError as error:
+                if not checkpoint.exists():
+                    raise
+                way_on = f'resume=True, changed={{"lr"}}, or `ald-ext train --resume --lr {config.lr / 4:g}`, goes on'
+                raise TrainingDivergedError(f"{error} {way_on} from the checkpoint.") from error
             return run.ranks.once(loop.finish)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -100,11 +101,19 @@ class Run:
             **{name: getattr(self, name) for name in (*MEASURED, *MEASURED_LATER)},
             "config": self.config.to_dict(),
             "num_data": len(self.data.train_images),
-            "data": description(self.data.train_images),
+            "data": self.data_description,
             "scheduler": self.scheduler.state_dict(),
             "totals": dataclasses.asdict(self.totals),
             "ensemble": state_of_ensemble(self.ensemble),
         }
+
+    @cached_property
+    def data_description(self) -> dict[str, Any]:
+        """The number, shape and dtype of the training data, and a digest of their contents."""
+        images = self.data.train_images
+        contents = images.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        kind = {"number": len(images), "shape": list(images.shape[1:]), "dtype": str(images.dtype)}
+        return {**kind, "sha256": hashlib.sha256(contents).hexdigest()}
 
     def learned(self) -> dict[str, Any]:
         """Return what a step changes."""
@@ -162,31 +171,26 @@ class Run:
         changes = self.changes[len(state.get("changes", ())) :]
         if not changes:
             return ""
-        rates = [float(groups[0]["lr"]) for groups in (state["optimizer"]["param_groups"], self.optimizer.param_groups)]
+        was, now = (
+            float(groups[0]["lr"]) for groups in (state["optimizer"]["param_groups"], self.optimizer.param_groups)
+        )
         texts = [f"{change['setting']} is {change['after']} and was {change['before']}" for change in changes]
+        texts += [f"lr goes from {was:.3g} to {now:.3g}"] if was != now else []
         begun = [change["before"] for change in changes if change["setting"] == "schedule_epochs"]
         keep = f"; schedule_epochs={begun[0]} (--schedule-epochs {begun[0]}) keeps it as begun" if begun else ""
         return (
-            f"resume: from step {self.step} on {', '.join(texts)}; lr goes from {rates[0]:.3g} to {rates[1]:.3g}"
-            f"{keep}. The run is no longer bit for bit the one that was begun, and metrics.json tells it"
+            f"resume: from step {self.step} on {', '.join(texts)}{keep}. The run is no longer bit for bit the one that "
+            "was begun, and metrics.json tells it"
         )
 
     def _check_data(self, state: dict[str, Any], saved: TrainingConfig) -> None:
         """Raise a ValueError if the training data are not those of a checkpoint; earlier ones have only their name."""
-        mine = description(self.data.train_images)
+        mine = {**self.data_description, "name": os.path.basename(self.config.dataset)}
         theirs = state.get("data", {"number": state["num_data"], "name": os.path.basename(saved.dataset)})
-        mine["name"] = os.path.basename(self.config.dataset)
         different = [name for name in theirs if mine[name] != theirs[name]][:1]
         got, expected = (", ".join(f"{name} {values[name]}" for name in different) for values in (mine, theirs))
         expected += "; the data set has changed or moved: --dataset PATH says where it is, --overwrite begins again"
         require(not different, "resume: the training data are not the checkpoint's", got, expected)
-
-
-def description(images: Tensor) -> dict[str, Any]:
-    """Return what tells training data from others: their number, shape and dtype, and a digest of their contents."""
-    contents = images.detach().cpu().contiguous().view(torch.uint8).numpy().data
-    kind = {"number": len(images), "shape": list(images.shape[1:]), "dtype": str(images.dtype)}
-    return {**kind, "sha256": hashlib.sha256(contents).hexdigest()}
 
 
 def start_run(

@@ -140,6 +140,12 @@ def test_commands_that_need_an_out(trained, tmp_path, monkeypatch):
         1,
         "ald-ext: report: out: got none, expected a Markdown file: --out results.md",
     )
+    os.mkfifo(tmp_path / "fifo")
+    result = run("report", trained, "--out", tmp_path / "fifo")
+    assert f"report: out: got '{tmp_path / 'fifo'}', a device, expected a file, as pictures go" in result.stderr
+    (tmp_path / "fifo").unlink()
+    result = run("experiment", "scaling", "--quick", "--out", "")
+    assert "experiment scaling: out: got none, expected a folder: --out DIR" in result.stderr
     result = run("train", "--out", "", *SMALL)
     assert (result.returncode, result.stderr) == (1, "ald-ext: out: got '', expected a folder")
     result = run("reconstruct", trained, "--out", "x.json")
@@ -195,7 +201,7 @@ def test_a_run_goes_on_with_settings_that_are_given(tmp_path, digits_file):
     assert result.returncode == 0, result.stderr
     told = [line for line in result.stderr.splitlines() if line.startswith("ald-ext: warning: resume: from step 6 on")]
     assert len(told) == 1
-    assert "lr is 0.001 and was 0.004, seed is 5 and was 0; lr goes from" in told[0]
+    assert "lr is 0.001 and was 0.004, seed is 5 and was 0, lr goes from" in told[0]
     changes = json.loads((out / "metrics.json").read_text())["changes"]
     assert [(change["setting"], change["step"]) for change in changes] == [("lr", 6), ("seed", 6)]
 

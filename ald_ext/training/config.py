@@ -31,13 +31,13 @@ IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
 }
 #: The settings that may change when a run is resumed, as the schedule and the contents of the data are looked at by
 #: themselves. A change of any other makes it another run.
-RESUMABLE = {"epochs", "schedule_epochs", "evaluate_every", "dataset"} | IRRELEVANT
+RESUMABLE = {"epochs", "schedule_epochs", "evaluate_every", "divergence_limit", "dataset"} | IRRELEVANT
 #: The settings without which a checkpoint has no meaning, and so never change.
 FIXED = {"model", "batch_size", "network.shape", "network.num_data", "network.data"}
 
 #: Settings that are read only where another one has one of these values.
 READ_WHERE: dict[str, tuple[str, tuple[str, ...]]] = {
-    "final_lr": ("schedule", ("cosine",)),
+    **dict.fromkeys(("final_lr", "schedule_epochs"), ("schedule", ("cosine",))),
     **dict.fromkeys(("decay_offset", "decay_exponent"), ("schedule", ("polynomial",))),
     **dict.fromkeys(
         ("temperature", "alpha", "eps", "momentum", "freeze_after", "ensemble_size", "ensemble_every"),

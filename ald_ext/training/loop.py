@@ -295,14 +295,20 @@ def train(
         run.ranks.once(lambda: prepare(out, run.config, lock))
         if state is not None and (told := run.news(state)):
             warnings.warn(told, stacklevel=2)
+            run.ranks.once(
+                lambda: write_tensors(checkpoint, run.state())
+            )  # so that the next --resume keeps the changes
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
             try:
                 loop.train()
             except TrainingDivergedError as error:
                 if not checkpoint.exists():
                     raise
-                way_on = f'resume=True, changed={{"lr"}}, or `ald-ext train --resume --lr {config.lr / 4:g}`, goes on'
-                raise TrainingDivergedError(f"{error} {way_on} from the checkpoint.") from error
+                way_on = f"`ald-ext train --out {out} --resume --lr {config.lr / 4:g}`"
+                in_python = 'train(…, resume=True, changed={"lr"})'
+                raise TrainingDivergedError(
+                    f"{error} {way_on}, or {in_python}, goes on from the checkpoint."
+                ) from error
             return run.ranks.once(loop.finish)
 
 

@@ -113,7 +113,7 @@ class Run:
         images = self.data.train_images
         contents = images.detach().cpu().contiguous().view(torch.uint8).numpy().data
         kind = {"number": len(images), "shape": list(images.shape[1:]), "dtype": str(images.dtype)}
-        return {**kind, "sha256": hashlib.sha256(contents).hexdigest()}
+        return {**kind, "sha256": hashlib.sha256(contents).hexdigest()[:16]}
 
     def learned(self) -> dict[str, Any]:
         """Return what a step changes."""

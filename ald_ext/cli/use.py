@@ -53,7 +53,7 @@ def output_file(run: Path, out: Path | None, name: str) -> tuple[Path, Callable[
     path = (run if run.is_dir() else run.parent) / name if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
     replaced = " (in the place of an earlier file)" if path.is_file() and not is_stream(path) else ""
-    return path, lambda text: typer.echo(text + replaced, err=path.exists() and standard_stream(path) == 1)
+    return path, lambda text: typer.echo(text + replaced, err=standard_stream(path) == 1)
 
 
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> ImageData:

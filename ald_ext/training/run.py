@@ -158,13 +158,10 @@ class Run:
         self.totals = Totals(**state["totals"])
         for name in (*MEASURED, *MEASURED_LATER):
             setattr(self, name, state.get(name, getattr(self, name)))
-        self.changes = [
-            *self.changes,
-            *(
-                {"step": self.step, "setting": name, "before": old, "after": new}
-                for name, (old, new) in changes.items()
-            ),
+        new = [
+            {"step": self.step, "setting": name, "before": old, "after": now} for name, (old, now) in changes.items()
         ]
+        self.changes = [*self.changes, *new]
 
     def news(self, state: dict[str, Any]) -> str:
         """Return what changed when the run was resumed from a state; an empty text if nothing did."""

@@ -15,6 +15,14 @@ from patience import PATIENCE
 from ald_ext import files
 from ald_ext.files import FolderLock, is_stream, write_atomically, write_json
 
+#: The module alone, as the package with torch takes seconds to import.
+WITH_FILES = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(files.__file__).parent)!r})
+from files import FolderLock, write_atomically
+"""
+
 
 def write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write_text(text))
@@ -74,12 +82,13 @@ def test_a_fifo_is_written_through(tmp_path, linked):
 
 def test_standard_output_that_is_a_file_is_written_to_in_its_place(tmp_path):
     code = (
-        "from pathlib import Path; from ald_ext.files import *; print('before', flush=True);"
-        "write_atomically(Path('/dev/stdout'), lambda file: file.write_text('contents, ')); print('after')"
+        "print('before', flush=True);"
+        "write_atomically(Path('/dev/stdout'), lambda file: file.write_text('contents, '));"
+        "print('after')"
     )
     out = tmp_path / "out.txt"
     with open(out, "w") as file:
-        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=PATIENCE)
+        subprocess.run([sys.executable, "-c", WITH_FILES + code], stdout=file, check=True, timeout=PATIENCE)
     assert out.read_text() == "before\ncontents, after\n"
 
 
@@ -94,10 +103,6 @@ def test_an_error_leaves_file_and_folder_as_they_were(tmp_path):
 
 
 HOLD = """
-import sys
-from pathlib import Path
-from ald_ext.files import FolderLock
-
 lock = FolderLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -106,7 +111,7 @@ sys.stdin.read()
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
-    command = [sys.executable, "-c", HOLD, tmp_path]
+    command = [sys.executable, "-c", WITH_FILES + HOLD, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         lock = FolderLock(tmp_path)

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pickle
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -1015,10 +1014,14 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_the_earlier_one(tmp_path,
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, monkeypatch):
-    def refused(*_, dir, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{dir}/.config-1.json")
+    open_file = os.open
 
-    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    def refuse_new_files(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse_new_files)
     with each_step_calls(lambda _: pytest.fail("a step was made")), pytest.raises(PermissionError) as caught:
         train(config(), tmp_path / "locked")
     assert "could not write (Permission denied)" in str(caught.value)

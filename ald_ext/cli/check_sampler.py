@@ -12,7 +12,7 @@ import torch
 import typer
 
 from .. import optim, samplers
-from ..files import write_json
+from ..files import is_stream, write_json
 from ..paper.pictures import Figure, new_picture, save_picture
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
 from ..settings import require
@@ -75,7 +75,8 @@ def check_sampler_command(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, {"sampler": name, "options": given, **report.to_dict()})
-        save_picture(variance_ratios(report, name), out.with_suffix(".png"))
+        if not is_stream(out):
+            save_picture(variance_ratios(report, name), out.with_suffix(".png"))
     if not report.ok:
         raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import Pictures, load_pictures
 from ..data.image_data import add_noise
-from ..files import write_atomically, write_json
+from ..files import is_stream, standard_stream, write_atomically, write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..settings import require
 from ..training import TrainingConfig
@@ -29,6 +29,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 DatasetOption = Annotated[str | None, typer.Option(help="As for `train`; the run's own if not given.")]
 DataRootOption = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
+PictureOption = Annotated[
+    Path | None, typer.Option(help="The picture; if not given, named after the command and in the run's folder.")
+]
 
 
 def load_run(
@@ -42,6 +45,17 @@ def load_run(
         require(ensemble, "average", f"{str(run)!r}, which holds no samples of the parameters", "a run with some")
     config = TrainingConfig.from_dict(checkpoint["config"])
     return model.to(chosen).eval(), config, ensemble if average else None
+
+
+def output_file(run: Path, out: Path | None, name: str) -> tuple[Path, Callable[[str], None]]:
+    """Return the file to write, ``name`` in the run's folder if none was given, and what tells that it is written.
+
+    The folder of the file is made. The text goes to standard error where the file is the standard output.
+    """
+    path = (run if run.is_dir() else run.parent) / name if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replaced = " (in the place of an earlier file)" if path.is_file() and not is_stream(path) else ""
+    return path, lambda text: typer.echo(text + replaced, err=standard_stream(path) == 1)
 
 
 def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str | None, root: str | None) -> Pictures:
@@ -59,7 +73,7 @@ def load_images(model: LatentVariableModel, config: TrainingConfig, dataset: str
 
 def sample_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
+    out: PictureOption = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 50,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -69,14 +83,14 @@ def sample_command(
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with evaluating(model):
         images = model.sample(count, generator)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, images)
-    typer.echo(f"{count} samples in {out}")
+    path, tell = output_file(run, out, "sample.png")
+    save_grid(path, images)
+    tell(f"{count} samples in {path}")
 
 
 def reconstruct_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture; its numbers beside it, .json.")] = Path("reconstructions.png"),
+    out: PictureOption = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     count: Annotated[int, typer.Option(min=1, help="Images in the picture; the error is that of all.")] = 50,
@@ -86,7 +100,10 @@ def reconstruct_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Reconstruct test images, or denoise them: a picture, and the mean squared error to the clean images."""
+    """Reconstruct test images, or denoise them: a picture, and the mean squared error beside it, as .json."""
+    require(
+        out is None or out.suffix != ".json", "out", repr(str(out)), "a picture, such as out.png: .json is beside it"
+    )
     model, config, ensemble = load_run(run, device, average)
     images = load_images(model, config, dataset, data_root).images
     clean = model.to_brightness(images)
@@ -97,17 +114,21 @@ def reconstruct_command(
 
     result = ensemble.mean(model, reconstructions) if ensemble else reconstructions(model)
     error = (result - clean).square().mean(dtype=torch.float64).item()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, pair_up(model.to_brightness(seen)[:count], result[:count]))
-    write_json(out.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
-    typer.echo(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {out}")
+    path, tell = output_file(run, out, "reconstruct.png")
+    save_grid(path, pair_up(model.to_brightness(seen)[:count], result[:count]))
+    if not is_stream(path):
+        write_json(path.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
+    tell(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {path}")
 
 
 def score_command(
     run: RunArgument,
     out: Annotated[
-        Path, typer.Option(help="JSON file, or a table in .csv; images of both ends beside it, .png.")
-    ] = Path("scores.json"),
+        Path | None,
+        typer.Option(
+            help="JSON file or table in .csv; score.json in the run's folder if not given; a picture beside it."
+        ),
+    ] = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     heat_map: Annotated[
@@ -118,7 +139,8 @@ def score_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Score how anomalous images are; higher is more so. Of a data set with test images these, otherwise all."""
-    require(out.suffix.lower() != ".png", "out", repr(str(out)), "a .json or .csv file; the picture lies beside it")
+    is_file = out is None or out.suffix.lower() != ".png"
+    require(is_file, "out", repr(str(out)), "a .json or .csv file; the picture lies beside it")
     model, config, ensemble = load_run(run, device, average)
     images, labels, names = load_images(model, config, dataset, data_root)
 
@@ -129,25 +151,26 @@ def score_command(
         return ensemble.mean(model, values) if ensemble else values(model)
 
     scores = mean_over_samples(lambda member, x: member.score(x))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    path, tell = output_file(run, out, "score.json")
     columns = {
         "names": list(names),
         "scores": scores.tolist(),
         "labels": None if labels is None else labels.tolist(),
     }
-    if out.suffix.lower() == ".csv":
-        write_atomically(out, partial(write_table, columns=columns))
+    if path.suffix.lower() == ".csv":
+        write_atomically(path, partial(write_table, columns=columns))
     else:
-        write_json(out, {"model": config.model, "dataset": dataset or config.dataset, **columns})
-    order = scores.argsort(descending=True)
-    extremes = torch.cat([order[:20], order[20:][-20:]])
-    picture = out.with_suffix(".png")
-    save_grid(picture, model.to_brightness(images[extremes]))
-    typer.echo(f"{len(scores)} scores in {out}; in {picture} the most anomalous images, then the least")
+        write_json(path, {"model": config.model, "dataset": dataset or config.dataset, **columns})
+    pictures = ""
+    if not is_stream(path):
+        order, picture = scores.argsort(descending=True), path.with_suffix(".png")
+        save_grid(picture, model.to_brightness(images[torch.cat([order[:20], order[20:][-20:]])]))
+        pictures = f"; in {picture} the most anomalous images, then the least"
+    tell(f"{len(scores)} score{'s' * (len(scores) != 1)} in {path}{pictures}")
     if heat_map is not None:
         reconstructions = mean_over_samples(lambda member, x: member.reconstruct(x))
         largest = save_heat_maps(heat_map, model.to_brightness(images), reconstructions, names)
-        typer.echo(f"{len(names)} heat maps in {heat_map}; the brightest colour is a squared error of {largest:.3g}")
+        tell(f"{len(names)} heat maps in {heat_map}; the brightest colour is a squared error of {largest:.3g}")
 
 
 def write_table(path: Path, columns: dict[str, list[Any] | None]) -> None:
@@ -186,7 +209,7 @@ def save_heat_maps(
 
 def interpolate_command(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("interpolations.png"),
+    out: PictureOption = None,
     dataset: DatasetOption = None,
     data_root: DataRootOption = None,
     pairs: Annotated[int, typer.Option(min=1, help="Rows: pairs of test images.")] = 10,
@@ -203,6 +226,6 @@ def interpolate_command(
     chosen = chosen.to(next(model.parameters()).device)
     with evaluating(model):
         rows = model.interpolate(chosen[:pairs], chosen[pairs:], count)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(out, rows.flatten(0, 1), columns=count)
-    typer.echo(f"{pairs} interpolations in {out}")
+    path, tell = output_file(run, out, "interpolate.png")
+    save_grid(path, rows.flatten(0, 1), columns=count)
+    tell(f"{pairs} interpolations in {path}")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..files import write_atomically
+from ..settings import require
 from .config import config_from_dict
 from .latent_variable_model import LatentVariableModel
 from .registry import find_model_class
@@ -29,6 +30,7 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
         "model_name": model.name,
         "model_config": dataclasses.asdict(model.config),
         "model": model.state_dict(),
+        "own_networks": model.own_networks,
     }
 
 
@@ -86,6 +88,11 @@ def model_from_contents(
     """Return the model of :func:`model_contents`. ValueError for an unknown model, or parameters that do not fit."""
     model_class = find_model_class(contents["model_name"])
     config = config_from_dict(model_class.config_class, contents["model_config"])
+    given = {"encoder": encoder, "decoder": decoder}
+    missing = [name for name in contents.get("own_networks", ()) if given.get(name) is None]
+    got = f"the model {contents['model_name']!r} with {' and '.join(missing)} of its own"
+    keywords = ", ".join(f"{name}=…" for name in missing)
+    require(not missing, "checkpoint", got, f"load_model(path, {keywords}) in Python: a command cannot make them")
     model = model_class(config, encoder=encoder, decoder=decoder)
     try:
         model.load_state_dict(contents["model"])

@@ -12,7 +12,10 @@ from ..models.ensemble import ensemble_of_state
 from ..models.saving import MODEL_KEYS, model_from_contents, read_tensors
 
 #: What a run counts and measures: fields of Run and entries of a checkpoint; those of earlier versions lack the second.
-MEASURED, MEASURED_LATER = ("epoch", "batch", "step", "seconds", "history"), ("seconds_after_epoch", "threads_by_step")
+MEASURED, MEASURED_LATER = (
+    ("epoch", "batch", "step", "seconds", "history"),
+    ("seconds_after_epoch", "threads_by_step", "changes"),
+)
 #: What a checkpoint holds beside what a model's file does.
 RUN_KEYS = (*MEASURED, "config", "num_data", "optimizer", "scheduler", "random_state", "totals", "ensemble")
 

@@ -10,13 +10,16 @@ import numpy
 import torch
 
 from .. import ops, reference
+from ..settings import from_dict, require, shortened
 from .checks import (
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
     Group,
+    OptimizerState,
     Requirement,
+    check_loaded,
     check_lr,
 )
 from .names import identity, ordered_by_name, repeated, with_recorded_names
@@ -206,8 +209,14 @@ class LangevinOptimizer(GroupStepper):
         but for :class:`ald_ext.PSGLD`.
 
         Raises:
-            ValueError: the state of another optimizer, or of other groups.
+            ValueError: the state of another optimizer, of other groups or parameters, or with bad options.
         """
+        require(
+            isinstance(state_dict, dict),
+            f"ald_ext.{type(self).__name__}: load_state_dict",
+            shortened(state_dict),
+            "a dict",
+        )
         # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
         handle = self.register_load_state_dict_pre_hook(prepare_loaded)
         try:
@@ -255,8 +264,13 @@ def python_numbers(group: Group) -> Group:
 
 def prepare_loaded(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """A hook in front of what torch loads."""
+    owner = f"ald_ext.{type(optimizer).__name__}: load_state_dict"
+    from_dict(OptimizerState, state_dict, owner, ignore_unknown=True)
     if any("num_data" not in group for group in state_dict["param_groups"]):
         state_dict = optimizer._adopted(state_dict)
     state_dict = ordered_by_name(state_dict, optimizer.param_groups)
+    check_loaded(owner, optimizer, state_dict)
+    for own, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
+        optimizer._check_options({**own, **python_numbers(saved)})
     optimizer.__dict__["_loaded"] = state_dict
     return state_dict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..settings import require, shortened
 from .layouts import is_dense, share_memory
 from .shards import is_dtensor, local
 from .step_lists import StepLists
@@ -115,6 +117,55 @@ def check_state(where: str, param: Tensor, state: Group, names: Sequence[str]) -
             raise RuntimeError(
                 f"{where}: state {name}: got it {placed(state[name])}, expected {placed(param)}, as the parameter is"
             )
+
+
+@dataclass
+class GroupState:
+    """What every group of an optimizer's state has, beside its options."""
+
+    params: list[int | str]
+
+
+@dataclass
+class OptimizerState:
+    """The form of a state of PyTorch's optimizers; torch.distributed.checkpoint names parameters."""
+
+    state: dict[int | str, dict[str, Any]]
+    param_groups: list[GroupState]
+
+
+def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
+    """Raise a ValueError, which begins with ``owner``, if a state is not one that an optimizer could have.
+
+    It has the form of :class:`OptimizerState`. Options are compared in kind with the optimizer's own, states with the
+    parameters.
+    """
+    pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=False))  # torch compares the numbers
+    for number, (own, saved) in enumerate(pairs):
+        for option in (own.keys() & saved.keys()) - {"params", "param_names"}:
+            alike = kind(own[option]) == kind(saved[option])
+            expected = f"something like {shortened(own[option])}"
+            require(alike, f"{owner}: param_groups[{number}]: {option}", shortened(saved[option]), expected)
+    names = getattr(optimizer, "state_names", ("exp_avg", "exp_avg_sq"))  # the latter are Adam's
+    keyed = [pair for own, saved in pairs for pair in zip(own["params"], saved["params"], strict=False)]
+    for param, key in keyed:
+        states = state_dict["state"].get(key, {})
+        for name in names if states else ():
+            state = states.get(name)
+            dense = isinstance(state, Tensor) and state.layout == torch.strided and state.is_floating_point()
+            fits = dense and state.shape == param.shape and state.is_meta == param.is_meta
+            expected = f"a tensor of shape {list(param.shape)} as of the parameter"
+            require(fits, f"{owner}: state[{key!r}]: {name}", shortened(state, 100), expected)
+        step = states.get("step", 0)
+        require(kind(step) == "number", f"{owner}: state[{key!r}]: step", shortened(step, 100), "a number")
+
+
+def kind(value: Any) -> Any:
+    """What an option's value has in common with others that the option may have."""
+    if isinstance(value, (list, tuple)):
+        return [kind(item) for item in value]
+    plain = value is None or isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    return "number" if plain else type(value)
 
 
 def placed_alike(first: Any, second: Any) -> bool:

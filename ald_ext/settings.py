@@ -17,6 +17,9 @@ from torch import Tensor
 
 Settings = TypeVar("Settings")
 
+#: How deep the values of a file may be nested.
+MAX_DEPTH = 50
+
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
@@ -174,6 +177,18 @@ def shortened(value: Any, length: int = 60) -> str:
 def parse_json(text: str | bytes, owner: str) -> Any:
     """Return what JSON text holds, with None for NaN and Infinity. ValueError, with ``owner``, if it is damaged."""
     try:
-        return json.loads(text, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:  # the first also where a number has too many digits
+        value = json.loads(text, parse_constant=lambda _: None)
+    except ValueError as error:  # also of a number with too many digits
         raise ValueError(f"{owner} is no JSON file ({error})") from error
+    except RecursionError:
+        deep = True
+    else:
+        deep = is_deeper(value, MAX_DEPTH)
+    require(not deep, owner, "values nested too deeply", f"at most {MAX_DEPTH} levels")
+    return value
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and dictionaries are nested more than ``depth`` levels deep."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(is_deeper(item, depth - 1) for item in items)

@@ -26,7 +26,7 @@ class ModelConfig:
         network: the built-in networks: "conv" for images of 32 x 32, "mlp" for data of any shape.
         width: channels of the hidden layers of "conv".
         hidden_units: units of each hidden layer of "mlp".
-        hidden_layers: number of hidden layers of "mlp"; 0 is a linear map.
+        hidden_layers: number of hidden layers of "mlp", at most 1000; 0 is a linear map.
         data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
         likelihood: the likelihood p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
         precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
@@ -47,7 +47,7 @@ class ModelConfig:
     network: str = setting("conv", choices=("conv", "mlp"))
     width: int = setting(16, at_least=1)
     hidden_units: int = setting(512, at_least=1)
-    hidden_layers: int = setting(2, at_least=0)
+    hidden_layers: int = setting(2, at_least=0, at_most=1000)
     data: str = setting("pixels", choices=("pixels", "real"))
     likelihood: str = setting("marginal-gaussian", choices=LIKELIHOODS)
     precision_prior: ops.PrecisionPrior = "flat"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..files import write_atomically
-from ..settings import shortened
+from ..settings import MAX_DEPTH, shortened
 
 #: Version of the files of models and checkpoints; raised when older versions cannot read newer files, or conversely.
 FORMAT = 2
@@ -43,8 +43,8 @@ CALLED = {"collections OrderedDict", "torch Size"} | {
     *(f"torch._utils _rebuild_{kind}" for kind in ("tensor_v2", "parameter", "meta_tensor_no_storage")),
 }
 DTYPE = re.compile(r"torch (bool|(bfloat|float|int|uint)\d+)")
-#: How deep values may be nested, and the tuples among them, which as keys are hashed by recursion.
-MAX_DEPTH, MAX_TUPLE_DEPTH = 50, 5
+#: How deep tuples may be nested, which as keys are hashed by recursion.
+MAX_TUPLE_DEPTH = 5
 FOREIGN = "it holds other things than tensors and plain values"
 
 

@@ -105,7 +105,10 @@ def convert(value: Any, hint: Any, place: str, ignore_unknown: bool = False) -> 
         dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
         if dense and not value.requires_grad and all(map(operator.eq, members[1:], (value.dtype, value.dim()))):
             return value
-    elif hint is Any or (isinstance(hint, type) and type(value) is hint) or (hint is float and type(value) is int):
+    elif type(value) is int and hint in (int, float):
+        if value.bit_length() < (64 if hint is int else 1024):  # of PyTorch's integers, or of floats
+            return value
+    elif hint is Any or (isinstance(hint, type) and type(value) is hint):
         return value
     if origin in (Union, UnionType):
         for member in members:

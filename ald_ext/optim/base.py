@@ -21,6 +21,7 @@ from .checks import (
     Requirement,
     check_loaded,
     check_lr,
+    is_number,
 )
 from .names import identity, ordered_by_name, repeated, with_recorded_names
 from .seeds import Replicas, chain_seed, in_process_group, values_of
@@ -168,11 +169,13 @@ class LangevinOptimizer(GroupStepper):
         for options in (self._common_options, self.own_options):
             for option, requirement in options.items():
                 if not requirement.accepts(group[option]):
-                    got = repr(group[option])
+                    got = shortened(group[option])
                     raise ValueError(f"ald_ext.{name}: {option}: got {got}, expected {requirement.expected}")
         for option, requirement in self._rare_options.items():
             if option in group and not requirement.accepts(group[option]):
-                raise ValueError(f"ald_ext.{name}: {option}: got {group[option]!r}, expected {requirement.expected}")
+                raise ValueError(
+                    f"ald_ext.{name}: {option}: got {shortened(group[option])}, expected {requirement.expected}"
+                )
         if group["fused"] and group["foreach"]:
             raise ValueError(f"ald_ext.{name}: fused, foreach: got True for both, expected one of them at most")
         if group["capturable"] and (group["foreach"] or group["fused"] is False):
@@ -271,6 +274,9 @@ def prepare_loaded(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]
     state_dict = ordered_by_name(state_dict, optimizer.param_groups)
     check_loaded(owner, optimizer, state_dict)
     for own, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
+        step = saved.get("step", 0)
+        is_count = is_number(step) and 0 <= step <= reference.MAX_STEP and int(step) == step
+        require(is_count, f"{owner}: step", shortened(step), f"an integer, 0 to {reference.MAX_STEP}")
         optimizer._check_options({**own, **python_numbers(saved)})
     optimizer.__dict__["_loaded"] = state_dict
     return state_dict

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -34,8 +33,10 @@ class Requirement(NamedTuple):
             return False
 
 
-NOT_NEGATIVE = Requirement(lambda value: 0 <= value < math.inf, "a finite number >= 0")
-POSITIVE = Requirement(lambda value: 0 < value < math.inf, "a finite number > 0")
+#: Below it, integers are floats, too.
+BOUND = 2.0**1023
+NOT_NEGATIVE = Requirement(lambda value: 0 <= value < BOUND, "a finite number >= 0")
+POSITIVE = Requirement(lambda value: 0 < value < BOUND, "a finite number > 0")
 SEED = Requirement(lambda value: isinstance(value, int) and 0 <= value < 2**63, "an integer, 0 <= seed < 2**63")
 COUNT_OR_NONE = Requirement(
     lambda value: value is None or (isinstance(value, int) and value >= 0), "None or an integer >= 0"
@@ -143,7 +144,7 @@ def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) 
     pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=False))  # torch compares the numbers
     for number, (own, saved) in enumerate(pairs):
         for option in (own.keys() & saved.keys()) - {"params", "param_names"}:
-            alike = kind(own[option]) == kind(saved[option])
+            alike = are_alike(own[option], saved[option])
             expected = f"something like {shortened(own[option])}"
             require(alike, f"{owner}: param_groups[{number}]: {option}", shortened(saved[option]), expected)
     names = getattr(optimizer, "state_names", ("exp_avg", "exp_avg_sq"))  # the latter are Adam's
@@ -157,15 +158,21 @@ def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) 
             expected = f"a tensor of shape {list(param.shape)} as of the parameter"
             require(fits, f"{owner}: state[{key!r}]: {name}", shortened(state, 100), expected)
         step = states.get("step", 0)
-        require(kind(step) == "number", f"{owner}: state[{key!r}]: step", shortened(step, 100), "a number")
+        require(is_number(step), f"{owner}: state[{key!r}]: step", shortened(step, 100), "a number")
 
 
-def kind(value: Any) -> Any:
-    """What an option's value has in common with others that the option may have."""
-    if isinstance(value, (list, tuple)):
-        return [kind(item) for item in value]
-    plain = value is None or isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-    return "number" if plain else type(value)
+def are_alike(own: Any, saved: Any) -> bool:
+    """Whether a value may stand for an option's own; None, flags and numbers may stand for each other."""
+    if isinstance(own, (list, tuple)):
+        return isinstance(saved, (list, tuple)) and len(own) == len(saved) and all(map(are_alike, own, saved))
+    return saved is None or is_number(saved)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that PyTorch can take."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_meta and value.layout == torch.strided
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def placed_alike(first: Any, second: Any) -> bool:

@@ -15,7 +15,7 @@ from ..models import LatentVariableModel, ParameterEnsemble
 from ..models.ensemble import EnsembleState, ensemble_of_state
 from ..models.saving import ModelFile, model_from_contents, read_contents, required_fields
 from ..optim.checks import OptimizerState
-from ..settings import check_values, setting
+from ..settings import check_values, require, setting
 from .config import TrainingConfig
 
 Sum = Annotated[Tensor, torch.float64, 0]
@@ -44,11 +44,15 @@ class Totals:
 
 @dataclass
 class SchedulerState:
-    """What a scheduler of this package needs of an earlier one; PyTorch's versions add things of their own."""
+    """What PyTorch's schedulers keep, some of it in some versions; they would take over anything else unseen."""
 
     base_lrs: list[float]
     last_epoch: int
     lr_lambdas: list[NoneType]  # type: ignore[nonetype-type]
+    _step_count: int = 0
+    _last_lr: list[float] = field(default_factory=list)
+    _is_initial: bool = False
+    _get_lr_called_within_step: bool = False
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Checkpoint(Measured, ModelFile):
 
     def __post_init__(self) -> None:
         check_values(self, "checkpoint")
+        require(len(self.history) == self.epoch, "checkpoint: history", len(self.history), f"{self.epoch} epochs")
 
 
 MEASURED = required_fields(Measured)
@@ -96,7 +101,9 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     """Return the checkpoint of ``ald-ext train``. Raises as :func:`ald_ext.models.saving.read_contents`."""
     checkpoint = read_contents(path, Checkpoint, device)
     TrainingConfig.from_dict(checkpoint["config"])
-    return checkpoint
+    known = {each.name for each in dataclasses.fields(SchedulerState)}
+    scheduler = {name: value for name, value in checkpoint["scheduler"].items() if name in known}
+    return {**checkpoint, "scheduler": scheduler}
 
 
 def trained_model(checkpoint: dict[str, Any]) -> tuple[LatentVariableModel, ParameterEnsemble | None]:

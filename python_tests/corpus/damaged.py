@@ -1,4 +1,4 @@
-"""Files that the package reads, one entry a kind, and ways to damage them, one entry a way; all made when a test runs."""
+"""Files that the package reads, one entry a kind, and ways to damage them, one entry a way; made when a test runs."""
 
 from __future__ import annotations
 

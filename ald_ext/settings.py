@@ -136,7 +136,8 @@ def convert(value: Any, hint: Any, place: str, ignore_unknown: bool = False) -> 
             )
             for key, item in value.items()
         }
-    raise ValueError(f"{place}: got {shortened(value)}, expected {describe(hint)}")
+    kind = " that is dense, in memory and without gradient" if isinstance(value, Tensor) else ""
+    raise ValueError(f"{place}: got {shortened(value)}, expected {describe(hint)}{kind}")
 
 
 def describe(hint: Any) -> str:
@@ -144,9 +145,9 @@ def describe(hint: Any) -> str:
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(map(describe, members))
-    if hint is Tensor or (origin is Annotated and members[0] is Tensor):
+    if origin is Annotated:
         kinds = map(str.format, ("of dtype {}", "with {} dimensions"), map(str, members[1:]))
-        return " ".join(["a dense tensor with memory and without gradient", *kinds])
+        return " ".join(["Tensor", *kinds])
     if origin is not None:
         return f"{origin.__name__}[{', '.join('...' if member is ... else describe(member) for member in members)}]"
     return "None" if hint is NoneType else hint.__name__
@@ -161,9 +162,10 @@ class Shortener(reprlib.Repr):
         self.maxlevel = 4
 
     def repr_Tensor(self, value: Tensor, level: int) -> str:  # noqa: N802
-        with_gradient = " that requires grad" if value.requires_grad else ""
-        kind = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
-        return f"a {kind}tensor of {value.dtype} and shape {list(value.shape)} on {value.device}{with_gradient}"
+        layout = "" if value.layout == torch.strided else f"{value.layout} ".removeprefix("torch.")
+        device = "" if value.device.type == "cpu" else f" on {value.device}"
+        grad = " that requires grad" if value.requires_grad else ""
+        return f"{layout}{value.dtype} of shape {list(value.shape)}{device}{grad}".removeprefix("torch.")
 
     repr_Parameter = repr_Tensor  # noqa: N815
 

@@ -123,9 +123,10 @@ def make_store(path: Path) -> None:
 
 
 def form_of_store(path: Path) -> Any:
-    storage = SampleStorage(6, path=path)
+    storage, size = SampleStorage(6, path=path), path.stat().st_size
     storage.load_state_dict(torch.load(path.with_suffix(".pt"), weights_only=True))
-    return {"form": [str(storage.samples.dtype), *storage.samples.shape], "bytes": path.stat().st_size}
+    extended = path.stat().st_size - size
+    return {"form": [str(storage.samples.dtype), *storage.samples.shape], "extended": extended}
 
 
 class MeanColour(FeatureExtractor):

@@ -154,8 +154,9 @@ def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) 
         for name in names if states else ():
             state = states.get(name)
             dense = isinstance(state, Tensor) and state.layout == torch.strided and state.is_floating_point()
-            fits = dense and state.shape == param.shape and state.is_meta == param.is_meta
+            plain = dense and state.is_meta == param.is_meta and not state.requires_grad
             expected = f"a tensor of shape {list(param.shape)} as of the parameter"
+            fits = plain and state.shape == param.shape
             require(fits, f"{owner}: state[{key!r}]: {name}", shortened(state, 100), expected)
         step = states.get("step", 0)
         require(is_number(step), f"{owner}: state[{key!r}]: step", shortened(step, 100), "a number")

@@ -41,7 +41,7 @@ def repacked(data: bytes, change: Any) -> bytes:
 
 def refusal(path: Path, load: Any = load_model) -> str:
     """The one line that a file is refused with, without its path."""
-    with pytest.raises(ValueError, match="checkpoint|model") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint|model") as caught:
         load(path)
     text = str(caught.value).replace(str(path), "PATH")
     assert "\n" not in text

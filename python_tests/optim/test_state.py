@@ -177,7 +177,7 @@ def test_states_of_older_versions_get_the_defaults(kind: str) -> None:
         (("param_groups", 0, "lr"), [0.1], r"param_groups\[0\]: lr: got \[0.1\], expected something like 0.01"),
         (("param_groups", 0, "temperature"), "1", "temperature: got '1', expected something like 1.0"),
         (("param_groups", 0, "temperature"), -1.0, "temperature: got -1.0, expected a finite number >= 0"),
-        (("param_groups", 0, "num_data"), 10**400, "num_data: got 1000.*…, expected something like 50"),
+        (("param_groups", 0, "num_data"), 10**90, "num_data: got 1000.*, expected something like 50"),
         (("param_groups", 0, "step"), -1, "step: got -1, expected an integer, 0 to"),
         (("param_groups", 0, "step"), 2.5, "step: got 2.5, expected an integer, 0 to"),
     ],

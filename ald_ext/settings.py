@@ -162,10 +162,10 @@ class Shortener(reprlib.Repr):
         self.maxlevel = 4
 
     def repr_Tensor(self, value: Tensor, level: int) -> str:  # noqa: N802
-        layout = "" if value.layout == torch.strided else f"{value.layout} ".removeprefix("torch.")
+        layout = "" if value.layout == torch.strided else f"{value.layout} "
         device = "" if value.device.type == "cpu" else f" on {value.device}"
         grad = " that requires grad" if value.requires_grad else ""
-        return f"{layout}{value.dtype} of shape {list(value.shape)}{device}{grad}".removeprefix("torch.")
+        return f"{layout}{value.dtype} of shape {list(value.shape)}{device}{grad}".replace("torch.", "")
 
     repr_Parameter = repr_Tensor  # noqa: N815
 

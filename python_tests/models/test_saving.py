@@ -15,6 +15,7 @@ from corpus.damaged import SIZES, nested, pixels, saved, trained, twice
 from torch import nn
 
 from ald_ext.models import ABP, LAE, ModelConfig, config_from_dict, load_model, save_model
+from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 
 
@@ -41,7 +42,7 @@ def repacked(data: bytes, change: Any) -> bytes:
 
 def refusal(path: Path, load: Any = load_model) -> str:
     """The one line that a file is refused with, without its path."""
-    with pytest.raises(ValueError, match=r"checkpoint|model") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint|model|config|Config") as caught:
         load(path)
     text = str(caught.value).replace(str(path), "PATH")
     assert "\n" not in text
@@ -249,3 +250,20 @@ def test_models_can_be_made_on_meta() -> None:
         model = ABP(ModelConfig(shape=(1, 4, 4), num_data=10**9, **SIZES))
     assert model.chains.z.shape == (10**9, 2)
     assert not pixels(1).is_meta
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"network": ' + "[" * 10_000 + "]" * 10_000 + "}", "values nested too deeply, expected at most 50 levels"),
+        ('{"network": ' + "[" * 60 + "]" * 60 + "}", "values nested too deeply, expected at most 50 levels"),
+        ('{"network": {"network": "mlp", "hidden_layers": 1000000000}}', "hidden_layers: got 1000000000, expected"),
+        ('{"epochs": 1' + "0" * 5000 + "}", "is no JSON file"),
+        ('{"epochs": 1' + "0" * 500 + "}", "epochs: got 1000"),
+        ('{"colour": 1}', "TrainingConfig: got 'colour', expected some of "),
+        ('["x"]', "got ['x'], expected an object of settings"),
+    ],
+)
+def test_damaged_settings_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert message in refusal(tmp_path / "config.json", TrainingConfig.load)

@@ -263,6 +263,7 @@ def test_the_command_writes_and_checks(images: Path, tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("results.json", b'{"experiment": "x"', "is no JSON file"),
+        ("results.json", b"[" * 10_000, "got values nested too deeply"),
         ("results.json", b"[1, 2]", "got .1, 2., expected an object"),
         ("results.json", b"{}", "got no 'experiment'"),
         ("results.json", {"experiment": 3}, "experiment: got 3, expected str"),

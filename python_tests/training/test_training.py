@@ -862,7 +862,7 @@ def test_files_of_other_programs_are_no_checkpoints(tmp_path, contents, message)
 def test_checkpoints_of_other_versions_are_refused(copied, version):
     path = copied / "checkpoint.pt"
     torch.save({**torch.load(path, weights_only=True), "format": version}, path)
-    with pytest.raises(ValueError, match=f"of another version of ald_ext: got format {version}, expected 2"):
+    with pytest.raises(ValueError, match=f"of another version of ald_ext: got format {version!r}, expected 2"):
         train(config(), copied, resume=True)
 
 

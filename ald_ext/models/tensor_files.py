@@ -90,8 +90,10 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
     missing = sorted(set(keys) - set(found))
     if missing:
         raise ValueError(f"checkpoint: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
-    # What torch.load moves, it would enlarge to the size that the pickle says; this has been compared above.
-    return found if torch.device(device).type == "cpu" else torch.load(archive, map_location=device, weights_only=True)
+    if torch.device(device).type != "cpu":  # only now: elsewhere a tensor beyond its storage would enlarge it
+        archive.seek(0)
+        found = torch.load(archive, map_location=device, weights_only=True)
+    return found
 
 
 def checked_archive(path: Path) -> io.BytesIO:
@@ -99,15 +101,17 @@ def checked_archive(path: Path) -> io.BytesIO:
     copied = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
         members = archive.infolist()
+        roots, names = {member.filename.partition("/")[0] for member in members}, [m.filename.lower() for m in members]
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-        distinct = len({member.filename for member in members}) == len(members)
-        if not (stored and distinct and sum(member.file_size for member in members) <= path.stat().st_size):
-            raise ValueError("its members are compressed, repeated or larger than the file")
+        if not stored or sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its members are compressed, or larger than the file")
+        if len(roots) != 1 or len(set(names)) < len(names):  # torch.load does not tell a from A
+            raise ValueError("its members have the same names, or are in several folders")
         for member in members:
             copy.writestr(member.filename, archive.read(member))  # which compares the checksum
-        sizes = {member.filename.partition("/")[2]: member.file_size for member in members}
-        pickled = next(member for member in members if member.filename.endswith("/data.pkl"))
-        check_pickle(archive.read(pickled), sizes)
+        root = roots.pop()
+        sizes = {member.filename.removeprefix(f"{root}/"): member.file_size for member in members}
+        check_pickle(archive.read(f"{root}/data.pkl"), sizes)
     copied.seek(0)
     return copied
 

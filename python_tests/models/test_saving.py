@@ -15,6 +15,7 @@ from corpus.damaged import SIZES, nested, pixels, saved, trained, twice
 from torch import nn
 
 from ald_ext.models import ABP, LAE, ModelConfig, config_from_dict, load_model, save_model
+from ald_ext.models.tensor_files import read_tensors
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 
@@ -77,6 +78,25 @@ def test_storages_are_as_long_as_their_data(path: Path, length: int) -> None:
     """torch.load reads as far as the pickle says, beyond the end of the data."""
     path.write_bytes(repacked(path.read_bytes(), claim(length)))
     assert "a tensor is longer or shorter than its data" in refusal(path)
+
+
+def test_tensors_end_with_their_storages(path: Path) -> None:
+    """On some devices torch.load would enlarge the storage."""
+    path.write_bytes(
+        repacked(path.read_bytes(), lambda pickled: pickled.replace(b"K\x04K\x10\x86", b"K\x05K\x10\x86", 1))
+    )
+    assert "is corrupt, truncated or of another program" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["archive/DATA.PKL", "other/data.pkl"])
+def test_there_is_one_pickle(path: Path, name: str) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"\x80\x02N.")
+    assert "its members" in refusal(path)
+
+
+def test_tensors_are_moved_to_a_device(path: Path) -> None:
+    assert all(value.is_meta for value in read_tensors(path, (), "meta")["model"].values())
 
 
 def calling(name: str, *arguments: Any) -> bytes:

@@ -88,7 +88,7 @@ def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: b
     if unknown and not ignore_unknown:
         known = sorted(fields)
         if len(known) > 8:
-            known = [*(get_close_matches(str(unknown[0]), known, 8, 0.5) or known[:8]), "…"]
+            known = [*(get_close_matches(str(unknown[0]), known) or known[:8]), "…"]
         raise ValueError(f"{owner}: got {', '.join(map(shortened, unknown[:3]))}, expected some of {', '.join(known)}")
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import ops
-from ..settings import check_values, from_dict, require, setting
+from ..settings import check_values, from_dict, require, setting, shortened
 from .likelihoods import LIKELIHOODS
 
 DEQUANTIZATIONS = ("none", "uniform", "langevin")
@@ -58,6 +58,8 @@ class ModelConfig:
     num_data: int | None = setting(None, at_least=1)
 
     def __post_init__(self) -> None:
+        named = self.precision_prior in ("flat", "jeffreys") or not isinstance(self.precision_prior, str)
+        self._require("precision_prior", named, "'flat', 'jeffreys' or (a, b)")
         ops.prior_shape_and_rate(self.precision_prior)
         check_values(self, f"ald_ext.models.{type(self).__name__}")
         whole = all(type(size) is int and size >= 1 for size in self.shape)
@@ -80,7 +82,7 @@ class ModelConfig:
         return self.shape[0]
 
     def _require(self, name: str, fulfilled: bool, expected: str) -> None:
-        require(fulfilled, f"ald_ext.models.{type(self).__name__}: {name}", repr(getattr(self, name)), expected)
+        require(fulfilled, f"ald_ext.models.{type(self).__name__}: {name}", shortened(getattr(self, name)), expected)
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -15,7 +15,7 @@ from ..models import LatentVariableModel, ParameterEnsemble
 from ..models.ensemble import EnsembleState, ensemble_of_state
 from ..models.saving import ModelFile, model_from_contents, read_contents, required_fields
 from ..optim.checks import OptimizerState
-from ..settings import check_values, require, setting
+from ..settings import check_values, require, setting, shortened
 from .config import TrainingConfig
 
 Sum = Annotated[Tensor, torch.float64, 0]
@@ -49,8 +49,8 @@ class SchedulerState:
     base_lrs: list[float]
     last_epoch: int
     lr_lambdas: list[NoneType]  # type: ignore[nonetype-type]
-    _step_count: int = 0
-    _last_lr: list[float] = field(default_factory=list)
+    _step_count: int
+    _last_lr: list[float]
     _is_initial: bool = False
     _get_lr_called_within_step: bool = False
 
@@ -73,7 +73,7 @@ class Measured:
     seconds: float = setting(dataclasses.MISSING, at_least=0)
     history: list[dict[str, float]]
     seconds_after_epoch: list[float] = field(default_factory=list)
-    threads_by_step: list[list[int]] = field(default_factory=list)
+    threads_by_step: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -91,6 +91,9 @@ class Checkpoint(Measured, ModelFile):
     def __post_init__(self) -> None:
         check_values(self, "checkpoint")
         require(len(self.history) == self.epoch, "checkpoint: history", len(self.history), f"{self.epoch} epochs")
+        for row in self.history:
+            got = shortened(list(row))
+            require({"epoch", "step", "loss"} <= row.keys(), "checkpoint: history", got, "epoch, step, loss and others")
 
 
 MEASURED = required_fields(Measured)

@@ -958,7 +958,7 @@ def test_bad_settings_are_refused(options, message):
     [
         ("{", "is no JSON file"),
         ("\x00\x01", "is no JSON file"),
-        ("[1, 2]", "got a list, expected an object of settings"),
+        ("[1, 2]", "got .1, 2., expected an object of settings"),
         ('{"epochs": true}', "TrainingConfig: epochs: got True, expected int or None"),
         ('{"lr": "fast"}', "TrainingConfig: lr: got 'fast', expected float"),
         ('{"model": ["lae"]}', r"TrainingConfig: model: got \['lae'\], expected str"),

@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> Any:
     checkpoint = load_checkpoint(path)
     model, ensemble = trained_model(checkpoint)
     with torch.random.fork_rng():
-        run = start_run(training_config(checkpoint["config"]["model"]), IMAGES, state=checkpoint)
+        run = start_run(training_config(checkpoint["config"].get("model", "lae")), IMAGES, state=checkpoint)
         state = run.state()
     samples = ParameterEnsemble(1).samples if ensemble is None else ensemble.samples
     return {**state, "model": dict(model.state_dict()), "samples": list(samples)}

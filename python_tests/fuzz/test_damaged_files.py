@@ -9,6 +9,7 @@ import argparse
 import copy
 import json
 import random
+import re
 import resource
 import tempfile
 import time
@@ -82,11 +83,9 @@ def try_kind(name: str, count: int, folder: Path, seed: int, of_values: bool) ->
         def is_right(found: Any, damage: str = damage, data: bytes = data) -> bool:
             if is_text:  # it has no checksum: what is read is what is written
                 return overlaps(json.loads(data, parse_constant=lambda _: None), found)
-            # An option that is None is for the optimizer to choose; settings and measurements may be missing.
-            return same(found, original) or (
-                ("param_groups" in damage and damage.endswith("None"))
-                or (("model_config" in damage or "history" in damage) and damage.endswith("missing"))
-            )
+            # Options and settings may be None, settings and measurements may be missing.
+            absent = damage.endswith(("None", "missing")) and re.search("param_groups|config|history", damage)
+            return bool(absent) or same(found, original)
 
         results.append((damage, outcome(lambda: kind.load(path), is_right, path)))
     return results

@@ -43,13 +43,13 @@ def sample_whole_network(potential: samplers.Potential, x: Tensor, num_samples: 
     network = samplers.tanh_network([x.shape[1], 64, 64, 2], dtype=DTYPE)
     optimizer = ald_ext.SGLD(network.parameters(), lr=3e-3, num_data=len(x), seed=0)
     sampler = samplers.AmortizedLangevin(network, potential, x, optimizer)
-    return samplers.collect(sampler, num_samples, burn_in=num_samples // 2)  # (draws, data, 2)
+    return samplers.collect(sampler, num_samples, burn_in=num_samples // 2)[:, :, None]  # (draws, data, chains, 2)
 
 
 def compare(name: str, samples: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
     """Return errors against the exact posterior, and the effective sample size."""
     table = samplers.summarize(samples)
-    draws = samples.movedim(2, 1).flatten(0, 1) if samples.dim() == 4 else samples
+    draws = samples.movedim(2, 1).flatten(0, 1)
     centred = draws - draws.mean(0)
     covariances = torch.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
     result = {

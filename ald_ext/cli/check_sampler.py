@@ -12,7 +12,7 @@ import torch
 import typer
 
 from .. import optim, samplers
-from ..files import write_json
+from ..files import is_stream, write_json
 from ..paper.pictures import Figure, new_picture, save_picture
 from ..samplers.check import CheckReport, check_optimizer, check_sampler
 from ..settings import require
@@ -39,6 +39,10 @@ def check_sampler_command(
     dimension: Annotated[int, typer.Option(help="Dimension of the Gaussian target.")] = 4,
     num_data: Annotated[float, typer.Option(help="N of an optimizer's loss U/N; 1: the loss is U itself.")] = 10,
     replicas: Annotated[int, typer.Option(help="Number of independent chains; more find smaller errors.")] = 4096,
+    max_steps: Annotated[int, typer.Option(help="Number of steps in which chains have to converge.")] = 20_000,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Take any deviation at this step size for a fault, as for mala and hmc.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of initial states and noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Report to write, .json, with a picture beside it, .png.")] = None,
 ) -> None:
@@ -47,6 +51,9 @@ def check_sampler_command(
     sampler_class, suited = find_class(name, num_data)
     is_sampler = isinstance(sampler_class, type) and callable(getattr(sampler_class, "step", None))
     require(is_sampler, "name", repr(name), "a class with a method step")
+    step = inspect.signature(sampler_class.step).parameters.values()
+    required = ", ".join(each.name for each in list(step)[1:] if each.default is each.empty)
+    require(not required, "name", f"{name!r}, whose step needs {required}", "a step without arguments")
     offered = {"temperature": temperature, "seed": seed, "num_data": num_data, **suited}
     accepted = inspect.signature(sampler_class).parameters
     options = {key: value for key, value in offered.items() if key in accepted} | given
@@ -58,15 +65,18 @@ def check_sampler_command(
             raise ValueError(f"option: {error}") from error
 
     settings: Any = {"temperature": temperature, "dimension": dimension, "num_replicas": replicas, "seed": seed}
+    settings |= {"max_steps": max_steps, "exact": exact or issubclass(sampler_class, samplers.MetropolisSampler)}
     if issubclass(sampler_class, torch.optim.Optimizer):
         report = check_optimizer(make, num_data=num_data, **settings)
     else:
-        report = check_sampler(lambda potential, z: make(potential, None, z), **settings)
+        chains = issubclass(sampler_class, samplers.DatapointSampler)  # which take the replicas as chains of one datum
+        report = check_sampler(lambda potential, z: make(potential, None, z[None] if chains else z), **settings)
     typer.echo(str(report))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, {"sampler": name, "options": given, **report.to_dict()})
-        save_picture(variance_ratios(report, name), out.with_suffix(".png"))
+        if not is_stream(out):
+            save_picture(variance_ratios(report, name), out.with_suffix(".png"))
     if not report.ok:
         raise typer.Exit(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from .report import report_command
 from .train import train_command
 from .use import interpolate_command, reconstruct_command, sample_command, score_command
 
-app = typer.Typer(help="Amortized Langevin dynamics for PyTorch.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command(name="train")(train_command)
 app.command(name="sample")(sample_command)
 app.command(name="reconstruct")(reconstruct_command)
@@ -29,9 +30,22 @@ app.command(name="report")(report_command)
 app.command(name="check-sampler")(check_sampler_command)
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and end, where that is wanted."""
+    if wanted:
+        typer.echo(f"ald-ext {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def one_process_but_for_training(context: typer.Context) -> None:
-    """Raise a ValueError where torchrun starts a command on several processes that would do the same in one folder."""
+def one_process_but_for_training(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Amortized Langevin dynamics for PyTorch."""
+    # On several processes of torchrun other commands would do the same several times, in one folder.
     several = dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
     command = context.invoked_subcommand
     require(not several or command == "train", f"ald-ext {command}", "several processes of torchrun", "one process")

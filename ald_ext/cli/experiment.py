@@ -22,7 +22,7 @@ SETTINGS_OPTIONS = options_of({IMAGES_ONLY: ImageSettings}, excluded=("options",
 def experiment_command(
     *,
     name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for results.json and the pictures.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for results.json and the pictures.", metavar="PATH")] = "",
     list_names: Annotated[
         bool, typer.Option("--list", help="Print the names, one a line; those of toy experiments with their presets.")
     ] = False,
@@ -59,7 +59,7 @@ def experiment_command(
         typer.echo("\n".join([*lines, *(IMAGE_EXPERIMENTS if images or both else ())]))
         return
     require(name in NAMES, "experiment", repr(name), f"one of {', '.join(NAMES)}")
-    if name is None or out is None:
+    if name is None or not out:
         raise ValueError(f"experiment {name}: out: got none, expected a folder: --out DIR")
     workers = workers or torch.get_num_threads()
     changes = {key: value for key, value in settings.items() if value is not None}
@@ -73,7 +73,7 @@ def experiment_command(
         changes["device"] = choose_device(device or "auto")
         results = run_image_experiment(
             image_experiment,
-            out,
+            Path(out),
             settings=replace(image_experiment.settings, **{**(image_experiment.quick if quick else {}), **changes}),
             num_seeds=1 if seeds is None else seeds,
             num_workers=workers if changes["device"] == "cpu" else 1,
@@ -87,7 +87,12 @@ def experiment_command(
         typer.echo(EXPERIMENTS[name].title)
         num_seeds = (2 if quick else 5) if seeds is None else seeds
         results = run_experiment(
-            EXPERIMENTS[name], out, preset=preset or "default", quick=quick, num_seeds=num_seeds, num_workers=workers
+            EXPERIMENTS[name],
+            Path(out),
+            preset=preset or "default",
+            quick=quick,
+            num_seeds=num_seeds,
+            num_workers=workers,
         )
     for line in table_of(results):
         typer.echo(line)

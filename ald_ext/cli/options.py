@@ -18,8 +18,8 @@ def options_of(classes: Mapping[str, type[Any]], excluded: Iterable[str] = ()) -
     """Return an option for each field of some dataclasses; its value is None where it was not given.
 
     The help is the field's entry in the docstring's Args, its choices and its defaults; before it stand the names of
-    the dataclasses, unless all of several have the field. A bool that is False by default is a flag;
-    where the default is a tuple, the option takes names with commas between them.
+    the dataclasses, unless all of several have the field. A bool that is False by default is a flag, whose help has no
+    default; where the default is a tuple, the option takes names with commas between them.
 
     Args:
         classes: the dataclasses by the names that help has for them.
@@ -38,7 +38,9 @@ def option_of(name: str, owners: Mapping[str, type[Any]], num_classes: int) -> i
     field = settings_class.__dataclass_fields__[name]
     hint = get_type_hints(settings_class)[name]
     kind = next(kind for kind in (bool, int, float, str) if kind in (hint, *get_args(hint)))
-    defaults = dict.fromkeys(str(owner.__dataclass_fields__[name].default) for owner in owners.values())
+    defaults: dict[str, list[str]] = {}
+    for label, owner in owners.items():
+        defaults.setdefault(shown_default(owner.__dataclass_fields__[name].default), []).append(label)
     parts = [f"{', '.join(owners)}:"] if any(owners) and len(owners) < max(num_classes, 2) else []
     parts.append(documented_arguments(settings_class).get(name, ""))
     for metadata, text in (("choices", "One of"), ("suggestions", "Names are")):
@@ -47,12 +49,20 @@ def option_of(name: str, owners: Mapping[str, type[Any]], num_classes: int) -> i
     names = split_names if isinstance(field.default, tuple) else None
     if names:
         parts.append("With commas between them.")
-    elif field.default not in (None, False):
-        parts.append(f"Default: {' or '.join(defaults)}.")
+    if field.default is not False:
+        different = [f"{default} ({', '.join(labels)})" for default, labels in defaults.items()]
+        parts.append(f"Default: {', '.join(different if len(defaults) > 1 else defaults)}.")
     flag = [f"--{name.replace('_', '-')}"] if field.default is False else []
     option = typer.Option(*flag, help=" ".join(parts), show_default=False, callback=names)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def shown_default(value: Any) -> str:
+    """Return a default as help shows it; names of a tuple as the option takes them."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:

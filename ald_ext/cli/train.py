@@ -9,7 +9,6 @@ import typer
 
 from ..models import MODELS
 from ..models.config import SETTINGS_OF_DATA
-from ..models.likelihoods import LIKELIHOODS
 from ..settings import require
 from ..training import TrainingConfig, train
 from ..training.checkpoints import load_checkpoint
@@ -33,41 +32,52 @@ def parse_precision_prior(text: str) -> str | list[float]:
     return [shape, rate]
 
 
-def merged_config(saved: dict[str, Any], given: dict[str, Any], model_options: dict[str, Any]) -> TrainingConfig:
-    """Return the settings of a file or a checkpoint, replaced by those of the command line.
+def merged_config(
+    saved: dict[str, Any], given: dict[str, Any], options: dict[str, Any]
+) -> tuple[TrainingConfig, set[str]]:
+    """Return the settings of a file or a checkpoint, replaced by those of the command line, and the names of these.
 
     Args:
         saved: settings as :meth:`TrainingConfig.to_dict` gives them, or none.
         given: options of the command line; None is one that was not given.
-        model_options: KEY=VALUE of ``--option``.
+        options: KEY=VALUE of ``--option``.
 
     Raises:
-        ValueError: a bad setting, or one that only another likelihood reads.
+        ValueError: a bad setting, or one that does nothing beside the others.
     """
     given = {name: value for name, value in given.items() if value is not None}
     network = {option.name: given.pop(option.name) for option in MODEL_OPTIONS if option.name in given}
     if "precision_prior" in network:
         network["precision_prior"] = parse_precision_prior(network["precision_prior"])
+    of_training = {option.name for option in TRAINING_OPTIONS}
+    given |= {name: value for name, value in options.items() if name in of_training}
+    network |= {name: value for name, value in options.items() if name not in of_training}
     other_model = "model" in given and given["model"] != saved.get("model", given["model"])
     saved_network = {} if other_model else saved.get("network", {})
-    config = TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network, **model_options}})
-    chosen = config.network.likelihood
-    for name in (*network, *model_options):
-        readers = [likelihood.name for likelihood in LIKELIHOODS.values() if name in likelihood.settings]
-        expected = f"likelihood {' or '.join(readers)}, which reads it"
-        require(not readers or chosen in readers, name.replace("_", "-"), f"it with likelihood {chosen}", expected)
-    return config
+    config = TrainingConfig.from_dict({**saved, **given, "network": {**saved_network, **network}})
+    names = {*given, *network}
+    for name, (got, expected) in config.unread().items():
+        require(name not in names, name.replace("_", "-"), got, expected)
+    return config, names
 
 
 def train_command(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    out: Annotated[str, typer.Option(help="Folder for the results.", metavar="PATH")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, a setting of the model in JSON, such as tilt=null; repeatable.")
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, a setting of the training or of the model in JSON: tilt=null; repeatable."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="config.json of a run, for what is not given here.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in OUT.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the checkpoint in OUT, with its settings. Others given beside this change the run from "
+            "there on, which it records.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where OUT holds a checkpoint.")] = False,
     **settings: Any,
 ) -> None:
@@ -80,10 +90,10 @@ def train_command(
     if config is not None:
         saved = TrainingConfig.load(config).to_dict()
     if resume:
-        saved = load_checkpoint(out / CHECKPOINT)["config"]
-    merged = merged_config(saved, given, parse_options(option or []))
+        saved = load_checkpoint(Path(out, CHECKPOINT))["config"]
+    merged, names = merged_config(saved, given, parse_options(option or []))
     with process_group(chosen):
-        metrics = train(merged, out, resume=resume, overwrite=overwrite)
+        metrics = train(merged, out, resume=resume, changed=names, overwrite=overwrite)
         first = Ranks().rank == 0
     if first:
         typer.echo(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,7 @@ class ImageData:
         test_labels: their labels.
         name: name of the data set, or path that it was loaded from.
         skipped: files of a folder that are no images or broken, relative to the folder.
+        notes: what was assumed, converted or left out when it was loaded, a sentence each.
     """
 
     train_images: Tensor
@@ -39,11 +42,42 @@ class ImageData:
     test_labels: Tensor | None
     name: str = ""
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
         """The number C of channels."""
         return self.train_images.shape[1]
+
+
+class Pictures(NamedTuple):
+    """Images with what is known of each.
+
+    Args:
+        images: (N, C, 32, 32) uint8.
+        labels: (N,) int64, or None.
+        names: files, relative to their folder, or numbers of rows.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    names: Sequence[str] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file or a folder holds.
+
+    Args:
+        train: all images but those of ``test``.
+        test: images that are set apart there; None where none are.
+        skipped, notes: as in :class:`ImageData`.
+    """
+
+    train: Pictures
+    test: Pictures | None
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def pad_digits(images: Tensor) -> Tensor:
@@ -70,19 +104,21 @@ def resize(images: Tensor) -> Tensor:
     return result
 
 
-def hold_out(images: Tensor, labels: Tensor | None, count: int | None = None) -> ImageData:
-    """Return images split by a permutation that depends on their number alone.
+def hold_out(pictures: Pictures, count: int | None = None) -> tuple[Pictures, Pictures]:
+    """Return pictures to train on and to test on, split by a permutation that depends on their number alone.
 
     Args:
-        images: (N, C, 32, 32).
-        labels: (N,) or None.
+        pictures: all of them.
         count: number of test images; None stands for a tenth of all, at least one.
     """
+    images, labels, names = pictures
     count = max(1, len(images) // HELD_OUT_ONE_IN) if count is None else count
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    test, train = order[:count], order[count:]
-    train_labels, test_labels = (None, None) if labels is None else (labels[train], labels[test])
-    return ImageData(images[train], train_labels, images[test], test_labels)
+    test, train = (
+        Pictures(images[part], None if labels is None else labels[part], [names[index] for index in part.tolist()])
+        for part in (order[:count], order[count:])
+    )
+    return train, test
 
 
 def add_noise(brightness: Tensor, scale: float, seed: int) -> Tensor:

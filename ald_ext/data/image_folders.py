@@ -1,13 +1,12 @@
-"""Folders of images of any size and mode."""
+"""Folders of images of any format, size and mode."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,83 +14,162 @@ from torch import Tensor
 
 from ..progress import progress_bar
 from ..settings import require
-from .image_data import IMAGE_SIZE, ImageData, hold_out
+from .image_data import IMAGE_SIZE, Pictures, Source
+from .image_files import Picture, read_picture
+from .pixel_values import black_and_white, describe_scale, doubts_about, to_eight_bits
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-#: Modes of Pillow with 16 bits, and all modes without colour.
-SIXTEEN_BIT_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
-GREY_MODES = {"1", "L", "LA", "La", *SIXTEEN_BIT_MODES}
-#: Number of skipped files that the warning names.
+#: What subfolders hold by their names in lower case.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+}
+#: Files of the system, in lower case, that lie among pictures; they are ignored as hidden files are.
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+#: Number of files that a note names.
 NAMED_FILES = 5
-#: A JPEG is decoded at a reduced size, at least this multiple of what is needed, which is fast and costs no quality.
-DRAFT = 4
+#: Transparent images are put on white where that has at least this multiple of the contrast that they have on black.
+WHITE_IF_BETTER_BY = 2.0
 
 
 @dataclass
 class FolderImages:
-    """The images below a folder: (N, C, 32, 32), the class of each or None, and the files that were skipped."""
+    """The images of a folder as they are read, before what all of them decide: grey or colour, scale, and ground.
 
-    images: Tensor
-    classes: list[str] | None
-    skipped: list[str]
+    Attributes:
+        pixels: (N, 3, 32, 32) uint8, of which the first is the grey value of a grey image.
+        kept: the index of each image among the names; the others were skipped.
+        skipped: the names of files that are no images, with the reason.
+        pictures: images of which more than the pixels is needed, by their place in ``pixels``.
+        grey: whether each image is grey.
+    """
+
+    pixels: np.ndarray
+    kept: list[int] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    grey: list[bool] = field(default_factory=list)
 
 
-def load_folder(folder: Path) -> ImageData:
-    """Return the images below a folder (png, jpg, bmp, webp, gif, tif), their centred squares resized to 32 x 32.
+def read_image_folder(folder: Path) -> Source:
+    """Return the images below a folder, in all formats that Pillow reads, their centred squares resized to 32 x 32.
 
-    EXIF orientation is respected, 16-bit grey is scaled to 8 bits, transparent pixels are put on black, and of an
-    animation the first frame is taken. The images are grey if all of them are, otherwise RGB. Hidden files are ignored;
-    other files and broken images are skipped, with one warning.
+    EXIF orientation is respected, and of an animation the first frame is taken. Images with more than 8 bits are scaled
+    by the range of all of them. Transparent pixels are put on black, or on white where black would hide what is drawn.
+    The images are grey if all of them are, otherwise RGB. Hidden files are ignored, and files that are no images or
+    broken are skipped.
 
-    Subfolders ``train`` and ``test``, if there are both, are the split, and nothing beside them is read. Otherwise a
-    tenth of the images, at least one, is held out, by a permutation of the sorted file names with a fixed seed. If all
-    images lie in subfolders, one level deep, the labels are the indices of the sorted subfolders.
+    Subfolders train and test, or train and val, if there are both, are the split, and nothing beside them is read;
+    with test there, val is not read either. Case does not matter, and names may be training, testing, valid and
+    validation, too. If all images lie in subfolders, one level deep, the labels are the indices of the sorted
+    subfolders.
 
     Raises:
-        ValueError: no image, or none for one of the splits.
+        ValueError: no image, none for one of the splits, or an unclear split.
         ImportError: Pillow is missing.
     """
-    if all((folder / split).is_dir() for split in ("train", "test")):
-        parts = [read_folder(folder, split) for split in ("train", "test")]
-        channels = max(part.images.shape[1] for part in parts)  # grey is RGB where another part has colours
-        train, test = (part.images.expand(-1, channels, -1, -1).contiguous() for part in parts)
-        train_labels, test_labels = label_together(parts)
-        data = ImageData(train, train_labels, test, test_labels)
-    else:
-        parts = [read_folder(folder)]
-        enough = len(parts[0].images) > 1
-        require(enough, f"dataset {str(folder)!r}", "1 image", "at least 2, one to hold out")
-        data = hold_out(parts[0].images, label_together(parts)[0])
-    skipped = tuple(name for part in parts for name in part.skipped)
-    if skipped:
-        names = ", ".join(skipped[:NAMED_FILES]) + (", ..." if len(skipped) > NAMED_FILES else "")
-        warnings.warn(
-            f"dataset {str(folder)!r}: files skipped because they are no images or broken: {len(skipped)} ({names})",
-            stacklevel=3,  # the caller of load_dataset
-        )
-    return replace(data, skipped=skipped)
+    place = f"dataset {str(folder)!r}"
+    splits, notes = find_splits(folder, place)
+    names_of = {split: sorted(visible_files(folder / subfolder)) for split, subfolder in splits.items()}
+    names = [(PurePosixPath(splits[split]) / name).as_posix() for split in splits for name in names_of[split]]
+    if list(splits.values()) == [""]:
+        notes += deeper_splits(names)
+    found = read_images(folder, names)
+    reasons = listed([f"{name}: {reason}" for name, reason in found.skipped.items()], "; ")
+    images = images_alike(found, names, notes)
+    parts: dict[str, Pictures] = {}
+    classes: dict[str, list[str] | None] = {}
+    begin = 0
+    for split, subfolder in splits.items():
+        end = begin + len(names_of[split])
+        rows = [row for row, index in enumerate(found.kept) if begin <= index < end]
+        got = f"no image among {end - begin} files" + (f" ({reasons})" if reasons else "")
+        require(rows, f"dataset {str(folder / subfolder)!r}", got, "images in a format that Pillow reads")
+        parts[split] = Pictures(images[rows[0] : rows[-1] + 1], None, [names[found.kept[row]] for row in rows])
+        classes[split] = classes_of([names_of[split][found.kept[row] - begin] for row in rows])
+        begin = end
+    if found.skipped:
+        notes.append(f"{counted(found.skipped, 'file')} skipped: {reasons}")
+    notes += doubts_about(images)
+    for split, labels in zip(parts, label_together(list(classes.values())), strict=True):
+        parts[split] = parts[split]._replace(labels=labels)
+    return Source(parts["train"], parts.get("test"), tuple(found.skipped), tuple(notes))
 
 
-def label_together(parts: list[FolderImages]) -> list[Tensor | None]:
+def counted(things: Sequence[object] | dict[str, str], noun: str) -> str:
+    """Return "1 file" or "2 files"."""
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def listed(items: Sequence[str], separator: str = ", ") -> str:
+    """Return the first items, and how many more there are."""
+    more = len(items) - NAMED_FILES
+    return separator.join([*items[:NAMED_FILES], *([f"and {more} more"] if more > 0 else [])])
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is none of the user's own."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def find_splits(folder: Path, place: str) -> tuple[dict[str, str], list[str]]:
+    """Return the subfolders with images to train on and, if there is one, to test on; {"train": ""} without a split.
+
+    Raises:
+        ValueError: two subfolders for one split, or nothing to train on.
+    """
+    entries = sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name))
+    folders = [name for name in entries if (folder / name).is_dir()]
+    found: dict[str, list[str]] = {}
+    for name in folders:
+        if name.lower() in SPLITS:
+            found.setdefault(SPLITS[name.lower()], []).append(name)
+    named = " and ".join(name for names in found.values() for name in names)
+    alone = len(folders) == sum(map(len, found.values()))
+    if "train" not in found or (len(found) == 1 and not alone):
+        expected = "train beside them, or the folder of one of them"
+        require(not (found and alone), place, f"{named} without train", expected)
+        return {"train": ""}, [f"{named} and the folders beside are no split, and all are read"] if named else []
+    for split, names in found.items():
+        require(len(names) == 1, place, " and ".join(names), f"one folder for {split}")
+    train, test, validation = (found.get(split, [""])[0] for split in ("train", "test", "validation"))
+    notes, splits = [], {"train": train}
+    if test or validation:
+        splits["test"] = test or validation
+    if validation and test:
+        notes.append(f"the images of {validation} are used neither to train nor to test, as there is {test}")
+    elif validation:
+        notes.append(f"the images of {validation} are taken as the test images, as there is no folder test")
+    beside = [name for name in entries if name not in (train, test, validation)]
+    if beside:
+        notes.append(f"not read, as there is {train}: {listed(beside)}")
+    return splits, notes
+
+
+def deeper_splits(names: list[str]) -> list[str]:
+    """Return what a user should know of folders train and test that lie deeper, where they are no split."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        parts = name.split("/")[:-1]
+        for depth, part in enumerate(parts):
+            if part.lower() in SPLITS:
+                found.setdefault("/".join(parts[:depth]), {})[SPLITS[part.lower()]] = part
+    split = {parent: roles for parent, roles in found.items() if "train" in roles and len(roles) > 1}
+    return [
+        f"the images of {' and '.join(roles.values())} in {parent} are mixed; give {parent} to have them apart"
+        for parent, roles in list(split.items())[:1]
+    ]
+
+
+def classes_of(names: list[str]) -> list[str] | None:
+    """Return the class of each file, its folder; None unless all lie in folders, one level deep."""
+    return [name.split("/")[0] for name in names] if all(name.count("/") == 1 for name in names) else None
+
+
+def label_together(classes: list[list[str] | None]) -> list[Tensor | None]:
     """Return the index of each image's class among all sorted classes; None for a part without classes."""
-    indices = {name: index for index, name in enumerate(sorted({n for part in parts for n in part.classes or ()}))}
-    return [None if part.classes is None else torch.tensor([indices[n] for n in part.classes]) for part in parts]
-
-
-def read_folder(folder: Path, split: str = "") -> FolderImages:
-    """Return the images below ``folder / split``, sorted by name. ValueError if there is none that can be read."""
-    top = folder / split
-    names = sorted(visible_files(top))
-    candidates = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    images, kept = read_images(top, candidates)
-    expected = f"images ({', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})"
-    require(kept, f"dataset {str(top)!r}", f"no image among {len(names)} files", expected)
-    skipped = [(Path(split) / name).as_posix() for name in sorted(set(names).difference(kept))]
-    has_classes = all(name.count("/") == 1 for name in kept)
-    return FolderImages(images, [name.split("/")[0] for name in kept] if has_classes else None, skipped)
+    indices = {name: index for index, name in enumerate(sorted({n for part in classes for n in part or ()}))}
+    return [None if part is None else torch.tensor([indices[name] for name in part]) for part in classes]
 
 
 def visible_files(top: Path) -> Iterator[str]:
@@ -106,10 +184,10 @@ def visible_files(top: Path) -> Iterator[str]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         relative = Path(parent).relative_to(top)
         for name in files:
-            if not name.startswith("."):
+            if not is_hidden(name):
                 yield (relative / name).as_posix()
 
 
@@ -118,57 +196,61 @@ def raise_error(error: OSError) -> None:
     raise error
 
 
-def read_images(top: Path, names: list[str]) -> tuple[Tensor, list[str]]:
-    """Return images (N, C, 32, 32), C = 1 if all are grey and 3 otherwise, and the names of those that can be read."""
-    pixels = np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    kept: list[str] = []
-    all_grey = True
-    for name in progress_bar(names, desc="reading images", delay=1, leave=False):
-        image = read_image(top / name)
-        if image is not None:
-            pixels[len(kept)] = image
-            all_grey = all_grey and len(image) == 1
-            kept.append(name)
-    channels = 1 if all_grey else 3
-    return torch.from_numpy(pixels[: len(kept), :channels]).contiguous(), kept
+def read_images(folder: Path, names: list[str]) -> FolderImages:
+    """Return the images in the files of these names."""
+    found = FolderImages(np.empty((len(names), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of large images and of broken metadata, name no file
+        for index, name in enumerate(progress_bar(names, desc="reading images", delay=1, leave=False)):
+            try:
+                picture = read_picture(folder / name)
+            except ValueError as error:
+                found.skipped[name] = str(error)
+                continue
+            row = len(found.kept)
+            if picture.extremes is None:
+                found.pixels[row] = picture.pixels
+            if picture.extremes or picture.alpha is not None or picture.more_frames:
+                found.pictures[row] = picture
+            found.kept.append(index)
+            found.grey.append(len(picture.pixels) == 1)
+    return found
 
 
-def read_image(path: Path) -> np.ndarray | None:
-    """Return an image (1 or 3, 32, 32) uint8; None where Pillow cannot read the file. ImportError without Pillow."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(f"dataset: {error}. Install what reads images: pip install pillow") from error
+def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Tensor:
+    """Return the images (N, C, 32, 32): scaled alike, on one ground, and all of them grey or all in colour."""
+    pixels = found.pixels[: len(found.kept)]
 
-    if not path.is_file():  # a broken link or a pipe
-        return None
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (DRAFT * IMAGE_SIZE, DRAFT * IMAGE_SIZE))
-            image = plain_image(ImageOps.exif_transpose(file))
-        image = ImageOps.fit(image, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises nearly anything on a broken file: SyntaxError, struct.error, KeyError, ...
-        return None
-    return np.asarray(image).reshape(IMAGE_SIZE, IMAGE_SIZE, -1).transpose(2, 0, 1)
+    def told(rows: Sequence[int], noun: str = "image") -> str:
+        return f"{counted(rows, noun)} ({listed([names[found.kept[row]] for row in rows])})"
 
+    deep = {row: picture for row, picture in found.pictures.items() if picture.extremes}
+    for mode in sorted({picture.mode for picture in deep.values()}):
+        rows = [row for row, picture in deep.items() if picture.mode == mode]
+        lows, highs = zip(*(deep[row].extremes or () for row in rows), strict=True)
+        whole = all(deep[row].whole for row in rows)
+        scale = black_and_white(min(lows), max(highs), whole) or (min(lows), max(highs))
+        for row in rows:
+            pixels[row] = to_eight_bits(deep[row].pixels, scale)
+        if scale != (0, 65535):
+            notes.append(f"{told(rows)} of more than 8 bits: {describe_scale(min(lows), max(highs), scale)}")
+    alpha = {row: picture.alpha for row, picture in found.pictures.items() if picture.alpha is not None}
 
-def plain_image(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB, transparent pixels on black. ValueError for 32-bit values of unknown scale."""
-    from PIL import Image
+    def on_white(row: int) -> np.ndarray:
+        return (pixels[row] + (255 - alpha[row].astype(np.int16))).clip(0, 255)
 
-    if image.mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ValueError(f"got values from {values.min()} to {values.max()}, expected 0 to 65535")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("got an image of floats, expected 8 or 16 bits")
-    mode = "L" if image.mode in GREY_MODES else "RGB"
-    if not image.has_transparency_data:
-        return image.convert(mode)
-    transparent = image.convert("RGBA")
-    result = Image.new(mode, image.size)
-    result.paste(transparent.convert(mode), mask=transparent.getchannel("A"))
-    return result
+    if sum(on_white(row).std() for row in alpha) > WHITE_IF_BETTER_BY * sum(pixels[row].std() for row in alpha):
+        for row in alpha:
+            pixels[row] = on_white(row)
+        notes.append(f"{told(list(alpha))} with transparent pixels put on white, as black would hide what is drawn")
+    animated = [row for row, picture in found.pictures.items() if picture.more_frames]
+    if animated:
+        notes.append(f"the first frame alone is taken of {told(animated, 'file')}")
+    colour = [row for row, is_grey in enumerate(found.grey) if not is_grey]
+    if len(colour) < len(pixels):  # by their pixels, since formats such as GIF have no grey
+        colour = [row for row in colour if (pixels[row] != pixels[row][0]).any()]
+    grey = sorted(set(range(len(pixels))).difference(colour))
+    if grey and colour:
+        fewer = f"{told(colour)} in colour" if len(colour) <= len(grey) else f"{told(grey)} in grey"
+        notes.append(f"{fewer} among {len(pixels)}: all become RGB")
+    return torch.from_numpy(pixels[:, : 3 if colour else 1]).contiguous()

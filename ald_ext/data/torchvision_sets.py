@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
 from ..progress import progress_bar
 from .image_data import IMAGE_SIZE, ImageData, binarized, pad_digits, resize
+from .image_files import evident_fault
+from .stored_arrays import check_size, largest_unpacked
 
 #: Side of the centred square that shows the face in an aligned CelebA image, and the size of these images.
 CELEBA_CROP, CELEBA_SIZE = 140, (178, 218)
 CELEBA_PARTITION, CELEBA_IMAGES = "celeba/list_eval_partition.txt", "celeba/img_align_celeba"
+#: Where Kaggle's archive has the partition and the images, below the folder that it was unpacked into.
+KAGGLE_PARTITION, KAGGLE_IMAGES = "list_eval_partition.csv", "img_align_celeba/img_align_celeba"
+ARCHIVES = (".zip", ".gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ def load_torchvision_set(name: str, data_root: str | None, *, download: bool = F
         raise ValueError(
             f"dataset {name}: data_root: got none, expected the folder that holds {entry.files[0]} (--data-root DIR)"
         )
+    unpack(name, data_root)
     try:
         return entry.read(data_root, download)
     except ImportError as error:
@@ -49,6 +59,26 @@ def load_torchvision_set(name: str, data_root: str | None, *, download: bool = F
         raise ImportError(f"dataset {name}: {error}. Install what reads it: pip install {package}") from error
     except (OSError, HTTPException, RuntimeError, ValueError, AssertionError, LookupError, EOFError) as error:
         raise explained(name, data_root, download, error) from error
+
+
+def unpack(name: str, data_root: str) -> None:
+    """Unpack files of a data set that lie in ``data_root`` as they are published, as FILE.gz.
+
+    Raises:
+        ValueError: such a file is damaged, or unpacks to too many bytes.
+        OSError: the file that is unpacked cannot be written.
+    """
+    for file in TORCHVISION_SETS[name].files:
+        path, packed = Path(data_root, file), Path(data_root, f"{file}.gz")
+        if not path.exists() and packed.is_file():
+            place = f"dataset {name}: {str(packed)!r}"
+            try:
+                with gzip.open(packed) as archive:
+                    contents = archive.read(largest_unpacked(packed) + 1)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise ValueError(f"{place}: is damaged or no .gz file ({evident_fault(packed) or error})") from error
+            check_size(place, len(contents), packed, "unpacked", "unpack it by gunzip")
+            write_atomically(path, partial(Path.write_bytes, data=contents))
 
 
 def explained(name: str, data_root: str, download: bool, error: Exception) -> Exception:
@@ -63,12 +93,30 @@ def explained(name: str, data_root: str, download: bool, error: Exception) -> Ex
     if missing:
         return FileNotFoundError(
             f"dataset {name}: data_root: found no {name.upper()} under {data_root!r}: missing {', '.join(missing)}. "
+            f"{elsewhere(name, missing, Path(data_root))}"
             "Give the folder that holds them, or get them with --download (load_dataset(..., download=True))"
         )
+    paths = {file: Path(data_root) / file for file in files}
+    faults = [f"{file} is {fault}" for file, path in paths.items() if path.is_file() and (fault := evident_fault(path))]
+    reason = ", ".join(faults) or str(error) or type(error).__name__
     return ValueError(
-        f"dataset {name}: data_root: the files under {data_root!r} are damaged or cannot be read: {error}. "
+        f"dataset {name}: data_root: the files under {data_root!r} are damaged or cannot be read: {reason}. "
         f"Delete them ({', '.join(files)}) and get them again with --download"
     )
+
+
+def elsewhere(name: str, missing: list[str], data_root: Path) -> str:
+    """Return a sentence on files and archives near the root that may be what is missing; "" if there are none."""
+    targets = {Path(file).name: file for file in missing}
+    of_sets = {file for entry in TORCHVISION_SETS.values() for file in entry.files}
+    near = [path.relative_to(data_root) for pattern in ("*", "*/*", "*/*/*") for path in data_root.glob(pattern)]
+    for path in near:
+        target = targets.get(path.name.removesuffix(".gz"))
+        if target and path.as_posix().removesuffix(".gz") not in of_sets:
+            return f"If {path} is of {name}, move it to {Path(target).with_name(path.name)}, and the like. "
+    packed = [str(path) for path in near if path.name.lower().endswith(ARCHIVES)]
+    packed.sort(key=lambda path: name[:5] not in path.lower())  # such as cifar-10-python.tar.gz
+    return f"Unpack {', '.join(packed[:3])}, if it holds them, so that they lie there. " if packed else ""
 
 
 def torchvision_datasets() -> Any:
@@ -103,18 +151,22 @@ def reader(
 def read_celeba(data_root: str, download: bool) -> ImageData:
     """Return CelebA's aligned faces: train and test of its own partition (without valid), without labels.
 
+    The files lie where torchvision has them, or as Kaggle's archive has them.
+
     The paper (F.4) only says "resize". The centred 140 x 140 pixels of the 178 x 218 are taken first, as is usual, so
     that a face keeps its proportions and the background is cut off.
 
     The images are read one by one, without torchvision, whose tables of attributes take half a gigabyte; it is only
     needed for a download.
     """
-    partition = Path(data_root, CELEBA_PARTITION)
-    if download and not (partition.is_file() and Path(data_root, CELEBA_IMAGES).is_dir()):
+    kaggle = [Path(data_root, part) for part in (KAGGLE_PARTITION, KAGGLE_IMAGES)]
+    own = [Path(data_root, part) for part in (CELEBA_PARTITION, CELEBA_IMAGES)]
+    partition, folder = kaggle if all(path.exists() for path in kaggle) else own
+    if download and not (partition.is_file() and folder.is_dir()):
         torchvision_datasets().CelebA(data_root, split="test", target_type=[], download=True)
-    splits = [line.split() for line in partition.read_text().splitlines() if line.strip()]
+    splits = [line.replace(",", " ").split() for line in partition.read_text().splitlines() if line.strip()]
     train, test = (
-        read_faces(Path(data_root, CELEBA_IMAGES), [name for name, part in splits if part == split])
+        read_faces(folder, [name for name, part in splits if part == split])
         for split in ("0", "2")  # "1" is valid
     )
     return ImageData(train, None, test, None)
@@ -137,7 +189,7 @@ def read_faces(folder: Path, names: list[str]) -> Tensor:
                 face = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS, box)
                 faces[index] = np.asarray(face).transpose(2, 0, 1)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{CELEBA_IMAGES}/{name}: {error}") from error
+            raise ValueError(f"{folder.name}/{name}: {error}") from error
     return torch.from_numpy(faces)
 
 

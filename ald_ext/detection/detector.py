@@ -17,7 +17,7 @@ try:
 
     from ..data import ImageData
     from ..training import TrainingConfig, TrainingInterrupted, fit
-    from ..training.config import DEFAULT_LR
+    from ..training.config import DEFAULT_LR, LONGEST_WARM_UP
     from ..training.evaluation import values_of_data
 except ImportError as error:
     raise ImportError(
@@ -235,7 +235,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=batch_size,
             lr=float(self.lr),
             schedule="constant",  # so that samples of the parameters are of one distribution
-            warm_up=min(TrainingConfig.warm_up, steps // 4),
+            warm_up=min(LONGEST_WARM_UP, steps // 4),
             seed=int(self.seed),
             device=str(self.device),
             threads=torch.get_num_threads(),  # not the fastest, so that fits of one seed are equal bit for bit

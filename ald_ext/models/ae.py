@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..settings import setting
@@ -39,6 +40,7 @@ class AE(LatentVariableModel):
         """Return the mean potential of the minibatch at z = f(x)."""
         return self.potential(x).mean()
 
+    @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
         """Return the reconstruction error of each datum, (N,) (paper: Section 8)."""
         return self.reconstruction_error(x)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .. import samplers
 from ..dequantization import scale_pixels
@@ -24,6 +25,8 @@ class LatentVariableModel(nn.Module, ABC):
     """A decoder p(x | z), a prior on z and, in most models, an encoder. A subclass states its potential and its loss.
 
     Data are uint8 (N, *shape), or brightness in [0, 1] as floats; with ``data="real"`` they are floats of any range.
+    :meth:`sample`, :meth:`reconstruct`, :meth:`interpolate` and :meth:`score` return values without gradients.
+    :meth:`decode` of :meth:`sample_prior` or of :meth:`encode`, and :meth:`potential`, have gradients.
 
     Args:
         config: size and form.
@@ -33,7 +36,7 @@ class LatentVariableModel(nn.Module, ABC):
         options: settings of ``config_class``, instead of ``config``.
 
     Raises:
-        ValueError: a setting out of its range, or settings beside a config.
+        ValueError: a setting out of its range, settings beside a config, or a network that does not map the shapes.
     """
 
     #: The name on the command line and in files.
@@ -59,13 +62,24 @@ class LatentVariableModel(nn.Module, ABC):
         **options: Any,
     ) -> None:
         super().__init__()
-        argument = f"ald_ext.models.{type(self).__name__}: {', '.join(options)}"
-        require(config is None or not options, argument, "settings beside config", "either")
+        place = f"ald_ext.models.{type(self).__name__}"
+        require(config is None or not options, f"{place}: {', '.join(options)}", "settings beside config", "either")
         self.config = self.config_class(**options) if config is None else as_config_of(self.config_class, config)
+        outputs = self.encoder_outputs * self.config.latent_dim
+        require(outputs or encoder is None, f"{place}: encoder", "one", "none, as the model infers z by Langevin steps")
         if self.encoder_outputs:
-            outputs = self.encoder_outputs * self.config.latent_dim
             self.encoder = make_encoder(self.config, outputs) if encoder is None else encoder
         self.decoder = make_decoder(self.config) if decoder is None else decoder
+        latent, shape = (self.config.latent_dim,), self.config.shape
+        #: Names of the networks that are not the built-in ones.
+        self.own_networks: list[str] = []
+        for name, network, inputs, targets in (
+            ("encoder", encoder, shape, (outputs,)),
+            ("decoder", decoder, latent, shape),
+        ):
+            if network is not None:
+                check_network(f"{place}: {name}", network, inputs, targets, self.config)
+                self.own_networks.append(name)
         self.likelihood = LIKELIHOODS[self.config.likelihood](self.config, make_dequantizer(self.config))
         #: Scalars about the latest loss, for logs.
         self.diagnostics: dict[str, Tensor] = {}
@@ -118,6 +132,7 @@ class LatentVariableModel(nn.Module, ABC):
         """Return brightness in [0, 1] (or real values), (N, *shape), of latent variables (N, d_z)."""
         return self.likelihood.to_unit(self.output(z))
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstructions of x, (N, *shape): brightness in [0, 1] (or real values), without x's noise."""
         return self.decode(self.encode(x))
@@ -144,6 +159,7 @@ class LatentVariableModel(nn.Module, ABC):
         """Return RE of each datum, (N,) (paper: Table 2): squared error in [0, 1], or Bernoulli cross-entropy."""
         return self.likelihood.reconstruction_error(x, self.output(self.encode(x)))
 
+    @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
         """Return how anomalous each datum is, (N,): its potential at the inferred z (paper: Section 8)."""
         return self.potential(x)
@@ -175,6 +191,7 @@ class LatentVariableModel(nn.Module, ABC):
             sampler.step()
         return sampler.z
 
+    @torch.no_grad()
     def interpolate(self, first: Tensor, second: Tensor, count: int) -> Tensor:
         """Return images along the lines between the latent variables of pairs of data, (N, count, *shape).
 
@@ -197,6 +214,7 @@ class LatentVariableModel(nn.Module, ABC):
         """Return draws of z ~ p(z), (count, d_z). ValueError for a model without a prior."""
         raise ValueError(f"ald_ext.models.{type(self).__name__}: {self.name} has no prior to sample")
 
+    @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return new data, (count, *shape): brightness in [0, 1] (or real values). ValueError without a prior."""
         return self.decode(self.sample_prior(count, generator))
@@ -230,6 +248,33 @@ class GaussianPriorModel(LatentVariableModel):
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return draws of the prior, (count, d_z)."""
         return self.prior.sample(count, generator)
+
+
+@torch.no_grad()
+def check_network(
+    owner: str, network: nn.Module, inputs: tuple[int, ...], outputs: tuple[int, ...], config: ModelConfig
+) -> None:
+    """Raise a ValueError that begins with ``owner`` if a network does not map (N, *inputs) to (N, *outputs).
+
+    It is tried on two data, which leave it and the random state as they were.
+    """
+    parameters = [*network.parameters(), torch.empty(0)]
+    if any(parameter.is_meta or is_lazy(parameter) for parameter in parameters):  # nothing to try yet
+        return
+    first = parameters[0]
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.random.fork_rng([first.device] if first.is_cuda else []):
+            result = network(torch.zeros((2, *inputs), dtype=first.dtype, device=first.device))
+        got = f"{tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+    except RuntimeError as error:
+        got = f"an error ({(str(error).splitlines() or [''])[0]})"
+    finally:
+        for module, training in modes:
+            module.training = training
+    expected = f"{(2, *outputs)}: shape is {config.shape}, latent_dim {config.latent_dim}"
+    require(got == f"{(2, *outputs)}", owner, f"{got} for inputs {(2, *inputs)}", expected)
 
 
 def trainable(parameters: Any) -> list[nn.Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class ModelFile:
     model_name: str
     model_config: dict[str, Any]
     model: dict[str, Tensor]
+    own_networks: list[str] = field(default_factory=list)
 
 
 def required_fields(schema: Any) -> tuple[str, ...]:
@@ -61,6 +62,7 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
         "model_name": model.name,
         "model_config": dataclasses.asdict(model.config),
         "model": model.state_dict(),
+        "own_networks": model.own_networks,
     }
 
 
@@ -72,6 +74,10 @@ def model_from_contents(
     model_class = find_model_class(name)
     config = config_from_dict(model_class.config_class, contents["model_config"])
     networks = {"encoder": encoder, "decoder": decoder}
+    missing = [network for network in contents.get("own_networks", ()) if networks.get(network) is None]
+    got = f"the model {name!r} with {' and '.join(missing)} of its own"
+    keywords = ", ".join(f"{network}=…" for network in missing)
+    require(not missing, "checkpoint", got, f"load_model(path, {keywords}) in Python: a command cannot make them")
     with torch.device("meta"):  # where settings that are not those of the parameters cost no memory
         outline = model_class(config, **networks)
     own = f"a {name} of its settings; a model with networks of your own needs encoder= and decoder="

@@ -38,6 +38,7 @@ class VAE(GaussianPriorModel):
         """Return the mean of -ELBO over the minibatch."""
         return self.negative_elbo(x).mean()
 
+    @torch.no_grad()
     def score(self, x: Tensor, num_samples: int = 8) -> Tensor:
         """Return -ELBO of each datum, (N,), averaged over ``num_samples`` samples of z (paper: Section 8)."""
         return torch.stack([self.negative_elbo(x) for _ in range(num_samples)]).mean(0)

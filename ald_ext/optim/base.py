@@ -115,6 +115,7 @@ class LangevinOptimizer(GroupStepper):
 
     def _prepare_groups(self) -> None:
         """What a step needs and what does not change from step to step."""
+        self._accepted = {}
         for group in self.param_groups:
             for name in group.get("param_names", ()):
                 identity(name)  # torch.compile could not compute it

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain, repeat
-from operator import is_
+from operator import is_, itemgetter
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
@@ -20,6 +21,9 @@ from .names import IDENTITIES
 from .seeds import in_process_group
 from .shards import is_dtensor, is_shard
 from .step_lists import StepLists, of_this_process
+
+#: As options of a group that was not looked at.
+NOTHING: tuple[list[Any], dict[str, Any]] = ([], {})
 
 #: Parameters with the name and the tensor of a state that was made or mended for them.
 NewStates = list[tuple[Tensor, str, Tensor]]
@@ -54,6 +58,9 @@ class GroupStepper(Optimizer, ABC):
     _is_compared = False
     #: Whether :func:`ald_ext.name_parameters` has named parameters.
     _has_recorded_names = False
+
+    #: Of groups by their places: values that were looked at, and what the op takes of them. See :meth:`_look_at`.
+    _accepted: dict[int, tuple[list[Any], dict[str, Any]]]
 
     @abstractmethod
     def _check_options(self, group: Group) -> None: ...
@@ -98,9 +105,13 @@ class GroupStepper(Optimizer, ABC):
         self._step(not self._is_compared and in_process_group())
 
     def _step(self, is_first: bool) -> None:
-        for group in self.param_groups:
-            self._check_options(group)  # again: schedulers and users write to groups
-            place_step(group)
+        for place, group in enumerate(self.param_groups):
+            if torch.compiler.is_compiling():
+                place_step(group)  # numbers may be variables of the graph; the op looks at their values
+                continue
+            values = self._accepted.get(place, NOTHING)[0]
+            if len(values) != len(group) or not all(map(is_, group.values(), values)):
+                self._look_at(place, group)  # again: schedulers and users write to groups
         if is_first:
             self._compare_replicas()
         gathered = self._gather()
@@ -114,6 +125,15 @@ class GroupStepper(Optimizer, ABC):
         if self._has_shards:  # autograd knows them as the wrappers of what was written
             written = [param for _, lists in gathered for param in lists.params if is_dtensor(param)]
             torch.autograd.graph.increment_version(written)
+
+    def _look_at(self, place: int, group: Group) -> None:
+        """Check the options of a group. While all of them are the same numbers, that need not be repeated."""
+        self._check_options(group)
+        place_step(group)
+        self._accepted.pop(place, None)
+        options = (value for name, value in group.items() if name not in ("params", "param_names", "step"))
+        if all(type(value) in (float, int, bool, NoneType) for value in options):  # others may be written to
+            self._accepted[place] = (list(group.values()), self._op_options(group))
 
     def _look_for_shards(self) -> None:
         self._has_shards = any(is_shard(param) for group in self.param_groups for param in group["params"])
@@ -130,7 +150,10 @@ class GroupStepper(Optimizer, ABC):
                 places = [i for i, grad in enumerate(grads) if grad is not None]
                 params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
                 group_entries = [group_entries[i] for i in places] if group_entries else []
-            states = [[entry[name] for entry in group_entries if entry and name in entry] for name in self.state_names]
+            try:
+                states = [list(map(itemgetter(name), group_entries)) for name in self.state_names]
+            except (KeyError, TypeError):  # not every parameter has made a step
+                states = [[e[name] for e in group_entries if e and name in e] for name in self.state_names]
             gathered.append((group, StepLists(params, grads, states, noise_ids)))
             first = end
         return gathered
@@ -155,8 +178,13 @@ class GroupStepper(Optimizer, ABC):
 
     def _step_at_once(self, gathered: list[tuple[Group, StepLists]]) -> bool:
         """Note [A step]. False if nothing was done: the op refused the tensors, or is not what is to be called."""
-        ready = [(group, lists, self._settings(group)) for group, lists in map(self._for_op, gathered) if lists]
-        if len(ready) < len(gathered) or (len(ready) > 1 and not self._are_accepted(ready)):
+        ready = []
+        for place, (group, whole) in enumerate(gathered):
+            lists = self._for_op(group, whole)
+            if lists is None:
+                return False
+            ready.append((group, lists, self._settings(group, self._accepted.get(place, NOTHING)[1])))
+        if len(ready) > 1 and not self._are_accepted(ready):
             return False
         for group, lists, settings in ready:
             try:
@@ -168,16 +196,15 @@ class GroupStepper(Optimizer, ABC):
             group["step"].fill_(settings["step"])
         return True
 
-    def _for_op(self, group_and_lists: tuple[Group, StepLists]) -> tuple[Group, StepLists | None]:
+    def _for_op(self, group: Group, lists: StepLists) -> StepLists | None:
         """The lists of one call of the op that is all there is to do; None where it would not be."""
-        group, lists = group_and_lists
         in_graph = torch.compiler.is_compiling() or group["capturable"]
         if in_graph or group["foreach"] or group["fused"] is False or not all(map(ops.has_kernel, lists.params[:1])):
-            return group, None
+            return None
         if self._has_shards:
             with torch.no_grad():
-                return group, self._of_this_process(lists)
-        return group, lists
+                return self._of_this_process(lists)
+        return lists
 
     def _are_accepted(self, ready: list[tuple[Group, StepLists, dict[str, Any]]]) -> bool:
         """Whether the op takes the tensors of all groups, so that none refuses after others have been written."""
@@ -204,10 +231,10 @@ class GroupStepper(Optimizer, ABC):
                 return None
         return of_this_process(lists)
 
-    def _settings(self, group: Group) -> dict[str, Any]:
+    def _settings(self, group: Group, op_options: dict[str, Any] | None = None) -> dict[str, Any]:
         """What a step outside of graphs takes beside tensors. See Note [Steps that count]."""
         lr = float(group["lr"])
-        return {**self._op_options(group), "lr": lr, "step": group["step"].item() + (lr != 0)}
+        return {**(op_options or self._op_options(group)), "lr": lr, "step": group["step"].item() + (lr != 0)}
 
     def _plan(self, group: Group, lists: StepLists) -> Planned:
         """A look at everything that could be refused; nothing is written yet."""
@@ -285,8 +312,7 @@ class GroupStepper(Optimizer, ABC):
         places = lists.places()
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1 and not lists.offsets  # 0, 1, 2, ..., which the op knows
-            noise = {"noise_ids": () if is_usual else noise_ids, **places}
-            ops.run_step(self.step_name, tensors, {**settings, **noise})
+            ops.run_step(self.step_name, tensors, {**settings, "noise_ids": () if is_usual else noise_ids, **places})
             return
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain

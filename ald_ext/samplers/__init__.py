@@ -31,6 +31,7 @@ from .potential import (
     prior_potential,
 )
 from .streaming import StreamingMoments
+from .transforms import TransformedPotential
 from .variational import GaussianEncoder, fit_variational, negative_elbo
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Sink",
     "StreamingMoments",
     "TemperatureEstimate",
+    "TransformedPotential",
     "UnderdampedLangevin",
     "WhitenedFeatures",
     "chains_of_rank",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,10 @@ class AmortizedLangevin:
     (ald_ext.ops, Note [The update equation]): with ``reduction="mean"`` the loss is ΣU/m and the optimizer has
     ``num_data=n``, lr = η·n; with "sum" it is (n/m)ΣU and ``num_data=1``, lr = η. PSGLD's V then averages the squares
     of mean gradients, or of sums, which are n² times as large, so that eps and lr have other meanings.
+
+    P parameters move the n·d outputs in P directions at most. So, where f is nearly linear in φ and P < n·d, the
+    variance of the samples is P/(n·d) of the posterior's at most, on average over whitened directions: the first
+    :meth:`step` tells it by a UserWarning.
 
     Args:
         network: f, (m, ...) → (m, d).
@@ -63,6 +68,7 @@ class AmortizedLangevin:
         name, n = "ald_ext.samplers.AmortizedLangevin", len(x)
         self.minibatches = Minibatches(name, n, self.batch_size, outputs, seed)
         self.batch = torch.arange(n)
+        self._warned = False
         require(reduction in ("mean", "sum"), f"{name}: reduction", repr(reduction), "'mean' or 'sum'")
         expected = n if reduction == "mean" else 1
         why = f"{expected} for {n} data with reduction={reduction!r}: else the noise is wrong"
@@ -75,7 +81,9 @@ class AmortizedLangevin:
         self.batch = self.minibatches.draw()
         x = self.x if self.batch_size == len(self.x) else self.x[self.batch]
         self.optimizer.zero_grad()
-        loss = self.potential(x, self.network(x)).mean()
+        z = self.network(x)
+        self._warn_of_few_parameters(z)
+        loss = self.potential(x, z).mean()
         if self.reduction == "sum":
             loss = loss * len(self.x)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -83,6 +91,20 @@ class AmortizedLangevin:
         with torch.no_grad():
             samples: Tensor = self.network(self.x if self.outputs == "all" else x)
         return samples
+
+    def _warn_of_few_parameters(self, z: Tensor) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        parameters = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
+        values = len(self.x) * z[0].numel()
+        if parameters < values:
+            warnings.warn(
+                f"ald_ext.samplers.AmortizedLangevin: network: {parameters} parameters move {values} latent values: "
+                f"the samples have {parameters / values:.2g} of the posterior's variance at most. Use more parameters, "
+                "fewer data, or a sampler of each datum",
+                stacklevel=3,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of network, optimizer and minibatches; a run continues from them bit for bit."""

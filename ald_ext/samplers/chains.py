@@ -24,6 +24,7 @@ from ..settings import require
 from .collection import SampleStorage
 from .diagnostics import with_chains
 from .equal_chains import check_chains_differ
+from .npy_files import map_draws
 from .streaming import StreamingMoments
 
 #: What one process has of its chains.
@@ -130,12 +131,7 @@ def load_chains(folder: Path | str, num_chains: int | None = None, **options: An
     for first, last, path in sorted((int(match[1]), int(match[2]), path) for match, path in named):
         expected = f"chain {found} to come next, and every chain in one file"
         require(first == found, argument, f"chains {first} to {last} in {path.name}", expected)
-        try:
-            numbers = torch.from_numpy(np.load(path, mmap_mode="c"))
-        except (ValueError, EOFError, TypeError) as error:
-            raise ValueError(
-                f"{argument}: {path.name}: got a damaged file ({error}), expected one that save_chains wrote"
-            ) from error
+        numbers = torch.from_numpy(map_draws(path, argument, "c", "save_chains"))
         part = files[path.name] = with_chains("load_chains", numbers)
         found, chains = last + 1, part.shape[2]
         expected = f"{found - first}, as its name says"

@@ -8,7 +8,9 @@ Note [Shapes of samples]
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -17,8 +19,10 @@ import torch
 from torch import Tensor
 
 from ..progress import progress_bar
-from ..settings import require
+from ..settings import from_dict, require
 from ..threads import FastestThreads, number_of_threads
+from .faults import DrawMonitor
+from .npy_files import map_draws
 
 
 @runtime_checkable
@@ -49,12 +53,43 @@ class Sink(Protocol):
 AnySink = TypeVar("AnySink", bound="Sink | Sequence[Sink]")
 
 
+def with_room(capacity: int, values: Tensor) -> Tensor:
+    """Return a tensor of ``capacity`` rows, of which the first are ``values``."""
+    larger = values.new_empty((capacity, *values.shape[1:]))
+    larger[: len(values)] = values
+    return larger
+
+
 def check_state_shape(name: str, state: Tensor, expected: Sequence[int] | None) -> None:
     """Raise a ValueError unless a draw is (n, d) or (n, chains, d), and shaped as those before it."""
     argument, got = f"ald_ext.samplers.{name}: state", f"shape {tuple(state.shape)}"
     if expected is not None:
         require(state.shape == tuple(expected), argument, got, f"{tuple(expected)}")
     require(state.ndim in (2, 3), argument, got, "(n, d) or (n, chains, d)")
+
+
+@dataclass
+class StorageState:
+    """What :meth:`SampleStorage.state_dict` returns; earlier versions did not save shape, dtype and diverging."""
+
+    count: int
+    samples: Tensor | None = None
+    diverging: Tensor | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+
+@dataclass
+class CollectorState:
+    """What :meth:`Collector.state_dict` returns; earlier versions did not save threads and monitor."""
+
+    num_steps: int
+    burn_in: int
+    thinning: int
+    sampler: Any
+    sinks: list[Any]
+    threads: int | None = None
+    monitor: dict[str, Any] | None = None
 
 
 class SampleStorage:
@@ -88,6 +123,7 @@ class SampleStorage:
         self.path = None if path is None else Path(path)
         self.count = 0
         self._buffer: Tensor | None = None
+        self._diverging: Tensor | None = None
         self._file: np.memmap[Any, Any] | None = None
         self._announced = 0
 
@@ -101,20 +137,35 @@ class SampleStorage:
             raise RuntimeError("ald_ext.samplers.SampleStorage: samples: got none yet, expected a draw at least")
         return self._buffer[: self.count]
 
+    @property
+    def diverging(self) -> Tensor | None:
+        """Whether a step has diverged since the draw before, (count, n) or (count, n, chains) bool; None if unknown.
+
+        A :class:`Collector` knows it of samplers that have ``divergences``.
+        """
+        return None if self._diverging is None else self._diverging[: self.count]
+
     def reserve(self, num_draws: int) -> None:
         """Make room for so many more draws: at once, or with the first draw, which tells their shape."""
         self._announced = self.count + num_draws
         if self._buffer is not None and self._announced > len(self._buffer):
             self._grow(self._announced)
 
-    def append(self, state: Tensor) -> None:
-        """Store one draw, (n, d) or (n, chains, d)."""
+    def append(self, state: Tensor, diverging: Tensor | None = None) -> None:
+        """Store one draw, (n, d) or (n, chains, d), and whether it comes after a divergence, (n) or (n, chains)."""
         check_state_shape("SampleStorage", state, None if self._buffer is None else self._buffer.shape[1:])
         if self._buffer is None:
             self._allocate(self.capacity or max(self._announced, 1), state)
         elif self.count == len(self._buffer):
             self._grow(2 * self.count)
         assert self._buffer is not None
+        if self.count == 0 and diverging is not None:
+            shape = (len(self._buffer), *diverging.shape)
+            self._diverging = torch.zeros(shape, dtype=torch.bool, device=self._buffer.device)
+        if diverging is None:
+            self._diverging = None
+        elif self._diverging is not None:
+            self._diverging[self.count] = diverging
         self._buffer[self.count].copy_(state.detach())
         self.count += 1
 
@@ -128,18 +179,16 @@ class SampleStorage:
             except TypeError as error:
                 name = "ald_ext.samplers.SampleStorage: dtype"
                 raise ValueError(f"{name}: got {dtype}, expected one that numpy has, as torch.float32") from error
-            self._map(np.lib.format.open_memmap(self.path, "w+", numpy_dtype, shape))
-
-    def _map(self, file: np.memmap[Any, Any]) -> None:
-        self._file, self._buffer = file, torch.from_numpy(file)
+            self._file = np.lib.format.open_memmap(self.path, "w+", numpy_dtype, shape)
+            self._buffer = torch.from_numpy(self._file)
 
     def _grow(self, capacity: int) -> None:
         assert self._buffer is not None
         got = f"{capacity} draws for a file with room for {len(self._buffer)}"
         require(self.path is None, "ald_ext.samplers.SampleStorage: capacity", got, "capacity= to be given")
-        larger = self._buffer.new_empty((capacity, *self._buffer.shape[1:]))
-        larger[: self.count] = self._buffer[: self.count]
-        self._buffer = larger
+        self._buffer = with_room(capacity, self.samples)
+        if (diverging := self.diverging) is not None:
+            self._diverging = with_room(capacity, diverging)
 
     def flush(self) -> None:
         """Write a file's draws to the disk."""
@@ -147,21 +196,48 @@ class SampleStorage:
             self._file.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the draws, or only their number if a file keeps them."""
+        """Return the draws, or only their number, shape and dtype if a file keeps them."""
         self.flush()
-        samples = None if self._buffer is None or self.path is not None else self.samples.clone()
-        return {"count": self.count, "samples": samples}
+        state = StorageState(self.count, diverging=None if self.diverging is None else self.diverging.clone())
+        if self._file is not None:
+            state.shape, state.dtype = self._file.shape, self._file.dtype.str
+        elif self._buffer is not None:
+            state.samples = self.samples.clone()
+        return vars(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the draws of :meth:`state_dict`; later draws in a file will be overwritten."""
-        self.count = state["count"]
-        if self.count == 0:
-            return
-        if self.path is not None:
-            self._map(np.load(self.path, mmap_mode="r+"))
+        """Continue after the draws of :meth:`state_dict`; later draws in a file will be overwritten.
+
+        Raises:
+            ValueError: no such state, or a file that is not its own or is damaged. Nothing has changed then.
+            OSError: the file cannot be read.
+        """
+        argument = "ald_ext.samplers.SampleStorage: state"
+        saved = from_dict(StorageState, state, argument)
+        count, draws, diverging, file = saved.count, saved.samples, saved.diverging, None
+        if self.path is not None and count > 0:
+            require(draws is None, argument, "draws", "only their number, as path= names a file of them")
+            file = map_draws(self.path, "ald_ext.samplers.SampleStorage: path", "r+", "such a storage")
+            shape, dtype = saved.shape or file.shape, saved.dtype or file.dtype.str
+            fits, found = (file.shape, file.dtype.str) == (shape, dtype), f"{file.shape}, {file.dtype.str!r}"
+            require(fits, f"{argument}: shape, dtype", f"{shape}, {dtype!r}", f"{found}, as of {self.path.name}")
+            draws = torch.from_numpy(file)
+        if draws is not None:
+            fits = draws.ndim in (3, 4) and not draws.is_meta and draws.dtype == (self.dtype or draws.dtype)
+            got = f"draws of shape {tuple(draws.shape)}, {draws.dtype}, {draws.device}"
+            require(fits, argument, got, f"(draws, n, d) or (draws, n, chains, d), {self.dtype or 'of any dtype'}")
+            fits = 0 < count <= len(draws) if self.path else count == len(draws)
+            require(fits, f"{argument}: count", f"{count} of {len(draws)} draws", "as many as there are")
+            if diverging is not None:
+                kind, expected = (diverging.shape, diverging.dtype), ((count, *draws.shape[1:-1]), torch.bool)
+                require(kind == expected, f"{argument}: diverging", f"{tuple(kind[0])}, {kind[1]}", f"{expected}")
+            if self.path is None:
+                draws = with_room(max(self.capacity or 0, count), draws.detach().to(self.device or draws.device))
+            self._diverging = None if diverging is None else with_room(len(draws), diverging.to(draws.device))
+            self._file, self._buffer = file, draws
         else:
-            self._allocate(max(self.capacity or 0, self.count), state["samples"][0])
-            self.samples.copy_(state["samples"])
+            require(count == 0, argument, "no draws", "draws, or path= of the file that keeps them")
+        self.count = count
 
 
 class Collector:
@@ -169,6 +245,9 @@ class Collector:
 
     Steps are counted over all calls of :meth:`run`, so run(5) twice equals run(10), also if another process continues
     from :meth:`state_dict`; bit for bit if the sampler's own state allows it.
+
+    At its end, a run tells by a UserWarning how many draws are not finite, and where, or else how many transitions
+    diverged after the burn-in, by a sampler's ``divergences``: the number so far in each chain, (n, [chains]) int64.
 
     Args:
         sampler: see :class:`Sampler`.
@@ -201,6 +280,7 @@ class Collector:
         self.sampler, self.burn_in, self.thinning, self.progress = sampler, burn_in, thinning, progress
         self.sinks: list[Sink] = [into] if isinstance(into, Sink) else list(into)
         self.num_steps = 0
+        self.monitor = DrawMonitor(sampler)
         self.threads, self.fastest_threads = FastestThreads(), fastest_threads
         self._on_cpu = False  # until a state shows it
         if fastest_threads:
@@ -208,7 +288,17 @@ class Collector:
 
     def run(self, num_samples: int) -> None:
         """Draw ``num_samples`` more, after what is left of the burn-in."""
+        self._run(num_samples)
+
+    def _run(self, num_samples: int) -> None:
         require(num_samples >= 0, "ald_ext.samplers.Collector: num_samples", num_samples, "an integer >= 0")
+        adapting, left = getattr(self.sampler, "adaptation_steps_left", 0), self.burn_in - self.num_steps
+        if left < adapting and num_samples > 0:
+            warnings.warn(
+                f"ald_ext.samplers.Collector: burn_in: {left} steps are left, but the sampler adapts for {adapting} "
+                f"more, in which its states are no samples: pass burn_in={self.burn_in + adapting - left} or more",
+                stacklevel=3,  # the line that calls run or collect
+            )
         for sink in self.sinks:
             sink.reserve(num_samples)
         # A run ends right after a draw, or, if it was interrupted, somewhere between two.
@@ -217,8 +307,11 @@ class Collector:
         with self.threads.in_use():
             for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):
                 self._step()
+        self.monitor.tell("Collector", stacklevel=4)  # the line that calls run or collect
 
     def _step(self) -> None:
+        if self.num_steps >= self.burn_in:
+            self.monitor.start()
         if self.fastest_threads and self._on_cpu and self.threads.due:
             sampler: Any = self.sampler
             kept = copy.deepcopy(sampler.state_dict())
@@ -229,8 +322,9 @@ class Collector:
         self.num_steps += 1
         after_burn_in = self.num_steps - self.burn_in
         if after_burn_in > 0 and after_burn_in % self.thinning == 0:
+            diverging = self.monitor.take(state)
             for sink in self.sinks:
-                sink.append(state)
+                sink.append(state, diverging) if isinstance(sink, SampleStorage) else sink.append(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of sampler, sinks and counters. TypeError if the sampler cannot be resumed."""
@@ -240,6 +334,7 @@ class Collector:
             "threads": self.threads.number,
             "burn_in": self.burn_in,
             "thinning": self.thinning,
+            "monitor": self.monitor.state_dict(),
             "sampler": self.sampler.state_dict(),  # type: ignore[attr-defined]
             "sinks": [sink.state_dict() for sink in self.sinks],
         }
@@ -247,17 +342,21 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`. ValueError for another burn-in, thinning or number of sinks."""
         self._check_resumable()
-        saved = (state["burn_in"], state["thinning"], len(state["sinks"]))
+        argument = "ald_ext.samplers.Collector: state"
+        saved = from_dict(CollectorState, state, argument)
+        options = (saved.burn_in, saved.thinning, len(saved.sinks))
         expected = (self.burn_in, self.thinning, len(self.sinks))
-        got = f"(burn_in, thinning, number of sinks) = {saved}"
-        require(saved == expected, "ald_ext.samplers.Collector: state", got, f"{expected}")
-        self.num_steps, self.threads.number = state["num_steps"], state.get("threads")
+        got = f"(burn_in, thinning, number of sinks) = {options}"
+        require(options == expected, argument, got, f"{expected}")
         # A sampler may compute something anew from its state, whose last bits depend on the number, too.
         most = torch.get_num_threads()
-        with number_of_threads(min(self.threads.number or most, most)):
-            self.sampler.load_state_dict(state["sampler"])  # type: ignore[attr-defined]
-        for sink, sink_state in zip(self.sinks, state["sinks"], strict=True):
+        with number_of_threads(min(saved.threads or most, most)):
+            self.sampler.load_state_dict(saved.sampler)  # type: ignore[attr-defined]
+        for sink, sink_state in zip(self.sinks, saved.sinks, strict=True):
             sink.load_state_dict(sink_state)
+        if saved.monitor is not None:
+            self.monitor.load_state_dict(saved.monitor)
+        self.num_steps, self.threads.number = saved.num_steps, saved.threads
 
     def _check_resumable(self) -> None:
         if not (hasattr(self.sampler, "state_dict") and hasattr(self.sampler, "load_state_dict")):
@@ -286,5 +385,5 @@ def collect(
         ``into``, or without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
     """
     storage = SampleStorage()
-    Collector(sampler, into=storage if into is None else into, **options).run(num_samples)
+    Collector(sampler, into=storage if into is None else into, **options)._run(num_samples)
     return storage.samples if into is None else into

@@ -15,6 +15,7 @@ Note [Noise of datapoint samplers]
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from .. import ops, reference
 from ..settings import require
 from .potential import Potential, potential_and_gradient
+from .transforms import TransformedPotential
 
 
 class DatapointSampler(ABC):
@@ -34,7 +36,8 @@ class DatapointSampler(ABC):
         x: data (n, ...); or None for a target without data, in which case the potential is called with None. Where
             there are chains, a copy with a row for each of them is kept.
         z: initial states (n, d) or (n, chains, d), float32 or float64, which are copied. Everything runs on their
-            device.
+            device. Chains of one target are (1, chains, d): states (n, d) with n > 1 count as n data with a chain
+            each, whose chains nothing compares, which without x is told by a UserWarning.
         temperature: T of the target exp(-U(x, z) / T). The attribute may be set between steps, to anneal.
         seed: seed of the noise, 0 ≤ seed < 2^63; None draws one from torch's default generator.
         index: index of each datum in its data set, (n,) int64, 0 ≤ index < 2^44, which keys the noise (Note [Noise of
@@ -52,6 +55,9 @@ class DatapointSampler(ABC):
     #: D in Note [Noise of datapoint samplers].
     draws_per_step: ClassVar[int]
 
+    #: Whether proposals outside of a prior's support are rejected.
+    rejects: ClassVar[bool] = False
+
     def __init__(
         self,
         potential: Potential,
@@ -66,10 +72,20 @@ class DatapointSampler(ABC):
         self._require(z.dim() in (2, 3), "z", f"shape {tuple(z.shape)}", "(n, d) or (n, chains, d)")
         floats = (torch.float32, torch.float64)
         self._require(z.dtype in floats, "z", f"dtype {z.dtype}", "torch.float32 or torch.float64")
+        if x is None and z.dim() == 2 and len(z) > 1:
+            warnings.warn(
+                f"ald_ext.samplers.{type(self).__name__}: z: shape {tuple(z.shape)} without x counts as {len(z)} data "
+                f"with a chain each, which nothing compares; for {len(z)} chains of one target pass z[None], shape "
+                f"{(1, *z.shape)}, and for data without x z[:, None]",
+                stacklevel=1 + sum("__init__" in vars(cls) for cls in type(self).__mro__[:-1]),  # the caller's line
+            )
         if x is not None:
             fits = x.dim() > 0 and len(x) == len(z)
             self._require(fits, "x", f"shape {tuple(x.shape)}", f"({len(z)}, ...), one row for each of z")
         self._check_number("temperature", temperature, may_be_zero=True)
+        if isinstance(potential, TransformedPotential):
+            expected = f"{potential.temperature}, that of the TransformedPotential"
+            self._require(temperature == potential.temperature, "temperature", temperature, expected)
         self.potential = potential
         self.temperature = float(temperature)
         self.seed = self._checked_seed(seed)
@@ -84,6 +100,16 @@ class DatapointSampler(ABC):
     def z(self) -> Tensor:
         """The current states, in the shape of the initial ones. Later steps do not overwrite them; nor should you."""
         return self._z.detach()
+
+    @property
+    def inverse_mass_matrix(self) -> Tensor | None:
+        """None, which stands for the identity; only samplers with a Metropolis-Hastings test can have another."""
+        return None
+
+    @property
+    def divergences(self) -> Tensor:
+        """1 where a chain's state has become NaN or infinite, as at too large a step size: int64, (n, [chains])."""
+        return (~self._z.isfinite()).any(-1).long()
 
     def start_after(self, step_count: int) -> None:
         """Count, and so key the noise, as if ``step_count`` steps had been made: for a sampler that is made anew.
@@ -112,7 +138,9 @@ class DatapointSampler(ABC):
             ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
         """
         earlier_names = {"data": "index", "momentum": "momenta"}
-        state_dict = {earlier_names.get(name, name): value for name, value in state_dict.items()}
+        not_saved_earlier = {"first_chain": self.first_chain, "divergences": torch.zeros_like(self.divergences)}
+        named = {earlier_names.get(name, name): value for name, value in state_dict.items()}
+        state_dict = {**not_saved_earlier, **named}
         expected = {"index": self.index, **self._tensors()}
         for name in ("seed", "step_count", *expected):
             self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
@@ -121,7 +149,7 @@ class DatapointSampler(ABC):
             fits = saved.shape == tensor.shape and saved.dtype == tensor.dtype
             got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
             self._require(fits, "state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
-        first_chain = state_dict.get("first_chain", self.first_chain)  # which earlier versions did not save
+        first_chain = state_dict["first_chain"]
         got = f"first_chain={first_chain}, the state of other chains"
         self._require(first_chain == self.first_chain, "state_dict", got, f"{self.first_chain}")
         same = torch.equal(state_dict["index"].to(self.index.device), self.index)
@@ -146,7 +174,8 @@ class DatapointSampler(ABC):
 
     def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return U, one value for each chain, and ∇U in the shape of z."""
-        value, gradient = potential_and_gradient(self.potential, self._rows_of_x, z.flatten(0, -2))
+        rows = z.flatten(0, -2)
+        value, gradient = potential_and_gradient(self.potential, self._rows_of_x, rows, rejects=self.rejects)
         return value.view(z.shape[:-1]), gradient.reshape(z.shape).contiguous()
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:

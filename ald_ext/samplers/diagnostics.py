@@ -1,7 +1,8 @@
 """How good samples are: effective sample size, R-hat and Monte Carlo errors by arviz-stats; temperatures by identities.
 
-Samples are (draws, n, d) or (draws, n, chains, d): collection.py, Note [Shapes of samples]. arviz-stats loops over the
-n·d variables in Python, about a millisecond each; :class:`ald_ext.samplers.StreamingMoments` does not.
+Samples are (draws, n, d) or (draws, n, chains, d): collection.py, Note [Shapes of samples]; or the
+:class:`ald_ext.samplers.SampleStorage` that holds them. arviz-stats loops over the n·d variables in Python, about a
+millisecond each; :class:`ald_ext.samplers.StreamingMoments` does not.
 """
 
 from __future__ import annotations
@@ -11,26 +12,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..settings import require
+from .collection import SampleStorage
 from .equal_chains import check_chains_differ
+from .faults import UNMOVED, warn_of_chains, warn_of_lone_chains, warn_of_non_finite_draws
 from .potential import Potential
 
 #: A function of z (..., d): the gradient (..., d), or the Laplacian (...).
 Field = Callable[[Tensor], Tensor]
 
-ESS_METHODS = ("bulk", "tail", "mean", "sd", "median", "mad", "z_scale", "folded", "identity")
-R_HAT_METHODS = ("rank", "folded", "z_scale", "split", "identity")
-MCSE_METHODS = ("mean", "sd", "median")
+#: What arviz-stats can compute, by its functions.
+METHODS = {
+    "ess": ("bulk", "tail", "mean", "sd", "median", "mad", "z_scale", "folded", "identity"),
+    "rhat": ("rank", "folded", "z_scale", "split", "identity"),
+    "mcse": ("mean", "sd", "median"),
+}
 
 #: Number of batches: few, so that they are long and nearly independent whatever the autocorrelation.
 NUM_BATCHES = 30
 
 
-def with_chains(name: str, samples: Tensor) -> Tensor:
+def tensor_of(samples: Tensor | SampleStorage) -> Tensor:
+    """Return the draws themselves."""
+    return samples.samples if isinstance(samples, SampleStorage) else samples
+
+
+def with_chains(name: str, samples: Tensor | SampleStorage) -> Tensor:
     """Return samples as (draws, n, chains, d), detached. ValueError for another shape, or equal chains."""
+    samples = tensor_of(samples)
     fits, got = samples.ndim in (3, 4) and 0 not in samples.shape, f"shape {tuple(samples.shape)}"
     require(fits, f"ald_ext.samplers.{name}: samples", got, "(draws, n, d) or (draws, n, chains, d)")
     samples = samples.detach().unsqueeze(2) if samples.ndim == 3 else samples.detach()
@@ -38,27 +51,58 @@ def with_chains(name: str, samples: Tensor) -> Tensor:
     return samples
 
 
-def array_statistic(
-    name: str, function: str, samples: Tensor, method: str, methods: tuple[str, ...], **options: Any
-) -> Tensor:
-    """Return what a function of arviz-stats for plain arrays, which needs no xarray and no numba, gives for samples."""
-    owner = f"ald_ext.samplers.{name}"
-    require(method in methods, f"{owner}: method", repr(method), f"one of {', '.join(methods)}")
-    array = with_chains(name, samples)
+def examined_chains(name: str, samples: Tensor | SampleStorage, *, compared: bool, stacklevel: int) -> Tensor:
+    """Return :func:`with_chains` in float64 on the CPU, and warn of faults, and of lone chains to be compared."""
+    array, has_chains = with_chains(name, samples).double().cpu(), tensor_of(samples).ndim == 4
+    if compared and not has_chains:
+        warn_of_lone_chains(name, array.shape[1], stacklevel=stacklevel + 1)
+    bad = ~array.isfinite().all(-1)
+    warn_of_non_finite_draws(name, bad.sum(0), bad.int().argmax(0), len(array), stacklevel=stacklevel + 1)
+    warn_of_chains(name, UNMOVED, unmoved(array), stacklevel=stacklevel + 1)
+    return array
+
+
+def unmoved(array: Tensor) -> Tensor:
+    """Return which chains of (draws, n, chains, d) never moved in which variables that are finite, (n, chains, d)."""
+    return (array == array[0]).all(0) & array.isfinite().all(0).all(1, keepdim=True) & (len(array) >= 4)
+
+
+def array_statistic(name: str, function: str, array: Tensor, method: str) -> Tensor:
+    """Return what a function of arviz-stats gives for an array, by ald_ext.samplers.faults, Note [Faults of chains].
+
+    Its functions for plain arrays need no xarray and no numba.
+    """
     try:
         from arviz_stats.base import array_stats
     except ModuleNotFoundError as error:
-        raise ImportError(f"{owner}: needs arviz-stats: pip install 'ald_ext[diagnostics]'") from error
-    numbers, statistic = array.double().cpu().numpy(), getattr(array_stats, function)
-    values = statistic(numbers, chain_axis=2, draw_axis=0, method=method, **options)
-    return torch.as_tensor(values, dtype=torch.float64)
+        raise ImportError(f"ald_ext.samplers.{name}: needs arviz-stats: pip install 'ald_ext[diagnostics]'") from error
+    if function == "rhat" and array.shape[2] == 1:
+        half = len(array) // 2
+        array = torch.cat([array[:half], array[-half:]], 2)
+    options: dict[str, Any] = {"prob": 0.05} if method == "tail" else {}
+    with np.errstate(all="ignore"):  # it divides by the variance of chains that never moved
+        values = getattr(array_stats, function)(array.numpy(), chain_axis=2, draw_axis=0, method=method, **options)
+    result = torch.as_tensor(values, dtype=torch.float64)
+    result[unmoved(array).any(1)] = 0 if function == "ess" else math.inf
+    result[~array.isfinite().all(0).all(1)] = math.nan
+    return result
 
 
-def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
+def checked_statistic(name: str, function: str, samples: Tensor | SampleStorage, method: str) -> Tensor:
+    """Return :func:`array_statistic` of samples. ValueError for a method that arviz-stats does not have."""
+    methods = METHODS[function]
+    require(method in methods, f"ald_ext.samplers.{name}: method", repr(method), f"one of {', '.join(methods)}")
+    array = examined_chains(name, samples, compared=function == "rhat", stacklevel=4)
+    return array_statistic(name, function, array, method)
+
+
+def effective_sample_size(samples: Tensor | SampleStorage, method: str = "bulk") -> Tensor:
     """Return the effective sample size over draws and chains, (n, d) float64; NaN below four draws.
 
+    It is 0 where a chain never moved, and NaN where a draw is NaN or infinite; a UserWarning tells which.
+
     Args:
-        samples: (draws, n, d) or (draws, n, chains, d).
+        samples: (draws, n, d) or (draws, n, chains, d), or a storage of them.
         method: "bulk" (ranks, for location), "tail" (the worse of the 5% and 95% quantiles), "mean" (for the mean
             itself), or another of arviz-stats (Vehtari et al. 2021): sd, median, mad, z_scale, folded, identity.
 
@@ -66,52 +110,52 @@ def effective_sample_size(samples: Tensor, method: str = "bulk") -> Tensor:
         ValueError: another shape or method, or chains with equal draws, by the same noise by mistake.
         ImportError: arviz-stats is missing.
     """
-    tail = {"prob": 0.05} if method == "tail" else {}
-    return array_statistic("effective_sample_size", "ess", samples, method, ESS_METHODS, **tail)
+    return checked_statistic("effective_sample_size", "ess", samples, method)
 
 
-def r_hat(samples: Tensor, method: str = "rank") -> Tensor:
+def r_hat(samples: Tensor | SampleStorage, method: str = "rank") -> Tensor:
     """Return the potential scale reduction, (n, d) float64; below 1.01 where chains agree (Vehtari et al. 2021).
 
-    The two halves of a single chain count as chains.
+    The two halves of a single chain count as chains. It is infinite where a chain never moved, and NaN where a draw is
+    NaN or infinite; a UserWarning tells which, and also of several data without an axis of chains, (draws, n, d), which
+    might be meant as chains of one target.
 
     Args:
         samples: see :func:`effective_sample_size`, also for errors.
         method: "rank" (the worse of ranks and ranks of distances from the median), split, identity, z_scale, folded.
     """
-    array = with_chains("r_hat", samples)
-    if array.shape[2] == 1:
-        half = len(array) // 2
-        array = torch.cat([array[:half], array[-half:]], 2)
-    return array_statistic("r_hat", "rhat", array, method, R_HAT_METHODS)
+    return checked_statistic("r_hat", "rhat", samples, method)
 
 
-def monte_carlo_standard_error(samples: Tensor, method: str = "mean") -> Tensor:
+def monte_carlo_standard_error(samples: Tensor | SampleStorage, method: str = "mean") -> Tensor:
     """Return the standard error of the mean, sd or median of the samples, (n, d) float64.
+
+    It is infinite where a chain never moved, and NaN where a draw is NaN or infinite; a UserWarning tells which.
 
     Args:
         samples: see :func:`effective_sample_size`, also for errors.
         method: "mean", "sd" or "median".
     """
-    return array_statistic("monte_carlo_standard_error", "mcse", samples, method, MCSE_METHODS)
+    return checked_statistic("monte_carlo_standard_error", "mcse", samples, method)
 
 
-def summarize(samples: Tensor) -> dict[str, Tensor]:
+def summarize(samples: Tensor | SampleStorage) -> dict[str, Tensor]:
     """Return mean, sd, mcse (of the mean), ess_bulk, ess_tail and r_hat, each (n, d) float64.
 
+    Of a storage that knows of divergences, there are also "divergences", (n,) int64: the number of draws after one.
+
     Args:
-        samples: see :func:`effective_sample_size`, also for errors.
+        samples: see :func:`effective_sample_size` for errors, and :func:`r_hat` for warnings.
     """
-    array = with_chains("summarize", samples).double().cpu()
+    array = examined_chains("summarize", samples, compared=True, stacklevel=3)
     pooled = array.movedim(2, 1).flatten(0, 1)
-    return {
-        "mean": pooled.mean(0),
-        "sd": pooled.std(0),
-        "mcse": monte_carlo_standard_error(array),
-        "ess_bulk": effective_sample_size(array, "bulk"),
-        "ess_tail": effective_sample_size(array, "tail"),
-        "r_hat": r_hat(array),
-    }
+    table = {"mean": pooled.mean(0), "sd": pooled.std(0)}
+    statistics = {"mcse": ("mcse", "mean"), "ess_bulk": ("ess", "bulk"), "ess_tail": ("ess", "tail")}
+    for key, (function, method) in {**statistics, "r_hat": ("rhat", "rank")}.items():
+        table[key] = array_statistic("summarize", function, array, method)
+    if isinstance(samples, SampleStorage) and samples.diverging is not None:
+        table["divergences"] = samples.diverging.cpu().sum(0).reshape(array.shape[1], -1).sum(1)
+    return table
 
 
 # Temperatures

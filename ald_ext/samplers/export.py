@@ -14,6 +14,7 @@ from ..files import write_atomically
 from ..reference import compute_dtype
 from ..settings import require
 from ..version import __version__
+from .collection import SampleStorage
 from .diagnostics import with_chains
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def to_inference_data(
-    samples: Tensor,
+    samples: Tensor | SampleStorage,
     *,
     name: str = "z",
     sample_stats: Mapping[str, Tensor] | None = None,
@@ -30,7 +31,8 @@ def to_inference_data(
     """Return samples for ArviZ: a DataTree whose group "posterior" has the dimensions chain, draw, datum, latent.
 
     Args:
-        samples: (draws, n, d) or (draws, n, chains, d).
+        samples: (draws, n, d) or (draws, n, chains, d), or a storage of them. Where it knows whether draws come after a
+            divergence, that is "diverging" in the group "sample_stats".
         name: name of the variable.
         sample_stats: values of each draw, (draws, n) or (draws, n, chains), such as "acceptance_rate" or "lp"; they
             become the group "sample_stats", with the dimensions chain, draw, datum.
@@ -48,7 +50,9 @@ def to_inference_data(
         ) from error
     array = with_chains("to_inference_data", samples)
     groups, statistics = {"posterior": {name: chain_first(array)}}, {}
-    for key, values in (sample_stats or {}).items():
+    diverging = samples.diverging if isinstance(samples, SampleStorage) else None
+    known = {} if diverging is None else {"diverging": diverging}
+    for key, values in {**known, **(sample_stats or {})}.items():
         values = values.detach().unsqueeze(2) if values.ndim == 2 else values.detach()
         argument = f"ald_ext.samplers.to_inference_data: sample_stats: {key}"
         got, expected = f"shape {tuple(values.shape)}", f"{tuple(array.shape[:3])} (draws, n, chains)"
@@ -83,12 +87,12 @@ def storable(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value if isinstance(value, (int, float, str)) else str(value)
 
 
-def save_netcdf(path: Path | str, samples: Tensor, **options: Any) -> None:
-    """Write samples as netCDF, whole or not at all; arviz_base.convert_to_datatree and xarray.open_datatree read it.
+def save_netcdf(path: Path | str, samples: Tensor | SampleStorage, **options: Any) -> None:
+    """Write samples as netCDF, whole or not at all; xarray.open_datatree reads it, for ArviZ, too.
 
     Args:
         path: the file.
-        samples: (draws, n, d) or (draws, n, chains, d).
+        samples: see :func:`to_inference_data`.
         options: options of :func:`to_inference_data`.
 
     Raises:

@@ -150,6 +150,16 @@ class LastLayerALD(LastLayer):
         """The current Φ, (chains, d, F)."""
         return self.kernel.z.view(self._weight.shape)
 
+    @property
+    def divergences(self) -> Tensor:
+        """As the kernel counts them for each Φ: int64, (n, chains), the same for every datum."""
+        return self.kernel.divergences.expand(len(self.x), -1)
+
+    @property
+    def adaptation_steps_left(self) -> int:
+        """The number of steps in which the kernel still adapts, whose states are no samples."""
+        return getattr(self.kernel, "adaptation_steps_left", 0)
+
     def step(self) -> Tensor:
         """Make one transition of Φ and return the new samples of all data, (n, chains, d)."""
         self.kernel.step()
@@ -218,6 +228,7 @@ class LastLayerSGALD(LastLayer):
         self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, self.seed)
         self.batch = torch.arange(len(x))
         self.step_count, self._acceptances = 0, 0.0
+        self._divergences = torch.zeros(len(x), chains, dtype=torch.int64, device=self.design.device)
         require(transitions >= 1, f"{name}: transitions", transitions, ">= 1")
         anew = "the kernel is made anew for a minibatch"
         momenta = isinstance(kernel, type) and issubclass(kernel, UnderdampedLangevin)
@@ -233,6 +244,11 @@ class LastLayerSGALD(LastLayer):
         """The share of the kernels' proposals accepted so far; NaN for kernels without a test."""
         return self._acceptances / self.step_count if self.step_count else math.nan
 
+    @property
+    def divergences(self) -> Tensor:
+        """The number of the kernels' transitions so far that diverged: int64, (n, chains)."""
+        return self._divergences
+
     @torch.no_grad()
     def step(self) -> Tensor:
         """Make the transitions of one minibatch; return the samples of all data or of the minibatch, (…, chains, d)."""
@@ -244,6 +260,7 @@ class LastLayerSGALD(LastLayer):
         for _ in range(self.transitions):
             moved = kernel.step()
         self._acceptances += float(kernel.acceptance_rate.mean()) if isinstance(kernel, MetropolisSampler) else math.nan
+        self._divergences = self._divergences.index_add(0, self.batch.to(z.device), kernel.divergences)
         coefficients = torch.linalg.pinv(design @ design.T, hermitian=True) @ (moved - z).flatten(1)
         change = (design.T @ coefficients).view(-1, *z.shape[1:])
         self._weight = self._weight + change.permute(1, 2, 0)
@@ -257,6 +274,7 @@ class LastLayerSGALD(LastLayer):
             "step_count": self.step_count,
             "seed": self.seed,
             "acceptances": self._acceptances,
+            "divergences": self._divergences.clone(),
             "minibatches": self.minibatches.state_dict(),
         }
 
@@ -264,4 +282,5 @@ class LastLayerSGALD(LastLayer):
         """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
         self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
+        self._divergences = state.get("divergences", torch.zeros_like(self._divergences)).to(self._divergences)
         self.minibatches.load_state_dict(state["minibatches"])

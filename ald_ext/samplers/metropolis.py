@@ -18,6 +18,10 @@ TEST_DRAW, JITTER_DRAW = 1, 2
 #: γ, t₀ and κ of Hoffman & Gelman (2014), Section 3.2.1.
 SHRINKAGE, DELAY, AVERAGING_EXPONENT = 0.05, 10, 0.75
 
+#: Energy error in units of T from which on a proposal counts as diverged, and the scale from which on an adapted step
+#: counts as that of an improper target, as in Stan.
+MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
+
 
 class DualAveraging(NamedTuple):
     """Step sizes that adapt to a target acceptance, element by element (Hoffman & Gelman 2014, Eq. 6, Algorithm 5).
@@ -66,8 +70,8 @@ class ChainStates(NamedTuple):
 class MetropolisSampler(DatapointSampler):
     """Base of the samplers that accept or reject, so that they leave exp(-U/T) exactly invariant.
 
-    Each chain by itself accepts its proposal with probability min(1, r), and rejects one whose potential or r is NaN or
-    infinite. A rejected proposal leaves the state as it is, bit for bit.
+    Each chain by itself accepts its proposal with probability min(1, r), and rejects one whose state, potential or r is
+    NaN or infinite. A rejected proposal leaves the state as it is, bit for bit.
 
     The potential and its gradient at the current states are kept from step to step: call :meth:`refresh` if the
     potential has changed.
@@ -77,22 +81,33 @@ class MetropolisSampler(DatapointSampler):
         acceptance probability over the datum's chains is ``target_acceptance``; then it is fixed at its average. A
         chain that adapts is not a Markov chain of the right target: discard these samples.
 
+    Note [Divergences]
+        As in Stan, a transition diverges if log r < -1000, or if it is NaN or infinite: the step size is too large for
+        a part of the target, which the chain then avoids, or the proposal is outside of the support. Some during
+        adaptation do no harm. Later ones call for a smaller step size (a higher ``target_acceptance``), or for another
+        parametrization, such as a :class:`TransformedPotential`.
+
     Args:
         potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
         temperature: T > 0.
         inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
-            identity. The best choice is near the target's covariance.
+            identity. The best choice is near the target's covariance. The attribute may be set between steps.
         adapt_steps: number of steps of Note [Adaptation]; 0 keeps the step size.
         target_acceptance: a number between 0 and 1; None stands for the sampler's ``best_acceptance``.
 
     Raises:
         ValueError: an argument out of its range, shapes that do not fit, or initial states where the potential is not
-            finite.
+            finite; in the last step of adaptation, if step sizes grew so large that the target has to be improper.
     """
+
+    rejects: ClassVar = True
 
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
+
+    #: The step size from which on, after adaptation, the target counts as improper.
+    largest_step_size: ClassVar[float]
 
     def __init__(
         self,
@@ -117,14 +132,35 @@ class MetropolisSampler(DatapointSampler):
         in_range = 0 < self.target_acceptance < 1
         self._require(in_range, "target_acceptance", self.target_acceptance, "a number between 0 and 1")
         self._adaptation = DualAveraging.start(self._checked_step_size(step_size))
-        self._mass_factor = self._checked_mass_factor(inverse_mass_matrix)
+        self.inverse_mass_matrix = inverse_mass_matrix
         self._accepted = torch.zeros(z.shape[:-1], dtype=torch.int64, device=z.device)
+        self._divergences = torch.zeros_like(self._accepted)
         self.refresh()
 
     @property
     def step_size(self) -> Tensor:
         """The step size of each datum, (n,), of z's dtype."""
         return self._adaptation.step_size
+
+    @property
+    def inverse_mass_matrix(self) -> Tensor | None:
+        """M as it was given, (d,) or (d, d); None stands for the identity."""
+        return self._inverse_mass_matrix
+
+    @inverse_mass_matrix.setter
+    def inverse_mass_matrix(self, matrix: Tensor | None) -> None:
+        self._mass_factor = self._checked_mass_factor(matrix)
+        self._inverse_mass_matrix = None if matrix is None else matrix.detach().clone()
+
+    @property
+    def divergences(self) -> Tensor:
+        """The number of transitions so far that diverged, by Note [Divergences]: int64, (n,) or (n, chains)."""
+        return self._divergences
+
+    @property
+    def adaptation_steps_left(self) -> int:
+        """The number of steps that still adapt, whose states are no samples."""
+        return max(0, self.adapt_steps - self.step_count)
 
     @property
     def acceptance_rate(self) -> Tensor:
@@ -140,24 +176,36 @@ class MetropolisSampler(DatapointSampler):
 
     @abstractmethod
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
-        """Return the proposals, and log r of each, which is NaN or infinite where anything about a proposal is."""
+        """Return the proposals, and log r of each, which is NaN or infinite where their potential or gradient is."""
 
     def _advance(self, step: int) -> None:
         current = ChainStates(self._z, self._potential, self._gradient)
         proposal, log_ratio = self._propose(current, step)
         log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
-        accepted = log_ratio.isfinite() & (log_uniform < log_ratio)
+        finite = (log_ratio + proposal.z.sum(-1)).isfinite()  # both of them, by one test
+        log_ratio = torch.where(finite, log_ratio, -math.inf)
+        accepted = log_uniform < log_ratio
         if step <= self.adapt_steps:
-            probability = torch.where(log_ratio.isfinite(), log_ratio.clamp_max(0).exp(), 0).to(self._z.dtype)
+            probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
             mean = probability.flatten(1).mean(1) if probability.dim() > 1 else probability
             adapted = self._adaptation.update(mean, self.target_acceptance, step)
-            self._adaptation = adapted.frozen() if step == self.adapt_steps else adapted
+            self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
+        self._divergences = self._divergences + (log_ratio < -MAX_ENERGY_ERROR)
         self._potential = torch.where(accepted, proposal.potential, current.potential)
         accepted = accepted[..., None]
         self._gradient = torch.where(accepted, proposal.gradient, current.gradient)
         self._z = torch.where(accepted, proposal.z, current.z)
+
+    def _frozen(self, adaptation: DualAveraging) -> DualAveraging:
+        """Return the state after adaptation. ValueError if step sizes tell of an improper target."""
+        frozen = adaptation.frozen()
+        improper = int((frozen.step_size > self.largest_step_size).sum())
+        got = f"proposals accepted at any distance, by which {improper} of {len(self._z)} step sizes grew without bound"
+        expected = f"a proper target of scales below {MAX_SCALE:g}, perhaps in units of an inverse_mass_matrix"
+        self._require(not improper, "potential", got, expected)
+        return frozen
 
     def _step_size_of_chains(self) -> Tensor:
         """Return the step sizes in a shape that broadcasts with z."""
@@ -172,7 +220,7 @@ class MetropolisSampler(DatapointSampler):
 
     def _tensors(self) -> dict[str, Tensor]:
         adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}
-        return {**super()._tensors(), "accepted": self._accepted, **adaptation}
+        return {**super()._tensors(), "accepted": self._accepted, "divergences": self._divergences, **adaptation}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self._adaptation = DualAveraging(*(tensors.pop(f"adaptation.{name}") for name in DualAveraging._fields))
@@ -221,6 +269,7 @@ class MALA(MetropolisSampler):
 
     draws_per_step: ClassVar = 2
     best_acceptance: ClassVar = 0.574
+    largest_step_size: ClassVar = MAX_SCALE**2 / 2
 
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
         h, temperature = self._step_size_of_chains(), self.temperature
@@ -254,6 +303,7 @@ class HMC(MetropolisSampler):
 
     draws_per_step: ClassVar = 3
     best_acceptance: ClassVar = 0.8
+    largest_step_size: ClassVar = MAX_SCALE
 
     def __init__(
         self,

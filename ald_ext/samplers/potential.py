@@ -10,6 +10,9 @@ Note [Potentials, sums and means]
     - Each datum stands by itself: row r of the result depends on row r of x and z only.
     - The target of a datum at temperature T is exp(-U(x, z) / T). Datapoint samplers follow ∇_z U as it is, without a
       number of data. x is None where there is no datum (a prior, an energy).
+    - Where a prior has no density, U = +∞, and MALA and HMC reject such proposals. So they do outside of the support of
+      a distribution that is given as prior, which for other callers is a ValueError; every sampler can sample its
+      :class:`ald_ext.samplers.TransformedPotential`.
     - The potential of n data is Σ U_i. A minibatch of m of them estimates it by (n/m) Σ U_i, which is n times its mean.
     - So optimizers (:class:`ald_ext.SGLD`, :class:`ald_ext.PSGLD`), whose loss is a potential divided by ``num_data``,
       take the mean over the minibatch with ``num_data = n``. With parameters θ that have a prior of their own:
@@ -18,7 +21,9 @@ Note [Potentials, sums and means]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -30,11 +35,16 @@ from ..settings import require
 #: U(x, z): (batch, ...) or None, (batch, d) -> (batch,). Note [Potentials, sums and means].
 Potential = Callable[[Any, Tensor], Tensor]
 
+#: Whether the caller rejects states outside of a prior's support, so that they are no error.
+REJECTS: ContextVar[bool] = ContextVar("REJECTS", default=False)
+
 #: A distribution over z, or its log density as a function, (batch, d) -> (batch,).
 LogDensity = Distribution | Callable[[Tensor], Tensor]
 
 
-def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
+def potential_and_gradient(
+    potential: Potential, x: Tensor | None, z: Tensor, *, rejects: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return U(x, z), (batch,), and ∇_z U(x, z), (batch, d), detached and as they are, even if they are not finite.
 
     No parameter of the potential gets a gradient.
@@ -43,15 +53,21 @@ def potential_and_gradient(potential: Potential, x: Tensor | None, z: Tensor) ->
         potential: see Note [Potentials, sums and means].
         x: (batch, ...), or None.
         z: (batch, d).
+        rejects: whether z outside of the support of a prior has U = +∞, for callers that reject it.
 
     Raises:
         RuntimeError: the potential's shape is not (batch,), or no gradient for z comes out of it.
+        ValueError: z outside of the support of a prior, unless ``rejects``.
     """
-    with torch.enable_grad():
-        leaf = z.detach().requires_grad_()
-        value = _one_value_a_datum("potential_and_gradient", "potential", potential(x, leaf), leaf)
-        # Each row depends on its own datum only, so the gradient of the sum holds the gradients of all rows.
-        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    token = REJECTS.set(rejects)
+    try:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            value = _one_value_a_datum("potential_and_gradient", "potential", potential(x, leaf), leaf)
+            # Each row depends on its own datum only, so the gradient of the sum holds the gradients of all rows.
+            gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    finally:
+        REJECTS.reset(token)
     if gradient is None:
         raise RuntimeError(
             "ald_ext.samplers.potential_and_gradient: potential: got values through which no gradient reaches z, "
@@ -70,6 +86,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
 
     Raises:
         RuntimeError: in a call, if a term's shape is not (batch,).
+        ValueError: in a call, for z outside of the support of the prior, except by samplers that reject it.
     """
     prior = _log_density("posterior_potential", "log_prior", log_prior)
 
@@ -77,7 +94,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
         likelihood = _one_value_a_datum("posterior_potential", "log_likelihood", log_likelihood(x, z), z)
         return -prior(z) - likelihood
 
-    return potential
+    return _on_support("posterior_potential", log_prior, potential)
 
 
 def prior_potential(
@@ -91,7 +108,8 @@ def prior_potential(
         energy: the potential itself, (batch, d) -> (batch,), instead of log_prob.
 
     Raises:
-        ValueError: both or neither given.
+        ValueError: both or neither given; in a call, for z outside of the support of the distribution, except by
+            samplers that reject it.
         RuntimeError: in a call, if the shape is not (batch,).
     """
     if energy is not None and log_prob is None:
@@ -100,7 +118,17 @@ def prior_potential(
         got = "neither" if energy is None else "both"
         raise ValueError(f"ald_ext.samplers.prior_potential: log_prob, energy: got {got}, expected one of them")
     log_density = _log_density("prior_potential", "log_prob", log_prob)
-    return lambda _x, z: -log_density(z)
+    return _on_support("prior_potential", log_prob, lambda _x, z: -log_density(z))
+
+
+def potential_inside(potential: Potential, inside: Tensor, x: Any, z: Tensor) -> Tensor:
+    """Return U(x, z) of the rows that are ``inside``, and +∞ without a gradient of others, which U does not see."""
+    if inside.all():
+        return potential(x, z)
+    if not inside.any():
+        return 0 * z.sum(1) + math.inf
+    instead = z[inside.int().argmax()].detach()
+    return torch.where(inside, potential(x, torch.where(inside[:, None], z, instead)), math.inf)
 
 
 class GaussianPotential:
@@ -191,6 +219,28 @@ def _inverse(owner: str, name: str, matrix: Tensor, dimension: int) -> Tensor:
     return torch.cholesky_inverse(factor)
 
 
+def _on_support(owner: str, prior: LogDensity, potential: Potential) -> Potential:
+    """Return the potential with the prior's support, if it tells one: +∞ or an error outside."""
+    try:
+        support = prior.support if isinstance(prior, Distribution) else None
+    except NotImplementedError:  # a distribution of one's own
+        support = None
+    if support is None:
+        return potential
+
+    def on_support(x: Any, z: Tensor) -> Tensor:
+        inside = support.check(z)
+        inside = inside.all(1) if inside.dim() > 1 else inside
+        if not (REJECTS.get() or inside.all()):
+            outside = int((~inside & z.isfinite().all(1)).sum())  # NaN is no state, and comes as it is
+            expected = "all inside: MALA and HMC reject others, and a TransformedPotential has none"
+            got = f"{outside} of {len(z)} states outside of the prior's support, {support}"
+            require(not outside, f"ald_ext.samplers.{owner}: z", got, expected)
+        return potential_inside(potential, inside, x, z)
+
+    return on_support
+
+
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:
     """Return a log density as a function (batch, d) -> (batch,) that checks its shape."""
     if not isinstance(log_density, Distribution):
@@ -198,7 +248,9 @@ def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Te
 
     def summed(z: Tensor) -> Tensor:
         log_prob = log_density.log_prob(z)  # distributions of independent coordinates keep their dimensions
-        return _one_value_a_datum(owner, name, log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob, z)
+        value = log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
+        constant = z.requires_grad and not value.requires_grad  # as of Uniform, whose gradient is 0
+        return _one_value_a_datum(owner, name, value + 0 * z.sum(1) if constant else value, z)
 
     return summed
 

@@ -2,47 +2,95 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..moments import merge_mean_
-from ..settings import require
+from ..settings import from_dict, require
 from .collection import check_state_shape
 from .equal_chains import check_chains_differ
+from .faults import NON_FINITE, UNMOVED, warn_of_chains, warn_of_lone_chains, warn_of_short_batches
 
-#: What :meth:`StreamingMoments.state_dict` holds; the tensors are there from the first draw on.
-PLAIN_VALUES = ("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape")
-TENSORS = ("_mean", "_squares", "_batch_means", "_partial_sum")
+#: In Note [Doubling batches]: how many batches tell of their autocorrelation, and which of them have nearly none, in τ.
+FEWEST_BATCHES, LONG_BATCH = 32, 4
+
+
+@dataclass
+class MomentsState:
+    """What :meth:`StreamingMoments.state_dict` returns; the tensors are there from the first draw on."""
+
+    keeps_covariance: bool
+    num_batches: int
+    count: int
+    batch_size: int
+    _num_full: int
+    _num_partial: int
+    _shape: tuple[int, ...] | None = None
+    _mean: Tensor | None = None
+    _squares: Tensor | None = None
+    _batch_means: Tensor | None = None
+    _partial_sum: Tensor | None = None
+
+
+def autocorrelation_time(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return τ of (draws, n, chains, d), NaN below four draws, and the variance that it refers to, both (n, d).
+
+    They are those of arviz-stats' effective sample size for the mean, draws·chains/τ (Vehtari et al. 2021): with the
+    halves of all chains, W the mean of their variances, B the variance of their means, and γ_t their mean
+    autocovariances, the variance is γ_0 + B, and τ the sum of 1 - (W - γ_t)/(γ_0 + B) over t of both signs, by the
+    initial monotone sequence (Geyer 1992).
+    """
+    half = len(draws) // 2
+    chains = torch.cat([draws[:half], draws[-half:]], 2)
+    means = chains.mean(0)
+    if half < 2:
+        return torch.full_like(means[:, 0], math.nan), means.var(1)
+    spectrum = torch.fft.rfft(chains - means, 2 * half, dim=0).abs().square()
+    autocovariance = torch.fft.irfft(spectrum, 2 * half, dim=0)[:half].mean(2) / half
+    variance, within = autocovariance[0] + means.var(1), autocovariance[0] * half / (half - 1)
+    correlation = 1 - (within - autocovariance) / variance
+    correlation[0] = 1
+    num_pairs = max((half - 1) // 2, 1)
+    pairs = correlation[: 2 * num_pairs].unflatten(0, (num_pairs, 2))
+    sums = pairs.sum(1)
+    positive = (sums > 0).cumprod(0)
+    positive[-1] = 0
+    last_even = pairs[:, 0].gather(0, positive.sum(0)[None])[0].clamp_min(0)
+    return 2 * (sums.cummin(0).values * positive).sum(0) + last_even - 1, variance
 
 
 class StreamingMoments:
-    """Mean, variance, effective sample size, Monte Carlo error and split R-hat of every latent variable, in one pass.
+    """Mean, variance, effective sample size, Monte Carlo error and R-hat of every latent variable, in one pass.
 
     Moments are those of :func:`ald_ext.moments.merge_mean_`. All accumulators are float64, on the device of the draws;
     results are (n, d), over all chains.
 
     Note [Doubling batches]
-        Batch means of b consecutive draws estimate the variance of an average under autocorrelation: σ² ≈ b·var(batch
-        means). The length of a run need not be known: b begins at 1, and whenever ``num_batches`` batches are full they
-        are averaged in pairs, which doubles b. So there are always num_batches/2 to num_batches of them, and
-        b ≥ draws/num_batches. σ² is taken about the mean of all chains (replicated batch means, Argon & Andradóttir
-        2006), so that chains which disagree have a smaller effective sample size; but it never falls much below the
-        number of batches of all chains, so look at R-hat for disagreement. The relative standard error of σ² is about
-        √(2/(batches·chains)), 0.25 for one chain in the worst case; its bias is about -(autocorrelation time)/b. Memory
-        is num_batches float64 numbers for each latent variable and chain.
+        The length of a run need not be known: means of batches of b consecutive draws are kept, beginning with b = 1,
+        and whenever ``num_batches`` batches are full they are averaged in pairs, which doubles b. So there are always
+        num_batches/2 to num_batches of them. Up to num_batches draws these are the draws themselves, and the effective
+        sample size is that of arviz-stats for the mean. Later it is found from the batch means in the same way: with
+        their variance V, that of the draws S, and the autocorrelation time τ' of the batches, see
+        :func:`autocorrelation_time`, that of the draws is τ = bτ'V/S, of which t = bV/S leaves out what correlation is
+        left between batches. Where b ≥ 4t, that is little, and an estimate of τ' would only add noise: there,
+        τ = t + (t² - 1)/(2b), which is right for AR(1) chains. Its relative standard error is up to √(4/(num_batches·
+        chains)), 0.09 for 4 chains. Memory is num_batches float64 numbers for each latent variable and chain.
 
     Args:
         covariance: whether to keep the d x d covariances of each datum, too.
-        num_batches: largest number of batches in Note [Doubling batches]; even, ≥ 4.
+        num_batches: largest number of batches in Note [Doubling batches]; even, ≥ 4. With fewer than 64, results are
+            NaN where batches are still shorter than the autocorrelation time, which a UserWarning tells.
 
     Raises:
         ValueError: a draw of another shape, a bad num_batches, or R-hat, ESS or MCSE of chains with equal draws.
         RuntimeError: a result is asked for without draws.
     """
 
-    def __init__(self, *, covariance: bool = False, num_batches: int = 64) -> None:
+    def __init__(self, *, covariance: bool = False, num_batches: int = 128) -> None:
         fits = num_batches >= 4 and num_batches % 2 == 0
         require(fits, "ald_ext.samplers.StreamingMoments: num_batches", num_batches, "an even integer >= 4")
         self.keeps_covariance, self.num_batches = covariance, num_batches
@@ -98,10 +146,6 @@ class StreamingMoments:
         if self.count < least:
             raise RuntimeError(f"ald_ext.samplers.StreamingMoments: got {self.count} draws, expected {least} at least")
 
-    def _check_chains(self) -> None:
-        self._check_has_draws(4)
-        check_chains_differ("ald_ext.samplers.StreamingMoments", self._batch_means[: self._num_full])
-
     @property
     def num_chains(self) -> int:
         """The number of chains, 1 for draws (n, d)."""
@@ -146,46 +190,88 @@ class StreamingMoments:
         """The root of the variance, (n, d)."""
         return self.variance.sqrt()
 
-    def _long_run_variance(self) -> Tensor:
-        """Return σ² of Note [Doubling batches], (n, d): the variance of an average of m draws is σ²/m."""
-        self._check_chains()
-        means = self._batch_means[: self._num_full]
-        deviations = means - means.mean((0, 2), keepdim=True)
-        degrees = self._num_full * self.num_chains - 1
-        return self.batch_size * deviations.square().sum((0, 2)) / degrees
-
-    @property
-    def monte_carlo_standard_error(self) -> Tensor:
-        """The Monte Carlo standard error of the mean, (n, d)."""
-        return (self._long_run_variance() / (self.count * self.num_chains)).sqrt()
-
-    @property
-    def effective_sample_size(self) -> Tensor:
-        """The effective sample size for the mean, draws·chains·variance/σ², (n, d); draws·chains for a constant."""
-        total = self.count * self.num_chains
-        variance, long_run = self.variance, self._long_run_variance()
-        return torch.where(long_run > 0, total * variance / long_run, torch.full_like(variance, total))
-
-    @property
-    def r_hat(self) -> Tensor:
-        """The split R-hat, (n, d) (Gelman et al. 2013, without ranks): each chain's halves count as chains.
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """Return the mean of the variances of the halves of all chains, and the variance of their means, (n, d).
 
         The first half ends where a batch does. With an even number of full batches and none incomplete, as after
-        num_batches·2^k draws, the halves are equal and this is the textbook number; otherwise the second half is
-        longer, by two batches at most.
+        num_batches·2^k draws, the halves are equal; otherwise the second is longer, by two batches at most.
         """
-        self._check_chains()
         first_count = self._num_full // 2 * self.batch_size
         second_count = self.count - first_count
         first = self._batch_means[: self._num_full // 2].mean(0)
         second = (self.count * self._mean - first_count * first) / second_count
-        squares = self._squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else self._squares
         # A chain's squares about its mean are those within its halves, and those of the difference of the halves.
-        within = squares - first_count * second_count / self.count * (first - second).square()
-        within = within.mean(1) / (self.count - 2)
-        between = torch.cat([first, second], 1).var(1)
-        half = self.count / 2
-        return ((half - 1) / half + between / within).sqrt()
+        within = self._chain_squares() - first_count * second_count / self.count * (first - second).square()
+        return within.mean(1) / (self.count - 2), torch.cat([first, second], 1).var(1)
+
+    def _chain_squares(self) -> Tensor:
+        """Return the sum of squares about the mean of each chain, (n, chains, d)."""
+        return self._squares.diagonal(dim1=-2, dim2=-1) if self.keeps_covariance else self._squares
+
+    def _unmoved(self) -> Tensor:
+        """Return which chains never moved in which variables that are finite, (n, chains, d) bool."""
+        squares = self._chain_squares()
+        return (squares == 0) & squares.isfinite().all(1, keepdim=True)
+
+    def _examine(self, name: str, stacklevel: int) -> None:
+        """Raise an error for too few draws, or equal chains; warn of faults, ald_ext.samplers.faults."""
+        self._check_has_draws(4)
+        check_chains_differ("ald_ext.samplers.StreamingMoments", self._batch_means[: self._num_full])
+        for fault, where in ((NON_FINITE, ~self._chain_squares().isfinite()), (UNMOVED, self._unmoved())):
+            warn_of_chains(f"StreamingMoments.{name}", fault, where, stacklevel=stacklevel)
+
+    def _effective_sample_size(self, name: str) -> Tensor:
+        self._examine(name, stacklevel=5)
+        size, (within, between) = self.batch_size, self._halves()
+        time, variance_of_batches = autocorrelation_time(self._batch_means[: self._num_full])
+        naive = size * variance_of_batches / (within * (1 - 2 / self.count) + between)
+        long = (size >= LONG_BATCH * naive) & (size > 1)
+        time = torch.where(long, naive + (naive.square() - 1) / (2 * size), naive * time)
+        if size > 1 and self._num_full < FEWEST_BATCHES:
+            short = ~long & ~naive.isnan()
+            warn_of_short_batches(f"StreamingMoments.{name}", short, size, self.num_batches, stacklevel=4)
+            time = time.masked_fill(short, math.nan)
+        total = self.count * self.num_chains
+        return (total / time.clamp_min(1 / math.log10(total))).masked_fill(self._unmoved().any(1), 0)
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """The effective sample size for the mean, (n, d), by Note [Doubling batches].
+
+        It is 0 where a chain never moved, and NaN where a draw is NaN or infinite; a UserWarning tells which.
+        """
+        return self._effective_sample_size("effective_sample_size")
+
+    @property
+    def monte_carlo_standard_error(self) -> Tensor:
+        """The Monte Carlo standard error of the mean, (n, d), √(variance / effective sample size).
+
+        It is infinite where a chain never moved, and NaN where a draw is NaN or infinite; a UserWarning tells which.
+        """
+        size = self._effective_sample_size("monte_carlo_standard_error")
+        return (self.variance / size).sqrt().masked_fill(size == 0, math.inf)
+
+    @property
+    def r_hat(self) -> Tensor:
+        """R-hat, (n, d): the worse of that of the means of chains, split, and, for several chains, that of their scale.
+
+        The first is that of Gelman et al. (2013): each chain's halves count as chains. The second is the same for
+        |z - mean of the chain|, the halves together, with the mean σ√(2/π) and the variance σ²(1 - 2/π) of a normal
+        distribution whose standard deviation σ is the chain's. It notices, as folded ranks do, chains that agree in
+        their means only. R-hat is infinite where a chain never moved, and NaN where a draw is NaN or infinite; a
+        UserWarning tells which, and also of draws (n, d) of several data, which might be meant as chains of one target.
+        """
+        self._examine("r_hat", stacklevel=4)
+        assert self._shape is not None
+        if len(self._shape) == 2:
+            warn_of_lone_chains("StreamingMoments.r_hat", self._shape[0], stacklevel=3)
+        within, between = self._halves()
+        squared = 1 - 2 / self.count + between / within
+        if self.num_chains > 1:
+            scale = (self._chain_squares() / self.count).sqrt()
+            ratio = scale.var(1) / scale.square().mean(1)
+            squared = torch.maximum(squared, 1 - 1 / self.count + 2 / (math.pi - 2) * ratio)
+        return squared.sqrt().masked_fill(self._unmoved().any(1), math.inf)
 
     # Merging and saving
 
@@ -240,15 +326,34 @@ class StreamingMoments:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything, which load with weights_only=True."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in PLAIN_VALUES}
-        if self._shape is not None:
-            state |= {name: getattr(self, name).clone() for name in TENSORS}
-        return state
+        values = {field.name: getattr(self, field.name, None) for field in fields(MomentsState)}
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. ValueError if it was made with other options."""
-        for option in ("keeps_covariance", "num_batches"):
-            got, expected = state[option], getattr(self, option)
-            require(got == expected, "ald_ext.samplers.StreamingMoments: state", f"{option}={got}", f"{expected}")
-        for name, value in state.items():
-            setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
+        """Continue from :meth:`state_dict`, with its num_batches.
+
+        Raises:
+            ValueError: no such state, or one made with another ``covariance``. Nothing has changed then.
+        """
+        argument = "ald_ext.samplers.StreamingMoments: state"
+        saved = from_dict(MomentsState, state, argument)
+        got, expected = saved.keeps_covariance, self.keeps_covariance
+        require(got == expected, argument, f"keeps_covariance={got}", f"{expected}")
+        numbers = (saved.num_batches, saved.batch_size, saved.count, saved._num_full, saved._num_partial)
+        full = saved._num_full <= saved.num_batches and saved._num_full * saved.batch_size <= saved.count
+        fits = min(numbers) >= 0 and saved.num_batches >= 4 and saved.batch_size >= 1 and full
+        names = "(num_batches, batch_size, count, _num_full, _num_partial)"
+        require(fits, argument, f"{names} = {numbers}", "numbers of one run")
+        tensors: dict[str, Tensor] = {}
+        if (shape := saved._shape) is not None:
+            require(len(shape) in (2, 3), f"{argument}: _shape", shape, "(n, d) or (n, chains, d)")
+            chains = (shape[0], 1, shape[1]) if len(shape) == 2 else shape
+            squares = (*chains, shape[-1]) if expected else chains
+            shapes = {"_mean": chains, "_squares": squares, "_partial_sum": chains}
+            for name, due in {**shapes, "_batch_means": (saved.num_batches, *chains)}.items():
+                value = getattr(saved, name)
+                fits = value is not None and value.shape == due and value.dtype == torch.float64 and not value.is_meta
+                kind = None if value is None else f"shape {tuple(value.shape)}, {value.dtype}, {value.device}"
+                require(fits, f"{argument}: {name}", kind, f"shape {due}, torch.float64")
+                tensors[name] = value.detach().clone()
+        vars(self).update({**vars(saved), **tensors})

@@ -74,6 +74,7 @@ class Measured:
     history: list[dict[str, float]]
     seconds_after_epoch: list[float] = field(default_factory=list)
     threads_by_step: list[tuple[int, int]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -87,6 +88,7 @@ class Checkpoint(Measured, ModelFile):
     random_state: RandomState
     totals: Totals
     ensemble: EnsembleState
+    data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_values(self, "checkpoint")

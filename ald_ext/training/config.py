@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ..data.datasets import DATASETS
 from ..files import write_json
 from ..models import MODELS, ModelConfig, config_from_dict
+from ..models.likelihoods import LIKELIHOODS
 from ..settings import check_values, from_dict, parse_json, require, setting, shortened
 
 #: Default learning rate of PSGLD and of Adam.
@@ -19,12 +21,34 @@ DEFAULT_LR = 4e-3
 #: Epochs where none are given; fewer for models whose steps take many gradients.
 DEFAULT_EPOCHS, FEWER_EPOCHS = 80, {"abp": 20, "dlgm": 30}
 
+#: The part of a run's steps that are warm-up where none are given, and the most of them.
+WARM_UP_PART, LONGEST_WARM_UP = 10, 500
+
 #: Settings that do not change the result of a run.
 IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
     *("checkpoint_every", "tensorboard", "pictures_every"),
 }
-#: The settings that may change when a run is resumed. A change of any other would make it another run.
-RESUMABLE = {"epochs", "evaluate_every"} | IRRELEVANT
+#: The settings that may change when a run is resumed, as the schedule and the contents of the data are looked at by
+#: themselves. A change of any other makes it another run.
+RESUMABLE = {"epochs", "schedule_epochs", "evaluate_every", "divergence_limit", "dataset"} | IRRELEVANT
+#: The settings without which a checkpoint has no meaning, and so never change.
+FIXED = {"model", "batch_size", "network.shape", "network.num_data", "network.data"}
+
+#: Settings that are read only where another one has one of these values.
+READ_WHERE: dict[str, tuple[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("final_lr", "schedule_epochs"), ("schedule", ("cosine",))),
+    **dict.fromkeys(("decay_offset", "decay_exponent"), ("schedule", ("polynomial",))),
+    **dict.fromkeys(
+        ("temperature", "alpha", "eps", "momentum", "freeze_after", "ensemble_size", "ensemble_every"),
+        ("model", tuple(name for name, model in MODELS.items() if model.langevin)),
+    ),
+    "width": ("network", ("conv",)),
+    **dict.fromkeys(("hidden_units", "hidden_layers"), ("network", ("mlp",))),
+    **{name: ("likelihood", (kind,)) for kind, likelihood in LIKELIHOODS.items() for name in likelihood.settings},
+    "decoder_prior_scale": ("decoder_inference", ("bayes", "map")),
+    "sampler_inputs": ("prior_sampler", ("amortized",)),
+    **dict.fromkeys(("prior_steps", "prior_step_size"), ("prior_sampler", ("langevin",))),
+}
 
 
 @dataclass(frozen=True)
@@ -37,17 +61,19 @@ class TrainingConfig:
             no network; see :func:`ald_ext.data.load_dataset`.
         data_root: folder with the files of a data set that has a name.
         download: fetch files that are missing there.
-        epochs: passes over the training images; None stands for 80, or fewer for ABP and DLGM, whose steps take longer.
+        epochs: passes over the training images; None stands for 80, or for 20 with ABP and 30 with DLGM, whose steps
+            take longer.
         batch_size: number of images in a minibatch.
         lr: step size of PSGLD (lae, clae) or Adam (the others).
         schedule: course of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step;
             "polynomial", lr · (1 + t/b)^-γ after t steps (Welling & Teh 2011), which does not depend on the number of
             epochs.
+        schedule_epochs: epochs over which "cosine" goes down, after which lr stays; None stands for ``epochs``.
         final_lr: ratio of the last lr to the first with "cosine".
         decay_offset: offset b of "polynomial", in steps.
         decay_exponent: γ of "polynomial", 0.5 < γ <= 1.
-        warm_up: steps over which lr rises from 0. PSGLD's v begins at 0, so without it the first step would be
-            lr/√(1 - alpha) long for every parameter, whatever its gradient.
+        warm_up: steps over which lr rises from 0; None stands for a tenth of all, at most 500. PSGLD's v begins at 0,
+            so without it the first step would be lr/√(1 - alpha) long for every parameter, whatever its gradient.
         temperature: temperature T of PSGLD; 1 samples the posterior, 0 optimizes.
         alpha: decay of the mean v of squared gradients in PSGLD's preconditioner 1 / (√v + eps).
         eps: smallest denominator of PSGLD's preconditioner 1 / (√v + eps).
@@ -85,10 +111,11 @@ class TrainingConfig:
     batch_size: int = setting(25, at_least=1)
     lr: float = setting(DEFAULT_LR, above=0, below=math.inf)
     schedule: str = setting("cosine", choices=("constant", "cosine", "polynomial"))
+    schedule_epochs: int | None = setting(None, at_least=1)
     final_lr: float = setting(0.02, above=0, at_most=1)
     decay_offset: float = setting(1000.0, above=0)
     decay_exponent: float = setting(1.0, above=0.5, at_most=1)
-    warm_up: int = setting(500, at_least=0)
+    warm_up: int | None = setting(None, at_least=0)
     temperature: float = 1.0
     alpha: float = 0.99
     eps: float = 0.3
@@ -150,15 +177,53 @@ class TrainingConfig:
         """Write the settings to a JSON file."""
         write_json(path, self.to_dict())
 
-    def check_resumes(self, saved: TrainingConfig) -> None:
-        """Raise a ValueError if these settings are of another run than those of a checkpoint, ``saved``."""
+    def changes_of(self, saved: TrainingConfig, allowed: Collection[str] = ()) -> dict[str, list[Any]]:
+        """Return what differs from the settings of a checkpoint, before and now, by the setting's name.
+
+        Args:
+            saved: settings of the checkpoint.
+            allowed: names of settings that may differ although they make it another run.
+
+        Raises:
+            ValueError: a setting differs that may not.
+        """
         mine, theirs = flattened(self.to_dict()), flattened(saved.to_dict())
         shared = [name for name in mine if name in theirs and name not in RESUMABLE]  # all, if the model is the same
-        different = [name for name in shared if mine[name] != theirs[name]]
-        if different:
-            got = ", ".join(f"{name}={mine[name]!r}" for name in different)
-            expected = ", ".join(f"{name}={theirs[name]!r}" for name in different)
+        changes = {name: [theirs[name], mine[name]] for name in shared if mine[name] != theirs[name]}
+        refused = [name for name in changes if name in FIXED or name.removeprefix("network.") not in allowed]
+        if refused:
+            got, expected = (", ".join(f"{name}={changes[name][now]!r}" for name in refused) for now in (1, 0))
             raise ValueError(f"resume: the checkpoint is of another run: got {got}, expected {expected}")
+        return changes
+
+    def unread(self) -> dict[str, tuple[str, str]]:
+        """Return the settings that do nothing beside the others, by name: what they are given with, and go with."""
+        values = {**dataclasses.asdict(self.network), **self.to_dict(), "network": self.network.network}
+        found = {}
+        for name, (decider, readers) in READ_WHERE.items():
+            if name in values and values.get(decider, readers[0]) not in readers:
+                siblings = [other for other, where in READ_WHERE.items() if where[0] == decider]
+                own = [other for other in siblings if values[decider] in READ_WHERE[other][1]]
+                instead = f" ({values[decider]} reads {', '.join(own)})" if own else ""
+                expected = f"{decider} {' or '.join(readers)}, which reads it{instead}"
+                found[name] = f"it with {decider} {values[decider]}", expected
+        return found
+
+    def in_vain(self, *, own_networks: bool = False) -> str:
+        """Return which settings do nothing and are not their defaults, with what they go with; else an empty text.
+
+        Args:
+            own_networks: whether the model's networks are one's own, which may read any of its settings.
+        """
+        network = {} if own_networks else dataclasses.asdict(self.network)
+        values = {**dataclasses.asdict(self), **network}
+        defaults = {field.name: field.default for each in (self, self.network) for field in dataclasses.fields(each)}
+        passed_over = ("ensemble_size", "ensemble_every")  # which say how much of what some models have is kept
+        return "; ".join(
+            f"{name}: got {got}, expected {expected}"
+            for name, (got, expected) in self.unread().items()
+            if name in values and name not in passed_over and values[name] != defaults[name]
+        )
 
 
 def flattened(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import copy
 import platform
 import resource
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 
 from ..data import ImageData
-from ..files import remove_leftovers, write_atomically, write_json
+from ..files import FolderLock, remove_leftovers, write_atomically, write_json
 from ..models.saving import write_tensors
 from ..progress import progress_bar
+from ..settings import require
 from ..threads import FastestThreads
 from .checkpoints import load_checkpoint
 from .config import TrainingConfig
+from .divergence import TrainingDivergedError
 from .evaluation import (
     averaged_reconstruction_error,
     evaluating,
@@ -30,6 +33,7 @@ from .evaluation import (
 )
 from .interruption import TrainingInterrupted
 from .pictures import curves, grid, pair_up, save_picture
+from .ranks import Ranks
 from .run import MakeModel, Run, Totals, start_run
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.json", "config.json"
@@ -210,9 +214,10 @@ class Loop:
         write_atomically(folder / CURVES, lambda file: curves(run.history, run.config.model, file))
 
 
-def prepare(out: Path, config: TrainingConfig) -> None:
-    """Make a run's folder with its config.json, and remove what a killed run left."""
+def prepare(out: Path, config: TrainingConfig, lock: FolderLock) -> None:
+    """Make a run's folder with its config.json, and remove what a killed run left. BlockingIOError if one is alive."""
     out.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
     for name in FILES:
         remove_leftovers(out / name)
     config.save(out / CONFIG)
@@ -234,6 +239,7 @@ def train(
     data: ImageData | None = None,
     make_model: MakeModel | None = None,
     resume: bool = False,
+    changed: Collection[str] = (),
     overwrite: bool = False,
     progress: Progress = True,
 ) -> dict[str, Any]:
@@ -249,9 +255,12 @@ def train(
         make_model: function that makes the model of a ModelConfig, for networks of your own; ``config.model`` names its
             class.
         resume: continue from the checkpoint in ``out``, bit for bit as if the run had never stopped, if the numbers of
-            threads are the same (Note [Number of threads] in ald_ext.threads). The settings must be the checkpoint's
-            except for epochs, device, and what does not change the result. (The schedule "cosine" ends with the last
-            epoch, so with another number of epochs it is another schedule.)
+            threads are the same (Note [Number of threads] in ald_ext.threads). The training images must be the
+            checkpoint's, and so must the settings except for epochs, device, and what does not change the result. The
+            schedule "cosine" ends with the last epoch, so another number of epochs stretches it from here on, unless
+            ``schedule_epochs`` keeps its length.
+        changed: names of further settings that may differ from the checkpoint's, such as "lr" after a divergence or
+            "seed". The run is then another one from here on; metrics.json keeps each change with its step.
         overwrite: begin again where ``out`` holds a checkpoint.
         progress: whether to show a progress bar; or a function that is called with the number of images of every step,
             and first with the number of those that were done before.
@@ -261,13 +270,15 @@ def train(
 
     Raises:
         FileExistsError: ``out`` holds a checkpoint, and neither ``resume`` nor ``overwrite`` is given.
+        BlockingIOError: another process is training in ``out``.
         FileNotFoundError: no checkpoint to resume from, or no data.
         ValueError: settings that are bad or do not fit the data, or the checkpoint of another run.
         OSError: ``out`` cannot be written to, or the disk is full; an earlier checkpoint is as it was.
         ConnectionError: another process of the group failed, or is gone.
-        TrainingDivergedError: the loss stopped being finite, or exploded.
+        TrainingDivergedError: the loss stopped being finite, or exploded; an earlier checkpoint is as it was.
         TrainingInterrupted: SIGINT or SIGTERM came; the checkpoint holds all that was done.
     """
+    require(str(out), "out", "''", "a folder")
     out = Path(out)
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not (resume or overwrite):
@@ -275,12 +286,29 @@ def train(
             f"out: {str(out)!r} holds a checkpoint already, expected a new folder, --resume to continue it or "
             "--overwrite to begin again"
         )
-    state = load_checkpoint(checkpoint) if resume else None
-    with random_state_kept():
-        run = start_run(config, data, make_model, state)
-        run.ranks.once(lambda: prepare(out, run.config))
+    if unread := config.in_vain(own_networks=make_model is not None):
+        warnings.warn(unread, stacklevel=2)
+    with random_state_kept(), contextlib.closing(FolderLock(out)) as lock:
+        Ranks().once(lock.acquire)
+        state = load_checkpoint(checkpoint) if resume else None
+        run = start_run(config, data, make_model, state, changed)
+        run.ranks.once(lambda: prepare(out, run.config, lock))
+        if state is not None and (told := run.news(state)):
+            warnings.warn(told, stacklevel=2)
+            run.ranks.once(
+                lambda: write_tensors(checkpoint, run.state())
+            )  # so that the next --resume keeps the changes
         with contextlib.closing(Loop(run, out, progress)) as loop, loop.threads.in_use():
-            loop.train()
+            try:
+                loop.train()
+            except TrainingDivergedError as error:
+                if not checkpoint.exists():
+                    raise
+                way_on = f"`ald-ext train --out {out} --resume --lr {config.lr / 4:g}`"
+                in_python = 'train(…, resume=True, changed={"lr"})'
+                raise TrainingDivergedError(
+                    f"{error} {way_on}, or {in_python}, goes on from the checkpoint."
+                ) from error
             return run.ranks.once(loop.finish)
 
 
@@ -304,6 +332,8 @@ def fit(
         TrainingInterrupted: SIGINT or SIGTERM came.
         ConnectionError: another process of the group failed, or is gone.
     """
+    if unread := config.in_vain(own_networks=make_model is not None):
+        warnings.warn(unread, stacklevel=2)
     with random_state_kept():
         run = start_run(config, data, make_model)
         loop = Loop(run, None, progress)
@@ -337,6 +367,7 @@ def measure(run: Run) -> dict[str, Any]:
         "why_not_captured": run.eager_because,
         "threads": torch.get_num_threads(),
         "threads_by_step": run.threads_by_step,
+        "changes": run.changes,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "history": run.history,
         "seconds_after_epoch": run.seconds_after_epoch,

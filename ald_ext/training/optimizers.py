@@ -6,7 +6,7 @@ import math
 from functools import partial
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..models import LatentVariableModel
 from ..optim import PSGLD
@@ -36,12 +36,12 @@ def make_optimizer(
     return optimizer
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
+def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LambdaLR:
     """Return the schedule of lr over ``num_steps`` steps, see :class:`TrainingConfig`."""
     final = config.final_lr if config.schedule == "cosine" else 1.0
 
     def factor(step: int) -> float:
-        warm_up = min((step + 1) / max(config.warm_up, 1), 1.0)
+        warm_up = min((step + 1) / max(config.warm_up or 0, 1), 1.0)
         if config.schedule == "polynomial":
             return warm_up * polynomial_decay(step, config.decay_offset, config.decay_exponent)
         progress = min(step / max(num_steps - 1, 1), 1.0)

@@ -109,7 +109,8 @@ class Ranks:
         if self.count == 1:
             return
         checksum = zlib.crc32(images[:COMPARED_IMAGES].numpy().tobytes())
-        facts = {**config.to_dict(), "device": "", "steps done": step}
+        of_a_machine = dict.fromkeys(("device", "dataset", "data_root"))
+        facts = {**config.to_dict(), **of_a_machine, "steps done": step}
         facts["training images"] = (tuple(images.shape), checksum)
         of_all: list[Any] = [None] * self.count
         self._collectively(dist.all_gather_object, of_all, facts)

@@ -142,6 +142,30 @@ class Trial:
             assert all(torch.equal(now["state"][key][entry], value) for entry, value in entries.items())
 
 
+@EVERY_KIND
+def test_options_that_change_between_steps(name: str) -> None:
+    """Options of the second group that are written to, in place too, count at the next step; bad ones are refused."""
+    trial = Trial(name, torch.device("cpu"))
+    group, noise = trial.optimizer.param_groups[1], {}
+    for temperature in (0.0, 1.0, torch.tensor(0.0, dtype=torch.float64)):
+        group["temperature"] = temperature
+        trial.optimizer.state.clear()  # SGHMC's momenta remember noise
+        before = trial.good[1].detach().clone()
+        trial.optimizer.step()
+        noise[float(temperature)] = (trial.good[1] - before).std().item()
+    assert noise[0.0] == pytest.approx(0, abs=1e-6)
+    assert noise[1.0] > 1e-3
+    group["temperature"].fill_(-1.0)
+    steps = [int(group["step"]) for group in trial.optimizer.param_groups]
+    params = [param.detach().clone() for param in trial.good]
+    with pytest.raises(ValueError, match=message(name, "temperature", "expected a finite number >= 0")):
+        trial.optimizer.step()
+    assert steps == [int(group["step"]) for group in trial.optimizer.param_groups]
+    assert all(map(torch.equal, params, trial.good))
+    group["temperature"] = 1.0
+    trial.optimizer.step()
+
+
 @pytest.fixture(params=FLAGS, ids=["fused", "foreach", "plain"])
 def flags(request: pytest.FixtureRequest) -> dict[str, bool]:
     return request.param

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from ald_ext.samplers import (
     Potential,
     RandomFourierFeatures,
     UnderdampedLangevin,
+    collect,
     prior_potential,
     sampler_from_encoder,
     tanh_network,
@@ -82,6 +84,35 @@ def test_recursion(batch_size: int | None, reduction: str) -> None:
         torch.testing.assert_close(network.weight.detach(), weight, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(samples, x @ weight.T, rtol=1e-12, atol=1e-12)
         assert not samples.requires_grad
+
+
+@pytest.mark.parametrize(("hidden", "ratio"), [(None, "0.33"), (3, "0.83"), (4, None)])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_few_parameters_are_told(batch_size: int | None, hidden: int | None, ratio: str | None) -> None:
+    """8, 12 + 8 or 16 + 10 parameters for 24 latent values, once."""
+    network: nn.Module = linear_network()
+    if hidden:
+        network = nn.Sequential(linear_network(outputs=hidden), nn.Tanh(), nn.Linear(hidden, LATENT_DIM, dtype=DOUBLE))
+    optimizer = SGLD(network.parameters(), lr=0.01, num_data=NUM_DATA)
+    sampler = AmortizedLangevin(network, make_potential(), make_data(), optimizer, batch_size=batch_size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sampler.step()
+        sampler.step()
+    told = f"latent values: the samples have {ratio} of the posterior's variance at most"
+    assert [told in str(each.message) for each in caught] == [True] * (ratio is not None)
+
+
+def test_the_ratio_that_few_parameters_reach() -> None:
+    """The bound that the warning tells is the exact value for a linear network."""
+    n = 40
+    torch.manual_seed(SEED)
+    x, network = torch.randn(n, 3, dtype=DOUBLE), linear_network(3)
+    optimizer = SGLD(network.parameters(), lr=0.1, num_data=n, seed=SEED)
+    target = GaussianPotential(torch.zeros(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE))
+    with pytest.warns(UserWarning, match="network: 6 parameters move 80 latent values: the samples have 0.075 of"):
+        draws = collect(AmortizedLangevin(network, target, x, optimizer), 1500, burn_in=100)
+    assert float(draws.var(0).mean()) == pytest.approx(6 / 80, rel=0.2)
 
 
 def test_reductions_of_psgld_differ_in_eps_only() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from command_line import run
+from corpus.metropolis_faults import FAULTS, RIGHT, MetropolisLangevin
 from torch import Tensor
 
 from ald_ext import PSGLD, SGLD
-from ald_ext.samplers import GaussianPotential
+from ald_ext.samplers import GaussianPotential, LangevinDynamics
 from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler
 from ald_ext.samplers.check.verdicts import deviation_shrinks, is_right, is_wrong
 
@@ -118,7 +119,6 @@ def test_psgld_with_a_frozen_preconditioner_is_right(temperature: float) -> None
                 ({"drift": 2.0}, 0.5, "noise too small by √2, drift too large by 2"),
                 ({"noise": 1 / NUM_DATA}, NUM_DATA**-2, "noise too small by num_data"),
                 ({"noise": NUM_DATA**-0.5}, 1 / NUM_DATA, "noise too small by √num_data"),
-                ({"noise": 0.0}, 0.0, "there is no noise"),
             )
         ),
     ],
@@ -131,6 +131,98 @@ def test_planted_faults(faults: dict[str, float], ratio: float, hint: str) -> No
     for measured, error in zip(report.runs[-1].variance_ratios, report.runs[-1].standard_errors, strict=True):
         # The discretization adds 7% in the stiffest direction, or the double of it.
         assert ratio - 5 * error <= measured <= 1.2 * ratio + 5 * error
+
+
+class SharedNoise(torch.optim.Optimizer):
+    """All parameters, or all chains, have the same noise."""
+
+    def __init__(self, params: Any, shared_by: str) -> None:
+        super().__init__(params, {"lr": 0.2})
+        self.shared_by = shared_by
+
+    def step(self) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        noise = torch.randn_like(group["params"][0])
+        if self.shared_by == "chains":
+            noise[:] = noise[:1].clone()
+        for param in group["params"]:
+            param.sub_(group["lr"] * param.grad).add_(noise, alpha=(2 * group["lr"] / NUM_DATA) ** 0.5)
+
+
+def test_noise_that_parameters_share() -> None:
+    report = check_optimizer(lambda params: SharedNoise(params, "parameters"), num_data=NUM_DATA, num_replicas=REPLICAS)
+    assert report.verdict == "wrong"
+    assert report.hints[0].endswith("or parameters share noise"), report
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: FaultySGLD(params, noise=0.0),
+        lambda params: SharedNoise(params, "chains"),
+        lambda params: SGLD(params, 0.2, num_data=NUM_DATA, temperature=0),
+        lambda params: torch.optim.SGD(params, lr=0.2),
+        lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9, weight_decay=0.1),
+        torch.optim.Adam,
+        torch.optim.AdamW,
+    ],
+)
+def test_without_noise(make: Any) -> None:
+    """At once, also where the step size is so small that nothing converges."""
+    report = check_optimizer(make, num_data=NUM_DATA, num_replicas=REPLICAS)
+    assert (report.verdict, report.runs[0].noiseless, len(report.runs)) == ("wrong", True, 1)
+    assert report.message == "no noise: chains that began at the same state are still together after 64 steps"
+    assert "this is an optimizer, not a sampler" in report.hints[0]
+
+
+@pytest.mark.parametrize("weight_decay", [0.02, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_weight_decay_is_a_prior(weight_decay: float, temperature: float) -> None:
+    """The posterior of its prior and the target as likelihood, with the exact variances in the report."""
+    options: dict[str, Any] = {"num_data": NUM_DATA, "temperature": temperature}
+    covariance = torch.diag(torch.tensor([0.5, 2.0]))
+    report = check_optimizer(
+        lambda params: SGLD(params, 0.05, weight_decay=weight_decay, **options),
+        covariance=covariance,
+        num_replicas=REPLICAS,
+        **options,
+    )
+    assert report.ok, report
+    expected = [temperature / (1 / variance + NUM_DATA * weight_decay) for variance in (0.5, 2.0)]
+    assert report.true_variances == pytest.approx(expected)
+    # One that forgets it in its drift is not.
+    forgetful = check_optimizer(
+        lambda params: FaultySGLD([{"params": params, "weight_decay": weight_decay}], temperature=temperature),
+        covariance=covariance,
+        num_replicas=REPLICAS,
+        **options,
+    )
+    assert forgetful.verdict == "wrong"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_a_metropolis_test(fault: str) -> None:
+    """Those that vanish with the step size count where a sampler is to be exact."""
+    report = check_sampler(
+        lambda potential, z: MetropolisLangevin(potential, z, FAULTS[fault]),
+        exact=True,
+        dimension=2,
+        num_replicas=REPLICAS,
+        max_steps=2000,
+    )
+    assert report.verdict == "wrong", report
+    assert report.hints[0].startswith("the Metropolis-Hastings test is skipped, inverted")
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_an_exact_sampler() -> None:
+    settings: dict[str, Any] = {"dimension": 2, "num_replicas": REPLICAS}
+    assert check_sampler(lambda potential, z: MetropolisLangevin(potential, z, RIGHT), exact=True, **settings).ok
+    unadjusted = lambda potential, z: LangevinDynamics(potential, None, z[None], step_size=0.05)  # noqa: E731
+    assert check_sampler(unadjusted, **settings).ok
+    report = check_sampler(unadjusted, exact=True, **settings)
+    assert report.message == "the variance is wrong at this step size, where that of an exact sampler is right"
+    assert check_sampler(unadjusted, exact=True, max_steps=64, **settings).verdict == "undecided"
 
 
 def test_noise_that_is_not_preconditioned() -> None:
@@ -159,6 +251,7 @@ def test_a_step_size_that_diverges_and_one_that_does_not_move() -> None:
     )
     assert still.verdict == "undecided"
     assert "not forgotten" in still.message
+    assert not still.runs[0].noiseless
 
 
 def test_a_sampler_of_ones_own() -> None:
@@ -275,7 +368,16 @@ def test_command_writes_a_report_and_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["torch.optim:SGD", "--option", "lr=0.2"], 1, "hint: there is no noise"),
+        (["torch.optim:SGD"], 1, "wrong: no noise"),
+        (["torch.optim:LBFGS"], 1, "name: got 'torch.optim:LBFGS', whose step needs closure, expected"),
+        (["sgld", "--option", "weight_decay=0.02"], 0, "right: "),
+        (
+            ["langevin", "--exact", "--option", "step_size=0.1"],
+            1,
+            "wrong: the variance is wrong at this step size, where that of an exact",
+        ),
+        (["langevin", "--max-steps", "64"], 1, "undecided: the chains have not forgotten"),
+        (["ald_ext.samplers:MALA", "--option", "step_size=0.3"], 0, "right: "),
         (["ald_ext.optim:SGLD", "--option", "lr=0.1"], 0, "right: "),
         (["sgld", "--option", "lr"], 1, "option: got 'lr', expected KEY=VALUE"),
         (["sgld", "--option", "colour=red"], 1, "option: "),

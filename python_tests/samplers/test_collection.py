@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from corpus.draw_files import DAMAGED, OTHER_FILES, STATES, npy
 from torch import Tensor
 
 from ald_ext import PSGLD, SGLD, threads
@@ -96,7 +98,7 @@ def test_several_sinks() -> None:
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, on_disk: bool) -> None:
     def make(name: str) -> tuple[Collector, SampleStorage, StreamingMoments]:
         path = tmp_path / f"{name}.npy" if on_disk else None
-        storage, moments = SampleStorage(100, path=path), StreamingMoments(num_batches=8)
+        storage, moments = SampleStorage(100, path=path), StreamingMoments(num_batches=64)
         return Collector(Langevin(), into=[storage, moments], burn_in=7, thinning=3), storage, moments
 
     whole, expected, expected_moments = make("whole")
@@ -123,6 +125,187 @@ def test_a_file_can_be_read_by_numpy(tmp_path: Path) -> None:
     assert array.shape == (5, 2, 3, 1)
     assert array.dtype == np.float16
     assert array[:, 1, 2, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+# ---- states and files that are damaged, or another run's ----
+
+
+def stored(draws: Tensor, path: Path | None = None, **options: Any) -> SampleStorage:
+    storage = SampleStorage(len(draws), path=path, **options)
+    for draw in draws:
+        storage.append(draw)
+    return storage
+
+
+def refused(storage: SampleStorage, state: dict[str, Any], message: str) -> None:
+    """In one short line, and the storage is as it was."""
+    before = storage.state_dict()
+    with pytest.raises(ValueError, match=message) as error:
+        storage.load_state_dict(state)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert storage.state_dict().keys() == before.keys()
+    assert len(storage) == before["count"]
+    assert before["samples"] is None or torch.equal(storage.samples, before["samples"])
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_damaged_states_are_refused(name: str) -> None:
+    changes, message = STATES[name]
+    state = stored(torch.randn(6, 2, 3, 4)).state_dict()
+    refused(stored(torch.randn(2, 1, 3)), {**state, **changes}, message)
+    refused(SampleStorage(), {**state, **changes}, message)
+    refused(SampleStorage(dtype=torch.float64), state, "got draws of .* torch.float32, cpu, expected .* torch.float64")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("name", [*DAMAGED, *OTHER_FILES])
+def test_damaged_files_are_refused(name: str, earlier: bool, tmp_path: Path) -> None:
+    """And never written to, by the state of an earlier version, which held neither shape nor dtype, either."""
+    path = tmp_path / "z.npy"
+    storage = stored(torch.randn(6, 2, 3, 4), path)
+    state = storage.state_dict()
+    content = npy(OTHER_FILES[name]) if name in OTHER_FILES else DAMAGED[name](path.read_bytes())
+    del storage
+    path.write_bytes(content)
+    if earlier:
+        state = {"count": 6, "samples": None}
+    if earlier and name in OTHER_FILES and name != "fewer rows":
+        SampleStorage(path=path).load_state_dict(state)  # which cannot be known
+    else:
+        refused(SampleStorage(path=path), state, "z.npy|state: count: got 6 of 3 draws")
+    assert path.read_bytes() == content
+
+
+def test_states_and_files_belong_together(tmp_path: Path) -> None:
+    draws = torch.randn(6, 2, 3, 4)
+    path = tmp_path / "z.npy"
+    in_file, in_memory = stored(draws, path).state_dict(), stored(draws).state_dict()
+    refused(SampleStorage(), in_file, "state: got no draws, expected draws, or path= of the file that keeps them")
+    refused(SampleStorage(path=path), in_memory, "state: got draws, expected only their number, as path= names")
+    refused(SampleStorage(path=path, dtype=torch.float64), in_file, "torch.float32, cpu, expected .* torch.float64")
+    with pytest.raises(FileNotFoundError):
+        SampleStorage(path=tmp_path / "none.npy").load_state_dict(in_file)
+    assert sorted(tmp_path.iterdir()) == [path]
+    for state in (in_file, {"count": 4, "samples": None}):
+        storage = SampleStorage(path=path)
+        storage.load_state_dict(state)
+        assert torch.equal(storage.samples, draws[: state["count"]])
+    storage = SampleStorage()
+    storage.load_state_dict({"count": 6, "samples": draws})  # as earlier versions wrote it
+    storage.append(draws[0])
+    assert torch.equal(storage.samples, torch.cat([draws, draws[:1]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": "5"}, "Collector: state: num_steps: got '5', expected int"),
+        ({"sinks": None}, "Collector: state: sinks: got None, expected list"),
+        ({"sinks": [7]}, "SampleStorage: state: got 7, expected an object"),
+        ({"monitor": {"num_draws": 3}}, "Collector: state: monitor: got no 'started', expected bool"),
+        ({"run": 1}, "Collector: state: got 'run', expected some of"),
+    ],
+)
+def test_damaged_states_of_runs_are_refused(changes: dict[str, Any], message: str) -> None:
+    collector = Collector(Langevin(), into=SampleStorage())
+    collector.run(3)
+    with pytest.raises(ValueError, match=message):
+        Collector(Langevin(), into=SampleStorage()).load_state_dict({**collector.state_dict(), **changes})
+
+
+# ---- what is wrong with draws ----
+
+
+class Diverging:
+    """Of 2 data with 3 chains: datum 1, chain 2 diverges at steps 2, 7 and 8, datum 0, chain 1 at 8."""
+
+    def __init__(self) -> None:
+        self.divergences = torch.zeros(2, 3, dtype=torch.int64)
+        self.count = 0
+
+    def step(self) -> Tensor:
+        self.count += 1
+        self.divergences[1, 2] += self.count in (2, 7, 8)
+        self.divergences[0, 1] += self.count == 8
+        return torch.full((2, 3, 4), float(self.count))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "divergences": self.divergences.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count, self.divergences = state["count"], state["divergences"].clone()
+
+
+def diverging_of(storage: SampleStorage) -> list[tuple[int, int, int]]:
+    assert storage.diverging is not None
+    assert storage.diverging.shape == (len(storage), 2, 3)
+    return [tuple(place) for place in storage.diverging.nonzero().tolist()]
+
+
+def test_divergences_are_stored_and_told() -> None:
+    """Those of the burn-in do not count; with thinning a draw has those of all steps since the one before."""
+    message = "Collector: 3 transitions diverged, in 2 of 6 chains, 2 of them in chain 2 of datum 1"
+    with pytest.warns(UserWarning, match=message) as told:
+        storage = collect(Diverging(), 10, into=SampleStorage(), burn_in=3)
+    assert [warning.filename for warning in told] == [__file__]
+    assert diverging_of(storage) == [(3, 1, 2), (4, 0, 1), (4, 1, 2)]
+    with pytest.warns(UserWarning, match="4 transitions diverged"):
+        storage = collect(Diverging(), 3, into=SampleStorage(1), thinning=4)
+    assert diverging_of(storage) == [(0, 1, 2), (1, 0, 1), (1, 1, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collect(Diverging(), 10, burn_in=8)
+        assert collect(Counter(2, 1), 3, into=SampleStorage()).diverging is None
+
+
+@pytest.mark.parametrize("first", [0, 1, 6])
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_divergences_of_a_resumed_run(first: int) -> None:
+    """The run is left off in the middle of the steps to a draw, too."""
+    whole = collect(Diverging(), 5, into=SampleStorage(), burn_in=1, thinning=3)
+    earlier = Collector(Diverging(), into=SampleStorage(), burn_in=1, thinning=3)
+    for _ in range(first):
+        earlier._step()
+    later, storage = Diverging(), SampleStorage()
+    collector = Collector(later, into=storage, burn_in=1, thinning=3)
+    collector.load_state_dict(earlier.state_dict())
+    collector.run(5 - len(storage))
+    assert torch.equal(storage.samples, whole.samples)
+    assert diverging_of(storage) == diverging_of(whole)
+
+
+def test_divergences_that_are_not_known_of_all_draws() -> None:
+    """After a state of an earlier version."""
+    storage = SampleStorage()
+    storage.load_state_dict({"count": 2, "samples": torch.zeros(2, 2, 3, 4)})
+    collect(Diverging(), 1, into=storage)
+    assert storage.diverging is None
+
+
+@pytest.mark.parametrize("kernel", [LangevinDynamics, UnderdampedLangevin])
+def test_draws_that_are_not_finite_are_told(kernel: Any) -> None:
+    """At much too large a step size, once for each run in which more chains become so."""
+    potential = GaussianPotential(torch.zeros(2), torch.eye(2))
+    sampler = kernel(potential, None, torch.ones(2, 3, 2), step_size=1e3, seed=0)
+    storage = SampleStorage()
+    collector = Collector(sampler, into=[storage, StreamingMoments()], burn_in=2)
+    with pytest.warns(UserWarning, match="not finite") as told:
+        collector.run(60)
+    bad = ~storage.samples.isfinite().all(-1)
+    draw = int(bad.flatten(1).any(1).nonzero()[0])
+    datum, chain = bad[draw].nonzero()[0].tolist()
+    expected = f"ald_ext.samplers.Collector: {int(bad.sum())} of 360 draws are not finite, in 6 of 6 chains, the first "
+    expected += f"of them draw {draw} of chain {chain} of datum {datum}: try a smaller step size"
+    assert [str(warning.message) for warning in told] == [expected]
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collector.run(5)
+    sampler = kernel(potential, None, torch.ones(2, 2), step_size=1e3, seed=0)
+    with pytest.warns(UserWarning, match=r"Collector: \d+ of 120 draws are not finite, in 2 of 2 chains") as told:
+        collect(sampler, 60)
+    assert told[-1].filename == __file__
 
 
 def test_memory_grows_and_files_do_not(tmp_path: Path) -> None:

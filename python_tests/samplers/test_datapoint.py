@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,10 @@ from ald_ext.samplers import (
     DatapointSampler,
     GaussianPotential,
     LangevinDynamics,
+    LastLayerALD,
     MetropolisSampler,
     UnderdampedLangevin,
+    collect,
 )
 from ald_ext.samplers.metropolis import DualAveraging
 
@@ -282,12 +285,13 @@ def test_states_that_do_not_fit(make: Make) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(name + message)):
             sampler.load_state_dict({**before, **change})
-    for missing in before.keys() - {"first_chain"}:
+    for missing in before.keys() - {"first_chain", "divergences"}:
         with pytest.raises(ValueError, match=re.escape(f"{name}got no entry '{missing}'")):
             sampler.load_state_dict({key: value for key, value in before.items() if key != missing})
-    # Of earlier versions, which named some entries otherwise and lacked one.
+    # Of earlier versions, which named some entries otherwise and lacked two.
     earlier = {{"index": "data", "momenta": "momentum"}.get(key, key): value for key, value in before.items()}
     del earlier["first_chain"]
+    earlier.pop("divergences", None)
     sampler.load_state_dict(earlier)
     after = sampler.state_dict()
     assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(before[key])) for key in before)
@@ -431,6 +435,140 @@ def test_gradients_that_are_not_finite_are_rejected(sampler: type[MetropolisSamp
     assert float(chains.acceptance_rate.mean()) > 0.5
 
 
+@pytest.mark.parametrize(("sampler", "options"), METROPOLIS)
+def test_divergences_are_counted(sampler: type[MetropolisSampler], options: dict[str, Any]) -> None:
+    """Of the datum whose scale is too small for the step, and not of the other, through a checkpoint, too."""
+    scale = torch.tensor([1e-3, 1.0], dtype=torch.float64)
+
+    def scaled(x: Tensor, z: Tensor) -> Tensor:
+        return (z / x[:, None]).square().sum(1) / 2
+
+    def make() -> MetropolisSampler:
+        return sampler(scaled, scale, torch.ones(2, 3, 2).double() * 1e-3, step_size=0.5, seed=SEED, **options)
+
+    chains = make()
+    run(chains, 4)
+    resumed = make()
+    resumed.load_state_dict(chains.state_dict())
+    run(resumed, 4)
+    assert resumed.divergences.dtype == torch.int64
+    assert resumed.divergences.tolist() == [[8, 8, 8], [0, 0, 0]]
+    assert torch.equal(resumed.z[0], torch.full((3, 2), 1e-3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("sampler", "options"), METROPOLIS)
+@pytest.mark.parametrize(("drop", "divergences"), [(999.0, 0), (1001.0, 1), (-1001.0, 0), (math.inf, 1)])
+def test_what_counts_as_a_divergence(
+    sampler: type[MetropolisSampler], options: dict[str, Any], drop: float, divergences: int
+) -> None:
+    """An energy error above 1000 T, as Stan has it: not one that is below -1000."""
+
+    def step_down(x: None, z: Tensor) -> Tensor:
+        return torch.where((z == 0).all(1), 0.0, 2 * drop) + 0 * z.sum(1)
+
+    chains = sampler(step_down, None, torch.zeros(1, 2, 1), step_size=0.1, temperature=2.0, seed=SEED, **options)
+    chains.step()
+    assert chains.divergences.tolist() == [[divergences] * 2]
+
+
+@pytest.mark.parametrize("sampler", [LangevinDynamics, UnderdampedLangevin])
+def test_chains_that_overflow_count_as_diverged(sampler: type[DatapointSampler]) -> None:
+    x, z = torch.tensor([100.0, 0.1]), torch.ones(2, 3, 2)
+    chains = sampler(lambda x, z: x * z.square().sum(1), x, z, step_size=0.9, seed=SEED)
+    assert chains.divergences.tolist() == [[0, 0, 0], [0, 0, 0]]
+    run(chains, 200)
+    assert chains.divergences.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert not chains.z[0].isfinite().any()
+
+
+@pytest.mark.parametrize(("sampler", "options"), METROPOLIS)
+def test_an_improper_target_is_told(sampler: type[MetropolisSampler], options: dict[str, Any]) -> None:
+    """It is accepted at any distance; one that is only wide is adapted to, and infinite states are rejected."""
+
+    def flat_for_some(x: Tensor, z: Tensor) -> Tensor:
+        return x * z.square().sum(1)
+
+    x, z = torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, 4, 2)
+    arguments: dict[str, Any] = {"adapt_steps": 60, "seed": SEED, **options}
+    improper = sampler(flat_for_some, x, z, step_size=0.1, **arguments)
+    run(improper, 59)
+    message = (
+        "potential: got proposals accepted at any distance, by which 2 of 3 step sizes grew without bound, expected"
+    )
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            improper.step()
+    assert improper.step_count == 59
+    arguments["adapt_steps"] = 200
+    wide = sampler(flat_for_some, torch.full((3,), 1e-12), z, step_size=0.1, **arguments)
+    run(wide, 200)
+    assert (wide.step_size > 1e3).all()
+    infinite = sampler(flat_for_some, torch.zeros(3), z, step_size=1e38, seed=SEED, **options)
+    infinite._adaptation = infinite._adaptation._replace(step_size=torch.full((3,), math.inf))
+    run(infinite, 3)
+    assert torch.equal(infinite.z, z)
+    assert (infinite.divergences == 3).all()
+
+
+@pytest.mark.parametrize("kind", ["identity", "diagonal", "dense"])
+@pytest.mark.parametrize(("sampler", "options"), METROPOLIS)
+def test_the_inverse_mass_matrix_can_be_set(
+    sampler: type[MetropolisSampler], options: dict[str, Any], kind: str
+) -> None:
+    x, z = data_and_states(5, 2)
+    matrix, _ = metric(kind, torch.device("cpu"))
+    arguments = {"step_size": 0.3, "seed": SEED, **options}
+    expected = run(sampler(potential, x, z, inverse_mass_matrix=matrix, **arguments), 5)
+    chains = sampler(potential, x, z, inverse_mass_matrix=torch.ones(3), **arguments)
+    chains.inverse_mass_matrix = matrix
+    assert torch.equal(run(chains, 5), expected)
+    with pytest.raises(ValueError, match=r"inverse_mass_matrix: got shape \(4,\), expected \(3,\) or \(3, 3\)"):
+        chains.inverse_mass_matrix = torch.ones(4)
+    kept = chains.inverse_mass_matrix
+    assert kept is None if matrix is None else torch.equal(kept, matrix)
+
+
+@pytest.mark.parametrize("name", ["ula", "underdamped"])
+def test_an_inverse_mass_matrix_is_not_ignored(name: str) -> None:
+    sampler, options = SAMPLERS[name]
+    with pytest.raises(AttributeError, match="inverse_mass_matrix"):
+        sampler(potential, *data_and_states(5, 2), **options).inverse_mass_matrix = torch.ones(3)
+
+
+@pytest.mark.parametrize(("burn_in", "steps_before"), [(0, 0), (9, 0), (4, 5), (10, 0), (5, 5), (0, 10)])
+def test_draws_of_a_sampler_that_still_adapts_are_told(burn_in: int, steps_before: int) -> None:
+    x, z = data_and_states(2, 2)
+    features = torch.nn.Identity()
+    for chains in (
+        MALA(potential, x, z, step_size=0.1, adapt_steps=10),
+        LastLayerALD(features, potential, x, 3, kernel=HMC, step_size=0.1, num_leapfrog_steps=1, adapt_steps=10),
+    ):
+        for _ in range(steps_before):
+            chains.step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            collect(chains, 1, burn_in=burn_in)
+        told = f"burn_in: {burn_in} steps are left, but the sampler adapts for {10 - steps_before} more"
+        assert [told in str(each.message) for each in caught] == [True] * (burn_in + steps_before < 10)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    ("shape", "data", "told"),
+    [((4, 3), False, True), ((4, 3), True, False), ((1, 3), False, False), ((1, 4, 3), False, False)],
+)
+def test_chains_that_may_be_taken_for_data_are_told(name: str, shape: tuple[int, ...], data: bool, told: bool) -> None:
+    """At the caller's line, for any depth of constructors."""
+    sampler, options = SAMPLERS[name]
+    x = torch.zeros(len(torch.empty(shape)), 3) if data else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sampler(lambda _x, z: z.square().sum(1), x, torch.zeros(shape), **options)
+    message = "z: shape (4, 3) without x counts as 4 data with a chain each, which nothing compares"
+    assert [message in str(each.message) for each in caught] == [True] * told
+    assert all(each.filename == __file__ for each in caught)
+
+
 @pytest.mark.parametrize(
     ("sampler", "options", "target"),
     [
@@ -519,6 +657,7 @@ GAUSSIAN = GaussianPotential(torch.zeros(2), torch.eye(2))
         (HMC, Z, {"num_leapfrog_steps": 1, "jitter": 1.0}, "jitter: got 1.0, expected 0 <= jitter < 1"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*counts as 4 data")
 def test_errors(sampler: type[DatapointSampler], z: Tensor, options: dict[str, Any], message: str) -> None:
     arguments = {"step_size": 0.1, **options}
     x = arguments.pop("x", None)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
-from samplers.test_streaming import autoregressive
+from corpus.chains import FAULTY, autoregressive
 from torch import Tensor
 
-from ald_ext.samplers import diagnostics
+from ald_ext.samplers import MALA, GaussianPotential, SampleStorage, collect, diagnostics
 from ald_ext.samplers.diagnostics import (
     configurational_temperature,
     effective_sample_size,
@@ -67,7 +69,7 @@ def test_r_hat_of_chains_that_agree_and_that_do_not() -> None:
 
 @needs_arviz
 def test_r_hat_of_one_chain_compares_its_halves() -> None:
-    samples = autoregressive(500, 2, 1, 1, 0.0).squeeze(2)
+    samples = autoregressive(500, 2, 1, 1, 0.0)
     samples[250:, 1] += 2
     got = r_hat(samples)
     assert got[0, 0] < 1.02
@@ -84,6 +86,69 @@ def test_summary() -> None:
     torch.testing.assert_close(table["sd"], samples.movedim(2, 1).flatten(0, 1).std(0))
     assert ((table["mean"] - 3).abs() < 5 * table["mcse"]).all()
     torch.testing.assert_close(table["mcse"], table["sd"] / effective_sample_size(samples, "mean").sqrt())
+
+
+@needs_arviz
+@pytest.mark.parametrize("name", FAULTY)
+def test_faults_are_told(name: str) -> None:
+    """In the line that called, and no other variable is concerned."""
+    kind = FAULTY[name]
+    draws = kind.draws()
+    with pytest.warns(UserWarning, match=kind.warning) as told:
+        table = summarize(draws)
+    assert len(told) == 1
+    assert all(warning.filename == __file__ and "\n" not in str(warning.message) for warning in told)
+    results = {key: values[0, 1].item() for key, values in table.items()}
+    size = kind.effective_sample_size
+    expected = {"mcse": math.inf if size == 0 else math.nan, "ess_bulk": size, "ess_tail": size, "r_hat": kind.r_hat}
+    assert results == pytest.approx({**results, **expected}, nan_ok=True)
+    for key, values in table.items():
+        values[0, 1] = 1
+        assert values.isfinite().all(), key
+    single = {"ess_bulk": effective_sample_size, "mcse": monte_carlo_standard_error, "r_hat": r_hat}
+    for key, statistic in single.items():
+        with pytest.warns(UserWarning, match=kind.warning) as told:
+            assert statistic(draws)[0, 1].item() == pytest.approx(expected[key], nan_ok=True)
+        assert [warning.filename for warning in told] == [__file__]
+
+
+@needs_arviz
+def test_a_sampler_that_never_moves() -> None:
+    z = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.1], [0.2, 0.3]])[None]
+    sampler = MALA(GaussianPotential(torch.zeros(2), torch.eye(2)), None, z, step_size=1e9, seed=0)
+    with pytest.warns(UserWarning, match="all draws are equal in 4 of 4 chains"):
+        table = summarize(collect(sampler, 100))
+    assert (table["ess_bulk"] == 0).all()
+    assert (table["mcse"] == math.inf).all()
+    assert (table["r_hat"] == math.inf).all()
+
+
+@needs_arviz
+def test_lone_chains() -> None:
+    """Chains given as data are not compared, which is told unless the shape says what is meant."""
+    chains = autoregressive(100, 1, 4, 2, 0.3)[:, 0] + 5 * torch.arange(4)[:, None]  # (draws, chains, d)
+    for statistic in (summarize, r_hat):
+        with pytest.warns(UserWarning, match="count as 4 data with one chain each") as told:
+            statistic(chains)
+        assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (r_hat(chains[:, None]) > 2).all()
+        assert (r_hat(chains[:, :, None]) < 1.1).all()
+        r_hat(chains[:, :1])  # one of one
+        effective_sample_size(chains)
+
+
+@needs_arviz
+def test_a_storage_is_summarized_with_its_divergences() -> None:
+    storage, draws = SampleStorage(), autoregressive(50, 3, 2, 4, 0.3)
+    for draw in draws:
+        storage.append(draw)
+    torch.testing.assert_close(summarize(storage), summarize(draws))
+    storage = SampleStorage()
+    for number, draw in enumerate(draws):
+        storage.append(draw, torch.tensor([[number < 2, number == 7], [False, False], [False, True]]))
+    assert summarize(storage)["divergences"].tolist() == [3, 0, 50]
 
 
 def test_derivatives() -> None:
@@ -177,4 +242,4 @@ def test_errors(action: Callable[[], object], message: str) -> None:
 def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz_stats.base", None)
     with pytest.raises(ImportError, match=r"pip install 'ald_ext\[diagnostics\]'"):
-        summarize(torch.zeros(9, 2, 2))
+        summarize(torch.randn(9, 2, 2, 2))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from ald_ext.samplers import SampleStorage
 from ald_ext.samplers.export import save_netcdf, to_inference_data
 
 arviz_base = pytest.importorskip("arviz_base")
+xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")
 
 
@@ -47,6 +49,25 @@ def test_round_trip(tmp_path: Path) -> None:
     assert found["ald_ext_version"]
     assert "lp" in tree["sample_stats"]
     assert [file.name for file in tmp_path.iterdir()] == ["samples.nc"]
+
+
+@pytest.mark.parametrize("chains", [(), (2,)])
+def test_divergences_of_a_storage(chains: tuple[int, ...], tmp_path: Path) -> None:
+    """They are where NUTS has its own, in a file that xarray opens by itself, as the documentation says."""
+    storage, diverging = SampleStorage(), torch.rand(7, 3, *chains) < 0.3
+    for happened in diverging:
+        storage.append(torch.randn(3, *chains, 4), happened)
+    path = tmp_path / "samples.nc"
+    save_netcdf(path, storage, sample_stats={"lp": torch.zeros(7, 3, *chains)})
+    for tree in (to_inference_data(storage), xarray.open_datatree(path)):
+        found = tree["sample_stats"]["diverging"]
+        assert found.dims == ("chain", "draw", "datum")
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found.values, diverging.view(7, 3, -1).permute(2, 0, 1).numpy())
+        draws = storage.samples.view(7, 3, -1, 4).permute(2, 0, 1, 3).numpy()
+        np.testing.assert_array_equal(tree["posterior"]["z"].values, draws)
+    assert set(xarray.open_datatree(path)["sample_stats"].data_vars) == {"diverging", "lp"}
+    assert "sample_stats" not in to_inference_data(storage.samples)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -397,6 +397,25 @@ def test_gaussian_prior_by_fixed_inputs() -> None:
     assert_moments(total / 60, covariance)
 
 
+def test_divergences_are_the_kernels() -> None:
+    """For each datum and chain; of minibatches they add up, through a checkpoint, which may be an earlier one."""
+    whole = make_ald(step_size=1e6, seed=1)
+    whole.step()
+    assert whole.divergences.tolist() == [[1, 1]] * 6
+    minibatches = make_sgald(step_size=1e6, seed=1, batch_size=2, transitions=2)
+    for _ in range(3):
+        minibatches.step()
+    assert minibatches.divergences.tolist() == [[2, 2]] * 6
+    state = minibatches.state_dict()
+    minibatches.step()
+    assert int(minibatches.divergences.sum()) == 32
+    minibatches.load_state_dict(state)
+    assert int(minibatches.divergences.sum()) == 24
+    del state["divergences"]
+    minibatches.load_state_dict(state)
+    assert int(minibatches.divergences.sum()) == 0
+
+
 def test_acceptance_rate_of_minibatches() -> None:
     """The mean over the steps, each with a kernel of its own; NaN where nothing is accepted or rejected."""
     features, potential = WhitenedFeatures(fourier_features(), X), make_potential()

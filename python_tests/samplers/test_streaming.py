@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from corpus.chains import FAULTY, autoregressive
 from torch import Tensor
 
 from ald_ext.samplers import diagnostics
 from ald_ext.samplers.streaming import StreamingMoments
-
-
-def autoregressive(draws: int, n: int, chains: int, d: int, rho: float, seed: int = 0) -> Tensor:
-    """z ← ρz + √(1-ρ²)ε, stationary, of variance 1; (draws, n, chains, d). ESS of the mean: total·(1-ρ)/(1+ρ)."""
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(draws, n, chains, d, generator=generator, dtype=torch.float64)
-    for t in range(1, draws):
-        z[t] = rho * z[t - 1] + (1 - rho**2) ** 0.5 * z[t]
-    return z
 
 
 def stream(samples: Tensor, **options: Any) -> StreamingMoments:
@@ -49,6 +43,13 @@ def test_float32_draws_are_accumulated_in_float64() -> None:
     assert moments.mean.shape == (2, 3)
 
 
+def r_hat_of_scales(samples: Tensor) -> Tensor:
+    """That of |z| for normal chains with the standard deviations that these have."""
+    scale = samples.std(0, correction=0)
+    mean, variance = scale * (2 / math.pi) ** 0.5, scale**2 * (1 - 2 / math.pi)
+    return (1 - 1 / len(samples) + mean.var(1) / variance.mean(1)).sqrt()
+
+
 @pytest.mark.parametrize("draws", [10, 64, 128, 256, 1024])
 def test_split_r_hat_is_the_textbook_number_at_full_batches(draws: int) -> None:
     pytest.importorskip("arviz_stats")
@@ -57,8 +58,9 @@ def test_split_r_hat_is_the_textbook_number_at_full_batches(draws: int) -> None:
     expected = diagnostics.r_hat(samples, "split")
     for covariance in (False, True):
         got = stream(samples, covariance=covariance).r_hat
-        torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
+        torch.testing.assert_close(got, torch.maximum(expected, r_hat_of_scales(samples)), rtol=1e-10, atol=0)
     assert (expected[0] > 1.1).all()
+    assert draws < 64 or torch.equal(expected, torch.maximum(expected, r_hat_of_scales(samples)))
 
 
 def test_split_r_hat_between_full_batches() -> None:
@@ -70,26 +72,62 @@ def test_split_r_hat_between_full_batches() -> None:
     assert (expected[0] > 1.2).all()
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_effective_sample_size_of_autoregressive_chains(rho: float) -> None:
-    """The mean over 60 variables is right to 5 of its standard errors, plus the bias for short batches.
-
-    With k batches a variable, k - 1 degrees of freedom, 1/σ² of a chi-squared law has the mean (k-1)/(k-3) and the
-    relative standard deviation √(2/(k-5)).
-    """
-    draws, chains = 4096, 4
-    samples = autoregressive(draws, 20, chains, 3, rho)
-    exact = draws * chains * (1 - rho) / (1 + rho)
-    moments = stream(samples)
-    degrees = 64 * chains - 1
-    error = (2 / (degrees - 4) / 60) ** 0.5
-    bias = 2 * rho / (1 - rho**2) / moments.batch_size + 2 / (degrees - 2)
-    ratio = float(moments.effective_sample_size.mean()) / exact
-    assert abs(ratio - 1) < 5 * error + bias
+@pytest.mark.parametrize("draws", [4, 6, 64, 128])
+@pytest.mark.parametrize("chains", [1, 3])
+def test_effective_sample_size_of_all_draws_is_that_of_arviz(draws: int, chains: int) -> None:
+    """As long as no batches are joined, for a number of draws whose halves are equal."""
     pytest.importorskip("arviz_stats")
-    # arviz-stats' own estimates of the same have a spread of a few percent here.
-    theirs = diagnostics.effective_sample_size(samples, "mean").mean()
-    assert abs(float(moments.effective_sample_size.mean() / theirs) - 1) < 0.1 + bias
+    samples = torch.cat([autoregressive(draws, 5, chains, 3, rho, seed=draws) for rho in (-0.5, 0.0, 0.6, 0.95)])
+    samples = samples.view(4, draws, 5, chains, 3).transpose(0, 1).flatten(1, 2)
+    moments = stream(samples)
+    expected = diagnostics.effective_sample_size(samples, "mean")
+    torch.testing.assert_close(moments.effective_sample_size, expected, rtol=1e-4, atol=0)
+    expected = diagnostics.monte_carlo_standard_error(samples)
+    torch.testing.assert_close(moments.monte_carlo_standard_error, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("draws", [1000, 3000])
+@pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9, 0.95, 0.98, 0.99])
+def test_effective_sample_size_of_autoregressive_chains(draws: int, rho: float) -> None:
+    """Within a fifth of arviz-stats' own, of the same draws, on the average and nearly always."""
+    pytest.importorskip("arviz_stats")
+    samples = autoregressive(draws, 10, 4, 4, rho)
+    moments = stream(samples)
+    theirs = diagnostics.effective_sample_size(samples, "mean")
+    ratio = moments.effective_sample_size / theirs
+    assert abs(float(ratio.mean()) - 1) < 0.12
+    assert float(((ratio - 1).abs() < 0.2).double().mean()) > 0.85
+    torch.testing.assert_close(
+        moments.monte_carlo_standard_error, moments.standard_deviation / moments.effective_sample_size.sqrt()
+    )
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_effective_sample_size_of_long_batches(rho: float) -> None:
+    """Of 16,384 draws in batches of 128 each variable's value has an error of some 6% at 4 chains."""
+    moments = stream(autoregressive(2**14, 5, 4, 4, rho))
+    ratio = moments.effective_sample_size / (2**16 * (1 - rho) / (1 + rho))
+    assert moments.batch_size == 128
+    assert abs(float(ratio.mean()) - 1) < 0.05
+    assert float(ratio.std()) < 0.12
+
+
+def test_few_batches() -> None:
+    """Four draws and batches that are long enough do; of shorter ones little is known, and that is told."""
+    samples = torch.cat([autoregressive(1000, 1, 4, 1, rho) for rho in (0.0, 0.99)], 3)
+    moments = stream(samples, num_batches=16)
+    message = "1 of 2 values are NaN, as no more than 16 batches of 64 draws do not tell"
+    with pytest.warns(UserWarning, match=message) as told:
+        size = moments.effective_sample_size
+    assert [warning.filename for warning in told] == [__file__]
+    with pytest.warns(UserWarning, match=message):
+        error = moments.monte_carlo_standard_error
+    assert size.isnan().tolist() == error.isnan().tolist() == [[False, True]]
+    assert abs(float(size[0, 0]) / 4000 - 1) < 0.5
+    moments = stream(samples[:5], num_batches=4)
+    with pytest.warns(UserWarning, match="no more than 4 batches of 2 draws"):
+        assert moments.effective_sample_size[0, 1].isnan()
+    assert stream(samples[:4], num_batches=4).effective_sample_size.isfinite().all()
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:
@@ -102,17 +140,57 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
 
 
 def test_chains_that_disagree_have_a_small_effective_sample_size() -> None:
+    pytest.importorskip("arviz_stats")
     samples = autoregressive(1024, 1, 4, 1, 0.0)
     samples += torch.arange(4, dtype=torch.float64)[None, None, :, None]
-    # Batches of 16 draws have the variance 1/16 within chains, 1.25 between them; single draws 2.25.
-    expected = 4096 * 2.25 / (16 * (1 / 16 + 1.25))
-    assert abs(float(stream(samples).effective_sample_size) / expected - 1) < 0.2
+    expected = diagnostics.effective_sample_size(samples, "mean")
+    assert float(expected) < 10
+    assert abs(float(stream(samples).effective_sample_size / expected) - 1) < 0.2
 
 
-def test_a_constant() -> None:
-    moments = stream(torch.ones(100, 2, 3, 1))
-    assert (moments.effective_sample_size == 300).all()
-    assert (moments.monte_carlo_standard_error == 0).all()
+@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("covariance", [False, True])
+def test_faults_are_told(name: str, covariance: bool) -> None:
+    kind = FAULTY[name]
+    moments = stream(kind.draws(), covariance=covariance)
+    size = kind.effective_sample_size
+    expected = {
+        "effective_sample_size": size,
+        "monte_carlo_standard_error": math.inf if size == 0 else math.nan,
+        "r_hat": kind.r_hat,
+    }
+    fault = "all draws are equal" if size == 0 else "draws are not finite"
+    for result, value in expected.items():
+        with pytest.warns(UserWarning, match=f"StreamingMoments.{result}: {fault} in . of 12 chains, first in") as told:
+            got = getattr(moments, result)
+        assert [warning.filename for warning in told] == [__file__]
+        assert got[0, 1].item() == pytest.approx(value, nan_ok=True)
+        got[0, 1] = 1
+        assert got.isfinite().all()
+
+
+def test_chains_that_agree_in_their_means_only() -> None:
+    """One of four that hardly moves; of eight that all are well, none is suspected."""
+    samples = autoregressive(1000, 2, 8, 2, 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (stream(samples).r_hat < 1.01).all()
+        samples[:, 1, 0, 0] *= 0.05
+        got = stream(samples[:, :, :4]).r_hat
+        assert got[1, 0] > 1.2
+        got[1, 0] = 1
+        assert (got < 1.01).all()
+
+
+def test_lone_chains() -> None:
+    chains = autoregressive(100, 1, 4, 2, 0.3)[:, 0]
+    with pytest.warns(UserWarning, match="r_hat: draws .* count as 4 data with one chain each") as told:
+        stream(chains).r_hat  # noqa: B018
+    assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream(chains[:, None]).r_hat  # noqa: B018
+        stream(chains).effective_sample_size  # noqa: B018
 
 
 @pytest.mark.parametrize(("first", "second"), [(10, 20), (64, 64), (100, 1000), (1000, 100), (512, 512), (1, 700)])
@@ -162,6 +240,52 @@ def test_memory_does_not_grow() -> None:
     assert moments._batch_means.shape == (16, 2, 1, 3)
     assert 8 <= moments._num_full <= 16
     assert moments.batch_size == 512
+
+
+def test_a_state_of_before_loads() -> None:
+    """It has 64 batches, which was the default."""
+    samples = autoregressive(500, 2, 3, 2, 0.5)
+    earlier, whole = stream(samples[:300], num_batches=64), stream(samples, num_batches=64)
+    state = earlier.state_dict()
+    assert set(state) == {
+        *("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape"),
+        *("_mean", "_squares", "_batch_means", "_partial_sum"),
+    }
+    moments = StreamingMoments()
+    moments.load_state_dict(state)
+    for draw in samples[300:]:
+        moments.append(draw)
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(getattr(moments, key), value, rtol=0, atol=0)
+    empty = StreamingMoments()
+    empty.load_state_dict({key: value for key, value in StreamingMoments().state_dict().items() if key[:2] != "_m"})
+    empty.append(samples[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": "5"}, "state: count: got '5', expected int"),
+        ({"count": -1}, "expected numbers of one run"),
+        ({"_num_full": 129}, "expected numbers of one run"),
+        ({"batch_size": 0}, "expected numbers of one run"),
+        ({"_mean": None}, r"state: _mean: got None, expected shape \(2, 1, 3\), torch.float64"),
+        ({"_mean": [1.0]}, "state: _mean: got"),
+        ({"_mean": torch.zeros(2, 1, 4, dtype=torch.float64)}, r"_mean: got shape \(2, 1, 4\), torch.float64, cpu"),
+        ({"_squares": torch.zeros(2, 1, 3)}, r"_squares: got shape \(2, 1, 3\), torch.float32, cpu"),
+        ({"_partial_sum": torch.zeros(2, 1, 3, dtype=torch.float64, device="meta")}, "_partial_sum: got .* meta"),
+        ({"_batch_means": torch.zeros(64, 2, 1, 3, dtype=torch.float64)}, "_batch_means: got shape"),
+        ({"_shape": (2,)}, r"_shape: got \(2,\), expected \(n, d\)"),
+        ({"append": None}, "state: got 'append', expected some of"),
+    ],
+)
+def test_damaged_states_are_refused(changes: dict[str, Any], message: str) -> None:
+    moments = stream(autoregressive(5, 2, 1, 3, 0.0).squeeze(2))
+    before = moments.state_dict()
+    with pytest.raises(ValueError, match=message):
+        moments.load_state_dict({**before, **changes})
+    for key, value in before.items():
+        torch.testing.assert_close(getattr(moments, key), value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

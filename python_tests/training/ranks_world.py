@@ -124,7 +124,7 @@ def failures(folder: Path, rank: int) -> dict[str, str]:
     diverged = outcome_of(lambda: trained(divergence_limit=1e-9))
     other = outcome_of(lambda: trained(seed=rank))
     options = {**RUNS["lae"], "epochs": 2 * EPOCHS, "resume": rank == 1}
-    fresh = outcome_of(lambda: trained(folder / "one to two" / "lae" if rank else None, **options))
+    fresh = outcome_of(lambda: trained(folder / ("one to two/lae" if rank else "fresh"), **options))
     captured = outcome_of(lambda: trained(capture=True))
     return {"disk": disk, "diverged": diverged, "other": other, "fresh": fresh, "captured": captured}
 

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pickle
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,8 @@ from ald_ext.training import run as runs
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 from ald_ext.training.divergence import LOOK_EVERY, DivergenceWatch
 from ald_ext.training.evaluation import averaged_reconstruction_error, evaluating, reconstruction_error
-from ald_ext.training.pictures import GAP, grid, pair_up
+from ald_ext.training.pictures import ENLARGEMENT as GRID_SCALE
+from ald_ext.training.pictures import GAP, curve_images, grid, pair_up
 from ald_ext.training.step import why_not_captured
 from tools.kill_training import differences, without_clock
 
@@ -843,12 +843,6 @@ def test_a_checkpoint_of_another_run_is_refused(copied, options, message):
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == {"checkpoint.pt": before}
 
 
-def test_a_checkpoint_of_other_data_is_refused(copied):
-    images = few_images().train_images
-    with pytest.raises(ValueError, match=r"network.num_data=40, expected .*network.num_data=50"):
-        train(config(), copied, data=ImageData(images[:40], None, images[40:], None), resume=True)
-
-
 @pytest.mark.parametrize(
     ("contents", "message"), [({"weights": torch.zeros(2)}, ": it lacks batch, config, ensemble"), ([1, 2], "")]
 )
@@ -1020,10 +1014,14 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_the_earlier_one(tmp_path,
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, monkeypatch):
-    def refused(*_, dir, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{dir}/.config-1.json")
+    open_file = os.open
 
-    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    def refuse_new_files(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse_new_files)
     with each_step_calls(lambda _: pytest.fail("a step was made")), pytest.raises(PermissionError) as caught:
         train(config(), tmp_path / "locked")
     assert "could not write (Permission denied)" in str(caught.value)
@@ -1066,10 +1064,35 @@ def test_grid_places_images_row_by_row():
     assert table[size + middle, size + middle, 0] == 1  # an empty place is white
 
 
-def test_reconstructions_stand_below_their_originals():
-    originals, reconstructions = torch.zeros(20, 1, 2, 2), torch.ones(20, 1, 2, 2)
-    rows = pair_up(originals, reconstructions, columns=10).view(4, 10, -1)[..., 0]
-    assert rows[:, 0].tolist() == [0, 1, 0, 1]
+@pytest.mark.parametrize("count", [1, 3, 10, 13, 20])
+def test_reconstructions_stand_below_their_originals(count):
+    originals = torch.arange(count).float().view(-1, 1, 1, 1) / 100
+    cells = pair_up(originals, originals + 0.5, columns=10).flatten()
+    rows = torch.cat([cells, torch.full((-len(cells) % 10,), math.nan)]).view(-1, 2, 10)
+    torch.testing.assert_close(rows[:, 0], rows[:, 1] - 0.5, equal_nan=True)
+    assert rows[:, 0].flatten().tolist()[:count] == originals.flatten().tolist()
+    assert rows[:, 0].flatten()[count:].isnan().all()
+    size = GRID_SCALE * (1 + 2 * GAP)
+    table = grid(pair_up(originals, originals + 0.5))
+    assert table.shape == (2 * len(rows) * size, 10 * size, 3)
+    assert (table[-size:, ((count - 1) % 10 + 1) * size :] == 1).all()  # places of no pair are white
+
+
+@pytest.mark.parametrize("shape", [(40,), (1, 40), (2, 40), (3,)])
+def test_signals_are_drawn_as_curves(shape):
+    """A rising line goes from the lower left corner to the upper right one, and a constant one is level."""
+    length = shape[-1]
+    rising = torch.linspace(-5, 5, length).expand(shape)
+    images = curve_images(torch.stack([rising, torch.full(shape, -5.0)]).view(2, -1, length))
+    ink = images[:, 0] == 0
+    assert images.shape == (2, 1, 32, max(length, 32))
+    assert ink.any(1).all()  # every column
+    assert ink[0, 31, 0]
+    assert ink[0, 0, -1]
+    assert not ink[0, 0, 0]
+    assert ink[1].nonzero()[:, 0].unique().tolist() == [31]
+    assert grid(torch.randn(13, *shape)).shape[0] == 2 * 2 * (32 + 2 * GAP)
+    assert grid(torch.full((2, *shape), math.nan)).min() == 1
 
 
 def test_lae_learns_real_digits(tmp_path):

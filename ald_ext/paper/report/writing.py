@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ...files import write_atomically
+from ...files import is_stream, write_atomically
+from ...settings import require
 from ..results import find_results
 from .html_page import html_page
 from .pictures import Links
@@ -66,9 +67,11 @@ def write_report(
         tried: a Markdown file for tried.json; None: in the sections of the page.
 
     Raises:
-        ValueError: no results, a damaged file, or the same file for two pages.
+        ValueError: no results, a damaged file, the same file for two pages, or a device for one with pictures.
         OSError: a file cannot be read or written.
     """
+    stream = next((path for path in (out, tried) if path and is_stream(path)), None)
+    require(stream is None, "report: out", f"{str(stream)!r}, a device", "a file, as pictures go beside it, or --html")
     pages, links, labels = build_pages(folders, out, tried)
     if len({path.resolve() for path in (out, html, tried) if path}) < 1 + (html is not None) + (tried is not None):
         raise ValueError(f"report: out: got {str(out)!r}, expected another file than those of --html and --tried")

@@ -10,11 +10,14 @@ Note [How a sampler is checked]
     A ratio of sampled to true variance, or a mean, that is off by 5 standard errors or more counts as off. For a right
     sampler that happens once in 1.7 million comparisons, of which a run makes 2·dimension.
 
+    Half of the replicas begin at the same state, so that those without noise of their own are known at once.
+
     A finite step size makes the variance of an unadjusted sampler wrong: for Langevin dynamics with steps h it is
     T/(λ(1 - hλ/2)) instead of T/λ. So if a ratio is off, it is measured again at half the step size, and again. A
     deviation that vanishes, or evidently shrinks and vanishes at step size 0 by extrapolation, is the
     discretization's, and the verdict is "right"; one that does not shrink is a fault, "wrong". If neither is clear at
-    1/16 of the step size, or the chains do not converge, the verdict is "undecided".
+    1/16 of the step size, or the chains do not converge, the verdict is "undecided". A sampler that is ``exact`` has
+    no such deviation: there one at the caller's step size is a fault.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def check_optimizer(
     covariance: Tensor | None = None,
     num_replicas: int = 4096,
     max_steps: int = 20_000,
+    exact: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -55,8 +59,9 @@ def check_optimizer(
         assert report.ok, report
 
     Note [How a sampler is checked] says how; the ``ok`` of the report that is returned is True if the optimizer is
-    right. The parameter has the shape (num_replicas, dimension); its gradient is that of the loss U/N, summed over
-    replicas.
+    right. There are two parameters with half of the dimensions each, (num_replicas, dimension/2), so that noise that
+    they share is found; their gradients are those of the loss U/N, summed over replicas. Where the optimizer has a
+    ``weight_decay``, the prior N(0, T/(N·weight_decay)) that it stands for is part of the target.
 
     Args:
         make_optimizer: function of a list of parameters that returns the optimizer; it is called anew for every step
@@ -67,6 +72,7 @@ def check_optimizer(
         covariance: Σ, (d, d), instead of one with standard deviations from 1/2 to 2 and correlations of 1/2.
         num_replicas: number of independent chains; standard errors are about √(2/num_replicas) or smaller.
         max_steps: largest number of steps at the caller's step size; in proportion more at a fraction of it.
+        exact: whether the variance is to be right at the caller's step size already, as by a Metropolis-Hastings test.
         seed: seed of torch's default generator during the check, which afterwards is as before.
         dtype: dtype of the parameter.
         device: device of the parameter.
@@ -77,9 +83,8 @@ def check_optimizer(
     name = "ald_ext.samplers.check_optimizer"
     target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"num_data": num_data, "temperature": temperature, "num_replicas": num_replicas, "seed": seed}
-
     start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data)
-    return run_check(name, start_chains, target, max_steps, settings)
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
 
 
 def check_sampler(
@@ -90,41 +95,43 @@ def check_sampler(
     covariance: Tensor | None = None,
     num_replicas: int = 4096,
     max_steps: int = 20_000,
+    exact: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> CheckReport:
     """Check whether a sampler draws from exp(-U/T), on a Gaussian.
 
-        report = check_sampler(lambda potential, z: LangevinDynamics(potential, None, z, step_size=0.02))
+        report = check_sampler(lambda potential, z: LangevinDynamics(potential, None, z[None], step_size=0.02))
 
     Args:
         make_sampler: function of (potential, z) that returns an object with ``step() -> Tensor``, the new states; z is
-            (num_replicas, dimension), the initial states, and potential(None, z) gives U, (num_replicas,). It is called
-            anew for every step size, which is the sampler's attribute ``step_size``, if that can be set; if not, a
-            deviation that is the discretization's counts as wrong.
-        dimension, temperature, covariance, num_replicas, max_steps, seed, dtype, device: see :func:`check_optimizer`,
-            also for what is returned and raised.
+            (num_replicas, dimension), the initial states, which may be z[None] for the sampler, chains of one datum,
+            and potential(None, z) gives U, (num_replicas,). It is called anew for every step size, which is the
+            sampler's attribute ``step_size``, if that can be set; if not, a deviation that is the discretization's
+            counts as wrong.
+        dimension, temperature, covariance, num_replicas, max_steps, exact, seed, dtype, device: see
+            :func:`check_optimizer`, also for what is returned and raised.
     """
     name = "ald_ext.samplers.check_sampler"
     target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"temperature": temperature, "num_replicas": num_replicas, "seed": seed}
     start_chains = partial(SamplerChains, make_sampler, target, num_replicas)
-    return run_check(name, start_chains, target, max_steps, settings)
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
 
 
 def run_check(
     name: str, start_chains: Callable[[float], Chains], target: Target, max_steps: int, settings: dict[str, Any]
 ) -> CheckReport:
     """Return the report on chains that ``start_chains`` makes for each step size."""
+    exact, temperature = settings["exact"], settings["temperature"]
     device, num_replicas, num_data = target.mean.device, settings["num_replicas"], settings.get("num_data", 1)
     require(num_replicas >= 100, f"{name}: num_replicas", num_replicas, "100 at least")
     require(0 < num_data < math.inf, f"{name}: num_data", num_data, "a finite number > 0")
     # The tensors are small: on a busy machine, several threads take a hundred times as long, waiting for each other.
     with number_of_threads(1), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings["seed"])
-        verdict, runs, chains = run_until_judged(start_chains, target, max_steps)
-        right = verdict == "right"
-        hints = [] if right else find_hints(runs[-1], chains, target, num_data, settings["temperature"])
+        verdict, runs, chains = run_until_judged(start_chains, max_steps, exact)
+        hints = [] if verdict == "right" else find_hints(runs[-1], chains, num_data, temperature, exact)
     settings = {**settings, "dimension": len(target.mean), "dtype": str(target.mean.dtype), "device": str(device)}
-    return CheckReport(verdict, describe(verdict, runs), hints, runs, target.variances.tolist(), settings)
+    return CheckReport(verdict, describe(verdict, runs, exact), hints, runs, chains.target.variances.tolist(), settings)

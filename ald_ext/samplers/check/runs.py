@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .targets import Chains, Target
+from .targets import INITIAL_SPREAD, Chains
 
 #: Standard errors from which on something counts as off.
 SIGNIFICANT = 5.0
@@ -21,6 +21,9 @@ FIRST_WINDOW, STRIDE = 64, 4
 
 #: The least standard error (rounding), so that a sampler without noise has finite z-scores.
 SMALLEST_ERROR = 1e-4
+
+#: The least spread, in standard deviations, of chains that have noise of their own.
+SMALLEST_SPREAD = 1e-5
 
 #: Squared standardized distance from which on a chain counts as diverged.
 DIVERGED = 1e12
@@ -37,6 +40,7 @@ class CheckRun:
         variance_ratios: sampled over true variance; infinite if the chains diverged.
         standard_errors: of the ratios, from the spread over replicas.
         mean_z_scores: sampled minus true mean, in standard errors.
+        noiseless: whether chains that began at the same state stayed together, so that the run was stopped.
     """
 
     step_scale: float
@@ -45,6 +49,7 @@ class CheckRun:
     variance_ratios: list[float]
     standard_errors: list[float]
     mean_z_scores: list[float]
+    noiseless: bool = False
 
     @property
     def diverged(self) -> bool:
@@ -60,6 +65,12 @@ class CheckRun:
     def largest_deviation(self) -> float:
         """The largest deviation of a variance ratio from 1."""
         return max(abs(ratio - 1) for ratio in self.variance_ratios)
+
+    @property
+    def has_strayed(self) -> bool:
+        """Whether a ratio is evidently larger than in any initial states."""
+        pairs = zip(self.variance_ratios, self.standard_errors, strict=True)
+        return any(ratio - SIGNIFICANT * error > INITIAL_SPREAD for ratio, error in pairs)
 
     @property
     def mean_is_off(self) -> bool:
@@ -79,6 +90,11 @@ class Window:
         ratio = self.squares.mean(0) - self.means.mean(0).square()
         return ratio, standard_error(self.squares)
 
+    def stayed_together(self) -> bool:
+        """Return whether the replicas that began at the same state are still alike."""
+        alike = self.means[: len(self.means) // 2]
+        return bool((alike.amax(0) - alike.amin(0) < SMALLEST_SPREAD).all())
+
     def halves_agree(self) -> bool:
         """Return whether the replicas from the two kinds of initial states agree."""
         half = len(self.means) // 2
@@ -96,13 +112,13 @@ def standard_error(values: Tensor) -> Tensor:
     return (values.std(0) / math.sqrt(len(values))).clamp_min(SMALLEST_ERROR)
 
 
-def measure_window(chains: Chains, target: Target, num_steps: int) -> Window | None:
+def measure_window(chains: Chains, num_steps: int) -> Window | None:
     """Return the time averages over a stretch of the run; None if the chains diverge."""
     totals: list[Tensor] = []
     for _ in range(num_steps // STRIDE):
         for _ in range(STRIDE):
             state = chains.step()
-        y = target.standardize(state).double()
+        y = chains.target.standardize(state).double()
         if not totals:
             totals = [torch.zeros_like(y), torch.zeros_like(y)]
         totals[0] += y
@@ -111,19 +127,21 @@ def measure_window(chains: Chains, target: Target, num_steps: int) -> Window | N
     return Window(means, squares) if bool((squares < DIVERGED).all()) else None
 
 
-def measure(chains: Chains, target: Target, step_scale: float, max_steps: int) -> CheckRun:
+def measure(chains: Chains, step_scale: float, max_steps: int) -> CheckRun:
     """Double the run until the chains have converged, then once more, and measure that last window."""
     before: Window | None = None
     num_steps, length, agreed = 0, max(FIRST_WINDOW, 2 * chains.warm_up) // STRIDE * STRIDE, False
     while True:
-        window = measure_window(chains, target, length)
+        window = measure_window(chains, length)
         num_steps += length
         if window is None:
-            d = len(target.variances)
+            d = len(chains.target.variances)
             return CheckRun(step_scale, num_steps, True, [math.inf] * d, [1.0] * d, [0.0] * d)
-        if agreed or num_steps >= max_steps:
+        noiseless = before is None and window.stayed_together()
+        if agreed or noiseless or num_steps >= max_steps:
             measured = *window.ratios(), window.means.mean(0) / standard_error(window.means)
-            return CheckRun(step_scale, num_steps, agreed, *(values.tolist() for values in measured))
+            ratios, errors, scores = (values.tolist() for values in measured)
+            return CheckRun(step_scale, num_steps, agreed, ratios, errors, scores, noiseless)
         # The second condition is for initial states that are both too narrow, which agree too early.
         agreed = window.halves_agree() and before is not None and window.agrees_with(before)
         before, length = window, num_steps

@@ -19,25 +19,42 @@ from ..potential import GaussianPotential
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
 MakeSampler = Callable[[GaussianPotential, Tensor], Sampler]
 
+#: Ratio of the variance of those initial states that differ to that of the target.
+INITIAL_SPREAD = 2.0
+
 
 @dataclass(frozen=True)
 class Target:
     """N(μ, TΣ), and directions (columns) in which it is independent, with their variances."""
 
+    temperature: float
     mean: Tensor
     precision: Tensor
     directions: Tensor
     variances: Tensor
+
+    @classmethod
+    def gaussian(cls, mean: Tensor, covariance: Tensor, temperature: float, like: Tensor) -> Target:
+        """Return the target of μ and Σ, which are float64, in the dtype and on the device of ``like``."""
+        eigenvalues, directions = torch.linalg.eigh(covariance)
+        tensors = (mean, torch.linalg.inv(covariance), directions, temperature * eigenvalues)
+        return cls(temperature, *(tensor.to(like) for tensor in tensors))
+
+    def with_prior(self, precision: float) -> Target:
+        """Return the target whose potential has the term precision·‖z‖²/2 besides."""
+        own = self.precision.double().cpu()
+        covariance = torch.linalg.inv(own + precision * torch.eye(len(own), dtype=own.dtype))
+        return Target.gaussian(covariance @ own @ self.mean.to(own), covariance, self.temperature, self.mean)
 
     def standardize(self, z: Tensor) -> Tensor:
         """Return z along the directions, (replicas, d), scaled so that the target is N(0, I)."""
         return (z.detach() - self.mean) @ (self.directions / self.variances.sqrt())
 
     def initial_states(self, num_replicas: int) -> Tensor:
-        """Return states, half of them μ, half N(μ, 2TΣ), so that second moments are 0 and twice the right ones."""
+        """Return states, half of them μ, half N(μ, 2TΣ)."""
         half, like = num_replicas // 2, self.mean
         spread = torch.randn(num_replicas - half, len(like), dtype=like.dtype, device=like.device)
-        spread = spread * (2 * self.variances).sqrt() @ self.directions.T
+        spread = spread * (INITIAL_SPREAD * self.variances).sqrt() @ self.directions.T
         return torch.cat([torch.zeros_like(spread[:half]), spread]) + self.mean
 
 
@@ -56,13 +73,14 @@ def make_target(name: str, dimension: int, covariance: Tensor | None, temperatur
     sigma = covariance.double().cpu()
     positive = not bool(torch.linalg.cholesky_ex(sigma).info)
     require(positive, f"{name}: covariance", "a matrix that is not positive definite", "one that is")
-    eigenvalues, directions = torch.linalg.eigh(sigma)
-    tensors = (sigma.diagonal().sqrt(), torch.linalg.inv(sigma), directions, temperature * eigenvalues)
-    return Target(*(tensor.to(like) for tensor in tensors))
+    return Target.gaussian(sigma.diagonal().sqrt(), sigma, temperature, like)
 
 
 class Chains(ABC):
     """Replicas that move together."""
+
+    #: What they are to sample.
+    target: Target
 
     #: Number of steps in which they still adapt, so that they need not be stationary.
     warm_up: int
@@ -77,28 +95,42 @@ class Chains(ABC):
 
 
 class OptimizerChains(Chains):
-    """A parameter of shape (replicas, d), moved by an optimizer on the loss ΣU/N."""
+    """Two parameters with the halves of z (replicas, d), moved by an optimizer on the loss ΣU/N.
+
+    An optimizer with weight decay adds weight_decay·z to the gradient of this loss, the prior N(0, T/(N·weight_decay)).
+    """
 
     def __init__(
         self, make_optimizer: MakeOptimizer, target: Target, num_replicas: int, num_data: float, step_scale: float
     ) -> None:
-        self.target, self.scaled_precision = target, target.precision / num_data
-        self.z = target.initial_states(num_replicas).requires_grad_()
-        self.z.grad = torch.zeros_like(self.z)
-        self.optimizer = make_optimizer([self.z])
+        self.center, self.scaled_precision = target.mean, target.precision / num_data
+        self.z = target.initial_states(num_replicas)
+        self.params = [half.clone().requires_grad_() for half in self.z.chunk(2, dim=1)]
+        self.optimizer = make_optimizer(self.params)
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * step_scale
         self.warm_up = max(int(group.get("freeze_after") or 0) for group in self.optimizer.param_groups)
+        weight_decay = float(self.optimizer.param_groups[0].get("weight_decay") or 0)
+        self.target = target
+        if weight_decay:
+            self.target = target.with_prior(num_data * weight_decay)
+            self.z = self.target.initial_states(num_replicas)
+            for param, half in zip(self.params, self.z.chunk(2, dim=1), strict=True):
+                param.data.copy_(half)
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        torch.matmul(self.z.detach() - self.target.mean, self.scaled_precision, out=self.z.grad)
+        gradient = (self.z - self.center) @ self.scaled_precision
+        for param, half in zip(self.params, gradient.chunk(2, dim=1), strict=True):
+            param.grad = half.contiguous()
         self.optimizer.step()
-        return self.z.detach()
+        self.z = torch.cat([param.detach() for param in self.params], 1)
+        return self.z
 
     def second_moment(self) -> Tensor | None:
-        state = self.optimizer.state.get(self.z, {})
-        return state.get("square_avg", state.get("exp_avg_sq"))  # as in torch.optim
+        states = [self.optimizer.state.get(param, {}) for param in self.params]
+        moments = [state.get("square_avg", state.get("exp_avg_sq")) for state in states]  # as in torch.optim
+        return None if any(moment is None for moment in moments) else torch.cat(moments, 1)
 
 
 class FixedStepSizeError(Exception):
@@ -106,10 +138,10 @@ class FixedStepSizeError(Exception):
 
 
 class SamplerChains(Chains):
-    """A sampler whose data are the replicas, without x."""
+    """A sampler whose data or chains are the replicas, without x."""
 
     def __init__(self, make_sampler: MakeSampler, target: Target, num_replicas: int, step_scale: float) -> None:
-        start = target.initial_states(num_replicas)
+        self.target, start = target, target.initial_states(num_replicas)
         self.sampler = make_sampler(GaussianPotential(target.mean, precision=target.precision), start)
         if step_scale != 1:
             sampler: Any = self.sampler
@@ -120,4 +152,4 @@ class SamplerChains(Chains):
         self.warm_up = int(getattr(self.sampler, "adapt_steps", 0))
 
     def step(self) -> Tensor:
-        return self.sampler.step()
+        return self.sampler.step().flatten(0, -2)

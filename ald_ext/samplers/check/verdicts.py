@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ...files import finite_only
-from .runs import EVIDENT, SIGNIFICANT, SMALLEST_ERROR, CheckRun, measure
-from .targets import Chains, FixedStepSizeError, Target
+from .runs import EVIDENT, SIGNIFICANT, CheckRun, measure
+from .targets import Chains, FixedStepSizeError
 
 #: Largest share of a deviation that one halving of the step size, or more, leaves if it is the discretization's. (A
 #: deviation of order h leaves 1/2 and 1/4, but more where h is large: 2/3 and 2/5 if the first ratio is 1/2.)
@@ -111,9 +111,9 @@ def is_right(runs: list[CheckRun]) -> bool:
 
 
 def is_wrong(runs: list[CheckRun]) -> bool:
-    """Return whether a ratio's deviation does not shrink with the step size, or the mean is off at all."""
+    """Return whether a ratio's deviation does not shrink with the step size, the mean is off, or noise is missing."""
     first, last = runs[0], runs[-1]
-    if last.diverged or last.mean_is_off:
+    if last.diverged or last.mean_is_off or last.noiseless:
         return True
     if len(runs) < 2:
         return False
@@ -128,7 +128,7 @@ def is_wrong(runs: list[CheckRun]) -> bool:
 
 
 def run_until_judged(
-    start_chains: Callable[[float], Chains], target: Target, max_steps: int
+    start_chains: Callable[[float], Chains], max_steps: int, exact: bool
 ) -> tuple[str, list[CheckRun], Chains]:
     """Return the verdict, the runs, and the chains of the last run."""
     runs: list[CheckRun] = []
@@ -138,19 +138,21 @@ def run_until_judged(
             chains = start_chains(scale)
         except FixedStepSizeError:
             return "wrong", runs, chains
-        runs.append(measure(chains, target, scale, round(max_steps / scale)))
+        runs.append(measure(chains, scale, round(max_steps / scale)))
         if is_right(runs):
             return "right", runs, chains
-        if not runs[-1].converged:
+        if not (runs[-1].converged or runs[-1].noiseless or (exact and runs[-1].has_strayed)):
             break
-        if is_wrong(runs):
+        if exact or is_wrong(runs):
             return "wrong", runs, chains
     return "undecided", runs, chains
 
 
-def describe(verdict: str, runs: list[CheckRun]) -> str:
+def describe(verdict: str, runs: list[CheckRun], exact: bool) -> str:
     """Return the verdict in words."""
     first, last = runs[0], runs[-1]
+    if last.noiseless:
+        return f"no noise: chains that began at the same state are still together after {last.num_steps} steps"
     if last.diverged:
         return f"the chains diverge at {last.step_scale:g} of the step size"
     at_this_step_size = f"the variance is right to {100 * first.largest_deviation:.2g}% at this step size"
@@ -158,10 +160,14 @@ def describe(verdict: str, runs: list[CheckRun]) -> str:
         return at_this_step_size + ", within the statistical error"
     if verdict == "right":
         return f"{at_this_step_size}, and the deviation vanishes with the step size"
+    if not last.converged and verdict == "wrong":
+        return f"the chains leave the target: after {last.num_steps} steps their variance is still not settled"
     if not last.converged:
         return f"the chains have not forgotten their initial states after {last.num_steps} steps"
     if last.mean_is_off:
         return "the mean is wrong"
+    if exact:
+        return "the variance is wrong at this step size, where that of an exact sampler is right"
     if verdict == "undecided":
         return f"the deviation shrinks with the step size, but is there still at {last.step_scale:g} of it"
     if len(runs) == 1:
@@ -169,20 +175,24 @@ def describe(verdict: str, runs: list[CheckRun]) -> str:
     return "the variance is wrong at every step size"
 
 
-def find_hints(run: CheckRun, chains: Chains, target: Target, num_data: float, temperature: float) -> list[str]:
+def find_hints(run: CheckRun, chains: Chains, num_data: float, temperature: float, exact: bool) -> list[str]:
     """Return faults that would explain the variance ratios."""
+    if run.noiseless:
+        return [
+            "this is an optimizer, not a sampler; or its temperature is 0, all chains share their noise, or none moves"
+        ]
     if run.diverged:
         return ["the step size is too large, or the drift has the wrong sign"]
-    if not run.converged:
-        return ["the step size is too small for the widest direction, or nothing moves; max_steps= allows more steps"]
+    if not run.converged and not (exact and run.has_strayed):
+        return ["the step size is too small for the widest direction, or nothing moves; max_steps allows more steps"]
+    if exact and not run.mean_is_off:
+        return ["the Metropolis-Hastings test is skipped, inverted or shared by chains, or its ratio is wrong"]
     ratios = run.variance_ratios
-    if max(ratios) < SMALLEST_ERROR / max(num_data, 1) ** 2:
-        return ["there is no noise: this is an optimizer, not a sampler, or its temperature is 0"]
     adapts = is_adapting(chains)
     if adapts and all(1 < ratio < 1.7 for ratio in ratios):
         return ["bias of an adapting preconditioner: freeze it after burn-in (PSGLD: freeze_after=)"]
     if math.log(max(ratios) / max(min(ratios), 1e-30)) > 2 * SAME:
-        return uneven_hints(run, chains, target)
+        return uneven_hints(run, chains)
     factor = math.exp(sum(math.log(max(ratio, 1e-30)) for ratio in ratios) / len(ratios))
     return uniform_hints(factor, num_data, temperature)
 
@@ -203,15 +213,17 @@ def uniform_hints(factor: float, num_data: float, temperature: float) -> list[st
     return [cause for value, cause in causes if abs(math.log(factor / value)) < SAME and abs(math.log(value)) > SAME]
 
 
-def uneven_hints(run: CheckRun, chains: Chains, target: Target) -> list[str]:
+def uneven_hints(run: CheckRun, chains: Chains) -> list[str]:
     """Return faults that would explain ratios that vary with the direction."""
-    moment = chains.second_moment()
+    moment, target = chains.second_moment(), chains.target
     if moment is not None and len(run.variance_ratios) > 1:
         scale = target.directions.square().T @ moment.to(target.mean).mean(0).sqrt()
         pairs = torch.stack([scale.log().cpu(), torch.tensor(run.variance_ratios).to(scale).log().cpu()])
         if float(torch.corrcoef(pairs)[0, 1]) > 0.8:
             return ["noise not preconditioned: the ratio grows with √v, as if √G were missing in the noise"]
-    return ["the ratio varies with the direction: drift and noise are not preconditioned alike"]
+    return [
+        "the ratio varies with the direction: drift and noise are not preconditioned alike, or parameters share noise"
+    ]
 
 
 def is_adapting(chains: Chains) -> bool:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import operator
+import reprlib
 from collections.abc import Iterable
+from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
 
 Settings = TypeVar("Settings")
+
+#: How deep the values of a file may be nested.
+MAX_DEPTH = 50
 
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -47,19 +56,20 @@ def check_values(settings: Any, owner: str) -> None:
         choices, bounds = field.metadata.get("choices", ()), field.metadata.get("bounds", {})
         if value is None and optional:
             continue
-        known = not choices or value in choices
-        require(known, f"{owner}: {field.name}", repr(value), f"one of {', '.join(choices)}")
+        if choices and value not in choices:
+            raise ValueError(f"{owner}: {field.name}: got {shortened(value)}, expected one of {', '.join(choices)}")
         if not all(COMPARISONS[sign](value, bound) for sign, bound in bounds.items()):
             numbers = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound != math.inf)
             expected = f"{'None or ' if optional else ''}{'a finite number ' if math.inf in bounds.values() else ''}"
-            raise ValueError(f"{owner}: {field.name}: got {value!r}, expected {expected}{numbers}")
+            raise ValueError(f"{owner}: {field.name}: got {shortened(value)}, expected {expected}{numbers}")
 
 
 def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: bool = False) -> Settings:
     """Return a dataclass made from what ``dataclasses.asdict`` gave, also after a round trip through JSON.
 
     Lists become tuples and objects become dataclasses where the fields are annotated so. What is missing has its
-    default.
+    default. A field of ``Tensor`` is a dense one on a device, that autograd does not follow;
+    ``Annotated[Tensor, dtype, number of dimensions]`` has these, too.
 
     Args:
         cls: the dataclass.
@@ -72,11 +82,14 @@ def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: b
             default.
     """
     require(isinstance(values, dict), owner, shortened(values), "an object")
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    unknown = sorted(map(str, set(values) - set(fields)))
-    known = f"some of {', '.join(sorted(fields))}"
-    require(not unknown or ignore_unknown, owner, ", ".join(map(repr, unknown)), known)
+    unknown = [name for name in values if name not in fields]
+    if unknown and not ignore_unknown:
+        known = sorted(fields)
+        if len(known) > 8:
+            known = [*(get_close_matches(str(unknown[0]), known) or known[:8]), "…"]
+        raise ValueError(f"{owner}: got {', '.join(map(shortened, unknown[:3]))}, expected some of {', '.join(known)}")
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{owner}: got no {name!r}, expected {describe(hints[name])}")
@@ -88,7 +101,14 @@ def from_dict(cls: type[Settings], values: Any, owner: str, *, ignore_unknown: b
 def convert(value: Any, hint: Any, place: str, ignore_unknown: bool = False) -> Any:
     """Return a plain value as the type of a field. ValueError, which begins with ``place``, if it does not fit."""
     origin, members = get_origin(hint), get_args(hint)
-    if hint is Any or (isinstance(hint, type) and type(value) is hint) or (hint is float and type(value) is int):
+    if hint is Tensor or (origin is Annotated and members[0] is Tensor):
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        if dense and not value.requires_grad and all(map(operator.eq, members[1:], (value.dtype, value.dim()))):
+            return value
+    elif type(value) is int and hint in (int, float):
+        if value.bit_length() < (64 if hint is int else 1024):  # of PyTorch's integers, or of floats
+            return value
+    elif hint is Any or (isinstance(hint, type) and type(value) is hint):
         return value
     if origin in (Union, UnionType):
         for member in members:
@@ -110,8 +130,14 @@ def convert(value: Any, hint: Any, place: str, ignore_unknown: bool = False) -> 
             ]
             return origin(items)
     elif origin is dict and isinstance(value, dict):
-        return {key: convert(item, members[1], f"{place}[{key!r}]", ignore_unknown) for key, item in value.items()}
-    raise ValueError(f"{place}: got {shortened(value)}, expected {describe(hint)}")
+        return {
+            convert(key, members[0], f"{place}: key", ignore_unknown): convert(
+                item, members[1], f"{place}[{key!r:.60}]", ignore_unknown
+            )
+            for key, item in value.items()
+        }
+    kind = " that is dense, in memory and without gradient" if isinstance(value, Tensor) else ""
+    raise ValueError(f"{place}: got {shortened(value)}, expected {describe(hint)}{kind}")
 
 
 def describe(hint: Any) -> str:
@@ -119,12 +145,55 @@ def describe(hint: Any) -> str:
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(map(describe, members))
+    if origin is Annotated:
+        kinds = map(str.format, ("of dtype {}", "with {} dimensions"), map(str, members[1:]))
+        return " ".join(["Tensor", *kinds])
     if origin is not None:
         return f"{origin.__name__}[{', '.join('...' if member is ... else describe(member) for member in members)}]"
     return "None" if hint is NoneType else hint.__name__
 
 
-def shortened(value: Any) -> str:
-    """Return the ``repr`` of a value for a message, cut after 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+class Shortener(reprlib.Repr):
+    """The ``repr`` of values that may be huge, nested without end, or tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+        self.maxlevel = 4
+
+    def repr_Tensor(self, value: Tensor, level: int) -> str:  # noqa: N802
+        layout = "" if value.layout == torch.strided else f"{value.layout} "
+        device = "" if value.device.type == "cpu" else f" on {value.device}"
+        grad = " that requires grad" if value.requires_grad else ""
+        return f"{layout}{value.dtype} of shape {list(value.shape)}{device}{grad}".replace("torch.", "")
+
+    repr_Parameter = repr_Tensor  # noqa: N815
+
+
+def shortened(value: Any, length: int = 60) -> str:
+    """Return the ``repr`` of a value for a message, cut after some characters."""
+    try:
+        text = " ".join(Shortener().repr(value).split())
+    except ValueError:  # of an integer with more digits than Python writes
+        text = f"something of type {type(value).__name__} with too many digits"
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def parse_json(text: str | bytes, owner: str) -> Any:
+    """Return what JSON text holds, with None for NaN and Infinity. ValueError, with ``owner``, if it is damaged."""
+    try:
+        value = json.loads(text, parse_constant=lambda _: None)
+    except ValueError as error:  # also of a number with too many digits
+        raise ValueError(f"{owner} is no JSON file ({error})") from error
+    except RecursionError:
+        deep = True
+    else:
+        deep = is_deeper(value, MAX_DEPTH)
+    require(not deep, owner, "values nested too deeply", f"at most {MAX_DEPTH} levels")
+    return value
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and dictionaries are nested more than ``depth`` levels deep."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(is_deeper(item, depth - 1) for item in items)

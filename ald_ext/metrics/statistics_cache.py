@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import NPZ_DAMAGE, write_atomically
+from ..files import write_atomically
 from ..progress import progress_bar
-from ..settings import require
+from ..settings import from_dict, require
 from .feature_extractors import FeatureExtractor, check_images
 from .frechet_distance import GaussianAccumulator, GaussianStatistics
 
@@ -76,13 +77,17 @@ def cached_statistics(
 
 
 def read_statistics(path: Path, key: str) -> GaussianStatistics | None:
-    """Return what :func:`cached_statistics` wrote; None if the file is missing or another one."""
+    """Return what :func:`cached_statistics` wrote; None if the file is missing, damaged or another one."""
     try:
+        with zipfile.ZipFile(path) as archive:  # numpy compares no checksum where an array ends before its member
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > path.stat().st_size or archive.testzip() is not None:
+                return None
         with path.open("rb") as file:  # numpy leaves a damaged file open if it is given the path
             arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile) or arrays["key"].item() != key:
+            if arrays["key"].item() != key:
                 return None
-            mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
-            return GaussianStatistics(mean, covariance, int(arrays["count"]))
-    except (*NPZ_DAMAGE, KeyError, TypeError, AttributeError):  # the last three where the file holds something else
+            values = {name: torch.from_numpy(arrays[name]) for name in ("mean", "covariance")}
+            return from_dict(GaussianStatistics, {**values, "count": arrays["count"].item()}, str(path))
+    except Exception:  # a damaged file makes zipfile and numpy raise whatever there is
         return None

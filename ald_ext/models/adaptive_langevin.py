@@ -133,8 +133,8 @@ class PersistentChains(nn.Module):
     def __init__(self, count: int, dimension: int, dynamics: AdaptiveLangevin) -> None:
         super().__init__()
         self.dynamics = dynamics
-        start = ops.latent_normal(torch.arange(count), dimension, seed=int(dynamics.seed), step=0)
-        self.register_buffer("z", start)
+        seed = 0 if dynamics.seed.is_meta else int(dynamics.seed)  # a model on meta has no values
+        self.register_buffer("z", ops.latent_normal(torch.arange(count), dimension, seed=seed, step=0))
         self.moved = torch.arange(0)
 
     def advance(self, potential: Potential, x: Tensor | None, index: Tensor, num_steps: int) -> Tensor:

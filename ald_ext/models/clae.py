@@ -38,9 +38,9 @@ class CLAEConfig(LAEConfig):
     """
 
     energy_units: int = setting(128, at_least=1)
-    energy_layers: int = setting(2, at_least=0)
+    energy_layers: int = setting(2, at_least=0, at_most=1000)
     sampler_inputs: int = setting(32, at_least=1)
-    chains: int | None = setting(None, at_least=1)
+    chains: int | None = setting(None, at_least=1, at_most=2**24)
     tilt: bool | None = None
     prior_sampler: str = setting("amortized", choices=("amortized", "langevin"))
     prior_steps: int = setting(5, at_least=1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import ops
-from ..settings import check_values, from_dict, require, setting
+from ..settings import check_values, from_dict, require, setting, shortened
 from .likelihoods import LIKELIHOODS
 
 DEQUANTIZATIONS = ("none", "uniform", "langevin")
@@ -26,7 +26,7 @@ class ModelConfig:
         network: the built-in networks: "conv" for images of 32 x 32, "mlp" for data of any shape.
         width: channels of the hidden layers of "conv".
         hidden_units: units of each hidden layer of "mlp".
-        hidden_layers: number of hidden layers of "mlp"; 0 is a linear map.
+        hidden_layers: number of hidden layers of "mlp", at most 1000; 0 is a linear map.
         data: "pixels" for uint8; "real" for float32 of any range, which the likelihood sees as they are.
         likelihood: the likelihood p(x | z), a name in ``LIKELIHOODS`` of :mod:`ald_ext.models.likelihoods`.
         precision_prior: prior of the marginalized Gaussian's precision: "flat", "jeffreys" or (a, b) for Gamma(a, b).
@@ -47,7 +47,7 @@ class ModelConfig:
     network: str = setting("conv", choices=("conv", "mlp"))
     width: int = setting(16, at_least=1)
     hidden_units: int = setting(512, at_least=1)
-    hidden_layers: int = setting(2, at_least=0)
+    hidden_layers: int = setting(2, at_least=0, at_most=1000)
     data: str = setting("pixels", choices=("pixels", "real"))
     likelihood: str = setting("marginal-gaussian", choices=LIKELIHOODS)
     precision_prior: ops.PrecisionPrior = "flat"
@@ -58,6 +58,8 @@ class ModelConfig:
     num_data: int | None = setting(None, at_least=1)
 
     def __post_init__(self) -> None:
+        named = self.precision_prior in ("flat", "jeffreys") or not isinstance(self.precision_prior, str)
+        self._require("precision_prior", named, "'flat', 'jeffreys' or (a, b)")
         ops.prior_shape_and_rate(self.precision_prior)
         check_values(self, f"ald_ext.models.{type(self).__name__}")
         whole = all(type(size) is int and size >= 1 for size in self.shape)
@@ -80,7 +82,7 @@ class ModelConfig:
         return self.shape[0]
 
     def _require(self, name: str, fulfilled: bool, expected: str) -> None:
-        require(fulfilled, f"ald_ext.models.{type(self).__name__}: {name}", repr(getattr(self, name)), expected)
+        require(fulfilled, f"ald_ext.models.{type(self).__name__}: {name}", shortened(getattr(self, name)), expected)
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ from torch import Tensor
 
 from ..settings import require
 from .latent_variable_model import LatentVariableModel
+from .saving import check_fits
+
+
+@dataclass
+class EnsembleState:
+    """What :meth:`ParameterEnsemble.state_dict` gives."""
+
+    samples: list[dict[str, Tensor]]
 
 
 class ParameterEnsemble:
@@ -37,6 +46,11 @@ class ParameterEnsemble:
     def append(self, model: LatentVariableModel) -> None:
         """Keep a copy of the current parameters."""
         self.samples.append({name: value.detach().clone() for name, value in model.named_parameters()})
+
+    def check(self, model: LatentVariableModel) -> None:
+        """Raise a ValueError if the samples are not of the parameters of a model."""
+        for number, sample in enumerate(self.samples):
+            check_fits(sample, dict(model.named_parameters()), f"ensemble: samples[{number}]", "the model")
 
     @torch.no_grad()
     def mean(self, model: LatentVariableModel, function: Callable[[LatentVariableModel], Tensor]) -> Tensor:

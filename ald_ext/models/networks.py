@@ -7,6 +7,7 @@ tanh, because Langevin dynamics needs differentiable potentials (paper: Appendix
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,16 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dequantization import LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
-from ..settings import require
+from ..settings import require, shortened
 from .config import ModelConfig
 
 IMAGE_SIZE = 32
+#: The most weights of a network: 16 GiB in float32.
+MAX_WEIGHTS = 2**32
 
 
 class Encoder(nn.Sequential):
     """Three stride-2 4 x 4 convolutions (32 -> 16 -> 8 -> 4) and a 4 x 4 convolution: (N, C, 32, 32) -> (N, out)."""
 
     def __init__(self, channels: int, out: int, width: int) -> None:
+        check_number_of_weights(16 * width * (channels + 2 * width + out))
         layers: list[nn.Module] = []
         for inputs in (channels, width, width):
             layers += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.Tanh()]
@@ -54,6 +58,7 @@ class Decoder(nn.Module):
 
     def __init__(self, latent_dim: int, channels: int, width: int) -> None:
         super().__init__()
+        check_number_of_weights(width * (16 * latent_dim + 9 * (2 * width + channels)))
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, width, 4), nn.Tanh()]
         for outputs in (width, width, channels):
             layers += [UpsampledConv2d(width, outputs), nn.Tanh()]
@@ -70,6 +75,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, hidden_units: int, hidden_layers: int) -> None:
         sizes = [inputs, *[hidden_units] * hidden_layers]
+        check_number_of_weights(sum(map(operator.mul, sizes, [*sizes[1:], outputs])))
         layers: list[nn.Module] = []
         for size, next_size in pairwise(sizes):
             layers += [nn.Linear(size, next_size), nn.Tanh()]
@@ -118,6 +124,12 @@ def make_dequantizer(config: ModelConfig) -> nn.Module:
 def for_convolutions(network: nn.Module) -> nn.Module:
     """Return the network with weights in the memory format in which convolutions with few channels are fastest."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def check_number_of_weights(count: int) -> None:
+    """Raise a ValueError for a network that no machine holds, before it is built."""
+    expected = f"at most {MAX_WEIGHTS}: smaller width, hidden_units, latent_dim or shape"
+    require(count <= MAX_WEIGHTS, "ald_ext.models.ModelConfig", f"a network of {shortened(count)} weights", expected)
 
 
 def check_image_shape(shape: Sequence[int]) -> None:

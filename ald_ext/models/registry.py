@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..settings import require
+from ..settings import require, shortened
 from .abp import ABP
 from .ae import AE, SparseAE
 from .clae import CLAE
@@ -19,5 +19,5 @@ MODELS: dict[str, type[LatentVariableModel]] = {
 
 def find_model_class(name: str) -> type[LatentVariableModel]:
     """Return the class of a model by its name. ValueError for an unknown one."""
-    require(name in MODELS, "model", repr(name), f"one of {', '.join(MODELS)}")
+    require(name in MODELS, "model", shortened(name), f"one of {', '.join(MODELS)}")
     return MODELS[name]

@@ -3,24 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import pickle
-import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..files import write_atomically
-from ..settings import require
+from ..settings import from_dict, require, shortened
 from .config import config_from_dict
 from .latent_variable_model import LatentVariableModel
 from .registry import find_model_class
+from .tensor_files import FORMAT, read_tensors, write_tensors
 
-#: Version of the files of models and checkpoints; raised when older versions cannot read newer files, or conversely.
-FORMAT = 2
-MODEL_KEYS = ("format", "model_name", "model_config", "model")
+
+@dataclass(kw_only=True)
+class ModelFile:
+    """What the file of a model holds, and a checkpoint or a detector among other things."""
+
+    format: int
+    model_name: str
+    model_config: dict[str, Any]
+    model: dict[str, Tensor]
+    own_networks: list[str] = field(default_factory=list)
+
+
+def required_fields(schema: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields without defaults."""
+    fields = dataclasses.fields(schema)
+    return tuple(each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING)
+
+
+MODEL_KEYS = required_fields(ModelFile)
+
+
+def read_contents(path: Path, schema: Any, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Return what a file of tensors and plain values holds, whose entries are as a dataclass says.
+
+    Args:
+        path: the file.
+        schema: the dataclass; the file may hold other entries, too.
+        device: device for the tensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is corrupt, of another program or version, or with an entry of another type.
+    """
+    contents = read_tensors(path, required_fields(schema), device)
+    from_dict(schema, contents, f"checkpoint: {str(path)!r} is no checkpoint of ald_ext", ignore_unknown=True)
+    return contents
 
 
 def model_contents(model: LatentVariableModel) -> dict[str, Any]:
@@ -34,74 +66,38 @@ def model_contents(model: LatentVariableModel) -> dict[str, Any]:
     }
 
 
-def write_tensors(path: Path, contents: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all. OSError where that fails; an earlier file is as it was."""
-    buffer = io.BytesIO()  # torch.save would report a full disk as an internal error
-    torch.save(contents, buffer)
-    write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
-
-
-def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return what :func:`write_tensors` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is corrupt, truncated, of another program or of another version.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: got {str(path)!r}, expected a file that `ald-ext train` wrote")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:  # torch.load leaves checksums alone
-                raise ValueError(f"the checksum of {damaged} is wrong")
-        contents = torch.load(path, map_location=device, weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # a damaged file makes zipfile and pickle raise whatever there is
-        # Torch's own advice on unpickling is to trust the file.
-        foreign = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds other things than tensors and plain values" if foreign else first_line(error)
-        raise ValueError(
-            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({reason}); "
-            "expected a file that `ald-ext train` wrote"
-        ) from error
-    found = contents if isinstance(contents, dict) else {}
-    if found.get("format", FORMAT) != FORMAT:
-        raise ValueError(
-            f"checkpoint: {str(path)!r} is of another version of ald_ext: got format {found['format']}, "
-            f"expected {FORMAT}"
-        )
-    missing = sorted(set(keys) - set(found))
-    if missing:
-        raise ValueError(f"checkpoint: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
-    return found
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def model_from_contents(
     contents: dict[str, Any], *, encoder: nn.Module | None = None, decoder: nn.Module | None = None
 ) -> LatentVariableModel:
     """Return the model of :func:`model_contents`. ValueError for an unknown model, or parameters that do not fit."""
-    model_class = find_model_class(contents["model_name"])
+    name = contents["model_name"]
+    model_class = find_model_class(name)
     config = config_from_dict(model_class.config_class, contents["model_config"])
-    given = {"encoder": encoder, "decoder": decoder}
-    missing = [name for name in contents.get("own_networks", ()) if given.get(name) is None]
-    got = f"the model {contents['model_name']!r} with {' and '.join(missing)} of its own"
-    keywords = ", ".join(f"{name}=…" for name in missing)
+    networks = {"encoder": encoder, "decoder": decoder}
+    missing = [network for network in contents.get("own_networks", ()) if networks.get(network) is None]
+    got = f"the model {name!r} with {' and '.join(missing)} of its own"
+    keywords = ", ".join(f"{network}=…" for network in missing)
     require(not missing, "checkpoint", got, f"load_model(path, {keywords}) in Python: a command cannot make them")
-    model = model_class(config, encoder=encoder, decoder=decoder)
-    try:
-        model.load_state_dict(contents["model"])
-    except RuntimeError as error:
-        raise ValueError(
-            f"checkpoint: the parameters do not fit a {contents['model_name']} of its settings ({first_line(error)}); "
-            "a model with networks of your own needs encoder= and decoder="
-        ) from error
+    with torch.device("meta"):  # where settings that are not those of the parameters cost no memory
+        outline = model_class(config, **networks)
+    own = f"a {name} of its settings; a model with networks of your own needs encoder= and decoder="
+    check_fits(contents["model"], outline.state_dict(), "checkpoint: model", own)
+    model = model_class(config, **networks)
+    model.load_state_dict(contents["model"])
     return model
+
+
+def check_fits(tensors: dict[str, Tensor], expected: dict[str, Tensor], place: str, owner: str) -> None:
+    """Raise a ValueError if names, shapes or kinds of numbers are not those of other tensors."""
+    for name in sorted(tensors.keys() ^ expected.keys()):
+        got, wanted = ("no", "one") if name in expected else ("a", "none")
+        raise ValueError(f"{place}: got {got} tensor {shortened(name)}, expected {wanted} as in {owner}")
+    for name, like in expected.items():
+        if is_lazy(like):  # a network of one's own that takes its shapes from the tensors
+            continue
+        tensor = tensors[name]
+        fits = tensor.shape == like.shape and tensor.is_floating_point() == like.is_floating_point()
+        require(fits, f"{place}: {name}", shortened(tensor, 100), f"shape {list(like.shape)} as in {owner}")
 
 
 def save_model(model: LatentVariableModel, path: str | Path) -> None:
@@ -136,5 +132,5 @@ def load_model(
         FileNotFoundError: no such file.
         ValueError: a file that is corrupt, of another version or program, or that does not fit the networks.
     """
-    contents = read_tensors(Path(path), MODEL_KEYS, device)
+    contents = read_contents(Path(path), ModelFile, device)
     return model_from_contents(contents, encoder=encoder, decoder=decoder).to(device)

@@ -10,14 +10,18 @@ import numpy
 import torch
 
 from .. import ops, reference
+from ..settings import from_dict, require, shortened
 from .checks import (
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
     Group,
+    OptimizerState,
     Requirement,
+    check_loaded,
     check_lr,
+    is_number,
 )
 from .names import identity, ordered_by_name, repeated, with_recorded_names
 from .seeds import Replicas, chain_seed, in_process_group, values_of
@@ -166,11 +170,13 @@ class LangevinOptimizer(GroupStepper):
         for options in (self._common_options, self.own_options):
             for option, requirement in options.items():
                 if not requirement.accepts(group[option]):
-                    got = repr(group[option])
+                    got = shortened(group[option])
                     raise ValueError(f"ald_ext.{name}: {option}: got {got}, expected {requirement.expected}")
         for option, requirement in self._rare_options.items():
             if option in group and not requirement.accepts(group[option]):
-                raise ValueError(f"ald_ext.{name}: {option}: got {group[option]!r}, expected {requirement.expected}")
+                raise ValueError(
+                    f"ald_ext.{name}: {option}: got {shortened(group[option])}, expected {requirement.expected}"
+                )
         if group["fused"] and group["foreach"]:
             raise ValueError(f"ald_ext.{name}: fused, foreach: got True for both, expected one of them at most")
         if group["capturable"] and (group["foreach"] or group["fused"] is False):
@@ -207,8 +213,14 @@ class LangevinOptimizer(GroupStepper):
         but for :class:`ald_ext.PSGLD`.
 
         Raises:
-            ValueError: the state of another optimizer, or of other groups.
+            ValueError: the state of another optimizer, of other groups or parameters, or with bad options.
         """
+        require(
+            isinstance(state_dict, dict),
+            f"ald_ext.{type(self).__name__}: load_state_dict",
+            shortened(state_dict),
+            "a dict",
+        )
         # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
         handle = self.register_load_state_dict_pre_hook(prepare_loaded)
         try:
@@ -256,8 +268,16 @@ def python_numbers(group: Group) -> Group:
 
 def prepare_loaded(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """A hook in front of what torch loads."""
+    owner = f"ald_ext.{type(optimizer).__name__}: load_state_dict"
+    from_dict(OptimizerState, state_dict, owner, ignore_unknown=True)
     if any("num_data" not in group for group in state_dict["param_groups"]):
         state_dict = optimizer._adopted(state_dict)
     state_dict = ordered_by_name(state_dict, optimizer.param_groups)
+    check_loaded(owner, optimizer, state_dict)
+    for own, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
+        step = saved.get("step", 0)
+        is_count = is_number(step) and 0 <= step <= reference.MAX_STEP and int(step) == step
+        require(is_count, f"{owner}: step", shortened(step), f"an integer, 0 to {reference.MAX_STEP}")
+        optimizer._check_options({**own, **python_numbers(saved)})
     optimizer.__dict__["_loaded"] = state_dict
     return state_dict

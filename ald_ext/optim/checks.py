@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..settings import require, shortened
 from .layouts import is_dense, share_memory
 from .shards import is_dtensor, local
 from .step_lists import StepLists
@@ -32,8 +33,10 @@ class Requirement(NamedTuple):
             return False
 
 
-NOT_NEGATIVE = Requirement(lambda value: 0 <= value < math.inf, "a finite number >= 0")
-POSITIVE = Requirement(lambda value: 0 < value < math.inf, "a finite number > 0")
+#: Below it, integers are floats, too.
+BOUND = 2.0**1023
+NOT_NEGATIVE = Requirement(lambda value: 0 <= value < BOUND, "a finite number >= 0")
+POSITIVE = Requirement(lambda value: 0 < value < BOUND, "a finite number > 0")
 SEED = Requirement(lambda value: isinstance(value, int) and 0 <= value < 2**63, "an integer, 0 <= seed < 2**63")
 COUNT_OR_NONE = Requirement(
     lambda value: value is None or (isinstance(value, int) and value >= 0), "None or an integer >= 0"
@@ -115,6 +118,62 @@ def check_state(where: str, param: Tensor, state: Group, names: Sequence[str]) -
             raise RuntimeError(
                 f"{where}: state {name}: got it {placed(state[name])}, expected {placed(param)}, as the parameter is"
             )
+
+
+@dataclass
+class GroupState:
+    """What every group of an optimizer's state has, beside its options."""
+
+    params: list[int | str]
+
+
+@dataclass
+class OptimizerState:
+    """The form of a state of PyTorch's optimizers; torch.distributed.checkpoint names parameters."""
+
+    state: dict[int | str, dict[str, Any]]
+    param_groups: list[GroupState]
+
+
+def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
+    """Raise a ValueError, which begins with ``owner``, if a state is not one that an optimizer could have.
+
+    It has the form of :class:`OptimizerState`. Options are compared in kind with the optimizer's own, states with the
+    parameters.
+    """
+    pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=False))  # torch compares the numbers
+    for number, (own, saved) in enumerate(pairs):
+        for option in (own.keys() & saved.keys()) - {"params", "param_names"}:
+            alike = are_alike(own[option], saved[option])
+            expected = f"something like {shortened(own[option])}"
+            require(alike, f"{owner}: param_groups[{number}]: {option}", shortened(saved[option]), expected)
+    names = getattr(optimizer, "state_names", ("exp_avg", "exp_avg_sq"))  # the latter are Adam's
+    keyed = [pair for own, saved in pairs for pair in zip(own["params"], saved["params"], strict=False)]
+    for param, key in keyed:
+        states = state_dict["state"].get(key, {})
+        for name in (*names, *({"gradient_mean"} & states.keys())) if states else ():
+            state = states.get(name)
+            dense = isinstance(state, Tensor) and state.layout == torch.strided and state.is_floating_point()
+            plain = dense and state.is_meta == param.is_meta and not state.requires_grad
+            expected = f"a tensor of shape {list(param.shape)} as of the parameter"
+            fits = plain and state.shape == param.shape
+            require(fits, f"{owner}: state[{key!r}]: {name}", shortened(state, 100), expected)
+        step = states.get("step", 0)
+        require(is_number(step), f"{owner}: state[{key!r}]: step", shortened(step, 100), "a number")
+
+
+def are_alike(own: Any, saved: Any) -> bool:
+    """Whether a value may stand for an option's own; None, flags and numbers may stand for each other."""
+    if isinstance(own, (list, tuple)):
+        return isinstance(saved, (list, tuple)) and len(own) == len(saved) and all(map(are_alike, own, saved))
+    return saved is None or is_number(saved)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that PyTorch can take."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_meta and value.layout == torch.strided
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def placed_alike(first: Any, second: Any) -> bool:

@@ -119,5 +119,5 @@ class PSGLD(LangevinOptimizer):
             {**group, **{name: saved[name] for name in ("params", "param_names") if name in group and name in saved}}
             for group, saved in zip(own, saved_groups, strict=True)
         ]
-        states = {key: {"square_avg": state["square_avg"]} for key, state in state_dict["state"].items()}
+        states = {key: {"square_avg": state.get("square_avg")} for key, state in state_dict["state"].items()}
         return {**state_dict, "state": states, "param_groups": groups}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from ..files import write_json
-from ..settings import from_dict
+from ..settings import convert, from_dict, parse_json
 from ..version import __version__
 
 FILE = "results.json"
@@ -216,17 +215,18 @@ def read_trained_models(folders: Sequence[Path]) -> Results:
         where = f"report: {folder / 'metrics.json'}"
         if not (isinstance(metrics, dict) and isinstance(config, dict)):
             raise ValueError(f"{where} and config.json: expected objects, as `ald-ext train` writes them")
-        model = str(metrics.get("model"))
+        model, dataset = (convert(metrics.get(name), str, f"{where}: {name}") for name in ("model", "dataset"))
         values = {
             **metrics,
-            "dataset": PurePosixPath(str(metrics.get("dataset"))).stem,
+            "dataset": PurePosixPath(dataset).stem,
             "model": model if folder.name == model else f"{folder.name} ({model})",
             "seed": config.get("seed"),
         }
         job = from_dict(TrainingRun, values, where, ignore_unknown=True)
         for name, metric in (("re", "test_re"), ("re_averaged", "test_re_ensemble")):
-            if metrics.get(metric) is not None:
-                rows.append(make_row(f"{job.dataset}/{job.model}/{name}", [metrics[metric]], {}))
+            value = convert(metrics.get(metric), float | None, f"{where}: {metric}")
+            if value is not None:
+                rows.append(make_row(f"{job.dataset}/{job.model}/{name}", [value], {}))
         jobs.append(job)
         configs.append(config)
         for name, shown in (("reconstructions", "held-out data, each row above its reconstructions"), ("samples",) * 2):
@@ -237,7 +237,7 @@ def read_trained_models(folders: Sequence[Path]) -> Results:
         quick=False,
         settings=shared(configs),
         differences=[],
-        versions=metrics.get("versions", {}),
+        versions=convert(metrics.get("versions", {}), dict[str, str], f"{where}: versions"),
         seconds=sum(job.seconds for job in jobs),
         rows=rows,
         pictures=pictures,
@@ -260,8 +260,4 @@ def shared(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """Return what a file holds. ValueError, which names it, where it is damaged."""
-    try:
-        # What is not finite is written as null; older files have NaN.
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"report: {path}: damaged ({error}), expected JSON") from error
+    return parse_json(path.read_bytes(), f"report: {path}")  # older files have NaN where newer ones have null

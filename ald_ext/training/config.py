@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from ..data.datasets import DATASETS
 from ..files import write_json
 from ..models import MODELS, ModelConfig, config_from_dict
 from ..models.likelihoods import LIKELIHOODS
-from ..settings import check_values, from_dict, setting
+from ..settings import check_values, from_dict, parse_json, require, setting, shortened
 
 #: Default learning rate of PSGLD and of Adam.
 DEFAULT_LR = 4e-3
@@ -169,12 +168,9 @@ class TrainingConfig:
             ValueError: the file is no JSON, or not of these settings.
             OSError: the file cannot be read.
         """
-        try:
-            values = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"config: {str(path)!r} is no JSON file ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"config: {str(path)!r}: got a {type(values).__name__}, expected an object of settings")
+        owner = f"config: {str(path)!r}"
+        values = parse_json(path.read_bytes(), owner)
+        require(isinstance(values, dict), owner, shortened(values), "an object of settings")
         return cls.from_dict(values)
 
     def save(self, path: Path) -> None:

@@ -19,10 +19,12 @@ from ..data.datasets import DATASETS, ImageData, load_dataset
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.ensemble import state_of_ensemble
 from ..models.latent_variable_model import as_config_of
-from ..models.saving import first_line, model_contents
-from ..settings import require
+from ..models.saving import model_contents
+from ..models.tensor_files import first_line
+from ..optim.checks import check_loaded
+from ..settings import from_dict, require
 from ..threads import number_of_threads
-from .checkpoints import MEASURED, MEASURED_LATER
+from .checkpoints import MEASURED, MEASURED_LATER, Totals
 from .config import LONGEST_WARM_UP, WARM_UP_PART, TrainingConfig
 from .optimizers import make_optimizer, make_scheduler
 from .ranks import Ranks
@@ -36,26 +38,6 @@ GIVEN_DATA = "(given in Python)"
 GROUP_OPTIONS = ("temperature", "alpha", "eps", "freeze_after", "seed", "weight_decay")
 
 MakeModel = Callable[[ModelConfig], LatentVariableModel]
-
-
-@dataclass
-class Totals:
-    """Sums over an epoch of the loss and of the model's diagnostics."""
-
-    images: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, count: int, loss: Tensor, diagnostics: dict[str, Tensor]) -> None:
-        """Add the means of a minibatch of ``count`` images."""
-        self.images += count
-        for name, value in {"loss": loss, **diagnostics}.items():
-            if name not in self.sums:
-                self.sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
-            self.sums[name].add_(value.detach(), alpha=count)
-
-    def means(self) -> dict[str, float]:
-        """Return the means over the images since the epoch began."""
-        return {name: value.item() / self.images for name, value in self.sums.items()}
 
 
 @dataclass
@@ -155,7 +137,7 @@ class Run:
             torch.manual_seed(self.config.seed)
         if self.ensemble is not None:
             self.ensemble.load_state_dict(state["ensemble"])
-        self.totals = Totals(**state["totals"])
+        self.totals = from_dict(Totals, state["totals"], "checkpoint: totals", ignore_unknown=True)
         for name in (*MEASURED, *MEASURED_LATER):
             setattr(self, name, state.get(name, getattr(self, name)))
         new = [
@@ -267,6 +249,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """Load a state except what follows from the settings or the device: a captured step has its lr there."""
     own_options = ("lr", "capturable", *GROUP_OPTIONS)
     own = [{name: group[name] for name in own_options if name in group} for group in optimizer.param_groups]
+    check_loaded("resume: optimizer", optimizer, state)
     optimizer.load_state_dict(state)
     for group, kept in zip(optimizer.param_groups, own, strict=True):
         lr = group["lr"]

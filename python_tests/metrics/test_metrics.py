@@ -550,6 +550,7 @@ def save_single_array(path: Path) -> None:
         lambda path: foreign_archive(path, key=np.zeros(3)),
         lambda path: foreign_archive(path, mean=None),
         lambda path: foreign_archive(path, count=np.array(1)),
+        lambda path: foreign_archive(path, count=np.array(30.5)),
         lambda path: foreign_archive(path, count=np.array("many")),
         lambda path: foreign_archive(path, mean=np.zeros(6, np.float32)),
         lambda path: foreign_archive(path, mean=np.array(["text"])),

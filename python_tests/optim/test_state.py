@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from corpus.damaged import replaced
 from optim.optimizers import EVERY_IMPLEMENTATION, EVERY_KIND, OPTIMIZERS, network, through_a_file, train
 from torch import Tensor, nn
 
-from ald_ext import SGLD, ops
+from ald_ext import PSGLD, SGHMC, SGLD, ops
 
 
 def values(model: nn.Module) -> list[Tensor]:
@@ -161,3 +162,51 @@ def test_states_of_older_versions_get_the_defaults(kind: str) -> None:
     fresh.__setstate__(state)
     assert fresh.param_groups[0]["capturable"] is False
     assert fresh.param_groups[0]["fused"] is None
+
+
+# --- Damaged states ---
+
+
+@EVERY_KIND
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("param_groups",), None, "param_groups: got None, expected list"),
+        (("param_groups", 0), {"lr": 0.1}, r"param_groups\[0\]: got no 'params', expected list"),
+        (("state",), [1], r"state: got \[1\], expected dict"),
+        (("param_groups", 0, "lr"), [0.1], r"param_groups\[0\]: lr: got \[0.1\], expected something like 0.01"),
+        (("param_groups", 0, "temperature"), "1", "temperature: got '1', expected something like 1.0"),
+        (("param_groups", 0, "temperature"), -1.0, "temperature: got -1.0, expected a finite number >= 0"),
+        (("param_groups", 0, "num_data"), 10**90, "num_data: got 1000.*, expected something like 50"),
+        (("param_groups", 0, "step"), -1, "step: got -1, expected an integer, 0 to"),
+        (("param_groups", 0, "step"), 2.5, "step: got 2.5, expected an integer, 0 to"),
+    ],
+)
+def test_damaged_states_are_refused_at_loading(kind: str, place: tuple[Any, ...], value: Any, message: str) -> None:
+    model = network(torch.device("cpu"))
+    optimizer = OPTIMIZERS[kind](model.parameters(), 0.01, num_data=50, seed=1)
+    train(model, optimizer, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(replaced(copy.deepcopy(before), place, value))
+    assert str(optimizer.state_dict()) == str(before)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3, 5), torch.zeros(2, device="meta"), torch.arange(2), [0.0], None])
+@pytest.mark.parametrize(("kind", "name"), [(PSGLD, "square_avg"), (SGHMC, "momentum_buffer")])
+def test_states_of_other_shapes_are_refused_at_loading(kind: Any, name: str, value: Any) -> None:
+    param = torch.zeros(4)
+    optimizer = kind([param], 0.01, num_data=50, seed=1)
+    state = {**optimizer.state_dict(), "state": {0: {name: value}}}
+    with pytest.raises(
+        ValueError, match=rf"load_state_dict: state\[0\]: {name}: got .*, expected a tensor of shape \[4\]"
+    ):
+        optimizer.load_state_dict(state)
+    assert not optimizer.state
+
+
+def test_a_momentum_that_is_text_is_refused_at_loading() -> None:
+    optimizer = SGHMC([torch.zeros(4)], 0.01, num_data=50)
+    state = replaced(optimizer.state_dict(), ("param_groups", 0, "momentum"), "0.9")
+    with pytest.raises(ValueError, match=r"SGHMC: load_state_dict: param_groups\[0\]: momentum: got '0.9', expected"):
+        optimizer.load_state_dict(state)

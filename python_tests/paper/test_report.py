@@ -262,7 +262,8 @@ def test_the_command_writes_and_checks(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("results.json", b'{"experiment": "x"', "damaged .*expected JSON"),
+        ("results.json", b'{"experiment": "x"', "is no JSON file"),
+        ("results.json", b"[" * 10_000, "got values nested too deeply"),
         ("results.json", b"[1, 2]", "got .1, 2., expected an object"),
         ("results.json", b"{}", "got no 'experiment'"),
         ("results.json", {"experiment": 3}, "experiment: got 3, expected str"),
@@ -271,7 +272,7 @@ def test_the_command_writes_and_checks(images: Path, tmp_path: Path) -> None:
         ("results.json", {"rows": [{**row("a", 1.0), "mean": "1"}]}, r"rows\[0\]: mean: got '1', expected float"),
         ("results.json", {"jobs": [{"dataset": "mnist"}]}, "jobs.*: got "),
         ("results.json", {"pictures": [{"file": "../x.png", "caption": ""}]}, r"pictures: got '\.\./x\.png', expected"),
-        ("tried.json", b"{", "damaged"),
+        ("tried.json", b"{", "is no JSON file"),
         ("tried.json", b"[1]", "expected a list of objects"),
         ("notes.md", b"\xff\xfe", ".* expected text in UTF-8"),
         ("metrics.json", b"[]", "and config.json: expected objects"),

@@ -856,7 +856,7 @@ def test_files_of_other_programs_are_no_checkpoints(tmp_path, contents, message)
 def test_checkpoints_of_other_versions_are_refused(copied, version):
     path = copied / "checkpoint.pt"
     torch.save({**torch.load(path, weights_only=True), "format": version}, path)
-    with pytest.raises(ValueError, match=f"of another version of ald_ext: got format {version}, expected 2"):
+    with pytest.raises(ValueError, match=f"of another version of ald_ext: got format {version!r}, expected 2"):
         train(config(), copied, resume=True)
 
 
@@ -952,7 +952,7 @@ def test_bad_settings_are_refused(options, message):
     [
         ("{", "is no JSON file"),
         ("\x00\x01", "is no JSON file"),
-        ("[1, 2]", "got a list, expected an object of settings"),
+        ("[1, 2]", "got .1, 2., expected an object of settings"),
         ('{"epochs": true}', "TrainingConfig: epochs: got True, expected int or None"),
         ('{"lr": "fast"}', "TrainingConfig: lr: got 'fast', expected float"),
         ('{"model": ["lae"]}', r"TrainingConfig: model: got \['lae'\], expected str"),

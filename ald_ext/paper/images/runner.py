@@ -19,7 +19,7 @@ from ...data import ImageData
 from ...files import write_atomically
 from ...models import LatentVariableModel, ParameterEnsemble
 from ...progress import progress_bar
-from ...settings import from_dict
+from ...settings import from_dict, parse_json
 from ...training import TrainingConfig, TrainingInterrupted, train
 from ...training.checkpoints import load_checkpoint, trained_model
 from ...training.config import IRRELEVANT
@@ -202,7 +202,7 @@ def found(picture: Picture, folder: Path) -> Picture:
 def read_outcome(path: Path) -> JobOutcome | None:
     """Return the outcome in a file; None where there is none, or a damaged one, which is then measured again."""
     try:
-        return from_dict(JobOutcome, json.loads(path.read_text()), str(path))
+        return from_dict(JobOutcome, parse_json(path.read_bytes(), str(path)), str(path))
     except (FileNotFoundError, ValueError):
         return None
 

@@ -58,7 +58,7 @@ def dequantized_log_prob(
         RuntimeError: as :func:`langevin_dequantize` and :func:`marginal_gaussian_log_prob`.
         ValueError: another prior.
     """
-    shape, rate = prior_shape_and_rate(prior)
+    shape, rate = prior_shape_and_rate(prior, "dequantized_log_prob")
     check_dense("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         y = reference.langevin_dequantize(x, h, bits)

@@ -18,8 +18,8 @@ from .library import KERNEL_DEVICES, LIBRARY, OPS, check_dense, check_same_devic
 PrecisionPrior = str | tuple[float, float]
 
 
-def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
-    """(a, b) of the precision's prior; b = 0 for the improper ones.
+def prior_shape_and_rate(prior: PrecisionPrior, op: str = "marginal_gaussian_log_prob") -> tuple[float, float]:
+    """(a, b) of the precision's prior, an argument of ``op``; b = 0 for the improper ones.
 
     Raises:
         ValueError: neither "flat", "jeffreys" nor a pair of positive numbers.
@@ -31,10 +31,7 @@ def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
     is_pair = isinstance(prior, tuple | list) and len(prior) == 2
     if is_pair and all(isinstance(value, numbers.Real) and 0 < value < math.inf for value in prior):
         return float(prior[0]), float(prior[1])
-    raise ValueError(
-        f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, "
-        "expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
-    )
+    raise ValueError(f"ald_ext.ops.{op}: prior: got {prior!r}, expected 'flat', 'jeffreys' or (a, b) with a, b > 0")
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = "flat") -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, LIBRARY, OPS, check_dense, check_same_device, is_transformed, register_fake
+from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, check_tensors, is_transformed, register_fake
 from .likelihood import PrecisionPrior, differentiable_gradients, prior_shape_and_rate
 
 
@@ -32,7 +32,7 @@ def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
     Raises:
         RuntimeError: x not uint8, or shapes, devices or bits that do not fit.
     """
-    check_dense("langevin_dequantize", ("x", x), ("h", h))
+    check_tensors("langevin_dequantize", ("x", x), ("h", h))
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.langevin_dequantize(x, h, bits)
     y: Tensor = OPS.langevin_dequantize(x, h, bits)
@@ -59,7 +59,7 @@ def dequantized_log_prob(
         ValueError: another prior.
     """
     shape, rate = prior_shape_and_rate(prior, "dequantized_log_prob")
-    check_dense("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
+    check_tensors("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         y = reference.langevin_dequantize(x, h, bits)
         return y, reference.marginal_gaussian_log_prob(y, mean, shape, rate)
@@ -80,7 +80,7 @@ def quantize(y: Tensor, bits: int = 8) -> Tensor:
     Raises:
         RuntimeError: another dtype, or bits out of range.
     """
-    check_dense("quantize", ("y", y))
+    check_tensors("quantize", ("y", y))
     if y.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.quantize(y, bits)
     x: Tensor = OPS.quantize(y, bits)

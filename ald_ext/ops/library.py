@@ -57,17 +57,15 @@ def named_tensors(argument: str, tensors: Sequence[Tensor]) -> list[tuple[str, T
     return [(f"{argument}[{i}]", tensor) for i, tensor in enumerate(tensors)]
 
 
-def check_dense(op: str, *named: tuple[str, Any]) -> None:
-    """Raise a RuntimeError unless all are dense tensors: before the dispatcher, which would speak of its backends."""
+def check_tensors(op: str, *named: tuple[str, Any]) -> None:
+    """Raise a RuntimeError unless all are tensors."""
     for name, value in named:
-        if not isinstance(value, Tensor) or value.layout is not torch.strided:
-            raise RuntimeError(f"ald_ext::{op}: {name}: got {describe(value)}, expected a dense tensor")
+        if not isinstance(value, Tensor):
+            raise RuntimeError(f"ald_ext::{op}: {name}: got {describe(value)}, expected a tensor")
 
 
 def describe(value: Any) -> str:
-    """What is said of a value that is no dense tensor."""
-    if isinstance(value, Tensor):
-        return f"a tensor of layout {value.layout}"
+    """What is said of a value of a wrong type."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
@@ -149,6 +147,16 @@ def _register_in_place(name: str, op: Any) -> None:
     LIBRARY.impl(op, resolve_bits, "Conjugate")
 
 
+def _refuse_layout(op: Any, *args: Any, **_: Any) -> None:
+    """Say of which argument the layout is none that has a kernel, instead of the dispatcher's list of backends."""
+    name = op._schema.name
+    for argument, value in zip(op._schema.arguments, args, strict=False):
+        named = named_tensors(argument.name, value) if isinstance(value, list) else [(argument.name, value)]
+        for place, tensor in named:
+            if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
+                raise RuntimeError(f"{name}: {place}: got a tensor of layout {tensor.layout}, expected a dense tensor")
+
+
 def _fail(name: str, *args: Any, **kwargs: Any) -> None:
     """Without the CUDA module, a CUDA tensor gets the reason instead of the dispatcher's list of backends."""
     raise RuntimeError(f"ald_ext::{name}: no CUDA kernel: {cuda_failure}")
@@ -159,6 +167,8 @@ for _qualified_name in torch._C._dispatch_get_registrations_for_dispatch_key("CP
         _full_name = _qualified_name.removeprefix("ald_ext::")
         _name, _, _overload = _full_name.partition(".")
         _op = getattr(getattr(OPS, _name), _overload or "default")
+        for _layout in ("SparseCPU", "SparseCUDA", "SparseCsrCPU", "SparseCsrCUDA", "MkldnnCPU"):
+            LIBRARY.impl(_full_name, partial(_refuse_layout, _op), _layout)
         if not _op._schema.returns:
             _register_in_place(_full_name, _op)
         if cuda_module is None:

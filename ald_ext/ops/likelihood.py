@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, LIBRARY, OPS, check_dense, check_same_device, is_transformed, register_fake
+from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, check_tensors, is_transformed, register_fake
 
 #: ``"flat"``, ``"jeffreys"``, or (a, b) for Gamma(a, b).
 PrecisionPrior = str | tuple[float, float]
@@ -60,7 +60,7 @@ def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = 
         ValueError: another prior.
     """
     shape, rate = prior_shape_and_rate(prior)
-    check_dense("marginal_gaussian_log_prob", ("x", x), ("mean", mean))
+    check_tensors("marginal_gaussian_log_prob", ("x", x), ("mean", mean))
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.marginal_gaussian_log_prob(x, mean, shape, rate)
     log_prob: Tensor = OPS.marginal_gaussian_log_prob(x, mean, shape, rate)[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import reference
 from ..settings import shortened
-from .library import KERNEL_DEVICES, OPS, check_dense, check_not_recorded, describe, named_tensors, write
+from .library import KERNEL_DEVICES, OPS, check_not_recorded, check_tensors, describe, named_tensors, write
 
 #: As ``freeze_after``: the preconditioner adapts for ever.
 NEVER = 2**63 - 1
@@ -71,7 +71,7 @@ def sgld_step_(
     """
     _run_unrecorded_step(
         "sgld_step_",
-        [params, grads],
+        {"params": params, "grads": grads},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -122,7 +122,7 @@ def psgld_step_(
     """
     _run_unrecorded_step(
         "psgld_step_",
-        [params, grads, square_avgs],
+        {"params": params, "grads": grads, "square_avgs": square_avgs},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -172,7 +172,7 @@ def sghmc_step_(
     """
     _run_unrecorded_step(
         "sghmc_step_",
-        [params, grads, momenta],
+        {"params": params, "grads": grads, "momenta": momenta},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -188,15 +188,16 @@ def sghmc_step_(
     )
 
 
-def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
-    for argument, tensors in zip(_argument_names(name), lists, strict=False):
+def _run_unrecorded_step(name: str, lists: dict[str, Sequence[Tensor]], **settings: Any) -> None:
+    for argument, tensors in lists.items():
         if not isinstance(tensors, list | tuple):
             raise RuntimeError(f"ald_ext::{name}: {argument}: got {describe(tensors)}, expected a list of tensors")
-        check_dense(name, *named_tensors(argument, tensors))
-    check_not_recorded(name, *named_tensors("params", lists[0]))
+        if not all(isinstance(tensor, Tensor) for tensor in tensors):
+            check_tensors(name, *named_tensors(argument, tensors))
+    check_not_recorded(name, *named_tensors("params", lists["params"]))
     for argument in _INDEX_LISTS:
         settings[argument] = settings[argument] or ()
-    run_step(name, lists, settings)
+    run_step(name, [*lists.values()], settings)
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:

@@ -319,9 +319,7 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
 }
 
 // The number of values of a row; 0 without rows, whose other sizes may be such that their product overflows.
-inline std::int64_t row_dimension(const Tensor& rows) {
-    return rows.size(0) == 0 ? 0 : rows.numel() / rows.size(0);
-}
+inline std::int64_t row_dimension(const Tensor& rows) { return rows.size(0) == 0 ? 0 : rows.numel() / rows.size(0); }
 
 // What keys the noise of latent rows.
 struct LatentArguments {

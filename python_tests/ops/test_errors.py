@@ -230,8 +230,7 @@ def test_params_with_gaps_or_overlaps(step: Step, view: Callable[[Tensor], Tenso
 
 def test_sparse_grads(step: Step) -> None:
     step.grads = [grad.to_sparse() for grad in step.grads]
-    with pytest.raises((RuntimeError, NotImplementedError), match=f"{step.kind}_step_"):
-        step.call()
+    step.check_refused("grads[0]: got a tensor of layout torch.sparse_coo, expected a dense tensor")
 
 
 # --- Numbers ---
@@ -507,16 +506,20 @@ def test_saved_tensors_that_were_exchanged(device: torch.device, argument: str) 
     leaves = {name: torch.zeros(x.shape, device=device, requires_grad=True) for name in ("h", "mean")}
     log_prob = ops.dequantized_log_prob(x, **leaves)[1]
     leaves[argument].data = leaves[argument].data.double()
-    with pytest.raises(RuntimeError, match="ald_ext::dequantized_log_prob_backward: .* got dtype .*, expected"):
+    with pytest.raises(RuntimeError, match=r"ald_ext::dequantized_log_prob_backward: \w+: got dtype .*, expected"):
         log_prob.sum().backward()
 
 
 # --- What is no dense tensor, and views with bits ---
 
 NO_TENSORS = {
-    "none": (lambda t: None, "got None, expected a dense tensor"),
-    "list": (lambda t: t.tolist(), "got a value of type list, expected a dense tensor"),
+    "none": (lambda t: None, "got None, expected a tensor"),
+    "list": (lambda t: t.tolist(), "got a value of type list, expected a tensor"),
     "sparse": (lambda t: t.to_sparse(), "got a tensor of layout torch.sparse_coo, expected a dense tensor"),
+    "rows": (
+        lambda t: t.view(len(t), -1).to_sparse_csr(),
+        "got a tensor of layout torch.sparse_csr, expected a dense tensor",
+    ),
 }
 FUNCTIONS: dict[str, dict[str, tuple[int, ...]]] = {
     "marginal_gaussian_log_prob": {"x": (3, 2), "mean": (3, 2)},
@@ -559,7 +562,7 @@ def test_steps_of_what_is_no_dense_tensor(device: torch.device, kind: str, argum
 
 
 @EVERY_LIST
-@pytest.mark.parametrize(("value", "got"), [(None, "None"), (torch.ones(2, 3), "a tensor of layout torch.strided")])
+@pytest.mark.parametrize(("value", "got"), [(None, "None"), (torch.ones(2, 3), "a value of type Tensor")])
 def test_what_is_no_list(device: torch.device, kind: str, argument: str, value: Any, got: str) -> None:
     step = Step(device, kind)
     step.replace(argument, value)
@@ -638,7 +641,7 @@ def test_counts_that_are_none(n: Any) -> None:
         ops.latent_normal(torch.arange(2), n, seed=1, step=1)
 
 
-@pytest.mark.parametrize("shape", [(0, 2**40, 2**40), (2**31, 2**33, 0), (3, 2**62, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 2**40, 2**40), (2**31, 2**32, 0), (3, 2**62, 0)], ids=str)
 def test_empty_tensors_of_huge_sizes(device: torch.device, shape: tuple[int, ...]) -> None:
     """Their other sizes are not multiplied as signed numbers, whose overflow UBSan would report."""
     empty, grad = (torch.empty(0, device=device).as_strided(shape, (1, 1, 1)) for _ in range(2))

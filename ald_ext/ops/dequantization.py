@@ -130,8 +130,9 @@ def _dequantize_backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, N
 def _dequantization_gradient(x: Tensor, h: Tensor, grad: Tensor, bits: int) -> Tensor:
     if torch.is_grad_enabled() or is_transformed():
         dequantize = partial(reference.langevin_dequantize, x, bits=bits)
-        return differentiable_gradients(dequantize, (h,), (True,), grad)[0]
-    gradient: Tensor = OPS.langevin_dequantize_backward(grad, x, h, bits)
+        gradient: Any = differentiable_gradients(dequantize, (h,), (True,), grad)[0]
+    else:
+        gradient = OPS.langevin_dequantize_backward(grad, x, h, bits)
     return gradient
 
 

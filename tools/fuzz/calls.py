@@ -328,7 +328,7 @@ SPOILT_NUMBERS: dict[str, Any] = {
     "step": (-1, 2**40, [1], None, 1.5),
     "offset": (-1, 2**41 + 1, 2**63 - 1),
     "noise_ids": ([-1], [2**44], [0] * 20),
-    "offsets": ([-1], [2**41], [0] * 20),
+    "offsets": ([-1], [2**41 + 1], [0] * 20),
     "parameter": (-1, 2**44),
     "count": (-1, 2.5, None),
     "n": (-1, 2.5, None),

@@ -73,7 +73,7 @@ native-test: $(VENV)/built
 	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure --parallel 2
 
 ## 1e5 random calls of the ops under AddressSanitizer and UBSan, each compared with ald_ext.reference, ten minutes on a
-## quiet core: docs/results/fuzz.md. CALLS="--calls 2000" makes fewer, "--first 17 --calls 1" repeats the eighteenth.
+## quiet core: docs/results/fuzz.md. CALLS="--calls 2000" makes fewer, "--first 17 --calls 1" repeats call 17.
 fuzz: $(VENV)/built
 	ALD_EXT_SANITIZE=1 ALD_EXT_CUDA=0 $(BIN)/python setup.py --quiet build_ext --build-lib build/fuzz \
 	    --build-temp build/fuzz/temporary

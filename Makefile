@@ -8,7 +8,7 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: always demo models experiments results pages test test-all native-test bench noise-check gpu-check lint clean \
+.PHONY: always demo models experiments results pages test test-all native-test fuzz bench noise-check gpu-check lint clean \
     docs docs-pictures matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
@@ -64,10 +64,20 @@ test-all: test
 	$(PYTEST) -m "processes or exhaustive"
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# SANITIZE=1: under AddressSanitizer and UBSan.
+NATIVE_BUILD := build/$(if $(SANITIZE),sanitized,native)
 native-test: $(VENV)/built
-	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
-	$(BIN)/cmake --build build/native
-	$(BIN)/ctest --test-dir build/native --output-on-failure --parallel 2
+	$(BIN)/cmake -S . -B $(NATIVE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	    -DALD_EXT_SANITIZE=$(if $(SANITIZE),ON,OFF)
+	$(BIN)/cmake --build $(NATIVE_BUILD)
+	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure --parallel 2
+
+## 1e5 random calls of the ops under AddressSanitizer and UBSan, each compared with ald_ext.reference, ten minutes on a
+## quiet core: docs/results/fuzz.md. CALLS="--calls 2000" makes fewer, "--first 17 --calls 1" repeats call 17.
+fuzz: $(VENV)/built
+	ALD_EXT_SANITIZE=1 ALD_EXT_CUDA=0 $(BIN)/python setup.py --quiet build_ext --build-lib build/fuzz \
+	    --build-temp build/fuzz/temporary
+	$(BIN)/python -m tools.fuzz --sanitized build/fuzz $(CALLS)
 
 ## Measure every variant on this machine, about a quarter of an hour, and write the page docs/results/speed.md.
 bench: $(VENV)/built

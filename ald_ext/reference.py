@@ -378,7 +378,8 @@ def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: floa
     dimension = difference.shape[1]
     squared_distance = difference.square().sum(1).clamp_min(SMALLEST_SQUARED_DISTANCE)
     exponent = shape + dimension / 2
-    constant = math.lgamma(exponent) - dimension / 2 * math.log(2 * math.pi)
+    log_gamma = math.lgamma(exponent) if exponent > 0 else math.inf  # of data without values, under Jeffreys' prior
+    constant = log_gamma - dimension / 2 * math.log(2 * math.pi)
     if rate > 0:
         constant += shape * math.log(rate) - math.lgamma(shape)
     return constant - exponent * torch.log(rate + squared_distance / 2)

@@ -1,9 +1,10 @@
 """The ops: typed functions over ``torch.ops.ald_ext``, which also work under autograd and torch.compile.
 
 CPU and CUDA tensors run compiled kernels (csrc/), of float32 and float64, the steps of 16-bit types too; tensors of
-other devices run :mod:`ald_ext.reference`. An op that refuses its arguments raises a RuntimeError that names the op,
-the argument, what was got and what was expected; nothing has changed then. The notes below are the one full statement
-of what a step computes; other docstrings refer to them.
+other devices run :mod:`ald_ext.reference`, and so do functions of any tensors inside of transforms of torch.func and
+forward-mode AD, where steps in place are refused. An op that refuses its arguments raises a RuntimeError that names the
+op, the argument, what was got and what was expected; nothing has changed then. The notes below are the one full
+statement of what a step computes; other docstrings refer to them.
 
 Note [The update equation]
     For a loss that is the potential per datum, L = U/N (the usual mean loss), and g = ∇L + weight_decay·θ:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, register_fake
+from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, check_tensors, is_transformed, register_fake
 from .likelihood import PrecisionPrior, differentiable_gradients, prior_shape_and_rate
 
 
@@ -31,7 +32,8 @@ def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
     Raises:
         RuntimeError: x not uint8, or shapes, devices or bits that do not fit.
     """
-    if x.device.type not in KERNEL_DEVICES:
+    check_tensors("langevin_dequantize", ("x", x), ("h", h))
+    if x.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.langevin_dequantize(x, h, bits)
     y: Tensor = OPS.langevin_dequantize(x, h, bits)
     return y
@@ -56,8 +58,9 @@ def dequantized_log_prob(
         RuntimeError: as :func:`langevin_dequantize` and :func:`marginal_gaussian_log_prob`.
         ValueError: another prior.
     """
-    shape, rate = prior_shape_and_rate(prior)
-    if x.device.type not in KERNEL_DEVICES:
+    shape, rate = prior_shape_and_rate(prior, "dequantized_log_prob")
+    check_tensors("dequantized_log_prob", ("x", x), ("h", h), ("mean", mean))
+    if x.device.type not in KERNEL_DEVICES or is_transformed():
         y = reference.langevin_dequantize(x, h, bits)
         return y, reference.marginal_gaussian_log_prob(y, mean, shape, rate)
     y, log_prob, _ = OPS.dequantized_log_prob(x, h, mean, shape, rate, bits)
@@ -77,7 +80,8 @@ def quantize(y: Tensor, bits: int = 8) -> Tensor:
     Raises:
         RuntimeError: another dtype, or bits out of range.
     """
-    if y.device.type not in KERNEL_DEVICES:
+    check_tensors("quantize", ("y", y))
+    if y.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.quantize(y, bits)
     x: Tensor = OPS.quantize(y, bits)
     return x
@@ -91,6 +95,7 @@ def _dequantize_fake(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
 
 @register_fake("langevin_dequantize_backward")
 def _dequantize_backward_fake(grad: Tensor, x: Tensor, h: Tensor, *_: Any) -> Tensor:
+    check_same_device("langevin_dequantize_backward", ("x", x), ("h", h), ("grad", grad))
     return h.new_empty(h.shape)
 
 
@@ -101,7 +106,9 @@ def _dequantized_log_prob_fake(x: Tensor, h: Tensor, mean: Tensor, *_: Any) -> t
 
 
 @register_fake("dequantized_log_prob_backward")
-def _dequantized_log_prob_backward_fake(grad: Tensor, x: Tensor, h: Tensor, *_: Any) -> Tensor:
+def _dequantized_log_prob_backward_fake(grad: Tensor, x: Tensor, h: Tensor, *others: Any) -> Tensor:
+    named = zip(("mean", "y", "squared_distance"), others, strict=False)
+    check_same_device("dequantized_log_prob_backward", ("x", x), ("h", h), ("grad", grad), *named)
     return h.new_empty((2, *h.shape))
 
 
@@ -121,10 +128,11 @@ def _dequantize_backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, N
 
 
 def _dequantization_gradient(x: Tensor, h: Tensor, grad: Tensor, bits: int) -> Tensor:
-    if torch.is_grad_enabled():
-        value = reference.langevin_dequantize(x, h, bits)
-        return torch.autograd.grad(value, h, grad, create_graph=True)[0]
-    gradient: Tensor = OPS.langevin_dequantize_backward(grad, x, h, bits)
+    if torch.is_grad_enabled() or is_transformed():
+        dequantize = partial(reference.langevin_dequantize, x, bits=bits)
+        gradient: Any = differentiable_gradients(dequantize, (h,), (True,), grad)[0]
+    else:
+        gradient = OPS.langevin_dequantize_backward(grad, x, h, bits)
     return gradient
 
 
@@ -147,7 +155,7 @@ def _dequantized_log_prob_backward(
     x, h, mean, y, squared_distance = ctx.saved_tensors
     grad_h = grad_mean = None
     if grad is not None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_transformed():
 
             def log_prob(h: Tensor, mean: Tensor) -> Tensor:
                 y = reference.langevin_dequantize(x, h, ctx.bits)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, OPS, check_not_recorded, write
+from .library import KERNEL_DEVICES, OPS, check_not_recorded, check_tensors, write
+from .noise import check_count
 
 
 def latent_normal(
@@ -31,8 +32,8 @@ def latent_normal(
     Raises:
         RuntimeError: an argument out of its range, or of another shape or dtype.
     """
-    if count < 0:
-        raise RuntimeError(f"ald_ext.ops.latent_normal: count: got {count}, expected count >= 0")
+    check_count("latent_normal", "count", count)
+    check_tensors("latent_normal_", ("index", index))
     if index.dim() != 1:
         raise RuntimeError(f"ald_ext.ops.latent_normal: index: got shape {tuple(index.shape)}, expected (n,)")
     if index.device.type not in KERNEL_DEVICES:
@@ -69,6 +70,7 @@ def latent_langevin_step_(
         RuntimeError: devices, dtypes or shapes that do not match, z not contiguous or with memory of another tensor,
             values out of range, or tensors that autograd is recording.
     """
+    check_tensors("latent_langevin_step_", ("z", z), ("grad", grad), ("index", index))
     check_not_recorded("latent_langevin_step_", ("z", z))
     settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "seed": seed, "step": step, "offset": offset}
     if z.device.type not in KERNEL_DEVICES:
@@ -102,7 +104,9 @@ def latent_underdamped_step_(
     Raises:
         RuntimeError: as :func:`latent_langevin_step_`.
     """
-    check_not_recorded("latent_underdamped_step_", ("z", z), ("momenta", momenta))
+    named = (("z", z), ("momenta", momenta), ("grad", grad), ("index", index))
+    check_tensors("latent_underdamped_step_", *named)
+    check_not_recorded("latent_underdamped_step_", *named[:2])
     settings: dict[str, Any] = {
         "lr": lr,
         "momentum": momentum,

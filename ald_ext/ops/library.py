@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._extension import cuda_failure, cuda_module
 
@@ -56,8 +57,30 @@ def named_tensors(argument: str, tensors: Sequence[Tensor]) -> list[tuple[str, T
     return [(f"{argument}[{i}]", tensor) for i, tensor in enumerate(tensors)]
 
 
+def check_tensors(op: str, *named: tuple[str, Any]) -> None:
+    """Raise a RuntimeError unless all are tensors."""
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            raise RuntimeError(f"ald_ext::{op}: {name}: got {describe(value)}, expected a tensor")
+
+
+def describe(value: Any) -> str:
+    """What is said of a value of a wrong type."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def is_transformed() -> bool:
+    """Return True inside of forward-mode AD or a transform of torch.func, whose tangents the kernels would lose."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def check_not_recorded(op: str, *written: tuple[str, Tensor]) -> None:
-    """Raise a RuntimeError if autograd is recording a tensor that the op is going to write to."""
+    """Raise a RuntimeError if autograd is recording a tensor that the op is going to write to, or follows tangents."""
+    if is_transformed():
+        raise RuntimeError(
+            f"ald_ext::{op}: {written[0][0]}: got a call inside of torch.func or forward-mode AD, "
+            "which a step in place leaves behind; expected it outside"
+        )
     if torch.is_grad_enabled():
         for argument, tensor in written:
             if tensor.requires_grad:
@@ -104,7 +127,34 @@ def _register_in_place(name: str, op: Any) -> None:
         for position in mutated:
             torch.autograd.graph.increment_version(args[position])
 
+    def resolve_bits(*args: Any, **kwargs: Any) -> None:
+        values = list(args)
+        for position, value in enumerate(args):
+            items = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(item, Tensor) and (item.is_neg() or item.is_conj()) for item in items):
+                if position in mutated:
+                    raise RuntimeError(
+                        f"ald_ext::{short_name}: {names[position]}: got a view with the negative or conjugate bit, "
+                        "expected memory that can be written to: resolve_neg() copies the view"
+                    )
+                resolved = [item.resolve_conj().resolve_neg() for item in items]
+                values[position] = resolved if items is value else resolved[0]
+        op(*values, **kwargs)
+
     LIBRARY.impl(op, count_versions, "ADInplaceOrView", with_keyset=True)
+    # Torch's own fallback writes to copies, and of several arguments not even back.
+    LIBRARY.impl(op, resolve_bits, "Negative")
+    LIBRARY.impl(op, resolve_bits, "Conjugate")
+
+
+def _refuse_layout(op: Any, *args: Any, **_: Any) -> None:
+    """Say of which argument the layout is none that has a kernel, instead of the dispatcher's list of backends."""
+    name = op._schema.name
+    for argument, value in zip(op._schema.arguments, args, strict=False):
+        named = named_tensors(argument.name, value) if isinstance(value, list) else [(argument.name, value)]
+        for place, tensor in named:
+            if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
+                raise RuntimeError(f"{name}: {place}: got a tensor of layout {tensor.layout}, expected a dense tensor")
 
 
 def _fail(name: str, *args: Any, **kwargs: Any) -> None:
@@ -117,6 +167,8 @@ for _qualified_name in torch._C._dispatch_get_registrations_for_dispatch_key("CP
         _full_name = _qualified_name.removeprefix("ald_ext::")
         _name, _, _overload = _full_name.partition(".")
         _op = getattr(getattr(OPS, _name), _overload or "default")
+        for _layout in ("SparseCPU", "SparseCUDA", "SparseCsrCPU", "SparseCsrCUDA", "MkldnnCPU"):
+            LIBRARY.impl(_full_name, partial(_refuse_layout, _op), _layout)
         if not _op._schema.returns:
             _register_in_place(_full_name, _op)
         if cuda_module is None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, register_fake
+from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, check_tensors, is_transformed, register_fake
 
 #: ``"flat"``, ``"jeffreys"``, or (a, b) for Gamma(a, b).
 PrecisionPrior = str | tuple[float, float]
 
 
-def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
-    """(a, b) of the precision's prior; b = 0 for the improper ones.
+def prior_shape_and_rate(prior: PrecisionPrior, op: str = "marginal_gaussian_log_prob") -> tuple[float, float]:
+    """(a, b) of the precision's prior, an argument of ``op``; b = 0 for the improper ones.
 
     Raises:
         ValueError: neither "flat", "jeffreys" nor a pair of positive numbers.
@@ -31,10 +31,7 @@ def prior_shape_and_rate(prior: PrecisionPrior) -> tuple[float, float]:
     is_pair = isinstance(prior, tuple | list) and len(prior) == 2
     if is_pair and all(isinstance(value, numbers.Real) and 0 < value < math.inf for value in prior):
         return float(prior[0]), float(prior[1])
-    raise ValueError(
-        f"ald_ext.ops.marginal_gaussian_log_prob: prior: got {prior!r}, "
-        "expected 'flat', 'jeffreys' or (a, b) with a, b > 0"
-    )
+    raise ValueError(f"ald_ext.ops.{op}: prior: got {prior!r}, expected 'flat', 'jeffreys' or (a, b) with a, b > 0")
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = "flat") -> Tensor:
@@ -63,7 +60,8 @@ def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, prior: PrecisionPrior = 
         ValueError: another prior.
     """
     shape, rate = prior_shape_and_rate(prior)
-    if x.device.type not in KERNEL_DEVICES:
+    check_tensors("marginal_gaussian_log_prob", ("x", x), ("mean", mean))
+    if x.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.marginal_gaussian_log_prob(x, mean, shape, rate)
     log_prob: Tensor = OPS.marginal_gaussian_log_prob(x, mean, shape, rate)[0]
     return log_prob
@@ -77,7 +75,9 @@ def _log_prob_fake(x: Tensor, mean: Tensor, shape: float, rate: float) -> tuple[
 
 @register_fake("marginal_gaussian_log_prob_backward")
 def _log_prob_backward_fake(grad: Tensor, x: Tensor, *others: Any) -> Tensor:
-    need_x, need_mean = others[-2:]
+    mean, squared_distance, *_, need_x, need_mean = others
+    named = ("x", x), ("mean", mean), ("grad", grad), ("squared_distance", squared_distance)
+    check_same_device("marginal_gaussian_log_prob_backward", *named)
     return x.new_empty((need_x + need_mean, *x.shape))
 
 
@@ -85,10 +85,12 @@ def differentiable_gradients(
     function: Callable[..., Tensor], tensors: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
     """The gradients for those of the arguments that need one, by a graph of their own."""
-    # Views, so that the gradient for one argument leaves out a path through the other.
-    arguments = [tensor.view_as(tensor) for tensor in tensors]
-    wanted = [argument for argument, is_needed in zip(arguments, needed, strict=True) if is_needed]
-    gradients = iter(torch.autograd.grad(function(*arguments), wanted, grad, create_graph=True))
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that the gradient for one argument leaves out a path through the other.
+        arguments = [tensor.view_as(tensor) for tensor in tensors]
+        wanted = [argument for argument, is_needed in zip(arguments, needed, strict=True) if is_needed]
+        gradients = iter(torch.autograd.grad(function(*arguments), wanted, grad, create_graph=create_graph))
     return [next(gradients) if is_needed else None for is_needed in needed]
 
 
@@ -102,7 +104,7 @@ def _log_prob_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 def _log_prob_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
     x, mean, squared_distance = ctx.saved_tensors
     need_x, need_mean = ctx.needs_input_grad[:2]
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_transformed():
         log_prob = partial(reference.marginal_gaussian_log_prob, shape=ctx.shape, rate=ctx.rate)
         grad_x, grad_mean = differentiable_gradients(log_prob, (x, mean), (need_x, need_mean), grad)
         return grad_x, grad_mean, None, None

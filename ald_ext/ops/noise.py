@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 import os
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .. import reference
 from .._extension import cpu_module
+from ..settings import shortened
 from .library import KERNEL_DEVICES, OPS, write
 
 #: By generation, the number of forks up to the one that this process comes from; at last, how often it was forked.
@@ -37,6 +39,12 @@ def draw_seed() -> int:
         return seed
     digest = hashlib.blake2b(repr((seed, _forks[:-1])).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def check_count(op: str, argument: str, count: int) -> None:
+    """Raise a RuntimeError unless it is an integer from 0 on."""
+    if not isinstance(count, numbers.Integral) or count < 0:
+        raise RuntimeError(f"ald_ext.ops.{op}: {argument}: got {shortened(count)}, expected an integer >= 0")
 
 
 def normal(
@@ -69,9 +77,12 @@ def normal(
     Raises:
         RuntimeError: an argument out of its range, or another dtype.
     """
-    if n < 0:
-        raise RuntimeError(f"ald_ext.ops.normal: n: got {n}, expected n >= 0")
-    out = torch.empty(n, dtype=dtype, device=device)
+    check_count("normal", "n", n)
+    try:
+        out = torch.empty(n, dtype=dtype, device=device)
+    except (AssertionError, NotImplementedError) as error:  # of a torch that was built without the device
+        reason = str(error).splitlines()[0]
+        raise RuntimeError(f"ald_ext.ops.normal: device: got {device}, expected one of this torch: {reason}") from error
     if out.device.type not in KERNEL_DEVICES:
         key: dict[str, int] = {"seed": seed, "step": step, "parameter": parameter, "offset": offset}
         return reference.normal(n, **key, dtype=dtype, device=out.device)

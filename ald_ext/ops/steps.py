@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, OPS, check_not_recorded, named_tensors, write
+from ..settings import shortened
+from .library import KERNEL_DEVICES, OPS, check_not_recorded, check_tensors, describe, named_tensors, write
 
 #: As ``freeze_after``: the preconditioner adapts for ever.
 NEVER = 2**63 - 1
@@ -69,7 +71,7 @@ def sgld_step_(
     """
     _run_unrecorded_step(
         "sgld_step_",
-        [params, grads],
+        {"params": params, "grads": grads},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -120,7 +122,7 @@ def psgld_step_(
     """
     _run_unrecorded_step(
         "psgld_step_",
-        [params, grads, square_avgs],
+        {"params": params, "grads": grads, "square_avgs": square_avgs},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -170,7 +172,7 @@ def sghmc_step_(
     """
     _run_unrecorded_step(
         "sghmc_step_",
-        [params, grads, momenta],
+        {"params": params, "grads": grads, "momenta": momenta},
         lr=lr,
         num_data=num_data,
         temperature=temperature,
@@ -186,11 +188,16 @@ def sghmc_step_(
     )
 
 
-def _run_unrecorded_step(name: str, lists: Sequence[Sequence[Tensor]], **settings: Any) -> None:
-    check_not_recorded(name, *named_tensors("params", lists[0]))
+def _run_unrecorded_step(name: str, lists: dict[str, Sequence[Tensor]], **settings: Any) -> None:
+    for argument, tensors in lists.items():
+        if not isinstance(tensors, list | tuple):
+            raise RuntimeError(f"ald_ext::{name}: {argument}: got {describe(tensors)}, expected a list of tensors")
+        if not all(isinstance(tensor, Tensor) for tensor in tensors):
+            check_tensors(name, *named_tensors(argument, tensors))
+    check_not_recorded(name, *named_tensors("params", lists["params"]))
     for argument in _INDEX_LISTS:
         settings[argument] = settings[argument] or ()
-    run_step(name, lists, settings)
+    run_step(name, [*lists.values()], settings)
 
 
 def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
@@ -223,9 +230,7 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
         getattr(reference, name)(*lists, **settings)
         return
     if isinstance(lr, Tensor) or isinstance(step, Tensor):
-        # Scalars stay on the CPU, where they are read at once.
-        lr = lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64, device="cpu")
-        step = step if isinstance(step, Tensor) else torch.tensor(step, dtype=torch.int64, device="cpu")
+        lr, step = _scalar(name, "lr", lr, torch.float64), _scalar(name, "step", step, torch.int64)
         op, settings = op.tensor, {**settings, "lr": lr, "step": step}
     else:
         op = op.default
@@ -235,6 +240,16 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
     names = _argument_names(name)[len(lists) :]
     given = map(settings.__getitem__, names[: len(settings)])  # all but, perhaps, the last two
     write(op, [*params, *chain(*states)] if states else params, *lists, *given)
+
+
+def _scalar(name: str, argument: str, value: Any, dtype: torch.dtype) -> Tensor:
+    """A number as a tensor: on the CPU, where it is read at once. RuntimeError for what is none, such as a list."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, numbers.Real if dtype.is_floating_point else numbers.Integral):
+        kind = "a number" if dtype.is_floating_point else "an integer"
+        raise RuntimeError(f"ald_ext::{name}: {argument}: got {shortened(value)}, expected {kind} or a tensor of one")
+    return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 #: As the step of an op: it checks its arguments and writes nothing (csrc/ops/registration.h).

@@ -47,9 +47,10 @@ template <typename Scalar>
 ALD_EXT_INLINE Decomposed<Scalar> decompose(Scalar x) {
     using Format = FloatingPoint<Scalar>;
     using Bits = typename Format::Bits;
-    const Bits bits = bit_cast<Bits>(x);
-    const Bits exponent = (bits - Format::root_half_bits) >> Format::mantissa_bits;
-    const Scalar mantissa = bit_cast<Scalar>(static_cast<Bits>(bits - exponent * (Bits{1} << Format::mantissa_bits)));
+    using Word = std::make_unsigned_t<Bits>;  // whose overflow, of a negative x that a caller discards, is defined
+    const Word bits = bit_cast<Word>(x);
+    const Bits exponent = static_cast<Bits>(bits - Word{Format::root_half_bits}) >> Format::mantissa_bits;
+    const Scalar mantissa = bit_cast<Scalar>(bits - (static_cast<Word>(exponent) << Format::mantissa_bits));
     // int32 is wide enough for every exponent, and its conversion to floating point vectorizes everywhere.
     return {mantissa - Scalar(1), static_cast<Scalar>(static_cast<std::int32_t>(exponent))};
 }

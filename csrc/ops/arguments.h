@@ -156,15 +156,16 @@ struct Layout {
     }
 
     bool is_plainly_contiguous() const {
-        std::int64_t expected = 1;
-        for (std::size_t d = sizes.size(); d-- > 0; expected *= sizes[d]) {
-            if (strides[d] != expected) return false;
+        std::uint64_t expected = 1;  // of empty tensors it may overflow
+        for (std::size_t d = sizes.size(); d-- > 0; expected *= static_cast<std::uint64_t>(sizes[d])) {
+            if (static_cast<std::uint64_t>(strides[d]) != expected) return false;
         }
         return true;
     }
 
     std::int64_t numel() const {
-        return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
+        return static_cast<std::int64_t>(
+            std::accumulate(sizes.begin(), sizes.end(), std::uint64_t{1}, std::multiplies<std::uint64_t>()));
     }
 
     std::int32_t type = 0, device_type = 0, device_index = 0;
@@ -317,6 +318,9 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
     return arguments;
 }
 
+// The number of values of a row; 0 without rows, whose other sizes may be such that their product overflows.
+inline std::int64_t row_dimension(const Tensor& rows) { return rows.size(0) == 0 ? 0 : rows.numel() / rows.size(0); }
+
 // What keys the noise of latent rows.
 struct LatentArguments {
     const char* op;
@@ -335,8 +339,7 @@ inline LatentArguments check_latent(const char* op, const Tensor& rows, const ch
     check_same_device(index, rows, op, "index", name);
     ALD_EXT_CHECK(index.dim() == 1 && index.size(0) == rows.size(0), op, "index", "got shape ",
                   shape_text(index.sizes()), ", expected (", rows.size(0), "), one datum a row of ", name);
-    std::int64_t dimension = 1;
-    for (std::int64_t d = 1; d < rows.dim(); ++d) dimension *= rows.size(d);
+    const std::int64_t dimension = row_dimension(rows);
     check_noise_key({seed, step, 0, offset}, dimension, op);
     return {op, torch::stable::contiguous(index), seed, step, dimension, offset};
 }
@@ -396,8 +399,7 @@ inline LikelihoodArguments check_likelihood(const char* op, const Tensor& x, con
     check_not_negative(rate, op, "rate");
     ALD_EXT_CHECK(rate == 0.0 || shape > 0.0, op, "shape", "got ", shape, ", expected > 0 for a Gamma prior with rate ",
                   rate);
-    std::int64_t dimension = 1;
-    for (std::int64_t d = 1; d < x.dim(); ++d) dimension *= x.size(d);
+    const std::int64_t dimension = row_dimension(x);
     return {torch::stable::contiguous(x), torch::stable::contiguous(mean), x.size(0), dimension, {shape, rate}};
 }
 
@@ -436,6 +438,17 @@ inline PixelArguments check_pixels(const char* op, const Tensor& x, const Tensor
     check_same_shape(h, x, op, "h", "x");
     check_bits(bits, op);
     return {torch::stable::contiguous(x), torch::stable::contiguous(h)};
+}
+
+// What the one-pass gradient reads beside the pixels, of which y, and so all else, is to fit h.
+inline LikelihoodGradientArguments check_dequantized_gradient(const char* op, const Tensor& grad, const Tensor& h,
+                                                              const Tensor& y, const Tensor& mean,
+                                                              const Tensor& squared_distance, double shape,
+                                                              double rate) {
+    check_type(y, h.scalar_type(), op, "y");
+    check_same_device(y, h, op, "y", "h");
+    check_same_shape(y, h, op, "y", "h");
+    return check_likelihood_gradient(op, grad, y, mean, squared_distance, shape, rate);
 }
 
 inline Tensor check_pixel_gradient(const char* op, const Tensor& grad, const Tensor& h) {

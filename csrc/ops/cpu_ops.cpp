@@ -287,8 +287,7 @@ Tensor dequantized_log_prob_backward(const Tensor& grad, const Tensor& x, const 
     const char* op = "ald_ext::dequantized_log_prob_backward";
     const PixelArguments pixels = check_pixels(op, x, h, bits);
     const LikelihoodGradientArguments arguments =
-        check_likelihood_gradient(op, grad, y, mean, squared_distance, shape, rate);
-    check_same_shape(y, h, op, "y", "h");
+        check_dequantized_gradient(op, grad, h, y, mean, squared_distance, shape, rate);
     Tensor gradients = new_gradients(h, 2);
     dispatch_floating(h, [&](auto zero) {
         using Scalar = decltype(zero);

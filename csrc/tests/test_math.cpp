@@ -166,6 +166,9 @@ void test_log(Real bound) {
     const Scalar infinity = std::numeric_limits<Scalar>::infinity(), nan = std::numeric_limits<Scalar>::quiet_NaN();
     check(identical(log_positive(infinity), infinity), "log_positive(infinity) is not infinity");
     check(std::isnan(log_positive(nan)), "log_positive(NaN) is not NaN");
+    // Of a negative number, whose logarithm callers discard, it is asked that no integer overflows: UBSan sees it.
+    const Scalar negative = -std::numeric_limits<Scalar>::min();
+    check(std::isfinite(log_of(decompose(negative))), "log_of(decompose(x)) of a negative x is not finite");
 }
 
 template <typename Scalar>

@@ -230,8 +230,7 @@ def test_params_with_gaps_or_overlaps(step: Step, view: Callable[[Tensor], Tenso
 
 def test_sparse_grads(step: Step) -> None:
     step.grads = [grad.to_sparse() for grad in step.grads]
-    with pytest.raises((RuntimeError, NotImplementedError), match=f"{step.kind}_step_"):
-        step.call()
+    step.check_refused("grads[0]: got a tensor of layout torch.sparse_coo, expected a dense tensor")
 
 
 # --- Numbers ---
@@ -454,3 +453,200 @@ def test_pixels_beyond_the_bits(bits: int) -> None:
 def test_quantize_dtypes(device: torch.device, dtype: torch.dtype) -> None:
     with pytest.raises(RuntimeError, match=r"ald_ext::quantize: y: got dtype \w+, expected Float or Double"):
         ops.quantize(torch.zeros(3, device=device, dtype=dtype))
+
+
+# --- The backward ops ---
+
+BACKWARD = {
+    "marginal_gaussian_log_prob": ("grad", "x", "mean", "squared_distance"),
+    "langevin_dequantize": ("grad", "x", "h"),
+    "dequantized_log_prob": ("grad", "x", "h", "mean", "y", "squared_distance"),
+}
+
+
+def backward_arguments(name: str, device: torch.device) -> dict[str, Any]:
+    """Valid ones, by name."""
+    arguments: dict[str, Any] = {argument: torch.zeros(3, 2, device=device) for argument in BACKWARD[name]}
+    if "squared_distance" in arguments:
+        arguments["squared_distance"] = torch.zeros(3, dtype=torch.float64, device=device)
+        arguments |= {"grad": torch.zeros(3, device=device), "shape": 1.0, "rate": 0.0}
+    if "h" in arguments:
+        arguments["x"] = arguments["x"].to(torch.uint8)
+    else:
+        arguments |= {"need_x": True, "need_mean": True}
+    return arguments
+
+
+SPOILT = {
+    "dtype": lambda t: t.to(torch.float32 if t.dtype == torch.float64 else torch.float64),
+    "integers": lambda t: t.to(torch.int64),
+    "shape": lambda t: torch.zeros((*t.shape, 2), dtype=t.dtype, device=t.device),
+    "fewer": lambda t: t[1:],
+    "device": lambda t: t.to(other_device(t.device)),
+    "meta": lambda t: t.to("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in BACKWARD for argument in BACKWARD[name]])
+def test_backward_ops_check_as_their_forwards(device: torch.device, name: str, argument: str, kind: str) -> None:
+    """Autograd gives them what was saved, whose memory may have been exchanged since: `h.data = h.data.double()`."""
+    op = getattr(torch.ops.ald_ext, f"{name}_backward")
+    arguments = backward_arguments(name, device)
+    assert op(**arguments).isfinite().all()
+    arguments[argument] = SPOILT[kind](arguments[argument])
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{name}_backward: \w+: got .*, expected"):
+        op(**arguments)
+
+
+@pytest.mark.parametrize("argument", ["h", "mean"])
+def test_saved_tensors_that_were_exchanged(device: torch.device, argument: str) -> None:
+    """Large ones: a kernel that believed them would read beyond the end of what it was given."""
+    x = torch.zeros(64, 2**16, dtype=torch.uint8, device=device)
+    leaves = {name: torch.zeros(x.shape, device=device, requires_grad=True) for name in ("h", "mean")}
+    log_prob = ops.dequantized_log_prob(x, **leaves)[1]
+    leaves[argument].data = leaves[argument].data.double()
+    with pytest.raises(RuntimeError, match=r"ald_ext::dequantized_log_prob_backward: \w+: got dtype .*, expected"):
+        log_prob.sum().backward()
+
+
+# --- What is no dense tensor, and views with bits ---
+
+NO_TENSORS = {
+    "none": (lambda t: None, "got None, expected a tensor"),
+    "list": (lambda t: t.tolist(), "got a value of type list, expected a tensor"),
+    "sparse": (lambda t: t.to_sparse(), "got a tensor of layout torch.sparse_coo, expected a dense tensor"),
+    "rows": (
+        lambda t: t.view(len(t), -1).to_sparse_csr(),
+        "got a tensor of layout torch.sparse_csr, expected a dense tensor",
+    ),
+}
+FUNCTIONS: dict[str, dict[str, tuple[int, ...]]] = {
+    "marginal_gaussian_log_prob": {"x": (3, 2), "mean": (3, 2)},
+    "langevin_dequantize": {"x": (3, 2), "h": (3, 2)},
+    "dequantized_log_prob": {"x": (3, 2), "h": (3, 2), "mean": (3, 2)},
+    "quantize": {"y": (3, 2)},
+    "latent_langevin_step_": {"z": (3, 2), "grad": (3, 2), "index": (3,)},
+    "latent_underdamped_step_": {"z": (3, 2), "momenta": (3, 2), "grad": (3, 2), "index": (3,)},
+}
+KEY = {"seed": 1, "step": 1, "lr": 0.1}
+OPTIONS = {"latent_langevin_step_": KEY, "latent_underdamped_step_": {**KEY, "momentum": 0.9}}
+
+
+def arguments_of(name: str, device: torch.device) -> dict[str, Any]:
+    arguments: dict[str, Any] = {key: torch.ones(shape, device=device) for key, shape in FUNCTIONS[name].items()}
+    if "dequantize" in name:
+        arguments["x"] = arguments["x"].to(torch.uint8)
+    if "index" in arguments:
+        arguments["index"] = arguments["index"].long()
+    return {**arguments, **OPTIONS.get(name, {})}
+
+
+@pytest.mark.parametrize("kind", NO_TENSORS)
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in FUNCTIONS for argument in FUNCTIONS[name]])
+def test_what_is_no_dense_tensor(device: torch.device, name: str, argument: str, kind: str) -> None:
+    arguments = arguments_of(name, device)
+    change, message = NO_TENSORS[kind]
+    arguments[argument] = change(arguments[argument])
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{name}: {argument}: {message}$"):
+        getattr(ops, name)(**arguments)
+
+
+@pytest.mark.parametrize("what", NO_TENSORS)
+@EVERY_LIST
+def test_steps_of_what_is_no_dense_tensor(device: torch.device, kind: str, argument: str, what: str) -> None:
+    step, (change, message) = Step(device, kind), NO_TENSORS[what]
+    step.named(argument)[1] = change(step.named(argument)[1])
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{kind}_step_: {argument}\[1\]: {message}$"):
+        step.call()
+
+
+@EVERY_LIST
+@pytest.mark.parametrize(("value", "got"), [(None, "None"), (torch.ones(2, 3), "a value of type Tensor")])
+def test_what_is_no_list(device: torch.device, kind: str, argument: str, value: Any, got: str) -> None:
+    step = Step(device, kind)
+    step.replace(argument, value)
+    with pytest.raises(
+        RuntimeError, match=rf"^ald_ext::{kind}_step_: {argument}: got {got}, expected a list of tensors$"
+    ):
+        step.call()
+
+
+@pytest.mark.parametrize(
+    ("lr", "step_number", "message"),
+    [
+        (torch.tensor(0.1), [1], r"step: got \[1\], expected an integer or a tensor of one"),
+        (torch.tensor(0.1), 1.5, "step: got 1.5, expected an integer or a tensor of one"),
+        ([0.1], torch.tensor(1), r"lr: got \[0.1\], expected a number or a tensor of one"),
+        ("0.1", torch.tensor(1), "lr: got '0.1', expected a number or a tensor of one"),
+    ],
+    ids=str,
+)
+def test_lists_beside_tensors_of_one_number(step: Step, lr: Any, step_number: Any, message: str) -> None:
+    step.options |= {"lr": lr, "step": step_number}
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{step.kind}_step_: {message}$"):
+        step.call()
+
+
+@pytest.mark.parametrize("name", ["z", "momenta"])
+def test_negated_views_are_not_written_to(device: torch.device, name: str) -> None:
+    """Torch's fallback would write one of the two, and raise for the other."""
+    arguments = arguments_of("latent_underdamped_step_", device)
+    arguments[name] = torch._neg_view(arguments[name])
+    before = {key: (value.clone(), value._version) for key, value in arguments.items() if isinstance(value, Tensor)}
+    with pytest.raises(RuntimeError, match=f"_step_: {name}: got a view with the negative or conjugate bit, expected"):
+        ops.latent_underdamped_step_(**arguments)
+    for key, (value, version) in before.items():
+        assert torch.equal(arguments[key], value)
+        assert arguments[key]._version == version
+
+
+@EVERY_STATE
+def test_negated_params_and_states_are_refused(device: torch.device, kind: str) -> None:
+    for argument in ("params", STATES[kind]):
+        step = Step(device, kind)
+        step.named(argument)[1] = torch._neg_view(step.named(argument)[1])
+        step.check_refused(f"{argument}: got a view with the negative or conjugate bit")
+
+
+def test_negated_gradients_are_read_as_what_they_are(step: Step) -> None:
+    plain = Step(step.device, step.kind)
+    for ours, others in zip(plain.lists, step.lists, strict=True):
+        ours[:] = [tensor.clone() for tensor in others]
+    step.grads[1] = torch._neg_view(-step.grads[1])
+    versions = [param._version for param in step.params]
+    step.call()
+    plain.call()
+    assert all(map(torch.equal, step.params, plain.params))
+    assert [param._version for param in step.params] == [version + 1 for version in versions]
+
+
+# --- Devices, and sizes whose product overflows ---
+
+
+@pytest.mark.parametrize("name", ["xpu", "mps"])
+def test_devices_that_torch_lacks(name: str) -> None:
+    if getattr(torch, name).is_available():
+        pytest.skip(f"torch has {name} here")
+    with pytest.raises(RuntimeError, match=rf"^ald_ext.ops.normal: device: got {name}, expected one of this torch: "):
+        ops.normal(3, seed=1, step=1, device=name)
+
+
+@pytest.mark.parametrize("n", [2.5, None, [3], "3"], ids=str)
+def test_counts_that_are_none(n: Any) -> None:
+    expected = rf"got {re.escape(repr(n))}, expected an integer >= 0$"
+    with pytest.raises(RuntimeError, match=f"^ald_ext.ops.normal: n: {expected}"):
+        ops.normal(n, seed=1, step=1)
+    with pytest.raises(RuntimeError, match=f"^ald_ext.ops.latent_normal: count: {expected}"):
+        ops.latent_normal(torch.arange(2), n, seed=1, step=1)
+
+
+@pytest.mark.parametrize("shape", [(0, 2**40, 2**40), (2**31, 2**32, 0), (3, 2**62, 0)], ids=str)
+def test_empty_tensors_of_huge_sizes(device: torch.device, shape: tuple[int, ...]) -> None:
+    """Their other sizes are not multiplied as signed numbers, whose overflow UBSan would report."""
+    empty, grad = (torch.empty(0, device=device).as_strided(shape, (1, 1, 1)) for _ in range(2))
+    ops.sgld_step_([empty], [grad], lr=0.1, seed=1, step=1)
+    if shape[0] < 100:
+        index = torch.arange(shape[0], device=device)
+        ops.latent_langevin_step_(empty, grad, index, lr=0.1, seed=1, step=1)
+        assert ops.marginal_gaussian_log_prob(empty, empty).shape == shape[:1]

@@ -317,7 +317,7 @@ def test_shared_memory(device: torch.device) -> None:
         ("seed", [-1], "expected 0 to", ()),
         ("step", [-1, 2**40], "expected 0 to", ()),
         ("offset", [-1, 2**41 - 5], f"expected 0 to {2**41 - 6}", ()),
-        ("count", [-1], "expected count >= 0", ("latent_normal",)),
+        ("count", [-1], "expected an integer >= 0", ("latent_normal",)),
     ],
     ids=["lr", "temperature", "momentum", "seed", "step", "offset", "count"],
 )

@@ -148,7 +148,7 @@ def test_seed_beyond_int64() -> None:
 
 
 def test_negative_count() -> None:
-    with pytest.raises(RuntimeError, match="n: got -1, expected n >= 0"):
+    with pytest.raises(RuntimeError, match="n: got -1, expected an integer >= 0"):
         ops.normal(-1, seed=1, step=1)
 
 

@@ -1,0 +1,1 @@
+"""Random calls of the ops, compared with the reference; `make fuzz`."""

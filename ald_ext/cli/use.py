@@ -109,7 +109,7 @@ def score_command(
     data = load_images(model, config, dataset, data_root)
 
     def scores_of(member: LatentVariableModel) -> Tensor:
-        return values_of_data(member, data.test_images, member.score, seed)
+        return values_of_data(member, data.test_images, lambda x: member.score(x, seed=seed), seed)
 
     scores = ensemble.mean(model, scores_of) if ensemble else scores_of(model)
     labels = None if data.test_labels is None else data.test_labels.tolist()

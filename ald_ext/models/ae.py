@@ -39,7 +39,7 @@ class AE(LatentVariableModel):
         """Return the mean potential of the minibatch at z = f(x)."""
         return self.potential(x).mean()
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
         """Return the reconstruction error of each datum, (N,) (paper: Section 8)."""
         return self.reconstruction_error(x)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,6 +38,13 @@ class ParameterEnsemble:
         """Keep a copy of the current parameters."""
         self.samples.append({name: value.detach().clone() for name, value in model.named_parameters()})
 
+    def members(self, model: LatentVariableModel) -> Iterator[LatentVariableModel]:
+        """Yield the model with the parameters of each sample: one copy of it, which the next sample overwrites."""
+        member = copy.deepcopy(model)
+        for sample in self.samples:
+            member.load_state_dict(sample, strict=False)
+            yield member
+
     @torch.no_grad()
     def mean(self, model: LatentVariableModel, function: Callable[[LatentVariableModel], Tensor]) -> Tensor:
         """Return the mean of ``function(model)`` over the samples, such as ``mean(model, lambda m: m.reconstruct(x))``.
@@ -46,10 +53,8 @@ class ParameterEnsemble:
             ValueError: no sample was kept yet.
         """
         require(self.samples, "ald_ext.models.ParameterEnsemble", "no samples yet", "one at least")
-        member = copy.deepcopy(model)
         total: Tensor | float = 0.0
-        for sample in self.samples:
-            member.load_state_dict(sample, strict=False)
+        for member in self.members(model):
             total = total + function(member)
         assert isinstance(total, Tensor)
         return total / len(self.samples)

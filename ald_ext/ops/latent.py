@@ -11,7 +11,6 @@ from torch import Tensor
 from .. import reference
 from .library import KERNEL_DEVICES, OPS, check_not_recorded, write
 
-
 #: Bits of an index, of which the noise key has room for 44.
 INDEX_BITS = 44
 

@@ -98,7 +98,7 @@ def test_a_fit_is_a_function_of_its_seed_and_leaves_the_random_state_alone(model
 def test_scores_are_averaged_over_samples_of_the_second_half():
     detector = quick(epochs=10, batch_size=30).fit(vectors(0))  # 20 steps, a sample at each
     assert len(detector.ensemble_) == detection.ENSEMBLE_SIZE
-    data = detector.preparation_(torch.from_numpy(vectors(1)), "")
+    data = detector.scorer_.preparation(torch.from_numpy(vectors(1)), "")
     scores, model, each = detector.decision_function(vectors(1)), copy.deepcopy(detector.model_), []
     for member in detector.ensemble_.samples:
         model.load_state_dict(member, strict=False)
@@ -178,8 +178,8 @@ def test_constant_features_are_harmless_until_they_change(constant):
     data = vectors(0)
     data[:, 2] = constant
     detector = quick().fit(data)
-    assert detector.preparation_.centre[2] == constant
-    assert detector.preparation_.scale[2] == 1
+    assert detector.scorer_.preparation.centre[2] == constant
+    assert detector.scorer_.preparation.scale[2] == 1
     other = data.copy()
     other[:, 2] += max(abs(constant), 100.0)
     assert (detector.decision_function(other) > detector.decision_scores_.max()).all()

@@ -125,6 +125,6 @@ def describe(hint: Any) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the ``repr`` of a value for a message, cut after 60 characters."""
-    text = repr(value)
+    """Return the ``repr`` of a value for a message, in one line, cut after 60 characters."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}…"

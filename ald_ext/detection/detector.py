@@ -262,8 +262,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator, DetectorSettings):  # type: i
         self.model_: LatentVariableModel = scorer.model
         self.ensemble_: ParameterEnsemble | None = scorer.ensemble
         self.n_features_in_ = scorer.preparation.num_features
-        if hasattr(self, "feature_names_in_"):  # of an earlier fit
-            del self.feature_names_in_
+        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
         if feature_names is not None:
             self.feature_names_in_ = np.array(feature_names, dtype=object)
         self.decision_scores_ = scores

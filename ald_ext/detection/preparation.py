@@ -141,9 +141,10 @@ def tensor_of_array(values: Any, argument: str) -> Tensor:
     """Return what NumPy or pandas can make numbers of: uint8 as uint8, others as float64, missing ones as NaN."""
     try:
         # It knows pandas' own dtypes, and refuses sparse matrices and complex numbers.
-        array = check_array(values, allow_nd=True, ensure_2d=False, ensure_all_finite=False, ensure_min_samples=0)
+        limits = {"ensure_all_finite": False, "ensure_min_samples": 0, "ensure_min_features": 0}  # checked later
+        array = check_array(values, allow_nd=True, ensure_2d=False, **limits)
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         kind = TypeError if isinstance(error, TypeError) else ValueError  # as in scikit-learn
         raise kind(f"{argument}: got {type(values).__name__}: {reason}, expected real numbers") from error
     require(array.dtype.kind in "biuf", argument, f"dtype {array.dtype}", "real numbers or integers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def index_by_content(x: Tensor) -> Tensor:
     Returns:
         (n,) int64 on the device of x, 0 ≤ index < 2^44, for :func:`latent_normal` and the samplers' ``index``.
     """
-    rows = (x.detach().reshape(len(x), -1) + 0).cpu().contiguous().view(torch.uint8).numpy()
+    rows = (x.detach().reshape(len(x), math.prod(x.shape[1:])) + 0).cpu().contiguous().view(torch.uint8).numpy()
     digests = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little") for row in rows]
     return torch.tensor([digest % 2**INDEX_BITS for digest in digests], dtype=torch.int64, device=x.device)
 

@@ -266,7 +266,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator, DetectorSettings):  # type: i
         if feature_names is not None:
             self.feature_names_in_ = np.array(feature_names, dtype=object)
         self.decision_scores_ = scores
-        self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+        # Of n + 1 like scores, held out or new, a share of the contamination is expected above "weibull"'s quantile.
+        method = "linear" if self.folds == 1 else "weibull"
+        self.threshold_ = float(np.quantile(scores, 1 - self.contamination, method=method))
         self.offset_ = -self.threshold_
         self.labels_ = self._labels(scores)
 

@@ -76,7 +76,7 @@ class Scorer:
             each = [prior.potential(member, data) for prior, member in pairs]
         else:
             each = [own_scores(member, data, self.seed) for member in members(self.model, self.ensemble)]
-        return torch.stack(each).mean(0)[: len(values)].numpy()
+        return torch.stack(each, dim=1).mean(1)[: len(values)].numpy()
 
 
 def members(model: LatentVariableModel, ensemble: ParameterEnsemble | None) -> Any:

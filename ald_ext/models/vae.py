@@ -46,4 +46,4 @@ class VAE(GaussianPriorModel):
         """
         index, dimension = self.noise_index(x), self.config.latent_dim
         noise = [ops.latent_normal(index, dimension, seed=seed, step=1 + sample) for sample in range(num_samples)]
-        return torch.stack([self.negative_elbo(x, of_sample) for of_sample in noise]).mean(0)
+        return torch.stack([self.negative_elbo(x, of_sample) for of_sample in noise], dim=1).mean(1)

@@ -19,6 +19,10 @@ def normals(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 5))
 
 
+#: Their noise is drawn, too.
+PIXELS = {"standardize_images": False, "model_settings": {"dequantization": "uniform"}}
+
+
 def quick_settings(model: str) -> dict[str, int]:
     return {"inference_steps": 3, "langevin_steps": 2} if model in ("abp", "dlgm") else {}
 
@@ -73,14 +77,15 @@ def test_index_by_content_tells_data_apart_and_nothing_else():
 
 
 def test_the_threshold_holds_for_new_data():
-    """Of 40 rows, whose own scores would label 20 to 40% of new normal rows anomalous."""
-    new, shares = normals(1000, seed=9), {None: [], 1: []}
-    for seed in range(2):
+    """Of 40 rows, whose own scores would label more than twice the contamination of new normal rows anomalous."""
+    shares = {None: [], 1: []}
+    for seed in range(6):
+        rows = np.random.default_rng(seed).normal(size=(1040, 10))
         for folds, found in shares.items():
-            detector = AnomalyDetector("ae", folds=folds, epochs=40, seed=seed).fit(normals(40, seed))
-            found.append(detector.predict(new).mean())
-    assert np.mean(shares[1]) > 0.25
-    assert 0.03 < np.mean(shares[None]) < 0.2
+            detector = AnomalyDetector("ae", folds=folds, epochs=30, seed=seed).fit(rows[:40])
+            found.append(detector.predict(rows[40:]).mean())
+    assert np.mean(shares[1]) > 0.2
+    assert 0.05 < np.mean(shares[None]) < 0.15
 
 
 def test_held_out_scores_are_those_of_models_that_have_not_seen_the_data(monkeypatch):
@@ -101,7 +106,7 @@ def test_held_out_scores_are_those_of_models_that_have_not_seen_the_data(monkeyp
         held_out = ~(data[:, None] == values.numpy()[None]).all(2).any(1)
         scores = scorer(torch.from_numpy(data[held_out]), "")
         np.testing.assert_allclose(detector.decision_scores_[held_out], scores, rtol=1e-5)
-    assert detector.threshold_ == np.quantile(detector.decision_scores_, 0.8)
+    assert detector.threshold_ == np.quantile(detector.decision_scores_, 0.8, method="weibull")
     assert detector.labels_.sum() == 4
     for count, expected in ((2, 1), (3, 1), (4, 3), (9, 5), (12, 6)):
         trained.clear()

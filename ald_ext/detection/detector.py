@@ -98,7 +98,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator, DetectorSettings):  # type: i
 
     Attributes:
         decision_scores_: scores of the training data by the folds' models (with one fold, by the model), (n,) float64.
-        threshold_: (1 - contamination)-quantile of these scores.
+        threshold_: (1 - contamination)-quantile of these scores, with several folds by Weibull's plotting positions.
         offset_: minus the threshold.
         labels_: labels of the training data by these scores, (n,) int64.
         model_: the trained model.
@@ -267,8 +267,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator, DetectorSettings):  # type: i
             self.feature_names_in_ = np.array(feature_names, dtype=object)
         self.decision_scores_ = scores
         # Of n + 1 like scores, held out or new, a share of the contamination is expected above "weibull"'s quantile.
-        method = "linear" if self.folds == 1 else "weibull"
-        self.threshold_ = float(np.quantile(scores, 1 - self.contamination, method=method))
+        share = 1 - self.contamination
+        threshold = np.quantile(scores, share) if self.folds == 1 else np.quantile(scores, share, method="weibull")
+        self.threshold_ = float(threshold)
         self.offset_ = -self.threshold_
         self.labels_ = self._labels(scores)
 

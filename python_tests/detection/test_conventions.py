@@ -30,7 +30,7 @@ OF_ITS_CONVENTION = ("check_outliers_train", "check_outliers_fit_predict")
 
 def quick(model: str = "ae", **options: Any) -> AnomalyDetector:
     settings = {"inference_steps": 2, "langevin_steps": 1} if model in ("abp", "dlgm") else {}
-    return AnomalyDetector(model, **{"epochs": 1, "folds": 1, "model_settings": settings, **options})
+    return AnomalyDetector(model, **{"epochs": 1, "folds": 1, "average": False, "model_settings": settings, **options})
 
 
 def data(count: int = 60, seed: int = 0) -> np.ndarray:

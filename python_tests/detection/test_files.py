@@ -66,7 +66,7 @@ def test_an_entry_of_another_kind_is_refused_in_a_line(contents, tmp_path, place
     if (place, kind) in RIGHT:
         assert load(damaged, tmp_path / "detector.pt").decision_scores_.shape == (30,)
         return
-    with pytest.raises(ValueError, match="^ald_ext.AnomalyDetector.load: path: got .*, expected a file") as caught:
+    with pytest.raises(ValueError, match=r"^ald_ext.AnomalyDetector.load: path: got .*, expected a file") as caught:
         load(damaged, tmp_path / "detector.pt")
     assert "\n" not in str(caught.value)
 

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     for other in sorted(set(labels[anomalous])):
         pair = (labels == options.digit) | (labels == other)
         print(f"  against {other}: {roc_auc_score(labels[pair] == other, scores[pair]):.3f}")
-    print(f"below the threshold, as 95 % of the training data are: {normal_below:.0%} of the held-out {options.digit}")
+    print(f"below the threshold, which is set for 95 % of new ones: {normal_below:.0%} of the held-out {options.digit}")
 
     ranked = np.argsort(-scores)
     own = ranked[~anomalous[ranked]]

@@ -150,7 +150,7 @@ def score_command(
 
         return ensemble.mean(model, values) if ensemble else values(model)
 
-    scores = mean_over_samples(lambda member, x: member.score(x))
+    scores = mean_over_samples(lambda member, x: member.score(x, seed=seed))
     path, tell = output_file(run, out, "score.json")
     columns = {
         "names": list(names),

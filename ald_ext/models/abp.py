@@ -53,8 +53,12 @@ class ABP(GaussianPriorModel):
         self.diagnostics = {"step_size": self.chains.dynamics.step_size.clone()}
         return self.potential(x, z).mean()
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return samples of p(z | x) after ``inference_steps`` Langevin steps, with the noise of data 0, 1, …"""
+    def encode(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return samples of p(z | x) after ``inference_steps`` Langevin steps, whose noise x's values key."""
         start = self.prior.mean.detach().expand(len(x), -1)
-        steps = self.config.inference_steps
-        return self.chains.dynamics.sample(self.observed_potential, self.observe(x), start, steps)
+        arguments = (self.observed_potential, self.observe(x), start, self.config.inference_steps)
+        return self.chains.dynamics.sample(*arguments, self.noise_index(x), seed)
+
+    def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return the potential at one sample of p(z | x), (N,); the seed is that of its noise."""
+        return self.potential(x, self.encode(x, seed=seed))

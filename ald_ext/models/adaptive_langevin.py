@@ -100,9 +100,9 @@ class AdaptiveLangevin(nn.Module):
         self.step_count += num_steps
         return z
 
-    def sample(self, potential: Potential, x: Tensor, z: Tensor, num_steps: int) -> Tensor:
-        """Return z of new data after steps of the current size, with the noise of data 0, 1, …; h stays as it is."""
-        sampler = LangevinDynamics(potential, x, z, step_size=float(self.step_size), seed=0)
+    def sample(self, potential: Potential, x: Tensor, z: Tensor, num_steps: int, index: Tensor, seed: int) -> Tensor:
+        """Return z of new data after steps of the current size, whose noise ``index`` and ``seed`` key; h stays."""
+        sampler = LangevinDynamics(potential, x, z, step_size=float(self.step_size), seed=seed, index=index)
         for _ in range(num_steps):
             sampler.step()
         return sampler.z

@@ -41,7 +41,7 @@ class AE(LatentVariableModel):
         return self.potential(x).mean()
 
     @torch.no_grad()
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
         """Return the reconstruction error of each datum, (N,) (paper: Section 8)."""
         return self.reconstruction_error(x)
 

@@ -58,7 +58,7 @@ class DLGM(VAE):
         return self.potential(x, final).mean() + (negative_elbo - negative_elbo.detach())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return samples of p(z | x), ``inference_steps`` Langevin steps (noise of data 0, 1, …) from q's mean."""
+        """Return samples of p(z | x), ``inference_steps`` Langevin steps (noise keyed by x's values) from q's mean."""
         start = self.posterior(x).mean.detach()
         steps = self.config.inference_steps
-        return self.dynamics.sample(self.observed_potential, self.observe(x), start, steps)
+        return self.dynamics.sample(self.observed_potential, self.observe(x), start, steps, self.noise_index(x), seed=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,13 @@ class ParameterEnsemble:
         for number, sample in enumerate(self.samples):
             check_fits(sample, dict(model.named_parameters()), f"ensemble: samples[{number}]", "the model")
 
+    def members(self, model: LatentVariableModel) -> Iterator[LatentVariableModel]:
+        """Yield the model with the parameters of each sample: one copy of it, which the next sample overwrites."""
+        member = copy.deepcopy(model)
+        for sample in self.samples:
+            member.load_state_dict(sample, strict=False)
+            yield member
+
     @torch.no_grad()
     def mean(self, model: LatentVariableModel, function: Callable[[LatentVariableModel], Tensor]) -> Tensor:
         """Return the mean of ``function(model)`` over the samples, such as ``mean(model, lambda m: m.reconstruct(x))``.
@@ -60,10 +67,8 @@ class ParameterEnsemble:
             ValueError: no sample was kept yet.
         """
         require(self.samples, "ald_ext.models.ParameterEnsemble", "no samples yet", "one at least")
-        member = copy.deepcopy(model)
         total: Tensor | float = 0.0
-        for sample in self.samples:
-            member.load_state_dict(sample, strict=False)
+        for member in self.members(model):
             total = total + function(member)
         assert isinstance(total, Tensor)
         return total / len(self.samples)

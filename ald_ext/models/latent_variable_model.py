@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .. import samplers
+from .. import ops, samplers
 from ..dequantization import scale_pixels
 from ..distributions import DiagonalGaussian
 from ..settings import require
@@ -160,9 +160,17 @@ class LatentVariableModel(nn.Module, ABC):
         return self.likelihood.reconstruction_error(x, self.output(self.encode(x)))
 
     @torch.no_grad()
-    def score(self, x: Tensor) -> Tensor:
-        """Return how anomalous each datum is, (N,): its potential at the inferred z (paper: Section 8)."""
+    def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return how anomalous each datum is, (N,): its potential at the inferred z (paper: Section 8).
+
+        Where a model draws for it, the draws are keyed by the values of the datum and the seed, whatever is beside it.
+        """
         return self.potential(x)
+
+    def noise_index(self, x: Tensor) -> Tensor:
+        """Return indices that key noise by the values of each datum, (N,) int64; brightness counts as its pixels."""
+        brightness = self.config.data == "pixels" and x.dtype != torch.uint8
+        return ops.index_by_content(x.mul(255).round().byte() if brightness else x)
 
     def infer(self, x: Tensor, num_steps: int, *, step_size: float = 1e-3, seed: int = 0) -> Tensor:
         """Return samples of p(z | x) by MALA from the inferred z on, (N, d_z) (paper: Algorithm 2).

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from .. import ops
 from .latent_variable_model import GaussianPriorModel
 from .likelihoods import at_least_float32
 
@@ -27,10 +28,10 @@ class VAE(GaussianPriorModel):
         """Return the mean of q(z | x), (N, d_z)."""
         return self.posterior(x).mean
 
-    def negative_elbo(self, x: Tensor) -> Tensor:
-        """Return -ELBO of each datum, (N,), estimated with one sample of z."""
+    def negative_elbo(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return -ELBO of each datum, (N,), estimated with one sample of z, made of N(0, I) noise (N, d_z)."""
         posterior = self.posterior(x)
-        z = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
+        z = posterior.mean + posterior.stddev * (torch.randn_like(posterior.mean) if noise is None else noise)
         divergence = kl_divergence(posterior, self.prior.distribution()).sum(-1)
         return self.negative_log_likelihood(x, z) + divergence
 
@@ -39,6 +40,11 @@ class VAE(GaussianPriorModel):
         return self.negative_elbo(x).mean()
 
     @torch.no_grad()
-    def score(self, x: Tensor, num_samples: int = 8) -> Tensor:
-        """Return -ELBO of each datum, (N,), averaged over ``num_samples`` samples of z (paper: Section 8)."""
-        return torch.stack([self.negative_elbo(x) for _ in range(num_samples)]).mean(0)
+    def score(self, x: Tensor, num_samples: int = 8, *, seed: int = 0) -> Tensor:
+        """Return -ELBO of each datum, (N,), averaged over ``num_samples`` samples of z (paper: Section 8).
+
+        Their noise is keyed by the seed and the values of the datum, so that its score depends on nothing else.
+        """
+        index, dimension = self.noise_index(x), self.config.latent_dim
+        noise = [ops.latent_normal(index, dimension, seed=seed, step=1 + sample) for sample in range(num_samples)]
+        return torch.stack([self.negative_elbo(x, of_sample) for of_sample in noise], dim=1).mean(1)

@@ -35,7 +35,7 @@ Note [Noise]
 """
 
 from .dequantization import dequantized_log_prob, langevin_dequantize, quantize
-from .latent import latent_langevin_step_, latent_normal, latent_underdamped_step_
+from .latent import index_by_content, latent_langevin_step_, latent_normal, latent_underdamped_step_
 from .library import KERNEL_DEVICES as KERNEL_DEVICES
 from .library import PARAMETER_DTYPES as PARAMETER_DTYPES
 from .library import cuda_failure as cuda_failure
@@ -52,6 +52,7 @@ from .steps import run_step as run_step
 __all__ = [
     "PrecisionPrior",
     "dequantized_log_prob",
+    "index_by_content",
     "langevin_dequantize",
     "latent_langevin_step_",
     "latent_normal",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import Any
 
 import torch
@@ -10,6 +12,25 @@ from torch import Tensor
 from .. import reference
 from .library import KERNEL_DEVICES, OPS, check_not_recorded, check_tensors, write
 from .noise import check_count
+
+#: Bits of an index, of which the noise key has room for 44.
+INDEX_BITS = 44
+
+
+def index_by_content(x: Tensor) -> Tensor:
+    """An index for each datum that depends on its values only, so that its noise is the same in whatever minibatch.
+
+    Data that are equal share an index; two that differ do so with probability 2^-44. -0 counts as 0.
+
+    Args:
+        x: (n, ...) of any dtype.
+
+    Returns:
+        (n,) int64 on the device of x, 0 ≤ index < 2^44, for :func:`latent_normal` and the samplers' ``index``.
+    """
+    rows = (x.detach().reshape(len(x), math.prod(x.shape[1:])) + 0).cpu().contiguous().view(torch.uint8).numpy()
+    digests = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little") for row in rows]
+    return torch.tensor([digest % 2**INDEX_BITS for digest in digests], dtype=torch.int64, device=x.device)
 
 
 def latent_normal(

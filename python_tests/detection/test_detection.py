@@ -24,8 +24,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ald_ext import AnomalyDetector
-from ald_ext.detection import detector as detection
+from ald_ext.detection import scorer
 from ald_ext.models import MODELS
+from ald_ext.models.saving import model_contents, write_tensors
 from ald_ext.training import TrainingInterrupted
 
 SMALL_IMAGES = {"latent_dim": 3, "width": 2}
@@ -42,7 +43,7 @@ def colour_images(count: int = 6, size: int = 20) -> np.ndarray:
 
 
 def quick(model: str = "lae", **options) -> AnomalyDetector:
-    return AnomalyDetector(model, **{"epochs": 2, **options})
+    return AnomalyDetector(model, **{"epochs": 2, "folds": 1, **options})
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,8 @@ def test_a_fit_is_a_function_of_its_seed_and_leaves_the_random_state_alone(model
 
 def test_scores_are_averaged_over_samples_of_the_second_half():
     detector = quick(epochs=10, batch_size=30).fit(vectors(0))  # 20 steps, a sample at each
-    assert len(detector.ensemble_) == detection.ENSEMBLE_SIZE
-    data = detector.preparation_(torch.from_numpy(vectors(1)), "")
+    assert len(detector.ensemble_) == scorer.ENSEMBLE_SIZE
+    data = detector.scorer_.preparation(torch.from_numpy(vectors(1)), "")
     scores, model, each = detector.decision_function(vectors(1)), copy.deepcopy(detector.model_), []
     for member in detector.ensemble_.samples:
         model.load_state_dict(member, strict=False)
@@ -170,7 +171,9 @@ def test_the_units_of_features_do_not_matter():
 def test_floats_of_more_dimensions_are_flattened():
     data = vectors(0, dimension=12)
     expected = quick().fit(data).decision_scores_
-    np.testing.assert_array_equal(quick().fit(data.reshape(-1, 3, 4)).decision_scores_, expected)
+    with pytest.warns(UserWarning, match="taken as a table of 12 features"):
+        detector = quick().fit(data.reshape(-1, 3, 4))
+    np.testing.assert_array_equal(detector.decision_scores_, expected)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e20])
@@ -178,8 +181,8 @@ def test_constant_features_are_harmless_until_they_change(constant):
     data = vectors(0)
     data[:, 2] = constant
     detector = quick().fit(data)
-    assert detector.preparation_.centre[2] == constant
-    assert detector.preparation_.scale[2] == 1
+    assert detector.scorer_.preparation.centre[2] == constant
+    assert detector.scorer_.preparation.scale[2] == 1
     other = data.copy()
     other[:, 2] += max(abs(constant), 100.0)
     assert (detector.decision_function(other) > detector.decision_scores_.max()).all()
@@ -213,7 +216,7 @@ def test_images_are_pixels_of_a_convolutional_network_and_vectors_real_data_of_a
     config = fitted.model_.config
     assert (config.data, config.network, config.shape, config.latent_dim) == ("real", "mlp", (5,), 2)
     config = fitted_to_images.model_.config
-    assert (config.data, config.network, config.shape) == ("pixels", "conv", (3, 32, 32))
+    assert (config.data, config.network, config.shape) == ("real", "conv", (3, 32, 32))
     assert (config.latent_dim, config.width) == (3, 2)
     assert fitted_to_images.n_features_in_ == 20 * 20 * 3
 
@@ -284,7 +287,7 @@ def test_other_files_are_refused(fitted, tmp_path):
     path.write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"AnomalyDetector.load: path: got .*, expected a file that"):
         AnomalyDetector.load(path)
-    detection.write_tensors(path, detection.model_contents(fitted.model_))
+    write_tensors(path, model_contents(fitted.model_))
     with pytest.raises(ValueError, match="it lacks decision_scores"):
         AnomalyDetector.load(path)
 
@@ -316,17 +319,20 @@ def with_value(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (with_value(np.nan), "fit: X: got 1 values that are NaN or infinite, expected finite ones"),
-        (with_value(-np.inf), "fit: X: got 1 values that are NaN or infinite"),
-        (torch.full((4, 2), float("nan")), "fit: X: got 8 values that are NaN or infinite"),
+        (with_value(np.nan), "fit: X: got 1 values that are NaN, missing or infinite, expected finite ones"),
+        (with_value(-np.inf), "fit: X: got 1 values that are NaN, missing or infinite"),
+        (torch.full((4, 2), float("nan")), "fit: X: got 8 values that are NaN, missing or infinite"),
         (with_value(1e200), "fit: X: got a feature whose variance is beyond float64's range"),
         (vectors(0, count=1), "fit: X: got 1 samples, expected at least 2"),
-        (vectors(0, count=0), r"fit: X: got shape \(0, 5\), expected at least one sample"),
-        (vectors(0, dimension=0), r"fit: X: got shape \(60, 0\), expected at least one sample and one feature"),
+        (vectors(0, count=0), r"fit: X: got 0 sample\(s\), 5 feature\(s\)"),
+        (
+            vectors(0, dimension=0),
+            r"fit: X: got 60 sample\(s\), 0 feature\(s\) .*while a minimum of 1",
+        ),
         (vectors(0)[0], r"fit: X: got shape \(5,\), expected \(n, d\) vectors or"),
-        (np.array([["a", "b"], ["c", "d"]]), "fit: X: got dtype <U1, expected real numbers or integers"),
-        (np.array([[1, None], [2, 3]]), "fit: X: got dtype object, expected real numbers or integers"),
-        (vectors(0) + 1j, "fit: X: got dtype complex128, expected real numbers or integers"),
+        (np.array([["a", "b"], ["c", "d"]]), "fit: X: got ndarray: dtype='numeric' is not compatible with .*strings"),
+        (np.array([[1, None], [2, 3]]), "fit: X: got 1 values that are NaN, missing or infinite"),
+        (vectors(0) + 1j, "fit: X: got ndarray: Complex data not supported, expected real numbers"),
         (torch.ones(3, 2, dtype=torch.complex64), "fit: X: got torch.complex64, expected real numbers or integers"),
         (np.zeros((3, 4, 5, 4), np.uint8), r"fit: X: got uint8 of shape \(3, 4, 5, 4\), expected images"),
         (np.zeros((3, 1, 4, 5, 4), np.uint8), r"fit: X: got uint8 of shape \(3, 1, 4, 5, 4\), expected images"),
@@ -340,8 +346,8 @@ def test_bad_training_data_are_refused(data, message):
 @pytest.mark.parametrize(
     ("detector", "data", "message"),
     [
-        ("fitted", vectors(0, dimension=4), "got 4 features, expected 5"),
-        ("fitted", with_value(np.nan), "got 1 values that are NaN or infinite"),
+        ("fitted", vectors(0, dimension=4), "has 4 features, but AnomalyDetector is expecting 5 features"),
+        ("fitted", with_value(np.nan), "got 1 values that are NaN"),
         ("fitted", vectors(0)[0], r"got shape \(5,\)"),
         ("fitted", colour_images(), "got uint8 images, expected vectors of 5 features"),
         ("fitted_to_images", vectors(0), r"got float64 of shape \(60, 5\), expected uint8 images of \(3, 20, 20\)"),
@@ -351,7 +357,7 @@ def test_bad_training_data_are_refused(data, message):
     ],
 )
 def test_other_data_than_the_fitted_are_refused(request, detector, data, message):
-    with pytest.raises(ValueError, match=f"decision_function: X: {message}"):
+    with pytest.raises(ValueError, match=f"predict: X:? ?{message}"):
         request.getfixturevalue(detector).predict(data)
 
 
@@ -363,6 +369,14 @@ def test_other_data_than_the_fitted_are_refused(request, detector, data, message
         ({"contamination": 0.6}, "AnomalyDetector: contamination: got 0.6"),
         ({"contamination": float("nan")}, "AnomalyDetector: contamination: got nan"),
         ({"epochs": 0}, "AnomalyDetector: epochs: got 0, expected >= 1"),
+        ({"epochs": 2.5}, "AnomalyDetector: epochs: got 2.5, expected int"),
+        ({"contamination": "auto"}, "AnomalyDetector: contamination: got 'auto', expected float"),
+        ({"labels": "sklearn"}, "AnomalyDetector: labels: got 'sklearn', expected one of pyod, scikit-learn"),
+        ({"folds": 0}, "AnomalyDetector: folds: got 0, expected None or >= 1"),
+        ({"average": "no"}, "AnomalyDetector: average: got 'no', expected bool"),
+        ({"seed": "0"}, "AnomalyDetector: seed: got '0', expected int or None"),
+        ({"random_state": -1}, "AnomalyDetector: random_state: got -1, expected an integer >= 0"),
+        ({"random_state": 1, "seed": 2}, "AnomalyDetector: random_state: got 1 beside seed=2, expected one of them"),
         ({"batch_size": 0}, "AnomalyDetector: batch_size: got 0, expected >= 1"),
         ({"lr": -1.0}, "lr: got -1.0, expected a finite number > 0"),
         ({"seed": -1}, "seed: got -1"),
@@ -385,7 +399,7 @@ def test_an_interrupted_fit_is_no_failed_fit(monkeypatch, number, expected):
     def interrupted(*arguments, **options):
         raise TrainingInterrupted("stopped", number)
 
-    monkeypatch.setattr(detection, "fit", interrupted)
+    monkeypatch.setattr(scorer, "fit", interrupted)
     with pytest.raises(expected):
         quick().fit(vectors(0))
 

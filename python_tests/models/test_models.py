@@ -348,7 +348,10 @@ def test_vae_bound_is_the_expected_potential_plus_divergence(images):
     torch.manual_seed(1)
     torch.testing.assert_close(model.loss(images), expected.mean())
     torch.manual_seed(1)
-    torch.testing.assert_close(model.score(images, num_samples=1), expected)
+    torch.testing.assert_close(model.negative_elbo(images), expected)
+    noise = [ops.latent_normal(model.noise_index(images), z.shape[1], seed=5, step=step) for step in (1, 2)]
+    expected = sum(model.negative_elbo(images, of_sample) for of_sample in noise) / 2
+    torch.testing.assert_close(model.score(images, num_samples=2, seed=5), expected)
 
 
 def test_dlgm_encoder_has_the_gradient_of_the_elbo_and_decoder_that_of_the_final_z(images):

@@ -31,6 +31,7 @@ from typer.main import get_command
 
 from ald_ext.cli.commands import app
 from ald_ext.data import ImageData
+from ald_ext.detection import prior
 from ald_ext.metrics import EXTRACTORS, GaussianStatistics
 from ald_ext.models import CLAE, LAE
 from ald_ext.paper import (
@@ -394,7 +395,7 @@ class Linear(LAE):
         return torch.cat([z, z.sum(1, keepdim=True).expand(-1, 4)], 1).view(-1, 1, 1, 6)
 
 
-def test_aggregated_potential(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_potential_with_a_refitted_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a Gaussian z and a residual: the standardized square, and the Mahalanobis distance, up to constants.
 
     Fitted by one component to 3,000 data, the mean and covariance are the sample's but for the ridge.
@@ -403,8 +404,8 @@ def test_aggregated_potential(monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(4000, 2, generator=generator) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
     residual = 0.1 * torch.randn(4000, 4, generator=generator)
     data = torch.cat([z, z.sum(1, keepdim=True) + residual], 1).view(-1, 1, 1, 6)
-    monkeypatch.setattr(anomaly_detection, "COMPONENTS", 1)
-    values = anomaly_detection.aggregated_potential(Linear(), data[:3000], data)
+    monkeypatch.setattr(prior, "COMPONENTS", 1)
+    values = prior.RefittedPrior.fit(Linear(), data[:3000]).potential(Linear(), data)
     seen = z[:3000].double()
     covariance = torch.cov(seen.T, correction=0) + 0.03 * seen.var(0, correction=0).mean() * torch.eye(2)
     offset = z.double() - seen.mean(0)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...data import ImageData
+from ...detection.preparation import standardized
+from ...detection.prior import RefittedPrior
 from ...models import CLAE, LatentVariableModel
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
@@ -24,10 +24,6 @@ HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0
 BATCH_SIZE, WARM_UP, EPOCHS = 100, 100, 30
 #: The number of samples of the parameters, from the second half of the training, that scores are averaged over.
 SAMPLES = 3
-#: The mixture that refits a prior: its components and iterations, and what is added to its variances as a share of the
-#: data's variance.
-COMPONENTS, ITERATIONS, RIDGE = 20, 15, 0.03
-
 #: Table 3, for the digits 0 to 9; that the normal class is the positive one is an inference from the figures.
 PAPER_AUPRC = {
     "ae": (0.974, 0.996, 0.762, 0.845, 0.863, 0.706, 0.837, 0.952, 0.765, 0.872),
@@ -35,16 +31,6 @@ PAPER_AUPRC = {
     "lae": (0.915, 0.997, 0.749, 0.875, 0.853, 0.844, 0.914, 0.936, 0.779, 0.913),
     "clae": (0.976, 0.862, 0.788, 0.752, 0.915, 0.777, 0.899, 0.790, 0.798, 0.865),
 }
-
-
-def standardized(images: Tensor) -> Tensor:
-    """Return images (n, C, H, W) uint8 as float32, each with mean 0 and standard deviation 1.
-
-    A residual grows with the amount of ink: on pixels as they are, a 1 is an easy image for a model of 8s.
-    """
-    pixels = images.flatten(1).float()
-    spread = pixels.std(1, correction=0).clamp_min(1.0)  # for images of one colour
-    return ((pixels - pixels.mean(1)[:, None]) / spread[:, None]).view(images.shape)
 
 
 def printed_score(model: CLAE, x: Tensor) -> Tensor:
@@ -56,9 +42,9 @@ def printed_score(model: CLAE, x: Tensor) -> Tensor:
 def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
     """Return the model's scores by the suffix of their rows; the one without a suffix is its score in the table.
 
-    For LAE and CLAE that is :func:`aggregated_potential`, averaged over samples of the parameters; "_own_prior" is the
-    potential under the model's own prior. For AE and VAE, whose parameters are not sampled, it is RE or -ELBO;
-    "_aggregated" is what the refitted prior alone does for them.
+    For LAE and CLAE that is the potential with a :class:`RefittedPrior`, averaged over samples of the parameters;
+    "_own_prior" is the potential under the model's own prior. For AE and VAE, whose parameters are not sampled, it is
+    RE or -ELBO; "_aggregated" is what the refitted prior alone does for them.
     """
     model, ensemble = subject.model, subject.ensemble
 
@@ -66,7 +52,7 @@ def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
         return values_of_data(member, images, member.score).double()
 
     def aggregated(member: LatentVariableModel) -> Tensor:
-        return aggregated_potential(member, subject.data.train_images, images)
+        return RefittedPrior.fit(member, subject.data.train_images).potential(member, images)
 
     if not ensemble:
         return {"": own(model), "_aggregated": aggregated(model)}
@@ -79,38 +65,6 @@ def scores_of(subject: Subject, images: Tensor) -> dict[str, Tensor]:
     if isinstance(model, CLAE):
         scores["_printed_sign"] = values_of_data(model, images, lambda x: printed_score(model, x)).double()
     return scores
-
-
-def codes_of(model: LatentVariableModel, data: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return inferred latent variables z, (n, d_z), of data (n, *shape), and the squares ‖x - mean(z)‖², (n,)."""
-
-    def both(x: Tensor) -> Tensor:
-        z = model.encode(x)
-        return torch.cat([z, (model.to_brightness(x) - model.decode(z)).square().flatten(1).sum(1)[:, None]], 1)
-
-    values = values_of_data(model, data, both).double().numpy()
-    return values[:, :-1], values[:, -1]
-
-
-def aggregated_potential(model: LatentVariableModel, training_data: Tensor, data: Tensor) -> Tensor:
-    """Return U(x) = ‖x - mean(z)‖² / 2σ² - log q(z) at z = f(x) of data (n, *shape), (n,) float64.
-
-    q is a mixture of Gaussians with full covariances, fitted to the z of the normal training data. These are samples of
-    the aggregated posterior (1/n) Σ_i p(z | x_i), which of all priors has the largest likelihood (Tomczak & Welling
-    2018). σ makes both terms vary equally over the training data: residuals of neighbouring pixels are alike, and a
-    likelihood that takes them for independent would leave the prior no influence.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    (seen, seen_squares), (z, squares) = codes_of(model, training_data), codes_of(model, data)
-    ridge = RIDGE * float(seen.var(0).mean()) + 1e-12  # for a latent space that has collapsed
-    prior = GaussianMixture(min(COMPONENTS, len(seen)), reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
-    with warnings.catch_warnings():  # it need not have converged
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        prior.fit(seen)
-    half_precision = np.std(prior.score_samples(seen)) / np.std(seen_squares)
-    return torch.from_numpy(squares * half_precision - prior.score_samples(z))
 
 
 def measures(scores: Tensor, normal: Tensor) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .adaptive_langevin import AdaptiveLangevin, LatentLangevinConfig, PersistentChains
@@ -59,6 +60,7 @@ class ABP(GaussianPriorModel):
         arguments = (self.observed_potential, self.observe(x), start, self.config.inference_steps)
         return self.chains.dynamics.sample(*arguments, self.noise_index(x), seed)
 
+    @torch.no_grad()
     def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
         """Return the potential at one sample of p(z | x), (N,); the seed is that of its noise."""
         return self.potential(x, self.encode(x, seed=seed))

@@ -400,7 +400,7 @@ def test_adapted_step_size_has_the_acceptance_that_was_asked_for():
     accepted = []
     for seed in range(50):
         z = dynamics.move(potential, None, z, torch.arange(200), 1)  # one step does not adapt
-        sampler = MALA(potential, None, z, step_size=float(dynamics.step_size), seed=seed)
+        sampler = MALA(potential, None, z[:, None], step_size=float(dynamics.step_size), seed=seed)
         sampler.step()
         accepted.append(sampler.acceptance_rate.mean().item())
     standard_error = math.sqrt(0.57 * 0.43 / 200 * (1 / 50 + ADAPTATION_RATE))  # of the mean, and of the adapted size

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data import Pictures, load_pictures
 from ..data.image_data import add_noise
+from ..data.image_folders import counted
 from ..files import is_stream, standard_stream, write_atomically, write_json
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..settings import require
@@ -85,7 +86,7 @@ def sample_command(
         images = model.sample(count, generator)
     path, tell = output_file(run, out, "sample.png")
     save_grid(path, images)
-    tell(f"{count} samples in {path}")
+    tell(f"{counted(count, 'sample')} in {path}")
 
 
 def reconstruct_command(
@@ -118,7 +119,8 @@ def reconstruct_command(
     save_grid(path, pair_up(model.to_brightness(seen)[:count], result[:count]))
     if not is_stream(path):
         write_json(path.with_suffix(".json"), {"mean_squared_error": error, "noise": noise, "images": len(images)})
-    tell(f"mean squared error {error:.5f} over {len(images)} images; {min(count, len(images))} of them in {path}")
+    seen_images = f"{counted(len(images), 'image')}; {min(count, len(images))} of them in {path}"
+    tell(f"mean squared error {error:.5f} over {seen_images}")
 
 
 def score_command(
@@ -141,6 +143,8 @@ def score_command(
     """Score how anomalous images are; higher is more so. Of a data set with test images these, otherwise all."""
     is_file = out is None or out.suffix.lower() != ".png"
     require(is_file, "out", repr(str(out)), "a .json or .csv file; the picture lies beside it")
+    is_folder = heat_map is None or heat_map.is_dir() or not heat_map.exists()
+    require(is_folder, "heat_map", repr(str(heat_map)), "a folder")
     model, config, ensemble = load_run(run, device, average)
     images, labels, names = load_images(model, config, dataset, data_root)
 
@@ -166,11 +170,13 @@ def score_command(
         order, picture = scores.argsort(descending=True), path.with_suffix(".png")
         save_grid(picture, model.to_brightness(images[torch.cat([order[:20], order[20:][-20:]])]))
         pictures = f"; in {picture} the most anomalous images, then the least"
-    tell(f"{len(scores)} score{'s' * (len(scores) != 1)} in {path}{pictures}")
+    tell(f"{counted(len(scores), 'score')} in {path}{pictures}")
     if heat_map is not None:
         reconstructions = mean_over_samples(lambda member, x: member.reconstruct(x))
         largest = save_heat_maps(heat_map, model.to_brightness(images), reconstructions, names)
-        tell(f"{len(names)} heat maps in {heat_map}; the brightest colour is a squared error of {largest:.3g}")
+        maps = f"{counted(len(names), 'heat map')} in {heat_map}"
+        text = f"{maps}; the brightest colour is a squared error of {largest:.3g}"
+        typer.echo(text, err=standard_stream(path) == 1)
 
 
 def write_table(path: Path, columns: dict[str, list[Any] | None]) -> None:
@@ -220,7 +226,7 @@ def interpolate_command(
     """Draw the images between pairs of test images, along the line between their latent variables."""
     model, config, _ = load_run(run, device)
     images = load_images(model, config, dataset, data_root).images
-    require(len(images) >= 2, "dataset", f"{len(images)} test images", "2 at least")
+    require(len(images) >= 2, "dataset", counted(len(images), "image"), "2 at least")
     pairs = min(pairs, len(images) // 2)
     chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: 2 * pairs]]
     chosen = chosen.to(next(model.parameters()).device)
@@ -228,4 +234,4 @@ def interpolate_command(
         rows = model.interpolate(chosen[:pairs], chosen[pairs:], count)
     path, tell = output_file(run, out, "interpolate.png")
     save_grid(path, rows.flatten(0, 1), columns=count)
-    tell(f"{pairs} interpolations in {path}")
+    tell(f"{counted(pairs, 'interpolation')} in {path}")

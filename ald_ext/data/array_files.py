@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..settings import require
 from .image_data import IMAGE_SIZE, Pictures, Source, resize
+from .image_files import shorten
 from .pixel_values import are_whole, black_and_white, describe_scale, doubts_about, to_eight_bits
 from .stored_arrays import StoredArray, check_size, stored_arrays
 
@@ -41,7 +42,7 @@ def read_array_file(path: Path) -> Source:
         ValueError: the file is damaged or of another kind, or an array is not as described.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"dataset: got {str(path)!r}, expected a .npz file that exists")
+        raise FileNotFoundError(f"dataset: got {str(path)!r}, expected a file that exists")
     place = f"dataset {str(path)!r}"
     notes: list[str] = []
     with stored_arrays(path, place) as arrays:
@@ -55,7 +56,7 @@ def read_array_file(path: Path) -> Source:
         parts = []
         for split, tensor in zip(splits, images, strict=True):
             key = keys.get(f"{split}_labels", "")
-            labels = as_labels(arrays[key].read(), len(tensor), place, key, notes) if key else None
+            labels = as_labels(arrays[key], len(tensor), place, key, notes) if key else None
             parts.append(Pictures(tensor, labels, range(len(tensor))))
     train, *test = parts
     for part, key in zip(test, image_keys[1:], strict=True):
@@ -86,16 +87,17 @@ def keys_of(arrays: dict[str, StoredArray], place: str, notes: list[str]) -> dic
             keys[role] = found[0]
     if "train_images" not in keys:
         candidates = [key for key in arrays if key not in keys.values() and len(arrays[key].shape) > 2]
-        got, expected = (
-            f"the keys {', '.join(arrays) or 'none'}",
-            "train_images among them, or a single array of images",
-        )
+        got = f"the keys {shorten(', '.join(arrays)) or 'none'}"
+        expected = "train_images among them, or a single array of images"
         clear = len(candidates) == 1 and not keys.keys() & {"test_images", "val_images"}
         require(clear or list(arrays) == [""], place, got, expected)
         keys["train_images"] = candidates[0] if candidates else ""
     assumed = [f"{key} is taken as {role}" for role, key in keys.items() if key not in ("", role)]
     if assumed:
         notes.append(", ".join(assumed))
+    other = [key for key in arrays if key not in keys.values()]
+    if other:
+        notes.append(f"not read: {shorten(', '.join(other))}")
     return keys
 
 
@@ -153,12 +155,12 @@ def channels_last(array: np.ndarray, place: str, key: str, notes: list[str]) -> 
     return array.transpose(0, 2, 3, 1)
 
 
-def as_labels(labels: np.ndarray, count: int, place: str, key: str, notes: list[str]) -> Tensor | None:
+def as_labels(labels: StoredArray, count: int, place: str, key: str, notes: list[str]) -> Tensor | None:
     """Return labels (N,) int64; None, with a note, for what is no class of an image. ValueError for another number."""
     expected = f"({count},) or ({count}, 1), one label for every image"
     require(labels.shape[:1] == (count,), owner_of(place, key), f"shape {labels.shape}", expected)
     if labels.shape in ((count,), (count, 1)) and labels.dtype.kind in "iub":
-        return torch.from_numpy(labels.reshape(-1).astype(np.int64))
+        return torch.from_numpy(labels.read().reshape(-1).astype(np.int64))
     form = f"{labels.dtype} of shape {labels.shape}"
     notes.append(f"{key} are left out: got {form}, expected integers {expected}")
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class Picture:
         whole: whether these values are whole numbers.
         mode: the mode of such an image: "I;16", "I" or "F".
         more_frames: whether the file holds other frames than this, the first.
+        upper_bits: whether the file has 16 bits of each colour, of which Pillow reads the upper 8.
     """
 
     pixels: np.ndarray
@@ -48,6 +49,7 @@ class Picture:
     whole: bool = True
     mode: str = ""
     more_frames: bool = False
+    upper_bits: bool = False
 
 
 def evident_fault(path: Path) -> str | None:
@@ -90,8 +92,9 @@ def read_picture(path: Path) -> Picture:
             raise ValueError(fault)
         with Image.open(path, formats=pillow_formats(path.suffix)) as file:
             more_frames = file.format in FORMATS_OF_FRAMES and bool(getattr(file, "is_animated", False))
+            upper_bits = file.mode not in DEEP_MODES and any(";16" in str(tile) for tile in getattr(file, "tile", ()))
             file.draft(None, (DRAFT * IMAGE_SIZE, DRAFT * IMAGE_SIZE))
-            return picture_of(upright(file), more_frames)
+            return replace(picture_of(upright(file)), more_frames=more_frames, upper_bits=upper_bits)
     except (MemoryError, ImportError):
         raise
     except Image.DecompressionBombError as error:
@@ -125,7 +128,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def picture_of(image: Image.Image, more_frames: bool) -> Picture:
+def picture_of(image: Image.Image) -> Picture:
     """Return the centred square of an image, resized. ValueError for NaN or infinite values."""
     from PIL import Image
 
@@ -135,16 +138,16 @@ def picture_of(image: Image.Image, more_frames: bool) -> Picture:
             raise ValueError("values that are NaN or infinite")
         extremes = (float(values.min()), float(values.max()))
         pixels = square(Image.fromarray(values.astype(np.float32)))
-        return Picture(pixels, None, extremes, are_whole(values), image.mode[:4], more_frames)
+        return Picture(pixels, None, extremes, are_whole(values), image.mode[:4])
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
-        return Picture(square(image.convert(mode)), more_frames=more_frames)
+        return Picture(square(image.convert(mode)))
     transparent = image.convert("RGBA")
     opacity = transparent.getchannel("A")
     on_black = Image.new(mode, image.size)
     on_black.paste(transparent.convert(mode), mask=opacity)
     opaque = opacity.getextrema() == (255, 255)
-    return Picture(square(on_black), None if opaque else square(opacity), more_frames=more_frames)
+    return Picture(square(on_black), None if opaque else square(opacity))
 
 
 def square(image: Image.Image) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from ..progress import progress_bar
 from ..settings import require
 from .image_data import IMAGE_SIZE, Pictures, Source
 from .image_files import Picture, read_picture
-from .pixel_values import black_and_white, describe_scale, doubts_about, to_eight_bits
+from .pixel_values import LOW_CONTRAST, black_and_white, describe_scale, doubts_about, to_eight_bits
 
 #: What subfolders hold by their names in lower case.
 SPLITS = {
@@ -89,16 +90,16 @@ def read_image_folder(folder: Path) -> Source:
         classes[split] = classes_of([names_of[split][found.kept[row] - begin] for row in rows])
         begin = end
     if found.skipped:
-        notes.append(f"{counted(found.skipped, 'file')} skipped: {reasons}")
+        notes.append(f"{counted(len(found.skipped), 'file')} skipped: {reasons}")
     notes += doubts_about(images)
     for split, labels in zip(parts, label_together(list(classes.values())), strict=True):
         parts[split] = parts[split]._replace(labels=labels)
     return Source(parts["train"], parts.get("test"), tuple(found.skipped), tuple(notes))
 
 
-def counted(things: Sequence[object] | dict[str, str], noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     """Return "1 file" or "2 files"."""
-    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def listed(items: Sequence[str], separator: str = ", ") -> str:
@@ -129,7 +130,9 @@ def find_splits(folder: Path, place: str) -> tuple[dict[str, str], list[str]]:
     if "train" not in found or (len(found) == 1 and not alone):
         expected = "train beside them, or the folder of one of them"
         require(not (found and alone), place, f"{named} without train", expected)
-        return {"train": ""}, [f"{named} and the folders beside are no split, and all are read"] if named else []
+        if named:
+            return {"train": ""}, [f"{named} and the folders beside are no split, and all are read"]
+        return {"train": ""}, like_splits(folders)
     for split, names in found.items():
         require(len(names) == 1, place, " and ".join(names), f"one folder for {split}")
     train, test, validation = (found.get(split, [""])[0] for split in ("train", "test", "validation"))
@@ -144,6 +147,14 @@ def find_splits(folder: Path, place: str) -> tuple[dict[str, str], list[str]]:
     if beside:
         notes.append(f"not read, as there is {train}: {listed(beside)}")
     return splits, notes
+
+
+def like_splits(folders: list[str]) -> list[str]:
+    """Return what a user should know of folders such as training_set and test_set, which are no split."""
+    like = {name: SPLITS[word] for name in folders for word in re.split("[^a-z]+", name.lower()) if word in SPLITS}
+    if len({"train", *like.values()}) == 1 or "train" not in like.values():
+        return []
+    return [f"{listed(list(like))} are no split, and all are read; name them train and test to have them apart"]
 
 
 def deeper_splits(names: list[str]) -> list[str]:
@@ -210,7 +221,7 @@ def read_images(folder: Path, names: list[str]) -> FolderImages:
             row = len(found.kept)
             if picture.extremes is None:
                 found.pixels[row] = picture.pixels
-            if picture.extremes or picture.alpha is not None or picture.more_frames:
+            if picture.extremes or picture.alpha is not None or picture.more_frames or picture.upper_bits:
                 found.pictures[row] = picture
             found.kept.append(index)
             found.grey.append(len(picture.pixels) == 1)
@@ -222,7 +233,7 @@ def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Ten
     pixels = found.pixels[: len(found.kept)]
 
     def told(rows: Sequence[int], noun: str = "image") -> str:
-        return f"{counted(rows, noun)} ({listed([names[found.kept[row]] for row in rows])})"
+        return f"{counted(len(rows), noun)} ({listed([names[found.kept[row]] for row in rows])})"
 
     deep = {row: picture for row, picture in found.pictures.items() if picture.extremes}
     for mode in sorted({picture.mode for picture in deep.values()}):
@@ -234,15 +245,26 @@ def images_alike(found: FolderImages, names: list[str], notes: list[str]) -> Ten
             pixels[row] = to_eight_bits(deep[row].pixels, scale)
         if scale != (0, 65535):
             notes.append(f"{told(rows)} of more than 8 bits: {describe_scale(min(lows), max(highs), scale)}")
+    upper = [row for row, picture in found.pictures.items() if picture.upper_bits]
+    highest = max((int(pixels[row].max()) for row in upper), default=255)
+    if highest < 128:
+        reach = f"the upper 8 bits of 16, which are read, reach only {highest} of 255"
+        notes.append(f"{told(upper)}: {reach}; save them as 8 bits, scaled")
     alpha = {row: picture.alpha for row, picture in found.pictures.items() if picture.alpha is not None}
+
+    ground = "black"
 
     def on_white(row: int) -> np.ndarray:
         return (pixels[row] + (255 - alpha[row].astype(np.int16))).clip(0, 255)
 
     if sum(on_white(row).std() for row in alpha) > WHITE_IF_BETTER_BY * sum(pixels[row].std() for row in alpha):
+        ground = "white"
         for row in alpha:
             pixels[row] = on_white(row)
         notes.append(f"{told(list(alpha))} with transparent pixels put on white, as black would hide what is drawn")
+    hidden = [row for row in alpha if np.ptp(pixels[row]) < LOW_CONTRAST <= np.ptp(alpha[row]) // 2]
+    if hidden:
+        notes.append(f"transparent pixels are {ground}, on which {told(hidden)} can hardly be seen; save these opaque")
     animated = [row for row, picture in found.pictures.items() if picture.more_frames]
     if animated:
         notes.append(f"the first frame alone is taken of {told(animated, 'file')}")

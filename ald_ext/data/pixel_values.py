@@ -66,7 +66,7 @@ def doubts_about(images: Tensor) -> list[str]:
     lowest, highest = int(images.min()), int(images.max())
     if lowest == highest:
         name = {0: "black", 255: "white"}.get(lowest, f"{lowest} of 255")
-        return [f"all pixels of all {len(images)} images are {name}"]
+        return [f"all pixels of {f'all {len(images)} images' if len(images) > 1 else 'the image'} are {name}"]
     if len(images) > 1 and all(torch.equal(image, images[0]) for image in images):
         return [f"all {len(images)} images are alike"]
     if highest - lowest < LOW_CONTRAST:

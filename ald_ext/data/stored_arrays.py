@@ -110,12 +110,13 @@ def stored_array(
     with opened() as file:
         try:
             shape, _, dtype = HEADER_READERS[np.lib.format.read_magic(file)](file)
+            if any(type(length) is not int or length < 0 for length in shape):  # True is an int to numpy's reader
+                raise ValueError(f"shape {shape}")
         except Exception as error:  # numpy raises nearly anything: TokenError, SyntaxError, KeyError, MemoryError
             raise unreadable(place, f"no header of an array ({type(error).__name__})") from error
         declared = file.tell() + math.prod(shape) * dtype.itemsize
         declares = f"{declared}, as its header declares {dtype} of shape {shape}"
-        fits = min(shape, default=0) >= 0 and (declared == size or dtype.hasobject)
-        require(fits, place, f"{size} bytes", declares)
+        require(declared == size or dtype.hasobject, place, f"{size} bytes", declares)
 
     def read() -> np.ndarray:
         require(not dtype.hasobject, place, "Python objects, which are not unpickled", "an array of numbers")
@@ -127,4 +128,4 @@ def stored_array(
 
 def unreadable(place: str, reason: str) -> ValueError:
     """Return the error for a file that cannot be read."""
-    return ValueError(f"{place}: is corrupt, truncated or no .npz file ({reason})")
+    return ValueError(f"{place}: is corrupt, truncated or no .npz or .npy file ({reason})")

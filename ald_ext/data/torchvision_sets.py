@@ -76,7 +76,8 @@ def unpack(name: str, data_root: str) -> None:
                 with gzip.open(packed) as archive:
                     contents = archive.read(largest_unpacked(packed) + 1)
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise ValueError(f"{place}: is damaged or no .gz file ({evident_fault(packed) or error})") from error
+                fault = evident_fault(packed) or error
+                raise ValueError(f"{place}: is damaged or no .gz file ({fault}); delete it and get it again") from error
             check_size(place, len(contents), packed, "unpacked", "unpack it by gunzip")
             write_atomically(path, partial(Path.write_bytes, data=contents))
 
@@ -114,7 +115,8 @@ def elsewhere(name: str, missing: list[str], data_root: Path) -> str:
         target = targets.get(path.name.removesuffix(".gz"))
         if target and path.as_posix().removesuffix(".gz") not in of_sets:
             return f"If {path} is of {name}, move it to {Path(target).with_name(path.name)}, and the like. "
-    packed = [str(path) for path in near if path.name.lower().endswith(ARCHIVES)]
+    unpacked = {f"{file}.gz" for file in of_sets}  # by unpack
+    packed = [str(path) for path in near if path.name.lower().endswith(ARCHIVES) and path.as_posix() not in unpacked]
     packed.sort(key=lambda path: name[:5] not in path.lower())  # such as cifar-10-python.tar.gz
     return f"Unpack {', '.join(packed[:3])}, if it holds them, so that they lie there. " if packed else ""
 

@@ -76,7 +76,7 @@ def test_pictures_in_colour_are_converted_for_a_grey_model(trained: Path, tmp_pa
         assert json.loads((tmp_path / "scores.json").read_text())["names"] == names
         result = run("reconstruct", trained, "--dataset", tmp_path / source, "--out", tmp_path / "pairs.png")
         assert "converted to grey, which the model takes" in result.stderr
-        assert f"over {len(names)} images" in result.stdout
+        assert f"over {len(names)} image" in result.stdout
 
 
 def test_a_picture_is_no_place_for_scores(trained: Path, tmp_path: Path) -> None:
@@ -84,3 +84,21 @@ def test_a_picture_is_no_place_for_scores(trained: Path, tmp_path: Path) -> None
     assert result.returncode == 1
     assert "out: got " in result.stderr
     assert not (tmp_path / "scores.png").exists()
+
+
+def test_what_is_told_of_one_picture_and_of_earlier_files(trained: Path, tmp_path: Path) -> None:
+    grey(tmp_path / "pictures", "one.png")
+    arguments = ("--dataset", tmp_path / "pictures", "--out", tmp_path / "scores.csv", "--heat-map", tmp_path / "maps")
+    for replaced in ("", " (in the place of an earlier file)"):
+        scores, maps = run("score", trained, *arguments).stdout.splitlines()
+        assert scores.startswith("1 score in ")
+        assert scores.endswith(f"the least{replaced}")
+        assert maps.startswith("1 heat map in ")
+        assert "earlier" not in maps
+
+
+def test_heat_maps_need_a_folder(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").write_text("mine")
+    result = run("score", trained, "--out", tmp_path / "scores.json", "--heat-map", tmp_path / "maps")
+    assert result.stderr == f"ald-ext: heat_map: got '{tmp_path / 'maps'}', expected a folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]

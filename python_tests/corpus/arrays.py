@@ -63,7 +63,9 @@ ARRAYS = {
         {"train_images": GREY, "train_labels": NUMBERS},
     ),
     "one array of images": ArrayKind(
-        {"arr_0": GREY, "ids": NUMBERS}, ("arr_0 is taken as train_images",), {"train_images": GREY}
+        {"arr_0": GREY, "arr_1": NUMBERS},
+        ("arr_0 is taken as train_images", "not read: arr_1$"),
+        {"train_images": GREY},
     ),
     ".npy": ArrayKind(GREY, (), {"train_images": GREY}),
     ".npy of fractions": ArrayKind(GREY / 255, ("the array: values from 0 to 1",), {"train_images": GREY}),
@@ -90,7 +92,8 @@ ARRAYS = {
     "labels (N, 14)": without_labels(np.ones((12, 14), int)),
     "labels of floats": without_labels(np.zeros(12)),
     "labels as text": without_labels(np.array(["cat"] * 12)),
-    "objects beside": ArrayKind({"train_images": GREY, "meta": OBJECTS}, (), {"train_images": GREY}),
+    "labels as objects": without_labels(OBJECTS),
+    "objects beside": ArrayKind({"train_images": GREY, "meta": OBJECTS}, ("not read: meta$",), {"train_images": GREY}),
     "all black": ArrayKind({"train_images": 0 * GREY}, ("all pixels of all 12 images are black",)),
     "all alike": ArrayKind({"train_images": np.repeat(GREY[:1], 5, 0)}, ("all 5 images are alike",)),
     "masks of 0 and 1": ArrayKind({"train_images": GREY % 2}, ("the pixels lie between 0 and 1 of 0 to 255",)),
@@ -123,7 +126,9 @@ ARRAYS = {
     ),
     "one label": refused(r"train_labels: got shape \(\), expected", train_images=GREY, train_labels=np.array(3)),
     "objects": refused("train_images: got Python objects, which are not unpickled", train_images=OBJECTS),
-    "labels as objects": refused("train_labels: got Python objects", train_images=GREY, train_labels=OBJECTS),
+    "many keys": refused(
+        "got the keys k0, k1, .{90,100}…, expected", **dict.fromkeys(map("k{}".format, range(99)), GREY)
+    ),
 }
 
 
@@ -163,9 +168,9 @@ def twice() -> bytes:
 
 #: Bytes that are no file of images, and a pattern for what is said of them.
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", r"no .npz file \(empty\)"),
-    "text": (lambda: b"hello", "no .npz file"),
-    "an HTML page": (lambda: b"<!DOCTYPE html><html></html>", r"no .npz file \(an HTML page"),
+    "empty": (lambda: b"", r"no .npz or .npy file \(empty\)"),
+    "text": (lambda: b"hello", "no .npz or .npy file"),
+    "an HTML page": (lambda: b"<!DOCTYPE html><html></html>", r"no .npz or .npy file \(an HTML page"),
     "a declared 95 GiB": (
         lambda: zipped(npy(declaring("(10000000000, 1, 1)"), bytes(100))),
         r"got \d+ bytes, expected 100000000\d+, as its header declares uint8 of shape \(10000000000, 1, 1\)",
@@ -175,7 +180,8 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
         r"as its header declares",
     ),
     "beyond 64 bits": (lambda: zipped(npy(declaring(f"({10**30}, 9)"))), "as its header declares"),
-    "a negative size": (lambda: zipped(npy(declaring("(-2, -8, 8)"), bytes(128))), "as its header declares"),
+    "a negative size": (lambda: zipped(npy(declaring("(-2, -8, 8)"), bytes(128))), "no header of an array"),
+    "a size of True": (lambda: zipped(npy(declaring("(True, 8, 8)"), bytes(64))), "no header of an array"),
     "more than declared": (lambda: zipped(npy(declaring("(2, 8, 8)"), bytes(129))), "as its header declares"),
     "no header": (lambda: zipped(b"hello"), r"train_images: is corrupt.* \(no header of an array"),
     "a header of nothing": (lambda: zipped(npy(b"\xff(((")), "no header of an array"),

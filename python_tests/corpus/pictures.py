@@ -61,12 +61,12 @@ def splits(*names: str, beside: tuple[str, ...] = ()) -> Callable[[Path], None]:
     return lambda folder: grey(folder, *(f"{name}/{number}.png" for name in names for number in range(4)), *beside)
 
 
-def ink(colour: int) -> Callable[[Path], None]:
-    """A stroke of one colour on a transparent ground, whose hidden colour is the same."""
+def ink(*colours: int) -> Callable[[Path], None]:
+    """Strokes of one colour each on a transparent ground, whose hidden colour is the same."""
 
     def write(folder: Path) -> None:
         for number in range(4):
-            pixels = np.full((32, 32, 4), colour, np.uint8)
+            pixels = np.full((32, 32, 4), colours[number % len(colours)], np.uint8)
             pixels[..., 3] = 0
             pixels[4 + 5 * number : 8 + 5 * number, 4:28, 3] = 255
             save(folder / f"{number}.png", pixels)
@@ -116,11 +116,20 @@ def contents(files: dict[str, bytes], good: int = 3) -> Callable[[Path], None]:
     return write
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that declares a size, without the pixels."""
-    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9))]
+def png(width: int, height: int, rows: bytes = bytes(9), bits: int = 8, colour_type: int = 0) -> bytes:
+    """A PNG of any form, also one that declares a size without having the pixels."""
+    form = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    chunks = [b"IHDR" + form, b"IDAT" + zlib.compress(rows), b"IEND"]
     framed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def sixteen_bits(colour_type: int, channels: int, highest: int) -> bytes:
+    """A PNG with 16 bits of each channel, 32 x 32, opaque where the last is alpha."""
+    pixels = np.linspace(0, highest, 32 * 32 * channels).astype(">u2").reshape(32, 32, channels)
+    if channels % 2 == 0:
+        pixels[..., -1] = 65535
+    return png(32, 32, b"".join(b"\0" + row.tobytes() for row in pixels), 16, colour_type)
 
 
 def with_colour(folder: Path) -> None:
@@ -197,6 +206,12 @@ FOLDERS = {
         (16 - 1, 1),
         ("the images of test and train in bottle are mixed; give bottle to have them apart",),
     ),
+    "folders named like a split": FolderKind(
+        splits("training_set", "test_set"),
+        (8 - 1, 1),
+        ("test_set, training_set are no split, and all are read; name them train and test to have them apart",),
+    ),
+    "classes with words of a split": FolderKind(splits("train_station", "harbour"), (8 - 1, 1)),
     "two folders to train on": FolderKind(
         splits("train", "Training"), refused="got Training and train, expected one folder for train"
     ),
@@ -207,6 +222,12 @@ FOLDERS = {
         ink(0), (3, 1), (r"4 images .* put on white",), lambda x: x.min() == 0 and x.max() == 255, channels=3
     ),
     "white ink": FolderKind(ink(255), (3, 1), (), lambda x: x[:, :, 0].max() == 0 and x.max() == 255, channels=3),
+    "ink of both colours": FolderKind(
+        ink(255, 0),
+        (3, 1),
+        (r"transparent pixels are black, on which 2 images \(1.png, 3.png\) can hardly be seen; save these opaque",),
+        channels=3,
+    ),
     "all black": FolderKind(alike(BLACK), (4, 1), ("all pixels of all 5 images are black",)),
     "all grey": FolderKind(alike(BLACK + 77), (4, 1), ("all pixels of all 5 images are 77 of 255",)),
     "all alike": FolderKind(alike(random_pixels(32, 32)), (4, 1), ("all 5 images are alike",)),
@@ -220,6 +241,17 @@ FOLDERS = {
         lambda images: images.max() == 255,
     ),
     "16 bits": FolderKind(ramps(np.uint16, (0, 65000), (1, 65535)), (1, 1), (), lambda images: images.max() == 255),
+    **{
+        f"14 bits in 16, {name}": FolderKind(
+            contents({"a.png": sixteen_bits(*form, 16383), "b.png": sixteen_bits(*form, 4095)}),
+            (4, 1),
+            (r"2 images \(a.png, b.png\): the upper 8 bits of 16, which are read, reach only 6\d of 255; save",),
+        )
+        for name, form in {"RGB": (2, 3), "grey with alpha": (4, 2), "RGB with alpha": (6, 4)}.items()
+    },
+    "16 bits in colour": FolderKind(
+        contents({"a.png": sixteen_bits(2, 3, 65535), "b.png": sixteen_bits(2, 3, 4095)}, good=0), (1, 1), channels=3
+    ),
     "float TIFFs": FolderKind(
         ramps(np.float32, (-5, 7), (-2, 7.5), suffix="tif"),
         (1, 1),
@@ -242,7 +274,7 @@ FOLDERS = {
     ),
     "NaN": FolderKind(nan_tiff, (2, 1), ("1 file skipped: nan.tif: values that are NaN or infinite",)),
     "400 megapixels": FolderKind(
-        contents({"poster.png": png_header(20000, 20000)}),
+        contents({"poster.png": png(20000, 20000)}),
         (2, 1),
         (r"1 file skipped: poster.png: more than 179 megapixels: make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS",),
     ),

@@ -61,7 +61,7 @@ def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
     text.write_text("hello")
     with pytest.raises(ValueError, match=r"got .*text.txt', expected one of"):
         load_dataset(str(text))
-    with pytest.raises(FileNotFoundError, match=r"got .*nowhere.npz', expected a .npz file that exists"):
+    with pytest.raises(FileNotFoundError, match=r"got .*nowhere.npz', expected a file that exists"):
         load_dataset(str(tmp_path / "nowhere.npz"))
 
 
@@ -241,9 +241,18 @@ def test_published_gz_files_are_unpacked(tmp_path):
     ):
         (raw / "train-images-idx3-ubyte").unlink(missing_ok=True)
         damaged.write_bytes(contents)
-        with pytest.raises(ValueError, match=rf"dataset mnist: '.*ubyte.gz': is damaged or no .gz file \(.*{reason}"):
+        with pytest.raises(
+            ValueError, match=rf"dataset mnist: '.*ubyte.gz': is damaged or no .gz file \(.*{reason}.*\); delete it"
+        ):
             load_dataset("mnist", str(tmp_path))
         assert not (raw / "train-images-idx3-ubyte").exists()
+
+
+@pytest.mark.usefixtures("torchvision_datasets")
+def test_files_that_are_unpacked_need_no_unpacking(tmp_path):
+    (packed_digits(tmp_path) / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing MNIST/raw/train-labels-idx1-ubyte\. Give"):
+        load_dataset("mnist", str(tmp_path))
 
 
 @pytest.mark.usefixtures("torchvision_datasets")
@@ -446,7 +455,7 @@ def test_files_that_are_no_npz(tmp_path, npz):
         warnings.simplefilter("always")
         for kind, contents in damaged.items():
             path.write_bytes(contents)
-            with pytest.raises(ValueError, match=r"dataset '.*file.npz':.* no .npz file"):
+            with pytest.raises(ValueError, match=r"dataset '.*file.npz':.* no .npz or .npy file"):
                 pytest.fail(f"{kind}: {load_dataset(str(path))}")
         gc.collect()
     assert caught == []  # a ResourceWarning would say that the file stays open

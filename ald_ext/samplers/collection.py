@@ -223,14 +223,20 @@ class SampleStorage:
             require(fits, f"{argument}: shape, dtype", f"{shape}, {dtype!r}", f"{found}, as of {self.path.name}")
             draws = torch.from_numpy(file)
         if draws is not None:
-            fits = draws.ndim in (3, 4) and not draws.is_meta and draws.dtype == (self.dtype or draws.dtype)
+            dense = draws.layout == torch.strided and not draws.is_meta
+            fits = draws.ndim in (3, 4) and dense and draws.dtype == (self.dtype or draws.dtype)
             got = f"draws of shape {tuple(draws.shape)}, {draws.dtype}, {draws.device}"
             require(fits, argument, got, f"(draws, n, d) or (draws, n, chains, d), {self.dtype or 'of any dtype'}")
             fits = 0 < count <= len(draws) if self.path else count == len(draws)
             require(fits, f"{argument}: count", f"{count} of {len(draws)} draws", "as many as there are")
             if diverging is not None:
                 kind, expected = (diverging.shape, diverging.dtype), ((count, *draws.shape[1:-1]), torch.bool)
-                require(kind == expected, f"{argument}: diverging", f"{tuple(kind[0])}, {kind[1]}", f"{expected}")
+                require(
+                    kind == expected and not diverging.is_meta,
+                    f"{argument}: diverging",
+                    f"{tuple(kind[0])}, {kind[1]}",
+                    f"{expected}",
+                )
             if self.path is None:
                 draws = with_room(max(self.capacity or 0, count), draws.detach().to(self.device or draws.device))
             self._diverging = None if diverging is None else with_room(len(draws), diverging.to(draws.device))
@@ -292,7 +298,7 @@ class Collector:
 
     def _run(self, num_samples: int) -> None:
         require(num_samples >= 0, "ald_ext.samplers.Collector: num_samples", num_samples, "an integer >= 0")
-        adapting, left = getattr(self.sampler, "adaptation_steps_left", 0), self.burn_in - self.num_steps
+        adapting, left = getattr(self.sampler, "adaptation_steps_left", 0), max(self.burn_in - self.num_steps, 0)
         if left < adapting and num_samples > 0:
             warnings.warn(
                 f"ald_ext.samplers.Collector: burn_in: {left} steps are left, but the sampler adapts for {adapting} "

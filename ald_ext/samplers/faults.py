@@ -113,7 +113,8 @@ class DrawMonitor:
             return None
         diverging = divergences > counts["divergences"].to(divergences.device)
         counts["divergences"] = divergences.clone()
-        return diverging.reshape(state.shape[:-1])
+        fits = diverging.numel() == state[..., 0].numel()  # not if a minibatch of all data is returned
+        return diverging.reshape(state.shape[:-1]) if fits else None
 
     def tell(self, name: str, *, stacklevel: int) -> None:
         """Warn of chains that are not finite any more, or else of divergences, if there are more than were told."""

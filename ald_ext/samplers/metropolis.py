@@ -83,9 +83,10 @@ class MetropolisSampler(DatapointSampler):
 
     Note [Divergences]
         As in Stan, a transition diverges if log r < -1000, or if it is NaN or infinite: the step size is too large for
-        a part of the target, which the chain then avoids, or the proposal is outside of the support. Some during
-        adaptation do no harm. Later ones call for a smaller step size (a higher ``target_acceptance``), or for another
-        parametrization, such as a :class:`TransformedPotential`.
+        a part of the target, which the chain then avoids. Some during adaptation do no harm. Later ones call for a
+        smaller step size (a higher ``target_acceptance``), or for another parametrization, such as a
+        :class:`TransformedPotential`. A proposal outside of the support, where U is +∞ without a gradient, is rejected
+        as any other.
 
     Args:
         potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
@@ -149,8 +150,9 @@ class MetropolisSampler(DatapointSampler):
 
     @inverse_mass_matrix.setter
     def inverse_mass_matrix(self, matrix: Tensor | None) -> None:
+        matrix = None if matrix is None else torch.as_tensor(matrix).detach().clone()
         self._mass_factor = self._checked_mass_factor(matrix)
-        self._inverse_mass_matrix = None if matrix is None else matrix.detach().clone()
+        self._inverse_mass_matrix = matrix
 
     @property
     def divergences(self) -> Tensor:
@@ -192,7 +194,10 @@ class MetropolisSampler(DatapointSampler):
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
-        self._divergences = self._divergences + (log_ratio < -MAX_ENERGY_ERROR)
+        diverged = log_ratio < -MAX_ENERGY_ERROR
+        if (unbounded := proposal.potential == math.inf).any():
+            diverged = diverged & ~(unbounded & (proposal.gradient == 0).all(-1) & proposal.z.isfinite().all(-1))
+        self._divergences = self._divergences + diverged
         self._potential = torch.where(accepted, proposal.potential, current.potential)
         accepted = accepted[..., None]
         self._gradient = torch.where(accepted, proposal.gradient, current.gradient)

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, biject_to
 
 from ..settings import require
 
@@ -63,7 +63,14 @@ def potential_and_gradient(
     try:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            value = _one_value_a_datum("potential_and_gradient", "potential", potential(x, leaf), leaf)
+            try:
+                value = potential(x, leaf)
+            except ValueError:  # torch.distributions refuse states, or parameters made of them, that are NaN
+                finite = z.isfinite().all(1)
+                if finite.all():
+                    raise
+                value = potential_inside(potential, finite, x, leaf, outside=math.nan)
+            value = _one_value_a_datum("potential_and_gradient", "potential", value, leaf)
             # Each row depends on its own datum only, so the gradient of the sum holds the gradients of all rows.
             gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
     finally:
@@ -121,14 +128,14 @@ def prior_potential(
     return _on_support("prior_potential", log_prob, lambda _x, z: -log_density(z))
 
 
-def potential_inside(potential: Potential, inside: Tensor, x: Any, z: Tensor) -> Tensor:
-    """Return U(x, z) of the rows that are ``inside``, and +∞ without a gradient of others, which U does not see."""
+def potential_inside(potential: Potential, inside: Tensor, x: Any, z: Tensor, *, outside: float = math.inf) -> Tensor:
+    """Return U(x, z) of rows ``inside``; of others, which U does not see, ``outside`` without a gradient."""
     if inside.all():
         return potential(x, z)
     if not inside.any():
-        return 0 * z.sum(1) + math.inf
+        return 0 * z.sum(1) + outside
     instead = z[inside.int().argmax()].detach()
-    return torch.where(inside, potential(x, torch.where(inside[:, None], z, instead)), math.inf)
+    return torch.where(inside, potential(x, torch.where(inside[:, None], z, instead)), outside)
 
 
 class GaussianPotential:
@@ -227,15 +234,24 @@ def _on_support(owner: str, prior: LogDensity, potential: Potential) -> Potentia
         support = None
     if support is None:
         return potential
+    name, got = f"ald_ext.samplers.{owner}", f"a prior on {support}"
+    require(not support.is_discrete, f"{name}: prior", f"{got}, of discrete variables", "one that has a density")
+    try:
+        shape = prior.batch_shape + prior.event_shape  # type: ignore[union-attr]
+        flat = biject_to(support).inverse_shape(shape) != shape
+    except NotImplementedError:  # a constraint of one's own
+        flat = False
 
     def on_support(x: Any, z: Tensor) -> Tensor:
+        if flat and z.is_leaf and z.requires_grad:  # z itself is sampled, and not made of what is
+            require(False, f"{name}: prior", f"{got}, which has no volume", "its TransformedPotential to be sampled")
         inside = support.check(z)
         inside = inside.all(1) if inside.dim() > 1 else inside
         if not (REJECTS.get() or inside.all()):
             outside = int((~inside & z.isfinite().all(1)).sum())  # NaN is no state, and comes as it is
+            found = f"{outside} of {len(z)} states outside of the prior's support, {support}"
             expected = "all inside: MALA and HMC reject others, and a TransformedPotential has none"
-            got = f"{outside} of {len(z)} states outside of the prior's support, {support}"
-            require(not outside, f"ald_ext.samplers.{owner}: z", got, expected)
+            require(not outside, f"{name}: z", found, expected)
         return potential_inside(potential, inside, x, z)
 
     return on_support

@@ -15,8 +15,9 @@ from .collection import check_state_shape
 from .equal_chains import check_chains_differ
 from .faults import NON_FINITE, UNMOVED, warn_of_chains, warn_of_lone_chains, warn_of_short_batches
 
-#: In Note [Doubling batches]: how many batches tell of their autocorrelation, and which of them have nearly none, in τ.
-FEWEST_BATCHES, LONG_BATCH = 32, 4
+#: In Note [Doubling batches]: how many batches tell of their autocorrelation, which of them have nearly none, in τ, and
+#: the correlation of neighbours that is no chance, in standard errors.
+FEWEST_BATCHES, LONG_BATCH, CLEAR_CORRELATION = 32, 4, 3
 
 
 @dataclass
@@ -76,9 +77,10 @@ class StreamingMoments:
         sample size is that of arviz-stats for the mean. Later it is found from the batch means in the same way: with
         their variance V, that of the draws S, and the autocorrelation time τ' of the batches, see
         :func:`autocorrelation_time`, that of the draws is τ = bτ'V/S, of which t = bV/S leaves out what correlation is
-        left between batches. Where b ≥ 4t, that is little, and an estimate of τ' would only add noise: there,
-        τ = t + (t² - 1)/(2b), which is right for AR(1) chains. Its relative standard error is up to √(4/(num_batches·
-        chains)), 0.09 for 4 chains. Memory is num_batches float64 numbers for each latent variable and chain.
+        left between batches. Where b ≥ 4t, and neighbours are not clearly correlated, that is little, and an estimate
+        of τ' would only add noise: there, τ = t + (t² - 1)/(2b), which is right for AR(1) chains. Its relative
+        standard error is up to √(4/(num_batches·chains)), 0.09 for 4 chains. Memory is num_batches float64 numbers for
+        each latent variable and chain.
 
     Args:
         covariance: whether to keep the d x d covariances of each datum, too.
@@ -225,7 +227,10 @@ class StreamingMoments:
         size, (within, between) = self.batch_size, self._halves()
         time, variance_of_batches = autocorrelation_time(self._batch_means[: self._num_full])
         naive = size * variance_of_batches / (within * (1 - 2 / self.count) + between)
-        long = (size >= LONG_BATCH * naive) & (size > 1)
+        batches = self._batch_means[: self._num_full] - self._batch_means[: self._num_full].mean(0)
+        correlation = (batches[1:] * batches[:-1]).sum((0, 2)) / batches.square().sum((0, 2))
+        alike = correlation > CLEAR_CORRELATION / math.sqrt(self._num_full * self.num_chains)
+        long = (size >= LONG_BATCH * naive) & (size > 1) & ~alike
         time = torch.where(long, naive + (naive.square() - 1) / (2 * size), naive * time)
         if size > 1 and self._num_full < FEWEST_BATCHES:
             short = ~long & ~naive.isnan()

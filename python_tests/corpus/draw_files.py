@@ -93,6 +93,11 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"samples": [1.0]}, r"state: samples: got \[1.0\], expected Tensor or None"),
     "of no data": ({"samples": torch.ones(6, 4)}, r"state: got draws of shape \(6, 4\)"),
     "on no device": ({"samples": torch.ones(6, 2, 3, 4, device="meta")}, r"state: got draws of .* meta"),
+    "sparse": ({"samples": torch.ones(6, 2, 3, 4).to_sparse()}, r"state: got draws of .*"),
+    "divergences on no device": (
+        {"diverging": torch.ones(6, 2, 3, dtype=torch.bool, device="meta")},
+        r"state: diverging: got",
+    ),
     "divergences of others": ({"diverging": torch.ones(6, 3, dtype=torch.bool)}, r"state: diverging: got"),
     "an unknown entry": ({"_grow": 1}, r"state: got '_grow', expected some of"),
 }

@@ -58,6 +58,7 @@ def test_burn_in_and_thinning_keep_these_states() -> None:
     assert isinstance(Counter(1, 1), Sampler)
 
 
+@pytest.mark.filterwarnings("error")
 def test_runs_follow_on_each_other() -> None:
     storage = SampleStorage()
     collector = Collector(Counter(1, 1), into=storage, burn_in=5, thinning=2)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from ald_ext import ops
 from ald_ext.samplers import (
@@ -457,11 +458,11 @@ def test_divergences_are_counted(sampler: type[MetropolisSampler], options: dict
 
 
 @pytest.mark.parametrize(("sampler", "options"), METROPOLIS)
-@pytest.mark.parametrize(("drop", "divergences"), [(999.0, 0), (1001.0, 1), (-1001.0, 0), (math.inf, 1)])
+@pytest.mark.parametrize(("drop", "divergences"), [(999.0, 0), (1001.0, 1), (-1001.0, 0), (math.inf, 0), (math.nan, 1)])
 def test_what_counts_as_a_divergence(
     sampler: type[MetropolisSampler], options: dict[str, Any], drop: float, divergences: int
 ) -> None:
-    """An energy error above 1000 T, as Stan has it: not one that is below -1000."""
+    """An energy error above 1000 T, as Stan has it: not one below -1000, nor where U = +∞ outside of a support."""
 
     def step_down(x: None, z: Tensor) -> Tensor:
         return torch.where((z == 0).all(1), 0.0, 2 * drop) + 0 * z.sum(1)
@@ -533,6 +534,29 @@ def test_an_inverse_mass_matrix_is_not_ignored(name: str) -> None:
     sampler, options = SAMPLERS[name]
     with pytest.raises(AttributeError, match="inverse_mass_matrix"):
         sampler(potential, *data_and_states(5, 2), **options).inverse_mass_matrix = torch.ones(3)
+
+
+@pytest.mark.parametrize("matrix", [[1.0, 4.0], [[2.0, 1.0], [1.0, 2.0]]])
+def test_an_inverse_mass_matrix_of_lists(matrix: Any) -> None:
+    first, second = (
+        MALA(lambda x, z: z.square().sum(1), None, torch.ones(1, 3, 2), step_size=0.1, seed=SEED) for _ in range(2)
+    )
+    first.inverse_mass_matrix, second.inverse_mass_matrix = matrix, torch.tensor(matrix)
+    assert torch.equal(run(first, 3)[-1], run(second, 3)[-1])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_states_that_are_not_finite_are_not_shown_to_distributions(name: str) -> None:
+    """torch.distributions raise an error for NaN, in which a chain at too large a step size must not end."""
+    sampler, options = SAMPLERS[name]
+    chains = sampler(
+        lambda x, z: -Normal(z, 1e-3).log_prob(torch.zeros(3)).sum(1),
+        None,
+        torch.ones(1, 3, 3),
+        **{**options, "step_size": 1e5, "seed": SEED},
+    )
+    run(chains, 40)
+    assert (chains.divergences > 0).all()
 
 
 @pytest.mark.parametrize(("burn_in", "steps_before"), [(0, 0), (9, 0), (4, 5), (10, 0), (5, 5), (0, 10)])

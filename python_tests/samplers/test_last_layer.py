@@ -29,6 +29,7 @@ from ald_ext.samplers import (
     RandomFourierFeatures,
     UnderdampedLangevin,
     WhitenedFeatures,
+    collect,
     prior_potential,
 )
 from ald_ext.samplers.last_layer import LastLayer
@@ -243,6 +244,12 @@ def test_noise_is_fresh_at_every_minibatch() -> None:
     correlation = steps @ steps.T / steps.shape[1]
     standard_error = math.sqrt(2 / steps.shape[1])
     assert ((correlation - torch.eye(4)).abs() < 5 * standard_error).all()
+
+
+def test_draws_of_minibatches_are_collected() -> None:
+    """Though a sampler counts divergences of all data."""
+    sampler = make_sgald(batch_size=2, outputs="batch")
+    assert collect(sampler, 5).shape == (5, 2, 2, 2)
 
 
 def test_kernel_that_remembers_is_refused() -> None:

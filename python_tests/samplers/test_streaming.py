@@ -211,6 +211,14 @@ def test_merged_draws(first: int, second: int) -> None:
         torch.testing.assert_close(merged.r_hat, whole.r_hat)
 
 
+def test_a_slow_part_of_little_variance_counts() -> None:
+    """The sum of a fast and a slow chain, of which a batch shows little but the fast one."""
+    z = autoregressive(4000, 1, 4, 8, 0.3) + 0.3 * autoregressive(4000, 1, 4, 8, 0.998, seed=1)
+    time = (1.3 / 0.7 + 0.09 * 1.998 / 0.002) / 1.09
+    ratio = stream(z).effective_sample_size / (16000 / time)
+    assert 0.7 < ratio.mean() < 2
+
+
 def test_a_merged_pass_goes_on_within_a_batch() -> None:
     """64 draws are full batches; the 71 after them end within one, which later draws complete."""
     samples = autoregressive(200, 3, 2, 2, 0.5)

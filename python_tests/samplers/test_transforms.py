@@ -12,7 +12,7 @@ import torch
 from corpus.priors import BOUNDED, SINGULAR, UNBOUNDED
 from samplers.test_stationary import assert_averages, chain_averages
 from torch import Tensor
-from torch.distributions import Distribution, Exponential, Gamma, Normal, constraints
+from torch.distributions import Distribution, Exponential, Gamma, Normal, Poisson, constraints
 from torch.distributions.transforms import AbsTransform, SoftplusTransform
 
 from ald_ext import SGLD
@@ -185,6 +185,29 @@ def test_samplers_that_cannot_reject_tell_the_way_out(name: str, kind: str) -> N
         collect(sampler, 5)
     with pytest.raises(ValueError, match=message):
         SAMPLERS[name](prior_potential(prior), inside(prior) - 100).step()
+
+
+@pytest.mark.parametrize("kind", SINGULAR)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_prior_without_volume_tells_the_way_out(name: str, kind: str) -> None:
+    """Where MALA and HMC would move within the rounding of its support."""
+    prior = SINGULAR[kind]
+    with pytest.raises(ValueError, match=r"prior: got a prior on Simplex.*, which has no volume, expected its Trans"):
+        SAMPLERS[name](prior_potential(prior), inside(prior)).step()
+
+
+def test_a_discrete_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"prior: got a prior on .*, of discrete variables, expected one that has a"):
+        prior_potential(Poisson(torch.ones(2)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["mala", "hmc"])
+def test_proposals_outside_of_the_support_are_no_divergences(name: str) -> None:
+    sampler = SAMPLERS[name](prior_potential(BOUNDED["uniform"]), inside(BOUNDED["uniform"]))
+    collect(sampler, 50, burn_in=100)
+    assert sampler.acceptance_rate.mean() < 0.95
+    assert not sampler.divergences.any()
 
 
 @pytest.mark.parametrize("kind", ["gamma", "uniform"])

@@ -25,6 +25,7 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "sgld_step_": (2, {}),
     "psgld_step_": (3, {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}),
     "sghmc_step_": (3, {"momentum": 0.9}),
+    "sgnht_step_": (4, {"diffusion": 0.1}),
 }
 
 

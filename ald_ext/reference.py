@@ -339,7 +339,7 @@ def sgnht_step_(
         if temperature > 0:
             x += half_thermostat * (kicked**2 * (num_data / temperature) - 1)
         kept = torch.exp(-x / 2)
-        p.copy_(math.exp(-diffusion) * kept * kicked)
+        p.copy_(math.exp(-diffusion) * kept**2 * kicked)
         if temperature > 0:
             scale = math.sqrt(-math.expm1(-2 * diffusion) * temperature / num_data)
             p += kept * scale * noise_like(param, normal, key)

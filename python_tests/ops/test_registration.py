@@ -203,7 +203,7 @@ def test_compiled_normal(device: torch.device) -> None:
     ],
     ids=["float32-numbers", "float32-tensors-rows", "bfloat16-numbers-rows", "float16-tensors"],
 )
-@pytest.mark.parametrize("step_", STEPS)
+@pytest.mark.parametrize("step_", [step for step in STEPS if hasattr(ops, step)])
 def test_compiled_step(device: torch.device, step_: str, dtype: torch.dtype, clock: str, rows: bool) -> None:
     """In place, with reads before and after: the compiler must neither drop nor move the update."""
 

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from ald_ext import SGHMC, SGNHT
 
-CHAINS, NUM_DATA = 20_000, 10
+CHAINS, NUM_DATA = 10_000, 10
 STANDARD_ERROR = (2 / CHAINS) ** 0.5
 
 
-def sample(kind: type[Any], device: torch.device, noise: float, temperature: float, steps: int) -> tuple[Tensor, Any]:
+def sample(kind: type[Any], device: torch.device, noise: float, temperature: float) -> tuple[Tensor, Any]:
     """Independent chains on U = θ²/2, started in it, whose loss U/N has gradients with noise of that deviation."""
     generator = torch.Generator(device).manual_seed(4)
     chains = temperature**0.5 * torch.randn(CHAINS, device=device, generator=generator)
     optimizer = kind([chains], 0.04 * NUM_DATA, num_data=NUM_DATA, temperature=temperature, seed=5)
-    for _ in range(steps):
+    for _ in range(300):
         chains.grad = chains / NUM_DATA + noise * torch.randn(CHAINS, device=device, generator=generator)
         optimizer.step()
     return chains.double().cpu(), optimizer.state[chains]
@@ -27,23 +27,24 @@ def sample(kind: type[Any], device: torch.device, noise: float, temperature: flo
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_exact_gradients(device: torch.device, temperature: float) -> None:
-    """θ, p and x, which has the variance a²/4, are normal and uncorrelated."""
-    theta, state = sample(SGNHT, device, 0.0, temperature, 600)
+    """θ, p and x, which has the variance a²/4; p lacks half a kick, so that its correlation with θ is h/2."""
+    theta, state = sample(SGNHT, device, 0.0, temperature)
     p, x = (state[name].double().cpu() for name in ("momentum_buffer", "excess_friction"))
     variances = [temperature, temperature / NUM_DATA, 0.1**2 / 4]
     standard = torch.stack([values / variance**0.5 for values, variance in zip((theta, p, x), variances, strict=True)])
     covariance = standard @ standard.T / CHAINS
+    expected = torch.tensor([[1.0, 0.1, 0.0], [0.1, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     assert (standard.mean(1).abs() < 5 * CHAINS**-0.5).all()
-    assert ((covariance - torch.eye(3, dtype=torch.float64)).abs() < 5 * STANDARD_ERROR).all(), covariance
+    assert ((covariance - expected).abs() < 5 * STANDARD_ERROR).all(), covariance
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_noisy_gradients(device: torch.device, temperature: float) -> None:
+def test_noisy_gradients(device: torch.device) -> None:
     """The noise heats SGHMC's chains by 30%; SGNHT's friction takes it up."""
+    temperature = 2.0
     noise = (0.3 * 2 * 0.1 * temperature / NUM_DATA / (0.04 * NUM_DATA)) ** 0.5
-    heated, _ = sample(SGHMC, device, noise, temperature, 600)
+    heated, _ = sample(SGHMC, device, noise, temperature)
     assert float(heated.square().mean()) / temperature > 1.25
-    right, state = sample(SGNHT, device, noise, temperature, 600)
+    right, state = sample(SGNHT, device, noise, temperature)
     assert abs(float(right.square().mean()) / temperature - 1) < 5 * STANDARD_ERROR
     assert float(state["excess_friction"].mean()) == pytest.approx(0.3 * 0.1, rel=0.1)
 

@@ -30,7 +30,7 @@ class SGNHT(LangevinOptimizer):
             first_parameter: as for :class:`ald_ext.SGLD`.
         lr: h², the square of the time step, ≥ 0; as for :class:`ald_ext.SGHMC`.
         diffusion: a, the friction of a step without noise of gradients, > 0; about 1 - ``momentum`` of SGHMC. The noise
-            in p is that of a. Below 0.2 or so; errors of the thermostat are of order a.
+            in p is that of a. The error of the splitting grows with a, which is best below 0.2.
 
     Raises:
         ValueError: an option out of its range.

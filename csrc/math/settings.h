@@ -45,10 +45,10 @@ struct Sgld {
 struct Psgld {
     static constexpr const char* name = "psgld_step_";
     static constexpr std::array states = {"square_avgs"};
-    static constexpr auto own_settings = std::make_tuple(
-        OwnSetting<double>{"alpha", &LangevinSettings::alpha, Bounds::fraction},
-        OwnSetting<double>{"eps", &LangevinSettings::eps, Bounds::not_negative},
-        OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
+    static constexpr auto own_settings =
+        std::make_tuple(OwnSetting<double>{"alpha", &LangevinSettings::alpha, Bounds::fraction},
+                        OwnSetting<double>{"eps", &LangevinSettings::eps, Bounds::not_negative},
+                        OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
 };
 
 struct Sghmc {

@@ -25,6 +25,11 @@ class SGNHT(LangevinOptimizer):
         has a noise of its own. Without noise p ~ N(0, T/N) and x ~ N(0, a²/4) whatever lr is, and x forgets in about
         4/a steps. Ding et al.'s has variance η, and forgets in A/η steps.
 
+    Note [Burn-in of the thermostat]
+        A start far from the posterior is hot, and raises x, which falls by at most a²/4 a step afterwards. As long as
+        it falls, the variance is too small: draws are right once the mean of the state ``excess_friction`` has settled.
+        Or start from parameters that another optimizer has trained.
+
     Args:
         params, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
             first_parameter: as for :class:`ald_ext.SGLD`.

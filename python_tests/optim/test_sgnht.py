@@ -58,3 +58,13 @@ def test_zero_temperature_and_zero_lr_keep_the_friction(device: torch.device) ->
         optimizer.step()
         assert (optimizer.state[param]["excess_friction"] == 0).all()
         assert ((param == 1) == (options["lr"] == 0)).all()
+
+
+@pytest.mark.parametrize("diffusion", [-0.1, 0.0, float("inf"), float("nan")])
+def test_the_op_refuses_a_diffusion(diffusion: float) -> None:
+    tensors = [[torch.ones(3)] for _ in range(4)]
+    options = {"lr": 0.1, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}
+    options |= {"seed": 1, "step": 1, "noise_ids": [0], "offsets": [0]}
+    with pytest.raises(RuntimeError, match=f"sgnht_step_: diffusion: got {diffusion:g}, expected a finite number > 0"):
+        torch.ops.ald_ext.sgnht_step_(*tensors, **options, diffusion=diffusion)
+    assert all((tensor == 1).all() for [tensor] in tensors)

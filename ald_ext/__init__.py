@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import dequantization, distributions, models, ops, optim, reference, samplers
 from .distributions import MarginalizedGaussian
-from .optim import PSGLD, SGHMC, SGLD, name_parameters
+from .optim import PSGLD, SGHMC, SGLD, SGNHT, name_parameters
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "PSGLD",
     "SGHMC",
     "SGLD",
+    "SGNHT",
     "MarginalizedGaussian",
     "__version__",
     "dequantization",

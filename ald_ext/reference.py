@@ -308,6 +308,45 @@ def sghmc_step_(
         _underdamped_update(param, p, g, lr, momentum, temperature / num_data, noise)
 
 
+@rounding_16_bit_parameters
+def sgnht_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    excess_frictions: Sequence[Tensor],
+    *,
+    lr: float,
+    num_data: float,
+    temperature: float,
+    weight_decay: float,
+    maximize: bool,
+    diffusion: float,
+    seed: int,
+    step: int,
+    noise_ids: Sequence[int],
+    offsets: Sequence[int],
+    row_lengths: Sequence[int] = (),
+    row_strides: Sequence[int] = (),
+    normal: NormalFunction = normal,
+) -> None:
+    """The same with a friction that each element's p² adapts: csrc/math/langevin_update.h, Note [The thermostat]."""
+    if lr == 0:
+        return
+    h, half_thermostat = math.sqrt(lr), diffusion**2 / 8
+    keys = noise_keys(seed, step, noise_ids, offsets, row_lengths, row_strides)
+    for param, grad, p, x, key in zip(params, grads, momenta, excess_frictions, keys, strict=True):
+        kicked = p - h * ((-grad if maximize else grad) + weight_decay * param)
+        if temperature > 0:
+            x += half_thermostat * (kicked**2 * (num_data / temperature) - 1)
+        kept = torch.exp(-x / 2)
+        p.copy_(math.exp(-diffusion) * kept**2 * kicked)
+        if temperature > 0:
+            scale = math.sqrt(-math.expm1(-2 * diffusion) * temperature / num_data)
+            p += kept * scale * noise_like(param, normal, key)
+            x += half_thermostat * (p**2 * (num_data / temperature) - 1)
+        param += h / 2 * (kicked + p)
+
+
 def latent_underdamped_step_(
     z: Tensor,
     momenta: Tensor,

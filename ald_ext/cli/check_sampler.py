@@ -23,6 +23,7 @@ BUILT_INS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "sgld": (optim.SGLD, {"lr": 0.02}),
     "psgld": (optim.PSGLD, {"lr": 0.005}),
     "sghmc": (optim.SGHMC, {"lr": 0.04}),
+    "sgnht": (optim.SGNHT, {"lr": 0.04}),
     "langevin": (samplers.LangevinDynamics, {"step_size": 0.02}),
     "mala": (samplers.MALA, {"step_size": 0.1}),
     "hmc": (samplers.HMC, {"step_size": 0.2, "num_leapfrog_steps": 5, "jitter": 0.2}),

@@ -28,6 +28,20 @@ Note [The underdamped update]
     that end a step and begin the next see the same θ, and are made one ("leapfrog-middle", Zhang et al. 2019). With
     lr = 0 no time goes by, and p stays as it is.
 
+Note [The thermostat]
+    SGNHT is the underdamped update with an excess friction x for each element, a = ``diffusion`` and μ = exp(-a); step
+    O becomes
+
+        x ← x + (a²/8)·(p²·N/T - 1)
+        p ← exp(-x/2)·p
+        p ← μ·p + √((1-μ²)·T/N) ξ                (O)
+        p ← exp(-x/2)·p
+        x ← x + (a²/8)·(p²·N/T - 1)
+
+    The friction of a step is a + x. It grows where p is hotter than T/N, as noise in g makes it. Without noise
+    x ~ N(0, a²/4), independent of θ and p. Ding et al. 2014, with a thermostat for each element and split as BADODAB
+    (Leimkuhler & Shang 2016). With T = 0 x stays as it is, with lr = 0 p too.
+
 Note [Noise]
     ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-7 keyed by the seed,
     with counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing

@@ -5,5 +5,6 @@ from .psgld import PSGLD
 from .schedulers import CyclicalCosine, PolynomialDecay
 from .sghmc import SGHMC
 from .sgld import SGLD
+from .sgnht import SGNHT
 
-__all__ = ["PSGLD", "SGHMC", "SGLD", "CyclicalCosine", "PolynomialDecay", "name_parameters"]
+__all__ = ["PSGLD", "SGHMC", "SGLD", "SGNHT", "CyclicalCosine", "PolynomialDecay", "name_parameters"]

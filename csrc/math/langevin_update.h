@@ -14,9 +14,21 @@
 //     theta <- theta + h/2 p                                 (A/2)
 // BAOAB of Leimkuhler & Matthews 2013 with its two half kicks, which see the same theta, made one. With lr = 0 no time
 // goes by, so p stays too.
+//
+// Note [The thermostat]
+// SGNHT (Ding et al. 2014): the friction of a step is a + x, where a is the diffusion and x an excess for each element,
+// so that mu = exp(-a), and O becomes, symmetrically,
+//     x <- x + a^2/8 (p^2 N/T - 1)
+//     p <- exp(-x/2) p
+//     p <- mu p + sqrt((1 - mu^2) T / N) xi              (O)
+//     p <- exp(-x/2) p
+//     x <- x + a^2/8 (p^2 N/T - 1)
+// BADODAB of Leimkuhler & Shang 2016 with its half kicks made one. p ~ N(0, T/N), x ~ N(0, a^2/4) if gradients have no
+// noise. With T = 0 x stays; with lr = 0 both stay.
 #pragma once
 
 #include "config.h"
+#include "elementary.h"
 #include "settings.h"
 
 ALD_EXT_MATH_BEGIN
@@ -29,14 +41,21 @@ struct StepScalars {
     Scalar alpha, one_minus_alpha, eps;
     Scalar kick, half_drift;                // h, h/2
     Scalar momentum, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
+    Scalar half_time;                       // 1/2; 0 if no time goes by
+    Scalar heating, half_thermostat;        // a^2/8 N/T, a^2/8
 };
 
 template <typename Scalar>
 ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& settings) {
     const double noise_variance = 2.0 * settings.lr * settings.temperature / settings.num_data;
     const double duration = square_root(settings.lr);
-    const double momentum = settings.lr > 0.0 ? settings.momentum : 1.0;
+    const bool moves = settings.lr > 0.0;
+    const double kept = settings.diffusion > 0.0 ? exp_negative(settings.diffusion) : settings.momentum;
+    const double momentum = moves ? kept : 1.0;
     const double momentum_variance = (1.0 - momentum) * (1.0 + momentum) * settings.temperature / settings.num_data;
+    const bool heats = moves && settings.temperature > 0.0;
+    const double half_thermostat = heats ? settings.diffusion * settings.diffusion / 8.0 : 0.0;
+    const double heating = heats ? half_thermostat * settings.num_data / settings.temperature : 0.0;
     StepScalars<Scalar> step;
     step.lr = static_cast<Scalar>(settings.lr);
     step.weight_decay = static_cast<Scalar>(settings.weight_decay);
@@ -49,6 +68,9 @@ ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& set
     step.half_drift = static_cast<Scalar>(duration / 2.0);
     step.momentum = static_cast<Scalar>(momentum);
     step.momentum_noise_scale = static_cast<Scalar>(square_root(momentum_variance));
+    step.half_time = moves ? Scalar(0.5) : Scalar(0);
+    step.heating = static_cast<Scalar>(heating);
+    step.half_thermostat = static_cast<Scalar>(half_thermostat);
     return step;
 }
 
@@ -126,6 +148,27 @@ struct Update<Sghmc> {
                                         const StepScalars<Scalar>& step) {
         Scalar& p = state.of[0];
         p = fused_multiply_add(step.momentum, kicked, step.momentum_noise_scale * xi);
+        return fused_multiply_add(step.half_drift, kicked + p, theta);
+    }
+};
+
+template <>
+struct Update<Sgnht> : Update<Sghmc> {
+    using Frozen = Update;
+
+    // Note [The thermostat] in the place of O.
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar, Scalar xi, Scalar kicked, States<Scalar>& state,
+                                        const StepScalars<Scalar>& step) {
+        Scalar& p = state.of[0];
+        Scalar& x = state.of[1];
+        x += fused_multiply_add(step.heating * kicked, kicked, -step.half_thermostat);
+        const Scalar half_friction = step.half_time * x;
+        const Scalar size = half_friction < Scalar(0) ? -half_friction : half_friction;
+        const Scalar damping = exp_negative(size);
+        const Scalar kept = half_friction < Scalar(0) ? Scalar(1) / damping : damping;
+        p = kept * fused_multiply_add(step.momentum * kept, kicked, step.momentum_noise_scale * xi);
+        x += fused_multiply_add(step.heating * p, p, -step.half_thermostat);
         return fused_multiply_add(step.half_drift, kicked + p, theta);
     }
 };

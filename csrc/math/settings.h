@@ -9,15 +9,19 @@
 
 namespace ald_ext {
 
-// The settings of one step of a group of parameters, as in ald_ext.PSGLD and ald_ext.SGHMC. What a step does not have
-// keeps the value here.
+// The settings of one step of a group of parameters, as in ald_ext.PSGLD, ald_ext.SGHMC and ald_ext.SGNHT. What a step
+// does not have keeps the value here.
 struct LangevinSettings {
     double lr = 0.0, weight_decay = 0.0, temperature = 1.0, num_data = 1.0;
     bool maximize = false;
     double alpha = 0.0, eps = 0.0;          // pSGLD
     std::int64_t freeze_after = INT64_MAX;  // pSGLD: the last step at which the preconditioner adapts
     double momentum = 0.0;                  // SGHMC
+    double diffusion = 0.0;                 // SGNHT
 };
+
+// What the value of a setting has to be.
+enum class Bounds { none, not_negative, positive, fraction };
 
 // A setting that some steps have and others do not.
 template <typename Value>
@@ -25,6 +29,7 @@ struct OwnSetting {
     using Field = Value LangevinSettings::*;
     const char* name;
     Field field;
+    Bounds bounds = Bounds::none;
 };
 
 // Note [The list of steps]
@@ -40,19 +45,28 @@ struct Sgld {
 struct Psgld {
     static constexpr const char* name = "psgld_step_";
     static constexpr std::array states = {"square_avgs"};
-    static constexpr auto own_settings = std::make_tuple(
-        OwnSetting<double>{"alpha", &LangevinSettings::alpha}, OwnSetting<double>{"eps", &LangevinSettings::eps},
-        OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
+    static constexpr auto own_settings =
+        std::make_tuple(OwnSetting<double>{"alpha", &LangevinSettings::alpha, Bounds::fraction},
+                        OwnSetting<double>{"eps", &LangevinSettings::eps, Bounds::not_negative},
+                        OwnSetting<std::int64_t>{"freeze_after", &LangevinSettings::freeze_after});
 };
 
 struct Sghmc {
     static constexpr const char* name = "sghmc_step_";
     static constexpr std::array states = {"momenta"};
-    static constexpr auto own_settings = std::make_tuple(OwnSetting<double>{"momentum", &LangevinSettings::momentum});
+    static constexpr auto own_settings =
+        std::make_tuple(OwnSetting<double>{"momentum", &LangevinSettings::momentum, Bounds::fraction});
 };
 
-using Steps = std::tuple<Sgld, Psgld, Sghmc>;
-enum class StepKind { sgld, psgld, sghmc };  // in the same order
+struct Sgnht {
+    static constexpr const char* name = "sgnht_step_";
+    static constexpr std::array states = {"momenta", "excess_frictions"};
+    static constexpr auto own_settings =
+        std::make_tuple(OwnSetting<double>{"diffusion", &LangevinSettings::diffusion, Bounds::positive});
+};
+
+using Steps = std::tuple<Sgld, Psgld, Sghmc, Sgnht>;
+enum class StepKind { sgld, psgld, sghmc, sgnht };  // in the same order
 
 constexpr std::size_t step_count = std::tuple_size_v<Steps>;
 

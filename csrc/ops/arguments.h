@@ -68,11 +68,15 @@ inline void check_settings(const LangevinSettings& settings, const char* op) {
     check_not_negative(settings.temperature, op, "temperature");
     check_not_negative(settings.weight_decay, op, "weight_decay");
     check_positive(settings.num_data, op, "num_data");
-    check_not_negative(settings.eps, op, "eps");
-    ALD_EXT_CHECK(settings.alpha >= 0.0 && settings.alpha < 1.0, op, "alpha", "got ", settings.alpha,
-                  ", expected 0 <= alpha < 1");
-    ALD_EXT_CHECK(settings.momentum >= 0.0 && settings.momentum < 1.0, op, "momentum", "got ", settings.momentum,
-                  ", expected 0 <= momentum < 1");
+}
+
+template <typename Value>
+void check_own_setting(const OwnSetting<Value>& setting, Value given, const char* op) {
+    const double value = static_cast<double>(given);
+    if (setting.bounds == Bounds::not_negative) check_not_negative(value, op, setting.name);
+    if (setting.bounds == Bounds::positive) check_positive(value, op, setting.name);
+    ALD_EXT_CHECK(setting.bounds != Bounds::fraction || (value >= 0.0 && value < 1.0), op, setting.name, "got ", value,
+                  ", expected 0 <= ", setting.name, " < 1");
 }
 
 inline void check_scalar_argument(const Tensor& tensor, const Tensor& param, const char* op, const char* argument) {

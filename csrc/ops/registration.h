@@ -35,7 +35,12 @@ struct StepOp<Device, Step, Lr, Number, std::index_sequence<k...>, Own...> {
         settings.temperature = temperature;
         settings.weight_decay = weight_decay;
         settings.maximize = maximize;
-        std::apply([&](const auto&... setting) { ((settings.*setting.field = own), ...); }, Step::own_settings);
+        std::apply(
+            [&](const auto&... setting) {
+                (check_own_setting(setting, own, names.op.c_str()), ...);
+                ((settings.*setting.field = own), ...);
+            },
+            Step::own_settings);
         StepClock clock;
         if constexpr (std::is_same_v<Lr, Tensor>) {
             clock = check_clock(lr, step, params, names.op.c_str());
@@ -82,12 +87,13 @@ struct LatentOps {
     static void latent_underdamped_step_(const Tensor& z, const Tensor& momenta, const Tensor& grad,
                                          const Tensor& index, double lr, double momentum, double temperature,
                                          std::int64_t seed, std::int64_t step, std::int64_t offset) {
+        const char* op = "ald_ext::latent_underdamped_step_";
+        check_own_setting(std::get<0>(Sghmc::own_settings), momentum, op);
         LangevinSettings settings;
         settings.lr = lr;
         settings.momentum = momentum;
         settings.temperature = temperature;
-        run_latent(check_latent_step("ald_ext::latent_underdamped_step_", z, &momenta, grad, index, seed, step, offset,
-                                     settings));
+        run_latent(check_latent_step(op, z, &momenta, grad, index, seed, step, offset, settings));
     }
 };
 

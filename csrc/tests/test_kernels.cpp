@@ -477,15 +477,17 @@ void test_latent_steps(const Capability& capability) {
     }
 }
 
-// With lr = 0 no time goes by: neither theta nor p moves.
+// With lr = 0 no time goes by: neither theta nor the states move.
 template <typename Param>
-void test_sghmc_without_time(const Capability& capability) {
-    const NamedSettings& named = step_to_test("sghmc, lr = 0");
-    const StepInputs<Param> inputs(200, false);
-    auto expected = widened(inputs.param);
-    append(expected, inputs.states);
-    check_same(run_step<Param>(capability, whole(200), {1, 2, 3, 4}, named.settings, named.kind, false), expected,
-               describe<Param>(named.name, capability, 200, {}));
+void test_without_time(const Capability& capability) {
+    for (const char* name : {"sghmc, lr = 0", "sgnht, lr = 0"}) {
+        const NamedSettings& named = step_to_test(name);
+        const StepInputs<Param> inputs(200, false);
+        auto expected = widened(inputs.param);
+        append(expected, inputs.states);
+        check_same(run_step<Param>(capability, whole(200), {1, 2, 3, 4}, named.settings, named.kind, false), expected,
+                   describe<Param>(named.name, capability, 200, {}));
+    }
 }
 
 // Where v overflowed, G = 1 / (sqrt(v) + eps) is 0: the parameter stays, as with torch.optim.RMSprop.
@@ -565,7 +567,7 @@ void test_capability(const Capability& plainest, const Capability& capability) {
     test_every_row<Param>(capability);
     test_freezing<Param>(capability);
     test_infinite_square_avg<Param>(capability);
-    test_sghmc_without_time<Param>(capability);
+    test_without_time<Param>(capability);
     if constexpr (!rounds_stochastically<Param>) {
         test_noise_layout<Param>(capability);
         test_latent_normals<Param>(capability);

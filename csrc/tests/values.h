@@ -183,6 +183,13 @@ inline const NamedSettings steps_to_test[] = {
      StepKind::sghmc},
     {"sghmc, no momentum", {.lr = 0.5, .momentum = 0}, StepKind::sghmc},
     {"sghmc, lr = 0", {.lr = 0, .weight_decay = 0.1, .momentum = 0.9}, StepKind::sghmc},
+    {"sgnht, noisy",
+     {.lr = 0.1, .weight_decay = 0.01, .temperature = 1.5, .num_data = 100, .diffusion = 0.1},
+     StepKind::sgnht},
+    {"sgnht, T = 0, maximize",
+     {.lr = 0.1, .weight_decay = 0.01, .temperature = 0, .num_data = 100, .maximize = true, .diffusion = 0.5},
+     StepKind::sgnht},
+    {"sgnht, lr = 0", {.lr = 0, .weight_decay = 0.1, .diffusion = 0.1}, StepKind::sgnht},
 };
 
 inline const NamedSettings& step_to_test(const std::string& name) {

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGHMC, SGLD
+from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD, "sghmc": SGHMC}
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": SGLD, "psgld": PSGLD, "sghmc": SGHMC, "sgnht": SGNHT}
 EVERY_KIND = pytest.mark.parametrize("kind", OPTIMIZERS)
 
 FLAGS: list[dict[str, bool]] = [{}, {"foreach": True}, {"fused": False}]

@@ -14,9 +14,9 @@ import torch
 from optim.optimizers import FLAGS
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGHMC, SGLD
+from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (SGLD, PSGLD, SGHMC)}
+OPTIMIZERS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (SGLD, PSGLD, SGHMC, SGNHT)}
 EVERY_KIND = pytest.mark.parametrize("name", OPTIMIZERS)
 
 INFINITY, NAN = math.inf, math.nan
@@ -45,6 +45,10 @@ BAD_SGHMC_OPTIONS: list[tuple[str, Any, str]] = [
     ("momentum", value, "expected 0 <= momentum < 1") for value in (-0.1, 1.0, 1.5, NAN)
 ]
 
+BAD_SGNHT_OPTIONS: list[tuple[str, Any, str]] = [
+    ("diffusion", value, "expected a finite number > 0") for value in (-0.1, 0.0, INFINITY, NAN)
+]
+
 
 def message(name: str, option: str, expected: str) -> str:
     return rf"ald_ext\.{name}: {option}: got .*{re.escape(expected)}"
@@ -56,6 +60,7 @@ def message(name: str, option: str, expected: str) -> str:
         *((name, *bad) for name in OPTIMIZERS for bad in BAD_OPTIONS),
         *(("PSGLD", *bad) for bad in BAD_PSGLD_OPTIONS),
         *(("SGHMC", *bad) for bad in BAD_SGHMC_OPTIONS),
+        *(("SGNHT", *bad) for bad in BAD_SGNHT_OPTIONS),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ import torch
 from optim.optimizers import mean_loss, network, train
 from torch import Tensor, nn
 
-from ald_ext import PSGLD, SGHMC, SGLD, ops, reference
+from ald_ext import PSGLD, SGHMC, SGLD, SGNHT, ops, reference
 from ald_ext.optim.base import LangevinOptimizer
 
 IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
@@ -22,7 +22,7 @@ IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
 }
 EVERY_IMPLEMENTATION = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-EVERY_CLASS = pytest.mark.parametrize("optimizer_class", [SGLD, PSGLD, SGHMC])
+EVERY_CLASS = pytest.mark.parametrize("optimizer_class", [SGLD, PSGLD, SGHMC, SGNHT])
 
 #: Relative rounding error of one update: a handful of roundings of terms smaller than the parameters.
 STEP_TOLERANCE = {torch.float32: 4 * 2.0**-24, torch.float64: 4 * 2.0**-53}
@@ -126,21 +126,25 @@ class Recursion:
 
     def __init__(self, params: list[Tensor], kind: type[LangevinOptimizer], **options: Any) -> None:
         self.theta = [param.detach().cpu().clone() for param in params]
-        self.states = [torch.zeros_like(theta) for theta in self.theta]
+        self.states = [[torch.zeros_like(theta) for theta in self.theta] for _ in kind.state_names]
         self.kind, self.options, self.step_number = kind, options, 0
 
     def step(self, grads: list[Tensor], adapt: bool = True) -> None:
         self.step_number += 1
-        states = [self.states] if self.kind.state_names else []
         own = {"freeze_after": ops.NEVER if adapt else -1} if self.kind is PSGLD else {}
         noise = {"noise_ids": range(len(grads)), "offsets": [0] * len(grads), "normal": ops.normal}
         step_ = getattr(reference, self.kind.step_name)
-        step_(self.theta, grads, *states, **self.options, **own, step=self.step_number, **noise)
+        step_(self.theta, grads, *self.states, **self.options, **own, step=self.step_number, **noise)
 
 
 COMMON = {"lr": 0.01, "num_data": 20, "temperature": 0.5, "weight_decay": 0.1, "seed": 77}
 PRECONDITIONER = {"alpha": 0.9, "eps": 0.05}
-OWN: dict[type[LangevinOptimizer], dict[str, float]] = {SGLD: {}, PSGLD: PRECONDITIONER, SGHMC: {"momentum": 0.7}}
+OWN: dict[type[LangevinOptimizer], dict[str, float]] = {
+    SGLD: {},
+    PSGLD: PRECONDITIONER,
+    SGHMC: {"momentum": 0.7},
+    SGNHT: {"diffusion": 0.3},
+}
 
 #: How far a parameter may be from the float64 recursion after 30 steps: float64 roundings, and the plain versions'
 #: noise, which is the reference's (test_noise.py: 1e-14 from the kernel's).

@@ -341,7 +341,7 @@ def run_check(*arguments: str | Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("name", "temperature"),
     [
-        *((name, 1) for name in ("sgld", "sghmc", "langevin", "mala", "hmc", "underdamped")),
+        *((name, 1) for name in ("sgld", "sghmc", "sgnht", "langevin", "mala", "hmc", "underdamped")),
         *(("langevin", 0.5), ("underdamped", 2), ("mala", 2), ("hmc", 0.5)),
     ],
 )

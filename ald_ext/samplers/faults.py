@@ -135,6 +135,8 @@ class DrawMonitor:
             )
 
     def _divergences(self) -> Tensor | None:
+        if not getattr(self.sampler, "rejects", True):
+            return None  # without a test, those are the states that are not finite, which are counted already
         divergences = getattr(self.sampler, "divergences", None)
         return divergences if isinstance(divergences, Tensor) else None
 

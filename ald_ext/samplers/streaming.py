@@ -35,6 +35,7 @@ class MomentsState:
     _squares: Tensor | None = None
     _batch_means: Tensor | None = None
     _partial_sum: Tensor | None = None
+    _deviations: Tensor | None = None  # earlier versions did not save it
 
 
 def autocorrelation_time(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +112,7 @@ class StreamingMoments:
             self._allocate(state)
         draw = state.detach().double().reshape(self._mean.shape)
         self.count = merge_mean_(self.count, self._mean, self._squares, 1, draw)
+        self._deviations += (draw - self._mean).abs()
         self._partial_sum += draw
         self._num_partial += 1
         if self._num_partial >= self.batch_size and self._num_full == self.num_batches:
@@ -126,6 +128,7 @@ class StreamingMoments:
         self._shape = tuple(state.shape)
         zeros = torch.zeros_like(state if state.ndim == 3 else state[:, None], dtype=torch.float64)
         self._mean, self._partial_sum, self._squares = zeros, zeros.clone(), self._products(zeros)
+        self._deviations = zeros.clone()
         self._batch_means = zeros.new_zeros(self.num_batches, *zeros.shape)
 
     def _products(self, values: Tensor) -> Tensor:
@@ -261,10 +264,10 @@ class StreamingMoments:
         """R-hat, (n, d): the worse of that of the means of chains, split, and, for several chains, that of their scale.
 
         The first is that of Gelman et al. (2013): each chain's halves count as chains. The second is the same for
-        |z - mean of the chain|, the halves together, with the mean σ√(2/π) and the variance σ²(1 - 2/π) of a normal
-        distribution whose standard deviation σ is the chain's. It notices, as folded ranks do, chains that agree in
-        their means only. R-hat is infinite where a chain never moved, and NaN where a draw is NaN or infinite; a
-        UserWarning tells which, and also of draws (n, d) of several data, which might be meant as chains of one target.
+        |z - m|, the halves together, with the mean m of the chain so far. It notices, as folded ranks do, chains that
+        agree in their means only. R-hat is infinite where a chain never moved, and NaN where a draw is NaN or infinite;
+        a UserWarning tells which, and also of draws (n, d) of several data, which might be meant as chains of one
+        target.
         """
         self._examine("r_hat", stacklevel=4)
         assert self._shape is not None
@@ -273,9 +276,9 @@ class StreamingMoments:
         within, between = self._halves()
         squared = 1 - 2 / self.count + between / within
         if self.num_chains > 1:
-            scale = (self._chain_squares() / self.count).sqrt()
-            ratio = scale.var(1) / scale.square().mean(1)
-            squared = torch.maximum(squared, 1 - 1 / self.count + 2 / (math.pi - 2) * ratio)
+            scale = self._deviations / self.count
+            within_scale = (self._chain_squares() / self.count - scale.square()).mean(1)
+            squared = torch.maximum(squared, 1 - 1 / self.count + scale.var(1) / within_scale)
         return squared.sqrt().masked_fill(self._unmoved().any(1), math.inf)
 
     # Merging and saving
@@ -313,12 +316,14 @@ class StreamingMoments:
         elif along == "draws":
             self._merge_draws(other)
         else:
-            for attribute, dim in (("_mean", 1), ("_squares", 1), ("_partial_sum", 1), ("_batch_means", 2)):
+            for attribute in ("_mean", "_squares", "_partial_sum", "_deviations", "_batch_means"):
+                dim = 2 if attribute == "_batch_means" else 1
                 setattr(self, attribute, torch.cat([getattr(self, attribute), getattr(other, attribute)], dim))
             self._shape = tuple(self._mean.shape)
 
     def _merge_draws(self, other: StreamingMoments) -> None:
         self._squares += other._squares
+        self._deviations += other._deviations
         self.count = merge_mean_(self.count, self._mean, self._squares, other.count, other._mean)
         later = StreamingMoments(covariance=self.keeps_covariance, num_batches=self.num_batches)
         later.load_state_dict(other.state_dict())
@@ -354,7 +359,10 @@ class StreamingMoments:
             require(len(shape) in (2, 3), f"{argument}: _shape", shape, "(n, d) or (n, chains, d)")
             chains = (shape[0], 1, shape[1]) if len(shape) == 2 else shape
             squares = (*chains, shape[-1]) if expected else chains
-            shapes = {"_mean": chains, "_squares": squares, "_partial_sum": chains}
+            if saved._deviations is None and saved._squares is not None:  # as of normal draws
+                moved = saved._squares.diagonal(dim1=-2, dim2=-1) if expected else saved._squares
+                saved._deviations = (moved * saved.count * 2 / math.pi).sqrt()
+            shapes = {"_mean": chains, "_squares": squares, "_partial_sum": chains, "_deviations": chains}
             for name, due in {**shapes, "_batch_means": (saved.num_batches, *chains)}.items():
                 value = getattr(saved, name)
                 fits = value is not None and value.shape == due and value.dtype == torch.float64 and not value.is_meta

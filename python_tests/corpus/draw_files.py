@@ -92,8 +92,8 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {
     "no draws": ({"samples": None}, r"state: got no draws, expected draws, or path="),
     "a list": ({"samples": [1.0]}, r"state: samples: got \[1.0\], expected Tensor or None"),
     "of no data": ({"samples": torch.ones(6, 4)}, r"state: got draws of shape \(6, 4\)"),
-    "on no device": ({"samples": torch.ones(6, 2, 3, 4, device="meta")}, r"state: got draws of .* meta"),
-    "sparse": ({"samples": torch.ones(6, 2, 3, 4).to_sparse()}, r"state: got draws of .*"),
+    "on no device": ({"samples": torch.ones(6, 2, 3, 4, device="meta")}, r"state: samples: got .* on meta"),
+    "sparse": ({"samples": torch.ones(6, 2, 3, 4).to_sparse()}, r"state: samples: got sparse_coo"),
     "divergences on no device": (
         {"diverging": torch.ones(6, 2, 3, dtype=torch.bool, device="meta")},
         r"state: diverging: got",

@@ -170,11 +170,12 @@ def test_faults_are_told(name: str, covariance: bool) -> None:
 
 
 def test_chains_that_agree_in_their_means_only() -> None:
-    """One of four that hardly moves; of eight that all are well, none is suspected."""
+    """One of four that hardly moves; of eight that all are well, none is suspected, with heavy tails either."""
     samples = autoregressive(1000, 2, 8, 2, 0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (stream(samples).r_hat < 1.01).all()
+        assert (stream(samples.exp()).r_hat < 1.01).all()
         samples[:, 1, 0, 0] *= 0.05
         got = stream(samples[:, :, :4]).r_hat
         assert got[1, 0] > 1.2
@@ -208,7 +209,7 @@ def test_merged_draws(first: int, second: int) -> None:
     torch.testing.assert_close(merged.r_hat, whole.r_hat, rtol=0.1, atol=0)
     if first == second:  # no rest between the two
         torch.testing.assert_close(merged.effective_sample_size, whole.effective_sample_size)
-        torch.testing.assert_close(merged.r_hat, whole.r_hat)
+        torch.testing.assert_close(merged.r_hat, whole.r_hat, rtol=2e-3, atol=0)  # distances are from each pass's mean
 
 
 def test_a_slow_part_of_little_variance_counts() -> None:
@@ -228,7 +229,7 @@ def test_a_merged_pass_goes_on_within_a_batch() -> None:
         merged.append(draw)
     whole = stream(samples)
     torch.testing.assert_close(merged.effective_sample_size, whole.effective_sample_size)
-    torch.testing.assert_close(merged.r_hat, whole.r_hat)
+    torch.testing.assert_close(merged.r_hat, whole.r_hat, rtol=2e-3, atol=0)  # distances are from each pass's mean
 
 
 def test_merged_chains_are_the_same_as_together() -> None:
@@ -251,10 +252,11 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_a_state_of_before_loads() -> None:
-    """It has 64 batches, which was the default."""
+    """It has 64 batches, which was the default, and no distances from the mean, for which normal ones stand."""
     samples = autoregressive(500, 2, 3, 2, 0.5)
     earlier, whole = stream(samples[:300], num_batches=64), stream(samples, num_batches=64)
     state = earlier.state_dict()
+    del state["_deviations"]
     assert set(state) == {
         *("keeps_covariance", "num_batches", "count", "batch_size", "_num_full", "_num_partial", "_shape"),
         *("_mean", "_squares", "_batch_means", "_partial_sum"),
@@ -264,9 +266,9 @@ def test_a_state_of_before_loads() -> None:
     for draw in samples[300:]:
         moments.append(draw)
     for key, value in whole.state_dict().items():
-        torch.testing.assert_close(getattr(moments, key), value, rtol=0, atol=0)
+        torch.testing.assert_close(getattr(moments, key), value, rtol=0.05 * (key == "_deviations"), atol=0)
     empty = StreamingMoments()
-    empty.load_state_dict({key: value for key, value in StreamingMoments().state_dict().items() if key[:2] != "_m"})
+    empty.load_state_dict({key: value for key, value in StreamingMoments().state_dict().items() if key[:2] not in ("_m", "_d")})
     empty.append(samples[0])
 
 

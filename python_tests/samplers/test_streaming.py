@@ -268,7 +268,9 @@ def test_a_state_of_before_loads() -> None:
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(getattr(moments, key), value, rtol=0.05 * (key == "_deviations"), atol=0)
     empty = StreamingMoments()
-    empty.load_state_dict({key: value for key, value in StreamingMoments().state_dict().items() if key[:2] not in ("_m", "_d")})
+    empty.load_state_dict(
+        {key: value for key, value in StreamingMoments().state_dict().items() if key[:2] not in ("_m", "_d")}
+    )
     empty.append(samples[0])
 
 

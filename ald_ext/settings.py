@@ -32,15 +32,17 @@ def setting(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    kw_only: Any = dataclasses.MISSING,
 ) -> Any:
     """Return a dataclass field with a default and the values that it may have, for :func:`check_values`.
 
-    Where its type includes None, None is one of them. ``suggestions`` are values that help lists beside others.
+    Where its type includes None, None is one of them. ``suggestions`` are values that help lists beside others,
+    ``kw_only`` is that of ``dataclasses.field``.
     """
     bounds = {">": above, ">=": at_least, "<": below, "<=": at_most}
     given = {sign: bound for sign, bound in bounds.items() if bound is not None}
     metadata = {"choices": tuple(choices), "suggestions": tuple(suggestions), "bounds": given}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
 
 
 def require(fulfilled: object, argument: str, got: object, expected: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..models.ensemble import ensemble_of_state, state_of_ensemble
-from ..models.saving import MODEL_KEYS, model_contents, model_from_contents, read_tensors, write_tensors
+from ..models.saving import ModelFile, model_contents, model_from_contents, required_fields
+from ..models.tensor_files import read_tensors, write_tensors
 from ..settings import from_dict, require
 from .preparation import check_tensor, preparation_of_state
 from .prior import RefittedPrior
@@ -24,14 +24,10 @@ class Samples:
     samples: list[dict[str, Tensor]]
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a file holds, by name; what has a default came later than the first files."""
+@dataclass(kw_only=True)
+class Contents(ModelFile):
+    """What a file holds beside the model, by name; what has a default came later than the first files."""
 
-    format: int
-    model_name: str
-    model_config: dict[str, Any]
-    model: dict[str, Tensor]
     detector_parameters: str
     preparation: dict[str, Tensor]
     decision_scores: Tensor
@@ -58,9 +54,7 @@ def write_detector(
 
 def read_detector(path: Path, device: str) -> Contents:
     """Return the contents of a file, of the right types. ValueError if they are not, or the file is none of ours."""
-    fields = dataclasses.fields(Contents)
-    required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
-    contents = from_dict(Contents, read_tensors(path, (*MODEL_KEYS, *required), device), "detector")
+    contents = from_dict(Contents, read_tensors(path, required_fields(Contents), device), "detector")
     check_tensor("decision_scores", contents.decision_scores, torch.float64, (None,))
     return contents
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,11 @@ ROWS = 16
 MEASURED = 100
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class DetectorSettings:
     """The parameters of :class:`ald_ext.AnomalyDetector`, which says what they are."""
 
-    model: str = setting("lae", choices=MODELS)
-    _: KW_ONLY
+    model: str = setting("lae", choices=MODELS, kw_only=False)
     contamination: float = setting(0.1, above=0, at_most=0.5)
     labels: str = setting("pyod", choices=("pyod", "scikit-learn"))
     folds: int | None = setting(None, at_least=1)

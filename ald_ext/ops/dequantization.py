@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .library import KERNEL_DEVICES, LIBRARY, OPS, check_same_device, check_tensors, is_transformed, register_fake
+from .library import KERNEL_DEVICES, LIBRARY, OPS, call, check_same_device, check_tensors, is_transformed, register_fake
 from .likelihood import PrecisionPrior, differentiable_gradients, prior_shape_and_rate
 
 
@@ -35,7 +35,7 @@ def langevin_dequantize(x: Tensor, h: Tensor, bits: int = 8) -> Tensor:
     check_tensors("langevin_dequantize", ("x", x), ("h", h))
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.langevin_dequantize(x, h, bits)
-    y: Tensor = OPS.langevin_dequantize(x, h, bits)
+    y: Tensor = call(OPS.langevin_dequantize, x, h, bits)
     return y
 
 
@@ -63,7 +63,7 @@ def dequantized_log_prob(
     if x.device.type not in KERNEL_DEVICES or is_transformed():
         y = reference.langevin_dequantize(x, h, bits)
         return y, reference.marginal_gaussian_log_prob(y, mean, shape, rate)
-    y, log_prob, _ = OPS.dequantized_log_prob(x, h, mean, shape, rate, bits)
+    y, log_prob, _ = call(OPS.dequantized_log_prob, x, h, mean, shape, rate, bits)
     return y, log_prob
 
 
@@ -83,7 +83,7 @@ def quantize(y: Tensor, bits: int = 8) -> Tensor:
     check_tensors("quantize", ("y", y))
     if y.device.type not in KERNEL_DEVICES or is_transformed():
         return reference.quantize(y, bits)
-    x: Tensor = OPS.quantize(y, bits)
+    x: Tensor = call(OPS.quantize, y, bits)
     return x
 
 

@@ -23,11 +23,19 @@ def index_by_content(x: Tensor) -> Tensor:
     Data that are equal share an index; two that differ do so with probability 2^-44. -0 counts as 0.
 
     Args:
-        x: (n, ...) of any dtype.
+        x: (n, ...), dense, of any dtype that torch adds.
 
     Returns:
         (n,) int64 on the device of x, 0 ≤ index < 2^44, for :func:`latent_normal` and the samplers' ``index``.
+
+    Raises:
+        RuntimeError: no dense tensor, or one without dimensions.
     """
+    check_tensors("index_by_content", ("x", x))
+    if x.layout is not torch.strided or x.is_nested:
+        raise RuntimeError("ald_ext.ops.index_by_content: x: got a sparse or nested tensor, expected a dense one")
+    if x.dim() == 0:
+        raise RuntimeError("ald_ext.ops.index_by_content: x: got a tensor without dimensions, expected (n, ...)")
     rows = (x.detach().reshape(len(x), math.prod(x.shape[1:])) + 0).cpu().contiguous().view(torch.uint8).numpy()
     digests = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little") for row in rows]
     return torch.tensor([digest % 2**INDEX_BITS for digest in digests], dtype=torch.int64, device=x.device)

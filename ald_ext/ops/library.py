@@ -9,6 +9,7 @@ Note [Version counters]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -90,13 +91,40 @@ def check_not_recorded(op: str, *written: tuple[str, Tensor]) -> None:
                 )
 
 
+#: What torch says of an argument that is not of the type of the schema, before it repeats the schema.
+_OF_ANOTHER_TYPE = re.compile(r"(ald_ext::\w+)\(\) .*type '(.+)' for argument '(\w+)'.*\nPosition: .*\nValue: (.*)")
+_KINDS = {"int": "an integer of 64 bits", "List[int]": "a list of integers of 64 bits", "float": "a number"}
+
+
+def in_one_line(error: RuntimeError) -> RuntimeError:
+    """The error of an op, and in the place of torch's nine lines on an argument of another type one."""
+    match = _OF_ANOTHER_TYPE.match(str(error))
+    if match is None:
+        return error
+    op, kind, argument, value = match.groups()
+    return RuntimeError(f"{op}: {argument}: got {value[:100]}, expected {_KINDS.get(kind, kind)}")
+
+
+def call(op: Callable[..., Any], *args: Any) -> Any:
+    """Call an op that writes to nothing."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        raise in_one_line(error) from None
+
+
 def write(op: Callable[..., None], written: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
     """Call an op that writes to ``written``, and count that here: 10 µs less than through the dispatcher."""
     if torch.compiler.is_compiling():
         op(*args, **kwargs)
         return
-    with torch._C._AutoDispatchBelowADInplaceOrView():
-        op(*args, **kwargs)
+    try:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            op(*args, **kwargs)
+    except RuntimeError as error:
+        raise in_one_line(error) from None
     try:
         torch.autograd.graph.increment_version(written)
     except RuntimeError:  # tensors made under inference_mode have no version
@@ -153,7 +181,12 @@ def _refuse_layout(op: Any, *args: Any, **_: Any) -> None:
     for argument, value in zip(op._schema.arguments, args, strict=False):
         named = named_tensors(argument.name, value) if isinstance(value, list) else [(argument.name, value)]
         for place, tensor in named:
-            if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
+            if not isinstance(tensor, Tensor):
+                continue
+            if tensor.is_nested or tensor.is_quantized:
+                kind = "nested" if tensor.is_nested else "quantized"
+                raise RuntimeError(f"{name}: {place}: got a {kind} tensor, expected a dense tensor")
+            if tensor.layout is not torch.strided:
                 raise RuntimeError(f"{name}: {place}: got a tensor of layout {tensor.layout}, expected a dense tensor")
 
 
@@ -162,12 +195,18 @@ def _fail(name: str, *args: Any, **kwargs: Any) -> None:
     raise RuntimeError(f"ald_ext::{name}: no CUDA kernel: {cuda_failure}")
 
 
+#: The dispatcher's names of what has no kernel.
+NO_DENSE_TENSORS = [
+    f"{kind}{device}" for kind in ("Sparse", "SparseCsr", "NestedTensor", "Quantized") for device in ("CPU", "CUDA")
+]
+NO_DENSE_TENSORS += ["MkldnnCPU", "AutogradNestedTensor"]
+
 for _qualified_name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
     if _qualified_name.startswith("ald_ext::"):
         _full_name = _qualified_name.removeprefix("ald_ext::")
         _name, _, _overload = _full_name.partition(".")
         _op = getattr(getattr(OPS, _name), _overload or "default")
-        for _layout in ("SparseCPU", "SparseCUDA", "SparseCsrCPU", "SparseCsrCUDA", "MkldnnCPU"):
+        for _layout in NO_DENSE_TENSORS:
             LIBRARY.impl(_full_name, partial(_refuse_layout, _op), _layout)
         if not _op._schema.returns:
             _register_in_place(_full_name, _op)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import joblib
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 from sklearn.utils.validation import check_is_fitted
 
 from ald_ext import AnomalyDetector
+from ald_ext.detection.scorer import DetectorSettings
 from ald_ext.models import MODELS
 
 #: Checks of what only scikit-learn's convention has: labels 1 and -1, and the contamination as the share of the
@@ -149,3 +151,8 @@ def test_a_fit_sets_what_tells_that_it_is_fitted():
     detector = quick()
     assert not [name for name in vars(detector) if name.endswith("_")]
     check_is_fitted(detector.fit(data()))
+
+
+def test_every_annotation_of_a_parameter_is_a_type() -> None:
+    """Python 3.10 refuses ``_: KW_ONLY`` among them, wherever they are read as types."""
+    assert get_type_hints(DetectorSettings).keys() == {field.name for field in fields(DetectorSettings)}

@@ -520,6 +520,7 @@ NO_TENSORS = {
         lambda t: t.view(len(t), -1).to_sparse_csr(),
         "got a tensor of layout torch.sparse_csr, expected a dense tensor",
     ),
+    "nested": (lambda t: torch.nested.nested_tensor([t, t]), "got a nested tensor, expected a dense tensor"),
 }
 FUNCTIONS: dict[str, dict[str, tuple[int, ...]]] = {
     "marginal_gaussian_log_prob": {"x": (3, 2), "mean": (3, 2)},
@@ -586,6 +587,44 @@ def test_lists_beside_tensors_of_one_number(step: Step, lr: Any, step_number: An
     step.options |= {"lr": lr, "step": step_number}
     with pytest.raises(RuntimeError, match=rf"^ald_ext::{step.kind}_step_: {message}$"):
         step.call()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("lr", [0.1], r"\[0.1\], expected a number"),
+        ("temperature", None, "None, expected a number"),
+        ("step", [1], r"\[1\], expected an integer of 64 bits"),
+        ("seed", 2**70, f"{2**70}, expected an integer of 64 bits"),
+        ("noise_ids", [1.5], r"\[1.5\], expected a list of integers of 64 bits"),
+    ],
+    ids=str,
+)
+def test_options_of_another_type_are_told_in_one_line(step: Step, option: str, value: Any, expected: str) -> None:
+    step.options[option] = value
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{step.kind}_step_: {option}: got {expected}\Z"):
+        step.call()
+
+
+@pytest.mark.parametrize("name", ["langevin_dequantize", "dequantized_log_prob", "quantize"])
+def test_bits_of_another_type_are_told_in_one_line(device: torch.device, name: str) -> None:
+    arguments = arguments_of(name, device) | {"bits": [8]}
+    with pytest.raises(RuntimeError, match=rf"^ald_ext::{name}: bits: got \[8\], expected an integer of 64 bits\Z"):
+        getattr(ops, name)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (None, "got None, expected a tensor"),
+        (torch.zeros(()), "got a tensor without dimensions, expected"),
+        (torch.zeros(2, 3).to_sparse(), "got a sparse or nested tensor, expected a dense one"),
+    ],
+    ids=["none", "scalar", "sparse"],
+)
+def test_what_has_no_index_by_content(x: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"index_by_content: x: {message}"):
+        ops.index_by_content(x)
 
 
 @pytest.mark.parametrize("name", ["z", "momenta"])

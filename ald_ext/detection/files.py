@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..models import LatentVariableModel, ParameterEnsemble
-from ..models.ensemble import ensemble_of_state, state_of_ensemble
-from ..models.saving import MODEL_KEYS, model_contents, model_from_contents, read_tensors, write_tensors
+from ..models.ensemble import EnsembleState, ensemble_of_state, state_of_ensemble
+from ..models.saving import (
+    ModelFile,
+    model_contents,
+    model_from_contents,
+    read_tensors,
+    required_fields,
+    write_tensors,
+)
 from ..settings import from_dict, require
 from .preparation import check_tensor, preparation_of_state
 from .prior import RefittedPrior
 from .scorer import Scorer
 
 
-@dataclass(frozen=True)
-class Samples:
-    samples: list[dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Contents:
+@dataclass(kw_only=True)
+class Contents(ModelFile):
     """What a file holds, by name; what has a default came later than the first files."""
 
-    format: int
-    model_name: str
-    model_config: dict[str, Any]
-    model: dict[str, Tensor]
     detector_parameters: str
     preparation: dict[str, Tensor]
     decision_scores: Tensor
-    ensemble: Samples
-    priors: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)
+    ensemble: EnsembleState
+    priors: list[dict[str, Tensor]] = field(default_factory=list)
     feature_names: list[str] | None = None
 
 
@@ -58,9 +53,7 @@ def write_detector(
 
 def read_detector(path: Path, device: str) -> Contents:
     """Return the contents of a file, of the right types. ValueError if they are not, or the file is none of ours."""
-    fields = dataclasses.fields(Contents)
-    required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
-    contents = from_dict(Contents, read_tensors(path, (*MODEL_KEYS, *required), device), "detector")
+    contents = from_dict(Contents, read_tensors(path, required_fields(Contents), device), "detector")
     check_tensor("decision_scores", contents.decision_scores, torch.float64, (None,))
     return contents
 
@@ -72,19 +65,10 @@ def scorer_of(contents: Contents, seed: int, device: str) -> Scorer:
     for name in ("data", "shape"):
         wanted, found = preparation.settings()[name], getattr(model.config, name)
         require(found == wanted, f"model_config: {name}", found, f"{wanted}, as the preparation gives")
-    ensemble = checked_ensemble(model, contents.ensemble.samples)
+    ensemble = ensemble_of_state(vars(contents.ensemble))
+    if ensemble is not None:
+        ensemble.check(model)
     count = len(contents.ensemble.samples) or 1
     require(len(contents.priors) in (0, count), "priors", len(contents.priors), f"0 or {count}")
     priors = [RefittedPrior.of_state(state, model.config.latent_dim) for state in contents.priors]
     return Scorer(preparation, model, ensemble, priors, seed)
-
-
-def checked_ensemble(model: LatentVariableModel, samples: list[dict[str, Tensor]]) -> ParameterEnsemble | None:
-    """Return samples of the model's parameters. ValueError unless each holds all of them, and nothing else."""
-    parameters = dict(model.named_parameters())
-    for sample in samples:
-        different = sorted(set(sample) ^ set(parameters))
-        require(not different, "ensemble", ", ".join(different), "the names of the model's parameters")
-        for name, parameter in parameters.items():
-            check_tensor(f"ensemble: {name}", sample[name], parameter.dtype, tuple(parameter.shape))
-    return ensemble_of_state({"samples": samples})

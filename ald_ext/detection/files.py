@@ -68,6 +68,11 @@ def scorer_of(contents: Contents, seed: int, device: str) -> Scorer:
     ensemble = ensemble_of_state(vars(contents.ensemble))
     if ensemble is not None:
         ensemble.check(model)
+    for state in (contents.model, *contents.ensemble.samples):
+        finite = all(tensor.isfinite().all() for tensor in state.values())
+        require(finite, "model or ensemble", "values that are not finite", "finite ones")
+    names, features = contents.feature_names, preparation.num_features
+    require(names is None or len(names) == features, "feature_names", len(names or ()), f"None or {features} names")
     count = len(contents.ensemble.samples) or 1
     require(len(contents.priors) in (0, count), "priors", len(contents.priors), f"0 or {count}")
     priors = [RefittedPrior.of_state(state, model.config.latent_dim) for state in contents.priors]

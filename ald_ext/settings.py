@@ -51,6 +51,17 @@ def require(fulfilled: object, argument: str, got: object, expected: str) -> Non
         raise ValueError(f"{argument}: got {got}, expected {expected}")
 
 
+def check_device(device: str, place: str, others: str = "") -> None:
+    """Raise a ValueError, which begins with ``place``, unless torch can use a device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{place}: got {device!r}, expected {others}cpu or a GPU that torch can use ({reason})"
+        ) from error
+
+
 def check_values(settings: Any, owner: str) -> None:
     """Raise a ValueError, which begins with ``owner``, if a field's value is none that its :func:`setting` allows."""
     for field in dataclasses.fields(settings):

@@ -12,6 +12,7 @@ import torch
 import typer
 
 from .._extension import cuda_module
+from ..settings import check_device
 
 
 def options_of(classes: Mapping[str, type[Any]], excluded: Iterable[str] = ()) -> list[inspect.Parameter]:
@@ -100,7 +101,7 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         try:
             parsed[key] = json.loads(value)
         except json.JSONDecodeError:
-            parsed[key] = value
+            parsed[key] = float(value) if re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", value) else value
     return parsed
 
 
@@ -108,11 +109,5 @@ def choose_device(device: str) -> str:
     """Return a device that exists; "auto" stands for the GPU if there is one. ValueError for any other."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() and cuda_module is not None else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(
-            f"device: got {device!r}, expected auto, cpu or a GPU that torch can use ({first_line})"
-        ) from error
+    check_device(device, "device", "auto, ")
     return device

@@ -25,7 +25,7 @@ except ImportError as error:
 from .. import ops
 from ..models import LatentVariableModel, ParameterEnsemble
 from ..models.config import SETTINGS_OF_DATA
-from ..settings import check_values, from_dict, require
+from ..settings import check_device, check_values, from_dict, require
 from .files import read_detector, scorer_of, write_detector
 from .preparation import as_tensor, is_images, warn_of_flattened
 from .scorer import DetectorSettings, Scorer, train_scorer
@@ -210,11 +210,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator, DetectorSettings):  # type: i
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file that is corrupt, of another program or of another version.
+            ValueError: a file that is corrupt, of another program or of another version; no such device.
         """
         owner, expected = f"{OWNER}.load: path", f"expected a file that {OWNER}.save wrote"
         if not Path(path).is_file():
             raise FileNotFoundError(f"{owner}: got {str(path)!r}, {expected}")
+        check_device(device, f"{OWNER}.load: device")
         try:
             contents = read_detector(Path(path), device)
             parameters = json.loads(contents.detector_parameters)
@@ -288,6 +289,7 @@ def checked(parameters: dict[str, Any]) -> DetectorSettings:
     """Return the parameters as settings. ValueError for one of another type, or out of its range."""
     settings = from_dict(DetectorSettings, parameters, OWNER)
     check_values(settings, OWNER)
+    check_device(settings.device, f"{OWNER}: device")
     fixed = sorted(set(settings.model_settings or {}) & set(SETTINGS_OF_DATA))
     require(not fixed, f"{OWNER}: model_settings", ", ".join(map(repr, fixed)), "others: the data say these")
     return settings

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..models import LatentVariableModel, ParameterEnsemble
-from ..models.ensemble import ensemble_of_state, state_of_ensemble
+from ..models.ensemble import EnsembleState, ensemble_of_state, state_of_ensemble
 from ..models.saving import ModelFile, model_contents, model_from_contents, required_fields
 from ..models.tensor_files import read_tensors, write_tensors
 from ..settings import from_dict, require
 from .preparation import check_tensor, preparation_of_state
 from .prior import RefittedPrior
 from .scorer import Scorer
-
-
-@dataclass(frozen=True)
-class Samples:
-    samples: list[dict[str, Tensor]]
 
 
 @dataclass(kw_only=True)
@@ -31,8 +24,8 @@ class Contents(ModelFile):
     detector_parameters: str
     preparation: dict[str, Tensor]
     decision_scores: Tensor
-    ensemble: Samples
-    priors: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)
+    ensemble: EnsembleState
+    priors: list[dict[str, Tensor]] = field(default_factory=list)
     feature_names: list[str] | None = None
 
 
@@ -66,19 +59,15 @@ def scorer_of(contents: Contents, seed: int, device: str) -> Scorer:
     for name in ("data", "shape"):
         wanted, found = preparation.settings()[name], getattr(model.config, name)
         require(found == wanted, f"model_config: {name}", found, f"{wanted}, as the preparation gives")
-    ensemble = checked_ensemble(model, contents.ensemble.samples)
+    ensemble = ensemble_of_state(vars(contents.ensemble))
+    if ensemble is not None:
+        ensemble.check(model)
+    for state in (contents.model, *contents.ensemble.samples):
+        finite = all(tensor.isfinite().all() for tensor in state.values())
+        require(finite, "model or ensemble", "values that are not finite", "finite ones")
+    names, features = contents.feature_names, preparation.num_features
+    require(names is None or len(names) == features, "feature_names", len(names or ()), f"None or {features} names")
     count = len(contents.ensemble.samples) or 1
     require(len(contents.priors) in (0, count), "priors", len(contents.priors), f"0 or {count}")
     priors = [RefittedPrior.of_state(state, model.config.latent_dim) for state in contents.priors]
     return Scorer(preparation, model, ensemble, priors, seed)
-
-
-def checked_ensemble(model: LatentVariableModel, samples: list[dict[str, Tensor]]) -> ParameterEnsemble | None:
-    """Return samples of the model's parameters. ValueError unless each holds all of them, and nothing else."""
-    parameters = dict(model.named_parameters())
-    for sample in samples:
-        different = sorted(set(sample) ^ set(parameters))
-        require(not different, "ensemble", ", ".join(different), "the names of the model's parameters")
-        for name, parameter in parameters.items():
-            check_tensor(f"ensemble: {name}", sample[name], parameter.dtype, tuple(parameter.shape))
-    return ensemble_of_state({"samples": samples})

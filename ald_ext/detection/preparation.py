@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..data.image_data import resize
 from ..models.networks import IMAGE_SIZE
-from ..settings import require
+from ..settings import require, shortened
 
 #: Bound of standardized values, whose squares, summed, have to fit into float32.
 LARGEST_VALUE = 1e6
@@ -122,6 +123,8 @@ def as_tensor(values: Any, owner: str) -> Tensor:
     """Return data as a CPU tensor: uint8 as they are, others as finite float64. ValueError or TypeError if not."""
     argument = f"{owner}: X"
     tensor = values.detach() if isinstance(values, Tensor) else tensor_of_array(values, argument)
+    dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    require(dense, argument, shortened(tensor), "a dense tensor of numbers: X.to_dense() of a sparse one")
     require(not tensor.is_complex(), argument, tensor.dtype, "real numbers or integers")
     shape = tuple(tensor.shape)
     expected = "(n, d) vectors or uint8 images (n, H, W), (n, H, W, C) or (n, C, H, W). Reshape your data"
@@ -139,12 +142,14 @@ def as_tensor(values: Any, owner: str) -> Tensor:
 
 def tensor_of_array(values: Any, argument: str) -> Tensor:
     """Return what NumPy or pandas can make numbers of: uint8 as uint8, others as float64, missing ones as NaN."""
+    if isinstance(values, np.ma.MaskedArray):  # of which the rest would take what the mask hides
+        values = np.ma.filled(values.astype(np.float64), np.nan)
     try:
         # It knows pandas' own dtypes, and refuses sparse matrices and complex numbers.
         limits = {"ensure_all_finite": False, "ensure_min_samples": 0, "ensure_min_features": 0}  # checked later
         array = check_array(values, allow_nd=True, ensure_2d=False, **limits)
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = textwrap.shorten(str(error).split(". This")[0], 200, placeholder="…").rstrip(".")
         kind = TypeError if isinstance(error, TypeError) else ValueError  # as in scikit-learn
         raise kind(f"{argument}: got {type(values).__name__}: {reason}, expected real numbers") from error
     require(array.dtype.kind in "biuf", argument, f"dtype {array.dtype}", "real numbers or integers")

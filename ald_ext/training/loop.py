@@ -280,6 +280,7 @@ def train(
     """
     require(str(out), "out", "''", "a folder")
     out = Path(out)
+    require(out.is_dir() or not out.exists(), "out", f"{str(out)!r}, which is a file", "a folder")
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not (resume or overwrite):
         raise FileExistsError(

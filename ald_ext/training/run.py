@@ -19,10 +19,9 @@ from ..data.datasets import DATASETS, ImageData, load_dataset
 from ..models import LatentVariableModel, ModelConfig, ParameterEnsemble, find_model_class
 from ..models.ensemble import state_of_ensemble
 from ..models.latent_variable_model import as_config_of
-from ..models.saving import model_contents
-from ..models.tensor_files import first_line
+from ..models.saving import check_fits, model_contents
 from ..optim.checks import check_loaded
-from ..settings import from_dict, require
+from ..settings import check_device, from_dict, require
 from ..threads import number_of_threads
 from .checkpoints import MEASURED, MEASURED_LATER, Totals
 from .config import LONGEST_WARM_UP, WARM_UP_PART, TrainingConfig
@@ -124,10 +123,8 @@ class Run:
         if epochs < begun:
             raise ValueError(f"resume: epochs: got {epochs}, expected >= {begun}, those of the checkpoint")
         base_lrs = self.scheduler.base_lrs
-        try:
-            self.restore_learned(state)
-        except RuntimeError as error:
-            raise ValueError(f"resume: the checkpoint is of other networks ({first_line(error)})") from error
+        check_fits(state["model"], self.model.state_dict(), "resume: the checkpoint is of other networks", "these")
+        self.restore_learned(state)
         self.scheduler.load_state_dict(state["scheduler"])
         if changes:
             self.scheduler.base_lrs = base_lrs
@@ -187,6 +184,7 @@ def start_run(
         allowed: names of settings that may be others than those of the state.
     """
     ranks = Ranks()
+    check_device(config.device, "device")
     if data is None:
         dataset, root = config.dataset, config.data_root
         there = state is None or dataset in DATASETS or os.path.exists(dataset)

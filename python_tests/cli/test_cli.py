@@ -338,7 +338,7 @@ def test_an_autoencoder_cannot_be_sampled(tmp_path):
             "temperature: got it with model vae, expected model lae or",
         ),
         (
-            ["train", "--model", "ae", "--option", "eps=5"],
+            ["train", "--model", "ae", "--option", "eps=.5"],
             "eps: got it with model ae, expected model lae or clae, which",
         ),
         (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse
+import torch
 
 NAMES = ["age", "height", "income", "is_member"]
 
@@ -63,6 +64,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "CSR": (lambda: scipy.sparse.csr_matrix(table()), "Sparse data was passed.*, expected real numbers"),
     "COO": (lambda: scipy.sparse.coo_array(table()), "Sparse data was passed.*, expected real numbers"),
     "sparse columns": (lambda: frame(table()).astype(pd.SparseDtype(float, 0)), "Sparse data was passed"),
+    "masked": (lambda: np.ma.masked_array(table(), mask=table() > 80), "values that are NaN, missing or infinite"),
+    "sparse tensor": (lambda: torch.eye(4).to_sparse(), r"got sparse_coo .*, expected a dense tensor"),
+    "meta tensor": (lambda: torch.ones(4, 4, device="meta"), "on meta, expected a dense tensor"),
+    "column of dates": (lambda: frame(table()).assign(when=pd.Timestamp(2020, 1, 1)), "DateTime64DType"),
+    "names twice": (lambda: pd.concat([frame(table())] * 2, axis=1), "Expected unique column names, got: .*age"),
     "ragged": (lambda: [[1.0, 2.0], [3.0]], "expected real numbers"),
     "nothing": (lambda: None, "got dtype object, expected real numbers"),
     "a column": (lambda: frame(table())["age"], r"got shape \(40,\), expected .*Reshape your data"),

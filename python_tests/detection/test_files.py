@@ -81,7 +81,12 @@ def changed(values: dict[str, Any], **others: Any) -> dict[str, Any]:
         (lambda c: {"priors": c["priors"][:1]}, "priors: got 1, expected 0 or 2"),
         (lambda c: {"priors": [changed(p, means_=p["means_"][:, :1]) for p in c["priors"]]}, "priors: means_: got"),
         (lambda c: {"priors": [changed(p, half_precision=torch.tensor(1.0)) for p in c["priors"]]}, "half_precision"),
-        (lambda c: {"ensemble": {"samples": [{}, {}]}, "priors": []}, "ensemble: got .*, expected the names of the"),
+        (
+            lambda c: {"ensemble": {"samples": [{}, {}]}, "priors": []},
+            r"ensemble: samples\[0\]: got no tensor 'decoder",
+        ),
+        (lambda c: {"model": {k: v * torch.nan for k, v in c["model"].items()}}, "values that are not finite"),
+        (lambda c: {"feature_names": ["age"]}, "feature_names: got 1, expected None or 81 names"),
         (lambda c: {"preparation": {"image_shape": torch.tensor([2, 9, 9])}}, "model_config: data: got real, expected"),
         (lambda c: {"preparation": {"image_shape": torch.tensor([1, 9])}}, "image_shape: got"),
         (lambda c: {"preparation": {"image_shape": torch.tensor([1, 9, -9])}}, r"image_shape: got \[1, 9, -9\]"),
@@ -98,6 +103,17 @@ def changed(values: dict[str, Any], **others: Any) -> dict[str, Any]:
 def test_parts_that_do_not_fit_are_refused(contents, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         load({**contents, **change(contents)}, tmp_path / "detector.pt")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_a_line(contents, tmp_path, device):
+    load(contents, tmp_path / "detector.pt")
+    for use in (
+        lambda: AnomalyDetector(device=device).fit(IMAGES),
+        lambda: AnomalyDetector.load(tmp_path / "detector.pt", device=device),
+    ):
+        with pytest.raises(ValueError, match=f"device: got '{device}', expected cpu or a GPU that torch can use .*$"):
+            use()
 
 
 def test_files_of_earlier_versions_are_read(tmp_path):

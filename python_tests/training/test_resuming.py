@@ -172,7 +172,7 @@ def test_a_setting_that_is_changed_takes_part_from_there_on(tmp_path, options, t
     [
         ({"batch_size": 10}, "got batch_size=10, expected batch_size=20"),
         ({"model": "ae"}, "got model='ae', expected model='lae'"),
-        ({"network": {"width": 5}}, "the checkpoint is of other networks"),
+        ({"network": {"width": 5}}, r"the checkpoint is of other networks: .*: got float32 of shape \["),
     ],
 )
 def test_what_a_checkpoint_has_no_meaning_without_cannot_change(tmp_path, options, message):
@@ -259,6 +259,15 @@ def test_no_folder_is_not_the_current_one(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="out: got '', expected a folder"):
         train(config(), "")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_no_folder_and_a_device_has_to_be_there(tmp_path):
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(ValueError, match=r"out: got '.*notes', which is a file, expected a folder"):
+        train(config(), tmp_path / "notes")
+    with pytest.raises(ValueError, match=r"^device: got 'gpu', expected cpu or a GPU that torch can use"):
+        train(config(device="gpu"), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 # ---- settings that do nothing ----

@@ -189,6 +189,6 @@ def check_plain(contents: Any, limit: int) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 90 characters of it, or the error's type."""
+    """Return the first line of an error's message, at most 120 characters of it, or the error's type."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 90 else f"{line[:90]}…"
+    return line if len(line) <= 120 else f"{line[:120]}…"

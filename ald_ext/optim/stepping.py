@@ -114,6 +114,7 @@ class GroupStepper(Optimizer, ABC):
                 self._look_at(place, group)  # again: schedulers and users write to groups
         if is_first:
             self._compare_replicas()
+            self._accepted.clear()  # seeds may be those of other ranks now
         gathered = self._gather()
         if not self._step_at_once(gathered):
             if not torch.compiler.is_compiling():

@@ -1031,7 +1031,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, monk
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(OSError, match=f"'{tmp_path}/out"):
+    with pytest.raises(ValueError, match=f"out: got '{tmp_path}/out', which is a file, expected a folder"):
         train(config(), tmp_path / "out")
 
 

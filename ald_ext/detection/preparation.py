@@ -149,7 +149,7 @@ def tensor_of_array(values: Any, argument: str) -> Tensor:
         limits = {"ensure_all_finite": False, "ensure_min_samples": 0, "ensure_min_features": 0}  # checked later
         array = check_array(values, allow_nd=True, ensure_2d=False, **limits)
     except (TypeError, ValueError) as error:
-        reason = textwrap.shorten(str(error).splitlines()[0].split(". This")[0], 200, placeholder="…").rstrip(".")
+        reason = textwrap.shorten(str(error).split(". This")[0].split("\n[")[0], 200, placeholder="…").rstrip(".")
         kind = TypeError if isinstance(error, TypeError) else ValueError  # as in scikit-learn
         raise kind(f"{argument}: got {type(values).__name__}: {reason}, expected real numbers") from error
     require(array.dtype.kind in "biuf", argument, f"dtype {array.dtype}", "real numbers or integers")

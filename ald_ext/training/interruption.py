@@ -44,7 +44,9 @@ class Interruption:
             self._previous = {number: signal.signal(number, self._request) for number in heeded}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.patient and kind is not None and issubclass(kind, ConnectionError):
+            self._previous.pop(signal.SIGTERM, None)  # torchrun stops a group at once; why is said before
         self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:

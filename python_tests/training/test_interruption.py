@@ -251,6 +251,13 @@ def test_handlers_are_put_back_after_an_error():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_rank_that_lost_the_others_can_say_so_before_torchrun_stops_it():
+    with pytest.raises(ConnectionError), Interruption(patient=True):
+        raise ConnectionError
+    signal.raise_signal(signal.SIGTERM)  # would end this process
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_training_in_another_thread_leaves_signals_alone():
     runs = []
     thread = threading.Thread(target=lambda: runs.append(fit(config(epochs=1), few_images())))

@@ -60,6 +60,7 @@ from .noise import draw_seed as draw_seed
 from .noise import normal, philox
 from .steps import NEVER as NEVER
 from .steps import accepts_step as accepts_step
+from .steps import in_order as in_order
 from .steps import psgld_step_, sghmc_step_, sgld_step_
 from .steps import run_step as run_step
 

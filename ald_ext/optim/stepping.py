@@ -134,7 +134,7 @@ class GroupStepper(Optimizer, ABC):
         self._accepted.pop(place, None)
         options = (value for name, value in group.items() if name not in ("params", "param_names", "step"))
         if all(type(value) in (float, int, bool, NoneType) for value in options):  # others may be written to
-            self._accepted[place] = (list(group.values()), self._op_options(group))
+            self._accepted[place] = (list(group.values()), ops.in_order(self.step_name, self._op_options(group)))
 
     def _look_for_shards(self) -> None:
         self._has_shards = any(is_shard(param) for group in self.param_groups for param in group["params"])
@@ -199,8 +199,9 @@ class GroupStepper(Optimizer, ABC):
 
     def _for_op(self, group: Group, lists: StepLists) -> StepLists | None:
         """The lists of one call of the op that is all there is to do; None where it would not be."""
-        in_graph = torch.compiler.is_compiling() or group["capturable"]
-        if in_graph or group["foreach"] or group["fused"] is False or not all(map(ops.has_kernel, lists.params[:1])):
+        if group["capturable"] or group["foreach"] or group["fused"] is False or torch.compiler.is_compiling():
+            return None
+        if lists.params and not ops.has_kernel(lists.params[0]):
             return None
         if self._has_shards:
             with torch.no_grad():
@@ -215,11 +216,10 @@ class GroupStepper(Optimizer, ABC):
         for _, lists, _ in ready:
             if lists.params:
                 alike.setdefault((lists.params[0].dtype, lists.params[0].device), []).append(lists)
-        settings = {**ready[0][2], "noise_ids": (), "offsets": ()}
         for several in alike.values():
             columns = zip(*((lists.params, lists.grads, *lists.states) for lists in several), strict=True)
             tensors = [list(chain.from_iterable(column)) for column in columns]
-            if not ops.accepts_step(self.step_name, tensors, settings):
+            if not ops.accepts_step(self.step_name, tensors, ready[0][2]):
                 return False
         return True
 
@@ -310,11 +310,12 @@ class GroupStepper(Optimizer, ABC):
         tensors, noise_ids = (lists.params, lists.grads, *lists.states), lists.noise_ids
         if not noise_ids:
             return  # this process has nothing of the parameters
-        places = lists.places()
         if implementation == "fused":
-            is_usual = noise_ids[-1] == len(noise_ids) - 1 and not lists.offsets  # 0, 1, 2, ..., which the op knows
-            ops.run_step(self.step_name, tensors, {**settings, "noise_ids": () if is_usual else noise_ids, **places})
+            if lists.offsets or noise_ids[-1] != len(noise_ids) - 1:  # 0, 1, 2, ... are what the op knows
+                settings = {**settings, "noise_ids": noise_ids, **lists.places()}
+            ops.run_step(self.step_name, tensors, settings)
             return
+        places = lists.places()
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
         places["offsets"] = places["offsets"] or [0] * len(noise_ids)

@@ -240,7 +240,7 @@ def test_a_rank_that_is_killed_ends_torchrun_and_the_run_resumes(tmp_path):
         os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert "ald-ext: rank 0: another process of the run is gone" in errors
+    assert "ald-ext: rank 0: another process of the run is gone" in errors, errors
     epochs = load_checkpoint(out / "checkpoint.pt")["epoch"] + 2
     with torchrun("--out", out, "--resume", "--epochs", epochs) as process:
         output, errors = process.communicate(timeout=PATIENCE)

@@ -24,10 +24,10 @@ class ResidualALD(MinibatchSampler):
     the residuals of a minibatch on the potential U(x_i, μ(x_i) + L(x_i) r_i), accepting each datum and chain by itself.
     For a given encoder this map is affine in r_i, so that a kernel with a test leaves the posterior exp(-U/T) exactly
     invariant, however bad the encoder and however small the minibatches are. A good encoder makes the residuals' target
-    near N(0, I), whatever the scales of the posteriors: step sizes are in posterior standard deviations. Chains begin
-    at the encoder's draws, r_i ~ N(0, I), and no transition takes their law further from the posterior in total
-    variation. A step costs the same for any n, and the memory is that of z (Hoffman et al. 2019, "NeuTra-lizing bad
-    geometry", with a map for each datum; Hoffman 2017).
+    near N(0, I), whatever the scales of the posteriors (as Hoffman et al. 2019 do by one map, "NeuTra-lizing bad
+    geometry"): step sizes are in posterior standard deviations. Chains begin at the encoder's draws, r_i ~ N(0, I) (as
+    in Hoffman 2017), and no transition takes their law further from the posterior in total variation. A step costs the
+    same for any n, and the memory is that of z.
 
     The encoder may be improved between steps, as long as it is not fitted to the very states that it then moves, or as
     these steps are discarded.
@@ -37,7 +37,7 @@ class ResidualALD(MinibatchSampler):
             :func:`fit_variational`. It is not changed.
         potential: U(x, z).
         x: data (n, ...).
-        batch_size: m; None stands for all data. A thousand or so stay in a processor's caches.
+        batch_size: m; None stands for all data. Below a thousand the overhead of a step counts.
         transitions: number of the kernel's transitions for each minibatch, which takes one gradient more than those.
         kernel: HMC, MALA or LangevinDynamics; not UnderdampedLangevin, whose momenta would begin anew.
         chains: number of chains for each datum.

@@ -245,7 +245,8 @@ samples to the exact one, of each coordinate of each datum: median (5th to 95th 
 is in the Frobenius norm, relative, its median over the data. All three have a share of Monte Carlo error, which falls
 with the effective sample size (ESS, median of 50 data). Times are CPU seconds of one thread: preparation (fitting the
 encoder, whitening the features), burn-in, and draws. µs are of one effective sample of one datum, from the time of the
-draws. Memory is what the sampler keeps between steps, without the data.
+draws. Memory is what the sampler keeps between steps, without the data. At 50,000 data there are fewer draws, so that
+errors are larger there. The estimate of the ESS of S draws in all is S log10(S) at most, which the largest ones reach.
 
 `LangevinDynamics` has the largest step at which exact variances grow by 5 % at most, and the second HMC the mean of the
 exact posterior covariances as its inverse mass matrix: both know more than a user does. Both HMCs adapt a step size for

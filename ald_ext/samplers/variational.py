@@ -97,15 +97,15 @@ def fit_variational(
     Raises:
         ValueError: batch_size out of range.
     """
-    batch_size = len(x) if batch_size is None else batch_size
+    if batch_size is None:
+        batch_size, seed = len(x), 0  # which draws nothing from torch's generator
     minibatches = Minibatches("ald_ext.samplers.fit_variational", len(x), batch_size, "batch", seed)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     losses = []
     for _ in range(num_steps):
         optimizer.zero_grad()
-        batch = x if batch_size == len(x) else x[minibatches.draw()]
-        loss = negative_elbo(encoder, potential, batch, num_samples).mean()
+        loss = negative_elbo(encoder, potential, x[minibatches.draw()], num_samples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()

@@ -87,3 +87,13 @@ def test_the_last_layer_samples_the_exact_posterior_and_the_whole_network_does_n
     assert last_layer["ess"] > 100
     assert network["covariance_error"] > 2 * last_layer["covariance_error"]
     assert_picture(tmp_path / "posterior.png")
+
+
+def test_residuals_around_an_encoder_sample_thousands_of_data_and_new_ones(tmp_path: Path):
+    results = run_example("many_data", "--out", tmp_path)
+    for name in ("data", "new data"):
+        assert results[name]["mean_error"] < 0.15, name
+        assert 0.95 < results[name]["median"] < 1.05, name
+        assert 0.7 < results[name]["p5"] < results[name]["p95"] < 1.35, name
+        assert results[name]["ess"] > 100, name
+    assert_picture(tmp_path / "many_data.png")

@@ -30,6 +30,7 @@ from .potential import (
     potential_and_gradient,
     prior_potential,
 )
+from .residual import ResidualALD
 from .streaming import StreamingMoments
 from .transforms import TransformedPotential
 from .variational import GaussianEncoder, fit_variational, negative_elbo
@@ -51,6 +52,7 @@ __all__ = [
     "MetropolisSampler",
     "Potential",
     "RandomFourierFeatures",
+    "ResidualALD",
     "SampleStorage",
     "Sampler",
     "Sink",

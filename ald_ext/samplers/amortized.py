@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..ops import draw_seed
 from ..settings import require
 from .datapoint import DatapointSampler
 from .metropolis import MALA
+from .minibatches import Minibatches
 from .potential import Potential
 
 
@@ -123,40 +123,6 @@ class AmortizedLangevin:
             if isinstance(lr, Tensor):  # which the caller may set step by step
                 group["lr"] = lr.fill_(float(group["lr"]))
         self.minibatches.load_state_dict(state["minibatches"])
-
-
-class Minibatches:
-    """Indices of minibatches without replacement, epoch by epoch; an incomplete last minibatch is dropped.
-
-    ValueError, which names the sampler, for a ``batch_size`` or ``outputs`` of it that is out of range.
-    """
-
-    def __init__(self, sampler: str, num_data: int, batch_size: int, outputs: str, seed: int | None) -> None:
-        in_range = 1 <= batch_size <= num_data
-        require(in_range, f"{sampler}: batch_size", batch_size, f"1 to {num_data}, the number of data")
-        require(outputs in ("all", "batch"), f"{sampler}: outputs", repr(outputs), "'all' or 'batch'")
-        self.num_data, self.batch_size = num_data, batch_size
-        self.generator = torch.Generator()
-        self.generator.manual_seed(draw_seed() if seed is None else seed)
-        self.order, self.position = torch.arange(num_data), num_data
-
-    def draw(self) -> Tensor:
-        """Return the next indices, (m,) int64; all data in order, where they are one minibatch."""
-        if self.batch_size == self.num_data:
-            return self.order
-        if self.position + self.batch_size > self.num_data:
-            self.order = torch.randperm(self.num_data, generator=self.generator)
-            self.position = 0
-        batch = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "order": self.order, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
-        self.order, self.position = state["order"], state["position"]
 
 
 def sampler_from_encoder(

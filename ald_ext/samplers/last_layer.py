@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,15 +14,10 @@ from torch import Tensor, nn
 
 from ..ops import draw_seed
 from ..settings import require
-from .amortized import Minibatches
-from .datapoint import DatapointSampler
 from .features import gram_rank
-from .langevin import UnderdampedLangevin
-from .metropolis import MALA, MetropolisSampler
+from .metropolis import MALA
+from .minibatches import Kernel, MinibatchSampler
 from .potential import Potential
-
-#: What makes a sampler, kernel(potential, x, z, **options): MALA, HMC, LangevinDynamics or UnderdampedLangevin.
-Kernel = Callable[..., DatapointSampler]
 
 
 def outputs_of(weight: Tensor, design: Tensor) -> Tensor:
@@ -175,7 +169,7 @@ class LastLayerALD(LastLayer):
         self.seed = self.kernel.seed
 
 
-class LastLayerSGALD(LastLayer):
+class LastLayerSGALD(MinibatchSampler, LastLayer):
     """Minibatch sampling of Φ: the outputs of m data make transitions of a datapoint-wise kernel, and Φ follows them.
 
     Let z_B = G_B Φᵀ be the outputs of a minibatch B, which the kernel moves by Δ, accepting each datum and chain by
@@ -221,66 +215,27 @@ class LastLayerSGALD(LastLayer):
     ) -> None:
         first_chain = options.get("first_chain", 0)
         common: dict[str, Any] = {"chains": chains, "weight": weight, "initial_scale": initial_scale, "seed": seed}
-        super().__init__(features, potential, x, latent_dim, **common, first_chain=first_chain)
-        self.batch_size = len(x) if batch_size is None else batch_size
-        self.transitions, self.kernel, self.options, self.outputs = transitions, kernel, options, outputs
-        name = "ald_ext.samplers.LastLayerSGALD"
-        self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, self.seed)
-        self.batch = torch.arange(len(x))
-        self.step_count, self._acceptances = 0, 0.0
-        self._divergences = torch.zeros(len(x), chains, dtype=torch.int64, device=self.design.device)
-        require(transitions >= 1, f"{name}: transitions", transitions, ">= 1")
-        anew = "the kernel is made anew for a minibatch"
-        momenta = isinstance(kernel, type) and issubclass(kernel, UnderdampedLangevin)
-        expected = f"one without momenta, such as MALA or HMC: {anew}"
-        require(not momenta, f"{name}: kernel", getattr(kernel, "__name__", ""), expected)
-        one_number = not isinstance(options.get("step_size"), Tensor)
-        require(one_number, f"{name}: step_size", "a tensor", "a number for all data")
-        for option in ("index", "adapt_steps"):
-            require(option not in options, f"{name}: {option}", "a value", f"none: {anew}")
-
-    @property
-    def acceptance_rate(self) -> float:
-        """The share of the kernels' proposals accepted so far; NaN for kernels without a test."""
-        return self._acceptances / self.step_count if self.step_count else math.nan
-
-    @property
-    def divergences(self) -> Tensor:
-        """The number of the kernels' transitions so far that diverged: int64, (n, chains)."""
-        return self._divergences
+        LastLayer.__init__(self, features, potential, x, latent_dim, **common, first_chain=first_chain)
+        minibatches: dict[str, Any] = {"batch_size": batch_size, "transitions": transitions, "outputs": outputs}
+        MinibatchSampler.__init__(self, x, kernel, options, chains=chains, seed=self.seed, **minibatches)
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """Make the transitions of one minibatch; return the samples of all data or of the minibatch, (…, chains, d)."""
         self.batch = self.minibatches.draw()
-        design, x = self.design[self.batch], self.x[self.batch]
+        design = self.design[self.batch]
         z = outputs_of(self._weight, design)
-        kernel = self.kernel(self.potential, x, z, index=self.batch.to(z.device), seed=self.seed, **self.options)
-        kernel.start_after(self.step_count * self.transitions)
-        for _ in range(self.transitions):
-            moved = kernel.step()
-        self._acceptances += float(kernel.acceptance_rate.mean()) if isinstance(kernel, MetropolisSampler) else math.nan
-        self._divergences = self._divergences.index_add(0, self.batch.to(z.device), kernel.divergences)
+        moved = self._moved(self.potential, z)
         coefficients = torch.linalg.pinv(design @ design.T, hermitian=True) @ (moved - z).flatten(1)
         change = (design.T @ coefficients).view(-1, *z.shape[1:])
         self._weight = self._weight + change.permute(1, 2, 0)
-        self.step_count += 1
         return self.z if self.outputs == "all" else outputs_of(self._weight, design)
 
     def state_dict(self) -> dict[str, Any]:
         """Return Φ, step counter and minibatches; a run continues from them bit for bit."""
-        return {
-            "weight": self._weight.clone(),
-            "step_count": self.step_count,
-            "seed": self.seed,
-            "acceptances": self._acceptances,
-            "divergences": self._divergences.clone(),
-            "minibatches": self.minibatches.state_dict(),
-        }
+        return {"weight": self._weight.clone(), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
         self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
-        self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
-        self._divergences = state.get("divergences", torch.zeros_like(self._divergences)).to(self._divergences)
-        self.minibatches.load_state_dict(state["minibatches"])
+        super().load_state_dict(state)

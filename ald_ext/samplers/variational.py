@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from ..settings import require
+from .minibatches import Minibatches
 from .potential import Potential
 
 
@@ -77,9 +78,11 @@ def fit_variational(
     num_steps: int,
     lr: float = 1e-3,
     num_samples: int = 32,
+    batch_size: int | None = None,
+    seed: int | None = None,
     on_step: Callable[[], Any] | None = None,
 ) -> list[float]:
-    """Lower the mean :func:`negative_elbo` of all data by Adam, with lr falling to 0 along a cosine; return the losses.
+    """Lower the mean :func:`negative_elbo` by Adam, with lr falling to 0 along a cosine; return the losses.
 
     Args:
         encoder: q(z | x), which is changed in place.
@@ -87,14 +90,22 @@ def fit_variational(
         num_steps: number of steps of Adam.
         lr: initial learning rate.
         num_samples: number of draws for each datum at each step.
+        batch_size: number of data of a step's minibatch; None stands for all.
+        seed: seed of the minibatches; None draws one from torch's default generator.
         on_step: function called after every step, for progress.
+
+    Raises:
+        ValueError: batch_size out of range.
     """
+    if batch_size is None:
+        batch_size, seed = len(x), 0  # which draws nothing from torch's generator
+    minibatches = Minibatches("ald_ext.samplers.fit_variational", len(x), batch_size, "batch", seed)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     losses = []
     for _ in range(num_steps):
         optimizer.zero_grad()
-        loss = negative_elbo(encoder, potential, x, num_samples).mean()
+        loss = negative_elbo(encoder, potential, x[minibatches.draw()], num_samples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()

@@ -118,6 +118,28 @@ def test_minibatch_dynamics_sample_the_posterior(
     assert_moments(chain_moments(sampler, mean, 60, 60), blocks(3, temperature * covariance))
 
 
+def test_a_minibatch_disperses_the_data_that_are_not_orthogonal_to_it() -> None:
+    """From the posterior: outputs of others move by K_RB K_BB⁻¹ Δ, which is independent of them, so that every step
+    adds its variance. Features of the data's own, which are orthogonal, leave them alone."""
+    x, chains = X[:2], 4000
+    (mean, covariance), normals = make_potential().posterior(x), torch.randn(2, chains, 2, dtype=DOUBLE)
+    z = mean[:, None] + normals @ torch.linalg.cholesky(covariance).T
+    for features, orthogonal in ((fourier_features(), False), (WhitenedFeatures(fourier_features(), x), True)):
+        design = features(x)
+        weight = torch.einsum("nf,nck->ckf", torch.linalg.pinv(design).T, z)
+        options: dict[str, Any] = {"chains": chains, "weight": weight, "batch_size": 1, "seed": 1}
+        sampler = LastLayerSGALD(features, make_potential(), x, 2, step_size=0.3, **options)
+        delta = (sampler.step() - z)[sampler.batch]
+        other = 1 - sampler.batch
+        gram = design @ design.T
+        added = (gram[other, sampler.batch] / gram[sampler.batch, sampler.batch] * delta)[0]
+        moved = sampler.z[other][0] - mean[other]
+        torch.testing.assert_close(moved, (z[other][0] - mean[other]) + added, rtol=0, atol=1e-9)
+        averages = (moved - added.mean(0)).square() - added.var(0)
+        assert_averages(averages, covariance.diag())
+        assert (added.var(0) < 1e-12).all() if orthogonal else (added.var(0) > 0.01).all()
+
+
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("minibatches", [False, True])
 def test_langevin_dynamics_without_a_test_has_its_known_bias(minibatches: bool, features: str) -> None:

@@ -1,6 +1,7 @@
 """Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
 from .amortized import AmortizedLangevin, sampler_from_encoder
+from .captured import CapturedPotential
 from .chains import chains_of_rank, gather_chains, load_chains, save_chains
 from .check import CheckReport, CheckRun, check_optimizer, check_sampler
 from .collection import Collector, Sampler, SampleStorage, Sink, collect
@@ -17,11 +18,13 @@ from .diagnostics import (
     summarize,
     virial_temperature,
 )
+from .dynamic_hmc import DynamicHMC
 from .export import save_netcdf, to_inference_data
 from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
 from .langevin import LangevinDynamics, UnderdampedLangevin
 from .last_layer import LastLayerALD, LastLayerSGALD
 from .metropolis import HMC, MALA, MetropolisSampler
+from .posterior import Posterior, sample
 from .potential import (
     GaussianPotential,
     LinearGaussianPotential,
@@ -33,15 +36,18 @@ from .potential import (
 from .streaming import StreamingMoments
 from .transforms import TransformedPotential
 from .variational import GaussianEncoder, fit_variational, negative_elbo
+from .warm_up import warm_up
 
 __all__ = [
     "HMC",
     "MALA",
     "AmortizedLangevin",
+    "CapturedPotential",
     "CheckReport",
     "CheckRun",
     "Collector",
     "DatapointSampler",
+    "DynamicHMC",
     "GaussianEncoder",
     "GaussianPotential",
     "LangevinDynamics",
@@ -49,6 +55,7 @@ __all__ = [
     "LastLayerSGALD",
     "LinearGaussianPotential",
     "MetropolisSampler",
+    "Posterior",
     "Potential",
     "RandomFourierFeatures",
     "SampleStorage",
@@ -77,6 +84,7 @@ __all__ = [
     "potential_gradient",
     "prior_potential",
     "r_hat",
+    "sample",
     "sampler_from_encoder",
     "save_chains",
     "save_netcdf",
@@ -84,4 +92,5 @@ __all__ = [
     "tanh_network",
     "to_inference_data",
     "virial_temperature",
+    "warm_up",
 ]

@@ -66,16 +66,15 @@ class CapturedPotential:
         validate = Distribution._validate_args
         Distribution.set_default_validate_args(False)
         try:
-            # traced at one point, and not run there: what it does first, it does in every call
+            total(x, z)  # errors of the potential itself come as they are
             graph = make_fx(value_and_gradient)(x, z)
         except RuntimeError as error:
-            if "expected" in str(error) and "ald_ext" in str(error):
+            if "trac" not in str(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"ald_ext.samplers.CapturedPotential: potential: got one that cannot be traced ({reason[:200]}), "
-                "expected tensor operations without branches on values"
-            ) from error
+            reason = " ".join(str(error).split())[:200]
+            expected = "tensor operations without branches on values"
+            argument = "ald_ext.samplers.CapturedPotential: potential"
+            raise ValueError(f"{argument}: got one that cannot be traced ({reason}), expected {expected}") from error
         finally:
             Distribution.set_default_validate_args(validate)
         graph.graph.eliminate_dead_code()

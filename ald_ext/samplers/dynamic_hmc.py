@@ -40,8 +40,8 @@ class DynamicHMC(HMC):
         potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
             first_chain: see :class:`HMC`, also for errors. Where data have step sizes ε of their own, L is that of
             their mean.
-        trajectory_length: T > 0, the mean length in units of time. It is π/2 that is best on a Gaussian whose covariance
-            is the inverse mass matrix. The attribute may be set between steps.
+        trajectory_length: T > 0, the mean length in units of time, of the order of 1 where the inverse mass matrix is
+            the target's covariance. The attribute may be set between steps.
         max_leapfrog_steps: the largest L.
     """
 
@@ -51,7 +51,7 @@ class DynamicHMC(HMC):
         x: Tensor | None,
         z: Tensor,
         *,
-        step_size: float | Tensor,
+        step_size: float | Tensor = 0.1,
         trajectory_length: float = math.pi / 2,
         max_leapfrog_steps: int = 1000,
         **options: Any,

@@ -171,10 +171,8 @@ class MetropolisSampler(DatapointSampler):
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
             probability = probability[:, None] if probability.dim() == 1 else probability
-            if self._harmonic:
-                mean = 1 / (1 / probability.clamp_min(LEAST_ACCEPTANCE)).mean(1)
-            else:
-                mean = probability.mean(1)
+            inverse = 1 / probability.clamp_min(LEAST_ACCEPTANCE)
+            mean = 1 / inverse.mean(1) if self._harmonic else probability.mean(1)
             adapted = self._adaptation.update(mean, self.target_acceptance, step - self._adapted_from)
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:

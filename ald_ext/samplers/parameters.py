@@ -1,8 +1,8 @@
 """Named parameters of any shapes and constraints as the one unconstrained vector that samplers move.
 
 Note [Structures of parameters]
-    Parameters are a tensor, or a dictionary of such structures. A constrained parameter is the image of an unconstrained
-    one by ``biject_to``, whose log determinant belongs to the density (ald_ext.samplers.transforms, Note [Constrained
+    Parameters are a tensor, or a dictionary of such structures. A constrained parameter is the image of a free one
+    by ``biject_to``, whose log determinant belongs to the density (ald_ext.samplers.transforms, Note [Constrained
     variables]). All unconstrained ones, flattened and joined, are the vector y.
 """
 
@@ -50,13 +50,14 @@ class ParameterSpace:
         self.shapes = {name: self._checked_shape(owner, name, shape) for name, shape in leaves(shapes).items()}
         self.structure = shapes
         given = leaves({} if constraints is None else constraints)
+        self.constraints = {name: given.get(name, real) for name in self.shapes}
         self.transforms: dict[str, Transform] = {}
         self.unconstrained_shapes: dict[str, torch.Size] = {}
         for name in given:
             known = ", ".join(map(repr, self.shapes))
-            require(name in self.shapes, f"{owner}: constraints", f"one of {name!r}", f"of some of {known}")
+            require(name in self.shapes, f"{owner}: constraints", f"that of {name!r}", f"those of some of {known}")
         for name, shape in self.shapes.items():
-            argument, constraint = f"{owner}: constraints: {name}".rstrip(": "), given.get(name, real)
+            argument, constraint = f"{owner}: constraints: {name}".rstrip(": "), self.constraints[name]
             try:
                 require(isinstance(constraint, Constraint), argument, shortened(constraint), "a Constraint")
                 self.transforms[name] = biject_to(constraint)
@@ -83,7 +84,7 @@ class ParameterSpace:
 
     def unconstrain(self, owner: str, name: str, values: Tensor) -> Tensor:
         """Return the part of y, (batch, size), of a parameter's values (batch, *shape). ValueError if outside."""
-        constraint = self.transforms[name].codomain
+        constraint = self.constraints[name]
         free = self.transforms[name].inv(values)
         inside = bool(constraint.check(values).all()) and bool(free.isfinite().all())
         require(inside, owner, "values outside or on the boundary", f"all inside of {constraint}")
@@ -98,19 +99,37 @@ class ParameterSpace:
         return torch.Size(sizes)
 
 
-def batched_log_density(space: ParameterSpace, log_density: Callable[[Any], Tensor], *, batched: bool) -> Any:
-    """Return the log density of y, (batch, d) → (batch,), of one of structures of parameters.
+def batched_log_density(
+    owner: str, space: ParameterSpace, log_density: Callable[[Any], Tensor], *, batched: bool
+) -> Callable[[Tensor], Tensor]:
+    """Return the log density of vectors y, (batch, d) → (batch,).
 
     Args:
+        owner: the beginning of error messages.
         space: the bijection.
-        log_density: a function of one structure that returns a tensor with one element, or, if ``batched``, of a
+        log_density: a function of one structure of parameters that returns one number, or, if ``batched``, of a
             structure whose leaves have an axis (batch,) in front, that returns (batch,).
         batched: which of them it is.
+
+    Raises:
+        ValueError: in a call, if the function returns something else, or cannot run under vmap.
     """
+    argument = f"{owner}: log_density"
 
     def density(y: Tensor) -> Tensor:
         values, log_det = space.constrain(y)
-        function = log_density if batched else torch.func.vmap(log_density)
-        return function(values) + log_det
+        try:
+            result = log_density(values) if batched else torch.func.vmap(log_density)(values)
+        except (RuntimeError, ValueError) as error:
+            if "vmap" not in str(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            expected = "tensor operations without branches on values, or a function of batches with batched=True"
+            raise ValueError(f"{argument}: got one that vmap cannot run ({reason}), expected {expected}") from error
+        fits = isinstance(result, Tensor) and result.numel() == len(y) and (batched or result.dim() <= 2)
+        shape = tuple(result.shape if batched else result.shape[1:]) if isinstance(result, Tensor) else type(result)
+        expected = f"({len(y)},)" if batched else "one number, summed over all data"
+        require(fits, argument, f"a result of shape {shape}", expected)
+        return result.reshape(len(y)) + log_det
 
     return density

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from ..ops import draw_seed
 from ..settings import require
 from . import diagnostics
 from .captured import CapturedPotential
-from .collection import SampleStorage, collect
+from .collection import SampleStorage, Sink, collect
 from .datapoint import DatapointSampler
 from .dynamic_hmc import DynamicHMC
 from .export import chain_first, data_tree, write_netcdf
@@ -116,7 +115,7 @@ def sample(
     num_samples: int = 1000,
     warm_up: int = 300,
     chains: int | None = None,
-    kernel: Callable[..., DatapointSampler] = partial(DynamicHMC, step_size=0.1),
+    kernel: Callable[..., DatapointSampler] = DynamicHMC,
     mass_matrix: str = "auto",
     batched: bool = False,
     compile: bool = False,
@@ -162,12 +161,10 @@ def sample(
     require(num_samples >= 4, f"{OWNER}: num_samples", num_samples, "an integer >= 4")
     seed = draw_seed() if seed is None else seed
     space, given, chains = _read_parameters(parameters, constraints, chains)
-    options = {"dtype": dtype or torch.get_default_dtype(), "device": torch.device(device or "cpu")}
-    for start in given.values():
-        options = {"dtype": start.dtype, "device": start.device}
-    density = batched_log_density(space, log_density, batched=batched)
+    like = next(iter(given.values()), torch.empty(0, dtype=dtype, device=device))
+    density = batched_log_density(OWNER, space, log_density, batched=batched)
     potential = CapturedPotential(lambda _, y: -density(y), compile=compile)
-    z = _starts(space, given, potential, torch.empty(chains, space.dimension, **options), seed)
+    z = _starts(space, given, potential, like.new_empty(chains, space.dimension), seed)
     sampler = kernel(potential, None, z[None], seed=seed)
     if isinstance(sampler, MetropolisSampler):
         warm_up_sampler(sampler, warm_up, mass_matrix=mass_matrix, progress=progress)
@@ -175,12 +172,13 @@ def sample(
     else:
         burn_in = warm_up
     before, storage, moments = sampler.divergences.clone(), SampleStorage(), StreamingMoments()
-    collect(sampler, num_samples, into=[storage, moments], burn_in=burn_in, progress=progress)
+    sinks: list[Sink] = [storage, moments]
+    collect(sampler, num_samples, into=sinks, burn_in=burn_in, progress=progress)
     posterior = Posterior(space, storage, sampler, before)
     if (worst := moments.r_hat.max().item()) > LARGE_R_HAT:
         warnings.warn(
-            f"{OWNER}: chains disagree: R-hat is up to {worst:.2f}, expected below {LARGE_R_HAT}: draw more samples, after"
-            " a longer warm-up, or look for several modes",
+            f"{OWNER}: chains disagree: R-hat is up to {worst:.2f}, expected below {LARGE_R_HAT}: draw more samples, "
+            "after a longer warm-up, or look for several modes",
             stacklevel=2,
         )
     return posterior

@@ -31,7 +31,8 @@ MASS_MATRICES = ("identity", "diagonal", "dense", "auto")
 def windows(num_steps: int) -> list[int]:
     """Return the lengths of the windows of so many steps, the last of which only adapts the step size."""
     last = max(num_steps // 6, 1)
-    lengths, left = [], num_steps - last
+    lengths: list[int] = []
+    left = num_steps - last
     while left > 0:
         length = FIRST_WINDOW * 2 ** len(lengths)
         lengths.append(left if left < 3 * length else length)

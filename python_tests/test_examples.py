@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -86,4 +87,13 @@ def test_the_last_layer_samples_the_exact_posterior_and_the_whole_network_does_n
     assert last_layer["covariance_error"] < 0.15
     assert last_layer["ess"] > 100
     assert network["covariance_error"] > 2 * last_layer["covariance_error"]
+    assert_picture(tmp_path / "posterior.png")
+
+
+def test_one_posterior_is_sampled_in_one_call(tmp_path: Path):
+    results = run_example("posterior", "--out", tmp_path)
+    assert results["chains"] == 16
+    assert results["largest R-hat"] < 1.2
+    assert results["accuracy on the data themselves"] > 0.97
+    assert json.loads((tmp_path / "posterior.json").read_text()) == results
     assert_picture(tmp_path / "posterior.png")

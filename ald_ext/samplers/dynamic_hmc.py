@@ -1,4 +1,19 @@
-"""HMC whose trajectories have a random length, for which a good mean is found by looking at the trajectories."""
+"""HMC whose trajectories have a random length, for which a good mean is found by looking at the trajectories.
+
+Note [Trajectory length]
+    In coordinates y, in which the inverse mass matrix is the identity, let f be a coordinate y_i or |y_i - μ_i|. A
+    chain of trajectories of length t has the autocorrelation
+
+        ρ_f(t) = 1 - E[α (f(t) - f(0))²] / (2 Var f),      α = min(1, r) the probability to accept it there,
+
+    which every longer trajectory tells, too, at no gradient more. With random lengths of mean T it is the mean
+    ρ̄_f(T) of ρ_f over these. The choice is the T with the least cost of an effective sample of the worst f,
+
+        max_f (1 + ρ̄_f(T)) / (1 - ρ̄_f(T)) · (E[L] + 1/2)
+
+    where 1/2 stands for the cost of a step besides its L gradients. Beyond the longest trajectory ρ_f counts as
+    constant, and T is at most that long.
+"""
 
 from __future__ import annotations
 
@@ -74,21 +89,7 @@ class DynamicHMC(HMC):
 
 
 class TrajectoryRecord:
-    """How fast trajectories forget where they began, from which the best mean length of a trajectory follows.
-
-    Note [Trajectory length]
-        In coordinates y, in which the inverse mass matrix is the identity, let f be a coordinate y_i or |y_i - μ_i|. A
-        chain of trajectories of length t has the autocorrelation
-
-            ρ_f(t) = 1 - E[α (f(t) - f(0))²] / (2 Var f),      α = min(1, r) the probability to accept it there,
-
-        which every longer trajectory tells, too, at no gradient more. With random lengths of mean T it is the mean
-        ρ̄_f(T) of ρ_f over these. The choice is the T with the least cost of an effective sample of the worst f,
-
-            max_f (1 + ρ̄_f(T)) / (1 - ρ̄_f(T)) · (E[L] + 1/2)
-
-        where 1/2 stands for the cost of a step besides its L gradients. Beyond the longest trajectory ρ_f counts as
-        constant, and T is at most that long.
+    """How fast trajectories forget where they began, from which their best mean length follows.
 
     Args:
         center: μ, in the shape of z or one that broadcasts with it.

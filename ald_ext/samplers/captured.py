@@ -10,16 +10,13 @@ Note [Captured potentials]
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .potential import Potential, one_value_a_datum
-
-ValueAndGradient = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+from .potential import Potential, ValueAndGradient, one_value_a_datum
 
 
 class CapturedPotential:
@@ -46,10 +43,10 @@ class CapturedPotential:
 
     def value_and_gradient(self, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return U(x, z), (batch,), and ∇_z U(x, z), (batch, d)."""
-        key = [(part.shape, part.dtype, part.device) for part in (x, z) if part is not None]
-        graph = self._graphs.get(tuple(key))
+        key = (z.shape, z.dtype, z.device) + (() if x is None else (x.shape, x.dtype, x.device))
+        graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[tuple(key)] = self._traced(x, z.detach())
+            graph = self._graphs[key] = self._traced(x, z.detach())
         return graph(x, z)
 
     def _traced(self, x: Tensor | None, z: Tensor) -> ValueAndGradient:
@@ -79,4 +76,4 @@ class CapturedPotential:
             Distribution.set_default_validate_args(validate)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        return torch.compile(graph) if self.compile else graph
+        return torch.compile(graph) if self.compile else graph.forward

@@ -52,12 +52,13 @@ class DynamicHMC(HMC):
     chains makes a leapfrog step a single call of the potential.
 
     Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
-            first_chain: see :class:`HMC`, also for errors. Where data have step sizes ε of their own, L is that of
-            their mean.
+        potential, x, z, step_size: see :class:`HMC`, also for errors. Where data have step sizes ε of their own, L is
+            that of their mean.
         trajectory_length: T > 0, the mean length in units of time, of the order of 1 where the inverse mass matrix is
             the target's covariance. The attribute may be set between steps.
         max_leapfrog_steps: the largest L.
+        options: options of :class:`HMC`: jitter, temperature, inverse_mass_matrix, adapt_steps, target_acceptance,
+            seed, index, first_chain.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from ..ops import draw_seed
 from ..settings import require
 from . import diagnostics
 from .captured import CapturedPotential
-from .collection import SampleStorage, Sink, collect
+from .collection import SampleStorage, collect
 from .datapoint import DatapointSampler
 from .dynamic_hmc import DynamicHMC
 from .export import chain_first, data_tree, write_netcdf
@@ -37,6 +37,12 @@ LARGE_R_HAT = 1.05
 
 class Posterior:
     """What :func:`sample` returns: draws of named parameters, and how good they are.
+
+    Args:
+        space: the bijection between parameters and the sampler's z.
+        storage: draws of z, (draws, 1, chains, d).
+        sampler: the sampler that made them.
+        warm_up_divergences: its ``divergences`` before.
 
     Attributes:
         samples: the draws in the structure of the parameters, each (draws, chains, *shape).
@@ -171,10 +177,12 @@ def sample(
         burn_in = 0
     else:
         burn_in = warm_up
-    before, storage, moments = sampler.divergences.clone(), SampleStorage(), StreamingMoments()
-    sinks: list[Sink] = [storage, moments]
-    collect(sampler, num_samples, into=sinks, burn_in=burn_in, progress=progress)
+    before = sampler.divergences.clone()
+    storage = collect(sampler, num_samples, into=SampleStorage(), burn_in=burn_in, progress=progress)
     posterior = Posterior(space, storage, sampler, before)
+    moments = StreamingMoments()
+    for draw in storage.samples[:: max(num_samples // moments.num_batches, 1)]:
+        moments.append(draw)
     if (worst := moments.r_hat.max().item()) > LARGE_R_HAT:
         warnings.warn(
             f"{OWNER}: chains disagree: R-hat is up to {worst:.2f}, expected below {LARGE_R_HAT}: draw more samples, "

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +36,8 @@ from ..settings import require
 Potential = Callable[[Any, Tensor], Tensor]
 
 
-@runtime_checkable
-class HasGradient(Protocol):
-    """A potential that gives its own gradient, such as :class:`ald_ext.samplers.CapturedPotential`."""
-
-    def value_and_gradient(self, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return U(x, z), (batch,), and ∇_z U(x, z), (batch, d)."""
-
+#: U and ∇_z U, (batch,) and (batch, d), by a potential that has such a function as its ``value_and_gradient``.
+ValueAndGradient = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 #: Whether the caller rejects states outside of a prior's support, so that they are no error.
 REJECTS: ContextVar[bool] = ContextVar("REJECTS", default=False)
@@ -68,8 +63,9 @@ def potential_and_gradient(
         RuntimeError: the potential's shape is not (batch,), or no gradient for z comes out of it.
         ValueError: z outside of the support of a prior, unless ``rejects``.
     """
-    if isinstance(potential, HasGradient):
-        return potential.value_and_gradient(x, z)
+    own: ValueAndGradient | None = getattr(potential, "value_and_gradient", None)
+    if own is not None:
+        return own(x, z)
     token = REJECTS.set(rejects)
     try:
         with torch.enable_grad():

@@ -1,5 +1,6 @@
 """Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
+from .adaptation import warm_up
 from .amortized import AmortizedLangevin, sampler_from_encoder
 from .captured import CapturedPotential
 from .chains import chains_of_rank, gather_chains, load_chains, save_chains
@@ -36,7 +37,6 @@ from .potential import (
 from .streaming import StreamingMoments
 from .transforms import TransformedPotential
 from .variational import GaussianEncoder, fit_variational, negative_elbo
-from .warm_up import warm_up
 
 __all__ = [
     "HMC",

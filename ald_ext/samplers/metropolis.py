@@ -22,7 +22,7 @@ TEST_DRAW, JITTER_DRAW = 1, 2
 MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
 
 #: What counts as a chain's least acceptance in a harmonic mean.
-LEAST_ACCEPTANCE = 1e-3
+LEAST_ACCEPTANCE = 0.1
 
 
 class ChainStates(NamedTuple):
@@ -137,16 +137,14 @@ class MetropolisSampler(DatapointSampler):
         """The share of proposals accepted since adaptation, (n,) or (n, chains); NaN before the first."""
         return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
-    def adapt_for(self, num_steps: int, *, harmonic: bool = False) -> None:
-        """Adapt the step sizes, from what they are now, for so many more steps by Note [Adaptation].
+    def adapt_for(self, num_steps: int) -> None:
+        """Adapt the step sizes, from what they are now, for so many more steps, 1 at least, by Note [Adaptation].
 
-        Args:
-            num_steps: 1 or more.
-            harmonic: whether the mean over chains is the harmonic one, which the chain decides that is stuck, as it
-                begins where a step has to be small.
+        The mean over chains is the harmonic one here (Hoffman, Radul & Sountsov 2021), so that a chain which is stuck
+        makes steps smaller.
         """
         self._require(num_steps >= 1, "num_steps", num_steps, "an integer > 0")
-        self._harmonic = harmonic
+        self._harmonic = True
         self.adapt_steps, self._adapted_from = self.step_count + num_steps, self.step_count
         self._adaptation = DualAveraging.start(self.step_size)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..ops import draw_seed
 from ..settings import require
 from . import diagnostics
+from .adaptation import warm_up as adapt
 from .captured import CapturedPotential
 from .collection import SampleStorage, collect
 from .datapoint import DatapointSampler
@@ -21,7 +22,6 @@ from .export import chain_first, data_tree, write_netcdf
 from .metropolis import MetropolisSampler
 from .parameters import ParameterSpace, batched_log_density, leaves, structured
 from .streaming import StreamingMoments
-from .warm_up import warm_up as warm_up_sampler
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -173,7 +173,7 @@ def sample(
     z = _starts(space, given, potential, like.new_empty(chains, space.dimension), seed)
     sampler = kernel(potential, None, z[None], seed=seed)
     if isinstance(sampler, MetropolisSampler):
-        warm_up_sampler(sampler, warm_up, mass_matrix=mass_matrix, progress=progress)
+        adapt(sampler, warm_up, mass_matrix=mass_matrix, progress=progress)
         burn_in = 0
     else:
         burn_in = warm_up
@@ -223,7 +223,8 @@ def _starts(
         z = torch.where(bad[:, None].to(z.device), drawn.to(z), z)
         parts = dict(zip(space.shapes, z.split(space.sizes, -1), strict=True))
         z = torch.cat([fixed.get(name, part) for name, part in parts.items()], 1)
-        value, gradient = potential.value_and_gradient(None, z)
+        with torch.no_grad():  # as in the sampler, which torch.compile looks at
+            value, gradient = potential.value_and_gradient(None, z)
         bad = ~(value.isfinite() & gradient.isfinite().all(1)).cpu()
         if not bad.any() or len(fixed) == len(parts):
             break

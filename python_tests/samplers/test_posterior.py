@@ -27,8 +27,8 @@ from ald_ext.samplers import (
     sample,
     warm_up,
 )
+from ald_ext.samplers.adaptation import PooledCovariance, windows
 from ald_ext.samplers.dynamic_hmc import van_der_corput
-from ald_ext.samplers.warm_up import PooledCovariance, windows
 
 pytest.importorskip("arviz_stats")
 
@@ -172,7 +172,7 @@ def test_divergences_are_told() -> None:
         return -z[0].square() / 18 - z[1:].square().sum() * (-z[0]).exp() / 2 - 4.5 * z[0]
 
     with pytest.warns(UserWarning, match="transitions diverged") as warned:
-        posterior = sample(funnel, (10,), num_samples=200, warm_up=100, seed=0)
+        posterior = sample(funnel, (10,), num_samples=100, warm_up=60, seed=0)
     told = next(str(warning.message) for warning in warned if "diverged" in str(warning.message))
     assert f"{int(posterior.divergences.sum())} transitions" in told
 
@@ -256,7 +256,7 @@ def test_warm_up_of_many_data(sampler_class: Any, chains: tuple[int, ...]) -> No
     assert sampler.step_size.min() > 0.3
     assert sampler.adaptation_steps_left == 0
     if chains:
-        draws = collect(sampler, 800)
+        draws = collect(sampler, 400)
         for datum in range(4):
             values = draws[:, datum : datum + 1]
             assert_within_errors(values / x[datum], torch.zeros(2), torch.ones(2))

@@ -6,9 +6,9 @@ Note [Warm-up]
 
         M = (N Σ̂ + 5·10⁻³ diag Σ̂) / (N + 5),      N = chains · steps,
 
-    which is the inverse mass matrix from there on; of a :class:`DynamicHMC` the trajectory length is chosen, too. Until
-    then the step sizes follow the harmonic mean of the acceptance of chains, so that those which start far out move as
-    well. The last sixth of the steps adapts the step sizes to what has been found, by the arithmetic mean.
+    which is the inverse mass matrix from there on; of a :class:`DynamicHMC` the trajectory length is chosen, too. The
+    last sixth of the steps only adapts the step sizes to what has been found. These follow the harmonic mean of the
+    acceptance of chains, so that chains which start far out, or come to a narrow place, move as well.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
             enough = z[0].numel() * length >= DRAWS_A_DIMENSION * z.shape[-1] ** 2
             dense = mass_matrix == "dense" or (mass_matrix == "auto" and enough)
             pooled = PooledCovariance(z, dense=dense)
-            sampler.adapt_for(length, harmonic=True)
+            sampler.adapt_for(length)
             if dynamic:
                 dynamic.num_leapfrog_steps = min(longest, FIRST_LENGTH * 2**position)
                 dynamic.record = TrajectoryRecord(center)

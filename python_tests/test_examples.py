@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,12 @@ def test_residuals_around_an_encoder_sample_thousands_of_data_and_new_ones(tmp_p
         assert 0.7 < results[name]["p5"] < results[name]["p95"] < 1.35, name
         assert results[name]["ess"] > 100, name
     assert_picture(tmp_path / "many_data.png")
+
+
+def test_one_posterior_is_sampled_in_one_call(tmp_path: Path):
+    results = run_example("posterior", "--out", tmp_path)
+    assert results["chains"] == 16
+    assert results["largest R-hat"] < 1.2
+    assert results["accuracy on the data themselves"] > 0.97
+    assert json.loads((tmp_path / "posterior.json").read_text()) == results
+    assert_picture(tmp_path / "posterior.png")

@@ -1,6 +1,8 @@
 """Samplers of latent variables; :mod:`ald_ext.samplers.potential` says what potentials, sums and means are."""
 
+from .adaptation import warm_up
 from .amortized import AmortizedLangevin, sampler_from_encoder
+from .captured import CapturedPotential
 from .chains import chains_of_rank, gather_chains, load_chains, save_chains
 from .check import CheckReport, CheckRun, check_optimizer, check_sampler
 from .collection import Collector, Sampler, SampleStorage, Sink, collect
@@ -17,11 +19,13 @@ from .diagnostics import (
     summarize,
     virial_temperature,
 )
+from .dynamic_hmc import DynamicHMC
 from .export import save_netcdf, to_inference_data
 from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
 from .langevin import LangevinDynamics, UnderdampedLangevin
 from .last_layer import LastLayerALD, LastLayerSGALD
 from .metropolis import HMC, MALA, MetropolisSampler
+from .posterior import Posterior, sample
 from .potential import (
     GaussianPotential,
     LinearGaussianPotential,
@@ -39,10 +43,12 @@ __all__ = [
     "HMC",
     "MALA",
     "AmortizedLangevin",
+    "CapturedPotential",
     "CheckReport",
     "CheckRun",
     "Collector",
     "DatapointSampler",
+    "DynamicHMC",
     "GaussianEncoder",
     "GaussianPotential",
     "LangevinDynamics",
@@ -50,6 +56,7 @@ __all__ = [
     "LastLayerSGALD",
     "LinearGaussianPotential",
     "MetropolisSampler",
+    "Posterior",
     "Potential",
     "RandomFourierFeatures",
     "ResidualALD",
@@ -79,6 +86,7 @@ __all__ = [
     "potential_gradient",
     "prior_potential",
     "r_hat",
+    "sample",
     "sampler_from_encoder",
     "save_chains",
     "save_netcdf",
@@ -86,4 +94,5 @@ __all__ = [
     "tanh_network",
     "to_inference_data",
     "virial_temperature",
+    "warm_up",
 ]

@@ -47,6 +47,7 @@ class DatapointSampler(ABC):
 
     Attributes:
         step_count: the number of steps that were made.
+        num_gradients: the number of gradients that this object has taken of each chain.
 
     Raises:
         ValueError: an argument out of its range, or shapes that do not fit.
@@ -94,7 +95,7 @@ class DatapointSampler(ABC):
         self.first_chain = first_chain
         self._z = z.detach().clone(memory_format=torch.contiguous_format)
         self._rows_of_x = x if x is None or z.dim() == 2 else x.repeat_interleave(z.shape[1], 0)  # one for each chain
-        self.step_count = self._first_step = 0
+        self.step_count = self._first_step = self.num_gradients = 0
 
     @property
     def z(self) -> Tensor:
@@ -176,6 +177,7 @@ class DatapointSampler(ABC):
         """Return U, one value for each chain, and ∇U in the shape of z."""
         rows = z.flatten(0, -2)
         value, gradient = potential_and_gradient(self.potential, self._rows_of_x, rows, rejects=self.rejects)
+        self.num_gradients += 1
         return value.view(z.shape[:-1]), gradient.reshape(z.shape).contiguous()
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:

@@ -18,7 +18,7 @@ from .collection import SampleStorage
 from .diagnostics import with_chains
 
 if TYPE_CHECKING:
-    import xarray
+    from xarray import DataTree
 
 
 def to_inference_data(
@@ -27,7 +27,7 @@ def to_inference_data(
     name: str = "z",
     sample_stats: Mapping[str, Tensor] | None = None,
     attributes: Mapping[str, Any] | None = None,
-) -> xarray.DataTree:
+) -> DataTree:
     """Return samples for ArviZ: a DataTree whose group "posterior" has the dimensions chain, draw, datum, latent.
 
     Args:
@@ -42,12 +42,6 @@ def to_inference_data(
         ValueError: shapes that do not fit.
         ImportError: arviz-base is missing.
     """
-    try:
-        from arviz_base import from_dict
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "ald_ext.samplers.to_inference_data: needs arviz-base: pip install 'ald_ext[diagnostics]'"
-        ) from error
     array = with_chains("to_inference_data", samples)
     groups, statistics = {"posterior": {name: chain_first(array)}}, {}
     diverging = samples.diverging if isinstance(samples, SampleStorage) else None
@@ -61,8 +55,19 @@ def to_inference_data(
     if statistics:
         groups["sample_stats"] = statistics
     dims = {name: ["datum", "latent"]} | {key: ["datum"] for key in statistics}
-    posterior_attributes = {key: storable(value) for key, value in {**versions(), **(attributes or {})}.items()}
-    tree: xarray.DataTree = from_dict(groups, dims=dims, attrs={"posterior": posterior_attributes})
+    return data_tree(groups, dims, attributes or {})
+
+
+def data_tree(groups: dict[str, Any], dims: dict[str, list[str]] | None, attributes: Mapping[str, Any]) -> DataTree:
+    """Return groups of arrays (chains, draws, ...) for ArviZ. ImportError if arviz-base is missing."""
+    try:
+        from arviz_base import from_dict
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ald_ext.samplers.to_inference_data: needs arviz-base: pip install 'ald_ext[diagnostics]'"
+        ) from error
+    stored = {key: storable(value) for key, value in {**versions(), **attributes}.items()}
+    tree: DataTree = from_dict(groups, dims=dims, attrs={"posterior": stored})
     return tree
 
 
@@ -100,7 +105,11 @@ def save_netcdf(path: Path | str, samples: Tensor | SampleStorage, **options: An
         ImportError: arviz-base or h5netcdf is missing.
         OSError: the file cannot be written.
     """
-    tree = to_inference_data(samples, **options)
+    write_netcdf(path, to_inference_data(samples, **options))
+
+
+def write_netcdf(path: Path | str, tree: DataTree) -> None:
+    """Write a tree as netCDF, whole or not at all. ImportError if h5netcdf is missing."""
     try:
         import h5netcdf  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,62 +1,28 @@
-"""Samplers with a Metropolis-Hastings test, MALA and HMC, and the adaptation of their step sizes."""
+"""Samplers with a Metropolis-Hastings test, MALA and HMC."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .datapoint import DatapointSampler
+from .dual_averaging import DualAveraging
 from .potential import Potential
 
 #: Numbers of the draws that decide about a proposal and vary HMC's step size, see Note [Noise of datapoint samplers].
 TEST_DRAW, JITTER_DRAW = 1, 2
 
-#: γ, t₀ and κ of Hoffman & Gelman (2014), Section 3.2.1.
-SHRINKAGE, DELAY, AVERAGING_EXPONENT = 0.05, 10, 0.75
-
 #: Energy error in units of T from which on a proposal counts as diverged, and the scale from which on an adapted step
 #: counts as that of an improper target, as in Stan.
 MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
 
-
-class DualAveraging(NamedTuple):
-    """Step sizes that adapt to a target acceptance, element by element (Hoffman & Gelman 2014, Eq. 6, Algorithm 5).
-
-    With α_t the acceptance at step t = 1, 2, … and δ the target:
-
-        H ← (1 - 1/(t + t₀)) H + (δ - α_t)/(t + t₀),      log ε ← μ - (√t/γ) H,
-        log ε̄ ← t^(-κ) log ε + (1 - t^(-κ)) log ε̄,      μ = log 10 ε₀
-
-    ε is the step size of the next step, ε̄ that after adaptation.
-    """
-
-    step_size: Tensor
-    log_average: Tensor
-    error: Tensor
-    center: Tensor
-
-    @classmethod
-    def start(cls, step_size: Tensor) -> DualAveraging:
-        """Begin with ε₀ = ``step_size``, of any shape."""
-        zero = torch.zeros_like(step_size)
-        return cls(step_size, zero, zero.clone(), step_size.log() + math.log(10))
-
-    def update(self, acceptance: Tensor, target: float, step: int) -> DualAveraging:
-        """Return the state after step number ``step``, whose mean acceptance probabilities were ``acceptance``."""
-        weight = 1 / (step + DELAY)
-        error = (1 - weight) * self.error + weight * (target - acceptance)
-        log_step_size = self.center - math.sqrt(step) / SHRINKAGE * error
-        weight = step**-AVERAGING_EXPONENT
-        log_average = weight * log_step_size + (1 - weight) * self.log_average
-        return DualAveraging(log_step_size.exp(), log_average, error, self.center)
-
-    def frozen(self) -> DualAveraging:
-        """Return the state with the averaged step size as the step size."""
-        return self._replace(step_size=self.log_average.exp())
+#: What counts as a chain's least acceptance in a harmonic mean.
+LEAST_ACCEPTANCE = 0.1
 
 
 class ChainStates(NamedTuple):
@@ -92,8 +58,9 @@ class MetropolisSampler(DatapointSampler):
         potential, x, z, seed, index, first_chain: see :class:`DatapointSampler`.
         step_size: a number > 0, or a tensor (n,) with one for each datum, at which adaptation begins.
         temperature: T > 0.
-        inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; None stands for the
-            identity. The best choice is near the target's covariance. The attribute may be set between steps.
+        inverse_mass_matrix: M, (d,) for a diagonal one, or (d, d), symmetric and positive definite; one for each datum
+            is (n, 1, d) or (n, d, d). None stands for the identity. The best choice is near the target's covariance,
+            which :func:`warm_up` estimates. The attribute may be set between steps.
         adapt_steps: number of steps of Note [Adaptation]; 0 keeps the step size.
         target_acceptance: a number between 0 and 1; None stands for the sampler's ``best_acceptance``.
 
@@ -128,7 +95,8 @@ class MetropolisSampler(DatapointSampler):
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
-        self.adapt_steps = adapt_steps
+        self.adapt_steps, self._adapted_from = adapt_steps, 0
+        self._harmonic = False
         self.target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
         in_range = 0 < self.target_acceptance < 1
         self._require(in_range, "target_acceptance", self.target_acceptance, "a number between 0 and 1")
@@ -145,7 +113,7 @@ class MetropolisSampler(DatapointSampler):
 
     @property
     def inverse_mass_matrix(self) -> Tensor | None:
-        """M as it was given, (d,) or (d, d); None stands for the identity."""
+        """M as it was given, (d,), (d, d), (n, 1, d) or (n, d, d); None stands for the identity."""
         return self._inverse_mass_matrix
 
     @inverse_mass_matrix.setter
@@ -169,6 +137,17 @@ class MetropolisSampler(DatapointSampler):
         """The share of proposals accepted since adaptation, (n,) or (n, chains); NaN before the first."""
         return self._accepted / max(0, self.step_count - max(self.adapt_steps, self._first_step))
 
+    def adapt_for(self, num_steps: int) -> None:
+        """Adapt the step sizes, from what they are now, for so many more steps, 1 at least, by Note [Adaptation].
+
+        The mean over chains is the harmonic one here (Hoffman, Radul & Sountsov 2021), so that a chain which is stuck
+        makes steps smaller.
+        """
+        self._require(num_steps >= 1, "num_steps", num_steps, "an integer > 0")
+        self._harmonic = True
+        self.adapt_steps, self._adapted_from = self.step_count + num_steps, self.step_count
+        self._adaptation = DualAveraging.start(self.step_size)
+
     def refresh(self) -> None:
         """Evaluate the potential, which has changed, at the current states. ValueError if it is not finite there."""
         value, gradient = self._evaluate(self._z)
@@ -189,8 +168,10 @@ class MetropolisSampler(DatapointSampler):
         accepted = log_uniform < log_ratio
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
-            mean = probability.flatten(1).mean(1) if probability.dim() > 1 else probability
-            adapted = self._adaptation.update(mean, self.target_acceptance, step)
+            probability = probability[:, None] if probability.dim() == 1 else probability
+            inverse = 1 / probability.clamp_min(LEAST_ACCEPTANCE)
+            mean = 1 / inverse.mean(1) if self._harmonic else probability.mean(1)
+            adapted = self._adaptation.update(mean, self.target_acceptance, step - self._adapted_from)
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
@@ -221,7 +202,22 @@ class MetropolisSampler(DatapointSampler):
         factor = self._mass_factor
         if factor is None:
             return v
-        return v * factor if factor.dim() == 1 else v @ (factor if transposed else factor.mT)
+        if factor.dim() == 1 or factor.shape[-2] == 1:
+            return v * (factor[:, 0] if factor.dim() > v.dim() else factor)
+        factor = factor if transposed else factor.mT
+        return (v[:, None] @ factor)[:, 0] if factor.dim() > v.dim() else v @ factor
+
+    def whitened(self, z: Tensor) -> Tensor:
+        """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""
+        factor = self._mass_factor
+        if factor is None:
+            return z
+        lone = factor.dim() > self._z.dim()
+        if factor.dim() == 1 or factor.shape[-2] == 1:
+            return z / (factor[:, 0] if lone else factor)
+        rows = z[..., None, :] if lone else z
+        solved = torch.linalg.solve_triangular(factor.mT, rows, upper=True, left=False)
+        return solved[..., 0, :] if lone else solved
 
     def _tensors(self) -> dict[str, Tensor]:
         adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}
@@ -246,13 +242,14 @@ class MetropolisSampler(DatapointSampler):
             return None
         name, d = "inverse_mass_matrix", self._z.shape[-1]
         matrix = matrix.to(self._z)
-        fits = matrix.shape in ((d,), (d, d))
-        self._require(fits, name, f"shape {tuple(matrix.shape)}", f"({d},) or ({d}, {d})")
-        if matrix.dim() == 1:
+        n, shape = len(self._z), tuple(matrix.shape)
+        fits = shape in ((d,), (d, d), (n, 1, d), (n, d, d))
+        self._require(fits, name, f"shape {shape}", f"({d},), ({d}, {d}), ({n}, 1, {d}) or ({n}, {d}, {d})")
+        if matrix.dim() == 1 or matrix.shape[-2] == 1:
             factor, positive = matrix.sqrt(), bool((matrix.isfinite() & (matrix > 0)).all())
         else:
             factor, failed = torch.linalg.cholesky_ex(matrix)
-            positive = not bool(failed) and torch.allclose(matrix, matrix.mT)
+            positive = not bool(failed.any()) and torch.allclose(matrix, matrix.mT)
         self._require(positive, name, matrix.tolist(), "symmetric and positive definite")
         return factor
 
@@ -349,12 +346,30 @@ class HMC(MetropolisSampler):
         if self.jitter > 0:
             uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
             step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
-        initial = v = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
-        state = current
-        for _ in range(self.num_leapfrog_steps):
-            v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
-            z = state.z + step_size * self._by_mass_factor(v)
+        initial = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
+        trajectory = self._trajectory(current, initial, step_size, self._length(step))
+        for state, v in trajectory:  # noqa: B007
+            pass
+        return state, self._log_ratio(current, initial, state, v)
+
+    def _length(self, step: int) -> int:
+        """Return L of step number ``step``."""
+        return self.num_leapfrog_steps
+
+    def _trajectory(
+        self, state: ChainStates, v: Tensor, step_size: Tensor, length: int
+    ) -> Iterator[tuple[ChainStates, Tensor]]:
+        """Yield the states of a trajectory and their v, after each of ``length`` leapfrog steps."""
+        half, force = step_size / 2, self._by_mass_factor(state.gradient, transposed=True)
+        for _ in range(length):
+            v = torch.addcmul(v, half, force, value=-1)
+            z = torch.addcmul(state.z, step_size, self._by_mass_factor(v))
             state = ChainStates(z, *self._evaluate(z))
-            v = v - step_size / 2 * self._by_mass_factor(state.gradient, transposed=True)
+            force = self._by_mass_factor(state.gradient, transposed=True)
+            v = torch.addcmul(v, half, force, value=-1)
+            yield state, v
+
+    def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
+        """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
         kinetic_difference = (initial.square() - v.square()).sum(-1) / 2
-        return state, (current.potential - state.potential + kinetic_difference) / self.temperature
+        return (current.potential - state.potential + kinetic_difference) / self.temperature

@@ -35,6 +35,10 @@ from ..settings import require
 #: U(x, z): (batch, ...) or None, (batch, d) -> (batch,). Note [Potentials, sums and means].
 Potential = Callable[[Any, Tensor], Tensor]
 
+
+#: U and ∇_z U, (batch,) and (batch, d), by a potential that has such a function as its ``value_and_gradient``.
+ValueAndGradient = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+
 #: Whether the caller rejects states outside of a prior's support, so that they are no error.
 REJECTS: ContextVar[bool] = ContextVar("REJECTS", default=False)
 
@@ -59,6 +63,9 @@ def potential_and_gradient(
         RuntimeError: the potential's shape is not (batch,), or no gradient for z comes out of it.
         ValueError: z outside of the support of a prior, unless ``rejects``.
     """
+    own: ValueAndGradient | None = getattr(potential, "value_and_gradient", None)
+    if own is not None:
+        return own(x, z)
     token = REJECTS.set(rejects)
     try:
         with torch.enable_grad():
@@ -70,7 +77,7 @@ def potential_and_gradient(
                 if finite.all():
                     raise
                 value = potential_inside(potential, finite, x, leaf, outside=math.nan)
-            value = _one_value_a_datum("potential_and_gradient", "potential", value, leaf)
+            value = one_value_a_datum("potential_and_gradient", "potential", value, leaf)
             # Each row depends on its own datum only, so the gradient of the sum holds the gradients of all rows.
             gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
     finally:
@@ -98,7 +105,7 @@ def posterior_potential(log_prior: LogDensity, log_likelihood: Callable[[Any, Te
     prior = _log_density("posterior_potential", "log_prior", log_prior)
 
     def potential(x: Any, z: Tensor) -> Tensor:
-        likelihood = _one_value_a_datum("posterior_potential", "log_likelihood", log_likelihood(x, z), z)
+        likelihood = one_value_a_datum("posterior_potential", "log_likelihood", log_likelihood(x, z), z)
         return -prior(z) - likelihood
 
     return _on_support("posterior_potential", log_prior, potential)
@@ -120,7 +127,7 @@ def prior_potential(
         RuntimeError: in a call, if the shape is not (batch,).
     """
     if energy is not None and log_prob is None:
-        return lambda _x, z: _one_value_a_datum("prior_potential", "energy", energy(z), z)
+        return lambda _x, z: one_value_a_datum("prior_potential", "energy", energy(z), z)
     if log_prob is None or energy is not None:
         got = "neither" if energy is None else "both"
         raise ValueError(f"ald_ext.samplers.prior_potential: log_prob, energy: got {got}, expected one of them")
@@ -260,18 +267,19 @@ def _on_support(owner: str, prior: LogDensity, potential: Potential) -> Potentia
 def _log_density(owner: str, name: str, log_density: LogDensity) -> Callable[[Tensor], Tensor]:
     """Return a log density as a function (batch, d) -> (batch,) that checks its shape."""
     if not isinstance(log_density, Distribution):
-        return lambda z: _one_value_a_datum(owner, name, log_density(z), z)
+        return lambda z: one_value_a_datum(owner, name, log_density(z), z)
 
     def summed(z: Tensor) -> Tensor:
         log_prob = log_density.log_prob(z)  # distributions of independent coordinates keep their dimensions
         value = log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
         constant = z.requires_grad and not value.requires_grad  # as of Uniform, whose gradient is 0
-        return _one_value_a_datum(owner, name, value + 0 * z.sum(1) if constant else value, z)
+        return one_value_a_datum(owner, name, value + 0 * z.sum(1) if constant else value, z)
 
     return summed
 
 
-def _one_value_a_datum(owner: str, name: str, value: Tensor, z: Tensor) -> Tensor:
+def one_value_a_datum(owner: str, name: str, value: Tensor, z: Tensor) -> Tensor:
+    """Return values of the rows of z. RuntimeError if their shape is not (batch,)."""
     if value.shape != z.shape[:1]:
         raise RuntimeError(
             f"ald_ext.samplers.{owner}: {name}: got a result of shape {tuple(value.shape)}, expected ({len(z)},), "

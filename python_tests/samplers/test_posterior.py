@@ -1,0 +1,324 @@
+"""One posterior in one call: exact answers, structures and constraints, warm-up, errors in one line."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Exponential, Gamma, Normal, constraints
+
+from ald_ext.samplers import (
+    HMC,
+    MALA,
+    CapturedPotential,
+    DynamicHMC,
+    GaussianPotential,
+    LangevinDynamics,
+    LinearGaussianPotential,
+    collect,
+    monte_carlo_standard_error,
+    sample,
+    warm_up,
+)
+from ald_ext.samplers.adaptation import PooledCovariance, windows
+from ald_ext.samplers.dynamic_hmc import van_der_corput
+
+pytest.importorskip("arviz_stats")
+
+DTYPE = torch.float64
+
+
+def assert_within_errors(draws: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Mean and variance of draws (draws, 1, chains, d), each within 5 Monte Carlo standard errors."""
+    for values, expected in ((draws, mean), ((draws - mean).square(), variance)):
+        error = monte_carlo_standard_error(values)[0]
+        deviation = (values.mean((0, 1, 2)) - expected).abs()
+        assert (deviation < 5 * error).all(), (deviation / error).max()
+        assert (error < 0.2 * variance.sqrt().clamp_min(variance)).all()
+
+
+def correlated_gaussian(d: int, condition: float) -> GaussianPotential:
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=DTYPE))
+    covariance = (basis * torch.logspace(0, math.log10(condition), d, dtype=DTYPE)) @ basis.T
+    return GaussianPotential(torch.arange(d, dtype=DTYPE), (covariance + covariance.T) / 2)
+
+
+@pytest.mark.parametrize("mass_matrix", ["auto", "diagonal"])
+def test_a_badly_scaled_gaussian(mass_matrix: str) -> None:
+    target = correlated_gaussian(10, 100.0)
+    posterior = sample(
+        lambda z: -target(None, z[None])[0],
+        (10,),
+        mass_matrix=mass_matrix,
+        num_samples=300,
+        warm_up=200,
+        dtype=DTYPE,
+        seed=3,
+    )
+    assert posterior.samples.shape == (300, 16, 10)
+    assert_within_errors(posterior.samples[:, None], target.mean, target.covariance.diag())
+    assert posterior.r_hat.max() < 1.05
+    assert posterior.divergences.tolist() == [0] * 16
+    torch.testing.assert_close(posterior.mean, posterior.samples.mean((0, 1)))
+
+
+def test_a_dictionary_with_constraints_and_a_nested_one() -> None:
+    """A rate with a conjugate prior, of which the posterior is Gamma(5, 8), beside a normal one in two dimensions."""
+    counts = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0])
+
+    def log_density(p: Any) -> Tensor:
+        rate, place = p["rate"], p["inner"]["place"]
+        poisson = (counts * rate.log() - rate).sum()
+        return Gamma(1.0, 3.0).log_prob(rate) + poisson + Normal(2.0, 0.5).log_prob(place).sum()
+
+    shapes = {"rate": (), "inner": {"place": (2,)}}
+    posterior = sample(log_density, shapes, constraints={"rate": constraints.positive}, num_samples=500, seed=1)
+    assert posterior.samples["inner"]["place"].shape == (500, 16, 2)
+    rate = posterior.samples["rate"]
+    assert rate.shape == (500, 16)
+    assert (rate > 0).all()
+    assert_within_errors(rate[:, None, :, None].double(), torch.tensor([5 / 8]), torch.tensor([5 / 64]))
+    place = posterior.samples["inner"]["place"][:, None].double()
+    assert_within_errors(place, torch.full((2,), 2.0), torch.full((2,), 0.25))
+    assert posterior.mean["inner"]["place"].shape == (2,)
+    assert posterior.effective_sample_size["rate"] > 1000
+    assert posterior.summary["inner.place"]["sd"].shape == (2,)
+
+
+def test_shares_on_the_simplex() -> None:
+    """Dirichlet(2, 3, 5), sampled in two dimensions by stick breaking."""
+    weight = torch.tensor([1.0, 2.0, 4.0])
+    posterior = sample(
+        lambda p: (weight * p.log()).sum(), (3,), constraints=constraints.simplex, num_samples=500, seed=0
+    )
+    assert posterior.sampler.z.shape == (1, 16, 2)
+    mean = torch.tensor([0.2, 0.3, 0.5])
+    assert_within_errors(posterior.samples[:, None].double(), mean, mean * (1 - mean) / 11)
+
+
+def test_batched_and_starts_of_each_chain() -> None:
+    starts = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    options = {"num_samples": 20, "warm_up": 30, "seed": 5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few draws may disagree
+        one = sample(lambda z: -z.square().sum() / 2, starts, **options)
+        all_at_once = sample(lambda z: -z.square().sum(-1) / 2, starts, batched=True, **options)
+        by_shape = sample(lambda z: -z.square().sum() / 2, (3,), chains=4, **options)
+    assert one.samples.shape == (20, 4, 3)
+    torch.testing.assert_close(one.samples, all_at_once.samples)
+    assert not torch.equal(one.samples, by_shape.samples)
+
+
+def test_the_seed_decides_all() -> None:
+    options: dict[str, Any] = {"num_samples": 10, "warm_up": 20, "chains": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, second, other = (
+            sample(lambda z: -z.square().sum(), (2,), seed=seed, **options).samples for seed in (1, 1, 2)
+        )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("kernel", "variance"), [(MALA, 1.0), (LangevinDynamics, 1 / (1 - 0.2 / 2))])
+def test_other_kernels(kernel: Any, variance: float) -> None:
+    posterior = sample(
+        lambda z: -z.square().sum() / 2,
+        (2,),
+        kernel=partial(kernel, step_size=0.2),
+        num_samples=500,
+        warm_up=100,
+        seed=0,
+    )
+    assert isinstance(posterior.sampler, kernel)
+    assert_within_errors(posterior.samples[:, None].double(), torch.zeros(2), torch.full((2,), variance))
+
+
+def test_inference_data(tmp_path: Path) -> None:
+    pytest.importorskip("h5netcdf")
+    xarray = pytest.importorskip("xarray")
+    if not hasattr(xarray, "open_datatree"):
+        pytest.skip("this xarray has no trees")
+    posterior = sample(
+        lambda p: -p["a"].square().sum() - p["b"].square(), {"a": (2, 3), "b": ()}, num_samples=100, seed=0
+    )
+    posterior.save_netcdf(tmp_path / "samples.nc")
+    tree = xarray.open_datatree(tmp_path / "samples.nc", engine="h5netcdf")
+    assert tree["posterior"]["a"].shape == (16, 100, 2, 3)
+    assert tree["posterior"]["a"].dims[:2] == ("chain", "draw")
+    torch.testing.assert_close(torch.tensor(tree["posterior"]["b"].values), posterior.samples["b"].T)
+    assert tree["sample_stats"]["diverging"].shape == (16, 100)
+
+
+def test_chains_that_disagree_are_told() -> None:
+    """Two modes that no trajectory joins, and each start stays at its own."""
+    starts = torch.tensor([[-20.0], [20.0]]).repeat(4, 1)
+    with pytest.warns(UserWarning, match=r"^ald_ext.samplers.sample: chains disagree: R-hat is up to \d+"):
+        sample(lambda z: -(z.abs() - 20).square().sum() / 2, starts, num_samples=50, warm_up=50, seed=0)
+
+
+def test_divergences_are_told() -> None:
+    """Beyond 1.5 the density is NaN, and trajectories that get there diverge, however small their steps are."""
+    with pytest.warns(UserWarning, match="transitions diverged") as warned:
+        posterior = sample(
+            lambda z: -z.where(z.abs() < 1.5, math.nan).square().sum(), torch.zeros(8, 2), num_samples=100, warm_up=40
+        )
+    told = next(str(warning.message) for warning in warned if "diverged" in str(warning.message))
+    assert f"{int(posterior.divergences.sum())} transitions" in told
+
+
+Z = torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("log_density", "parameters", "options", "expected"),
+    [
+        (torch.sum, torch.zeros(3), {}, r"parameters: got shape \(3,\), torch.float32, expected \(4, ...\)"),
+        (torch.sum, Z.long(), {}, r"parameters: got shape \(4, 2\), torch.int64, expected floating-point starts"),
+        (torch.sum, {"a": Z, "b": Z.double()}, {}, "parameters: b: got torch.float64 on cpu, expected torch.float32"),
+        (torch.sum, {"a": 2.5}, {}, r"parameters: a: got 2.5, expected a shape such as \(3,\)"),
+        (torch.sum, {}, {}, "parameters: got no element"),
+        (torch.neg, (3,), {}, r"log_density: got a result of shape \(3,\), expected one number"),
+        (lambda _: 1.0, (3,), {}, "log_density: got one that vmap cannot run"),
+        (lambda z: z.sum() if z[0] > 0 else -z.sum(), (3,), {}, "log_density: got one that vmap cannot run"),
+        (torch.sum, (3,), {"batched": True}, r"log_density: got a result of shape \(\), expected \(4,\)"),
+        (lambda z: z.sum() / 0, (3,), {}, "log_density: got one that is not finite.* at 4 of 4 starts"),
+        (torch.sum, Z - 1, {"constraints": constraints.positive}, "parameters: got values outside or on the boundary"),
+        (torch.sum, (3,), {"constraints": {"b": constraints.positive}}, "constraints: got that of 'b', expected those"),
+        (torch.sum, (3,), {"constraints": 3}, "constraints: got 3, expected a Constraint"),
+        (torch.sum, (3,), {"chains": 1}, "chains: got 1, expected an integer >= 2"),
+        (torch.sum, (3,), {"num_samples": 3}, "num_samples: got 3, expected an integer >= 4"),
+        (torch.sum, (3,), {"warm_up": 5}, "num_steps: got 5, expected an integer >= 20"),
+        (torch.sum, (3,), {"mass_matrix": "full"}, "mass_matrix: got 'full', expected one of identity, diagonal"),
+        (torch.sum, (3,), {"seed": -1}, "seed: got -1, expected an integer, 0 <= seed"),
+    ],
+)
+def test_errors_in_one_line(log_density: Any, parameters: Any, options: dict[str, Any], expected: str) -> None:
+    options = {"num_samples": 4, "warm_up": 20, "chains": 4, "seed": 0, **options}
+    with pytest.raises(ValueError, match=expected) as caught:
+        sample(log_density, parameters, **options)
+    assert str(caught.value).startswith("ald_ext.samplers.")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_van_der_corput_sequence() -> None:
+    assert [van_der_corput(step) for step in range(1, 8)] == [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
+
+
+@pytest.mark.parametrize("num_steps", [20, 57, 300, 1000])
+def test_windows_fill_the_warm_up(num_steps: int) -> None:
+    *lengths, last = windows(num_steps)
+    assert sum(lengths) + last == num_steps
+    assert all(later >= earlier for earlier, later in pairwise(lengths))
+    assert last == num_steps // 6
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 5, 2)])
+def test_the_covariance_over_steps_and_chains(shape: tuple[int, ...]) -> None:
+    draws = torch.randn(40, *shape, generator=torch.Generator().manual_seed(0), dtype=DTYPE) + 1e4
+    pooled, diagonal = PooledCovariance(draws[0], dense=True), PooledCovariance(draws[0], dense=False)
+    for draw in draws:
+        pooled.append(draw)
+        diagonal.append(draw)
+    of_each = draws.movedim(1, 0).reshape(3, -1, 2)
+    count = of_each.shape[1]
+    expected = torch.stack([torch.cov(rows.T) for rows in of_each])
+    shrunk = (expected + torch.diag_embed(5e-3 / count * expected.diagonal(dim1=1, dim2=2))) * count / (count + 5)
+    torch.testing.assert_close(pooled.estimate(), shrunk)
+    torch.testing.assert_close(diagonal.estimate()[:, 0], shrunk.diagonal(dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("sampler_class", [HMC, MALA, DynamicHMC])
+@pytest.mark.parametrize("chains", [(), (6,)])
+def test_warm_up_of_many_data(sampler_class: Any, chains: tuple[int, ...]) -> None:
+    """Each datum gets its own step size and mass matrix, in scales that differ a thousandfold."""
+    scales = torch.logspace(-1.5, 1.5, 4, dtype=DTYPE)
+
+    def potential(x: Tensor, z: Tensor) -> Tensor:
+        return ((z / x) ** 2).sum(1) / 2
+
+    x = scales[:, None] * torch.tensor([1.0, 5.0], dtype=DTYPE)
+    options = {"num_leapfrog_steps": 4} if sampler_class is HMC else {}
+    sampler = sampler_class(potential, x, torch.zeros(4, *chains, 2, dtype=DTYPE), step_size=0.01, seed=0, **options)
+    warm_up(sampler, 300)
+    variance = sampler.inverse_mass_matrix.diagonal(dim1=1, dim2=2)
+    assert (variance / x.square()).log().abs().max() < math.log(3)
+    assert sampler.step_size.min() > 0.3
+    assert sampler.adaptation_steps_left == 0
+    if chains:
+        draws = collect(sampler, 400)
+        for datum in range(4):
+            values = draws[:, datum : datum + 1]
+            assert_within_errors(values / x[datum], torch.zeros(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+@pytest.mark.parametrize("chains", [(), (3,)])
+def test_a_mass_matrix_for_each_datum(kind: str, chains: tuple[int, ...]) -> None:
+    """It does what each matrix does by itself."""
+    target = correlated_gaussian(2, 10.0)
+    matrices = torch.stack([torch.eye(2, dtype=DTYPE), target.covariance, torch.diag(target.covariance.diag())])
+    matrices = matrices.diagonal(dim1=1, dim2=2)[:, None] if kind == "diagonal" else matrices
+    z = torch.randn(3, *chains, 2, generator=torch.Generator().manual_seed(2), dtype=DTYPE)
+    options: dict[str, Any] = {"step_size": 0.3, "num_leapfrog_steps": 3, "seed": 4}
+    index = torch.arange(3)
+    x = torch.zeros(3)
+    together = HMC(target, x, z, inverse_mass_matrix=matrices, index=index, **options)
+    states = torch.stack([together.step() for _ in range(5)])
+    for datum, matrix in enumerate(matrices):
+        part = slice(datum, datum + 1)
+        own = matrix[0] if kind == "diagonal" else matrix
+        alone = HMC(target, x[part], z[part], inverse_mass_matrix=own, index=index[part], **options)
+        torch.testing.assert_close(torch.stack([alone.step() for _ in range(5)]), states[:, part])
+    torch.testing.assert_close(
+        together.whitened(together._by_mass_factor(states[-1])), states[-1], msg="whitened is not the inverse"
+    )
+
+
+def test_a_captured_potential_is_the_potential() -> None:
+    target = LinearGaussianPotential(torch.zeros(2), torch.eye(2), torch.eye(2))
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"step_size": 0.1, "num_leapfrog_steps": 3, "seed": 0}
+    expected = collect(HMC(target, x, torch.zeros(3, 2, 2), **options), 5)
+    captured = CapturedPotential(target)
+    torch.testing.assert_close(collect(HMC(captured, x, torch.zeros(3, 2, 2), **options), 5), expected)
+    assert torch.equal(captured(x, x), target(x, x))
+
+
+def test_a_captured_potential_follows_its_tensors() -> None:
+    scale = torch.ones(())
+    captured = CapturedPotential(lambda _, z: z.square().sum(1) * scale)
+    z = torch.ones(2, 3)
+    assert captured.value_and_gradient(None, z)[0].tolist() == [3, 3]
+    scale.fill_(2)
+    value, gradient = captured.value_and_gradient(None, z)
+    assert value.tolist() == [6, 6]
+    assert torch.equal(gradient, 4 * z)
+
+
+@pytest.mark.parametrize(
+    ("potential", "error", "expected"),
+    [
+        (lambda _, z: z.sum(), RuntimeError, r"CapturedPotential: potential: got a result of shape \(\)"),
+        (lambda _, z: z.sum(1) if z[0, 0] > 0 else -z.sum(1), ValueError, "potential: got one that cannot be traced"),
+    ],
+)
+def test_errors_of_captured_potentials(potential: Any, error: type[Exception], expected: str) -> None:
+    with pytest.raises(error, match=expected):
+        CapturedPotential(potential).value_and_gradient(None, torch.ones(2, 2))
+
+
+def test_distributions_validate_again_after_a_capture() -> None:
+    CapturedPotential(lambda _, z: -Exponential(z.exp()).log_prob(z.exp()).sum(1)).value_and_gradient(
+        None, torch.ones(2, 2)
+    )
+    with pytest.raises(ValueError, match="Expected parameter"):
+        Normal(0.0, torch.tensor(-1.0))

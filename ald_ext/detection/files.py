@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.ensemble import EnsembleState, ensemble_of_state, state_of_ensemble
 from ..models.saving import ModelFile, model_contents, model_from_contents, required_fields
-from ..models.tensor_files import read_tensors, write_tensors
+from ..tensor_files import read_tensors, write_tensors
 from ..settings import from_dict, require
 from .preparation import check_tensor, preparation_of_state
 from .prior import RefittedPrior

@@ -15,7 +15,7 @@ from ..settings import from_dict, require, shortened
 from .config import config_from_dict
 from .latent_variable_model import LatentVariableModel
 from .registry import find_model_class
-from .tensor_files import FORMAT, read_tensors, write_tensors
+from ..tensor_files import FORMAT, read_tensors, write_tensors
 
 
 @dataclass(kw_only=True)

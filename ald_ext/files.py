@@ -142,8 +142,8 @@ class FolderLock:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
                 raise BlockingIOError(
-                    f"{self.argument}: got {str(self.folder)!r}, to which another process is writing, expected another folder, "
-                    "or to wait until that process has ended"
+                    f"{self.argument}: got {str(self.folder)!r}, to which another process is writing, expected another "
+                    "folder, or to wait until that process has ended"
                 ) from error
         else:
             self._descriptor = descriptor

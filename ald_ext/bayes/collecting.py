@@ -48,7 +48,7 @@ class RunState:
     optimizers: list[dict[str, Any]]
     schedulers: list[Any]
     batches: dict[str, Any]
-    trace: list[dict[str, float]]
+    trace: list[dict[str, Any]]
 
 
 def collect_parameters(
@@ -104,9 +104,9 @@ def collect_parameters(
         progress: whether to show a progress bar.
 
     Returns:
-        ``samples``, whose ``trace`` tells of every ``thinning``-th step from the beginning, for each chain: step, chain, lr,
-        the minibatch's loss and θ·∇U/d (a temperature, with the minibatch's gradient), and whether it is past the
-        burn-in ("sampling").
+        ``samples``, whose ``trace`` tells of every ``thinning``-th step from the beginning, for each chain: step,
+        chain, lr, the minibatch's loss and θ·∇U/d (a temperature, with the minibatch's gradient), and whether it is
+        past the burn-in ("sampling").
 
     Raises:
         ValueError: a bad number; a loader without minibatches; an optimizer or scheduler that is no function, for
@@ -174,7 +174,7 @@ class Run:
         self.chains, self.optimizers, self.schedulers, self.batches = chains, optimizers, schedulers, batches
         self.samples, self.numbers, self.settings = samples, numbers, settings
         self.step, self.due = 0, 0  # steps that were made, and those of them that count for thinning
-        self.trace: list[dict[str, float]] = []
+        self.trace: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
 
     def folder_of(self, chain: int) -> Path:

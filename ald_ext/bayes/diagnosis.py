@@ -36,7 +36,7 @@ class PosteriorDiagnosis:
             the step is small enough and the chain has converged. None without a trace.
         temperature_error: Monte Carlo standard error of the temperature.
         worst: the predicted value with the largest R-hat, (draws, chains).
-        steps: what ``samples.trace`` has: step, chain, lr, loss, temperature, and whether the step was past the burn-in.
+        steps: what ``samples.trace`` has.
     """
 
     num_chains: int
@@ -46,7 +46,7 @@ class PosteriorDiagnosis:
     temperature: float | None = None
     temperature_error: float | None = None
     worst: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
-    steps: list[dict[str, float]] = field(default_factory=list, repr=False)
+    steps: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """Return plain values: ESS and R-hat in a few quantiles, and the temperature."""
@@ -94,13 +94,14 @@ class PosteriorDiagnosis:
             rows = [row for row in self.steps if row["chain"] == chain]
             steps = [row["step"] for row in rows]
             loss.plot(steps, [row["loss"] for row in rows], linewidth=0.8)
-            values = torch.tensor([row["temperature"] for row in rows])
+            sampling = [row for row in rows if row["sampling"] and row["temperature"] is not None]
+            values = torch.tensor([row["temperature"] for row in sampling])
             means = values.cumsum(0) / torch.arange(1, len(values) + 1)
-            temperature.plot(steps, means.tolist(), linewidth=1)
+            temperature.plot([row["step"] for row in sampling], means.tolist(), linewidth=1)
         loss.set(title="Loss of the minibatch", xlabel="step")
-        temperature.set(title="Temperature θ·∇U/d, mean so far", xlabel="step")
+        temperature.set(title="Temperature θ·∇U/d, mean of the samples so far", xlabel="step")
         if self.temperature is not None:
-            label = f"{self.temperature:.3g} ± {self.temperature_error:.2g} while sampling"
+            label = f"{self.temperature:.3g} ± {self.temperature_error:.2g} over all"
             temperature.axhline(self.temperature, color="black", linestyle=":", linewidth=1, label=label)
             temperature.legend(fontsize=8)
         traces.plot(self.worst.numpy(), linewidth=0.8)
@@ -175,16 +176,14 @@ def diagnose(
     return diagnosis
 
 
-def temperature_of(trace: list[dict[str, float]]) -> tuple[float | None, float | None]:
+def temperature_of(trace: list[dict[str, Any]]) -> tuple[float | None, float | None]:
     """Return the mean temperature while sampling, over all chains, and its standard error; None without one."""
-    by_chain: dict[float, list[float]] = {}
+    by_chain: dict[int, list[float]] = {}
     for row in trace:
-        if row["sampling"]:
+        if row["sampling"] and row["temperature"] is not None:
             by_chain.setdefault(row["chain"], []).append(row["temperature"])
     length = min(map(len, by_chain.values()), default=0)
     if length < 4:
         return None, None
     values = torch.tensor([chain[-length:] for chain in by_chain.values()], dtype=torch.float64)
-    if not values.isfinite().all():  # of an optimizer without num_data
-        return None, None
     return float(values.mean()), float(monte_carlo_standard_error(values.T[:, None, :, None]))

@@ -38,8 +38,9 @@ def is_summed(module: nn.Module, loss: Loss, batch: Any) -> bool:
 
 def check_scale(module: nn.Module, optimizer: Optimizer, loss: Loss, loader: Iterable[Any], batch: Any) -> None:
     """Warn of a summed loss, and of ``num_data`` that is not the number of data."""
-    owner, found = "ald_ext.bayes.collect_parameters", [group.get("num_data") for group in optimizer.param_groups]
-    if found[0] is None:
+    owner = "ald_ext.bayes.collect_parameters"
+    found = [float(group["num_data"]) for group in optimizer.param_groups if "num_data" in group]
+    if not found:
         return  # an optimizer that does not sample
     size = len(loader.dataset) if hasattr(loader, "dataset") and hasattr(loader.dataset, "__len__") else None
     summed = is_summed(module, loss, batch)
@@ -62,13 +63,15 @@ def check_scale(module: nn.Module, optimizer: Optimizer, loss: Loss, loader: Ite
 
 
 @torch.no_grad()
-def parameter_temperature(optimizer: Optimizer) -> float:
-    """Return Σ θ·∇U / d over the d elements with gradients, whose mean over exp(-U/T) is T; NaN without ``num_data``.
+def parameter_temperature(optimizer: Optimizer) -> float | None:
+    """Return Σ θ·∇U / d over the d elements with gradients, whose mean over exp(-U/T) is T; None without ``num_data``.
 
     It is a virial (Wenzel et al. 2020, Appendix I; :func:`ald_ext.samplers.virial_temperature`). U = N (loss +
     weight_decay θ²/2), with the gradients that are there: those of a minibatch, whose noise has mean zero, so that many
     steps have to be averaged.
     """
+    if not all("num_data" in group for group in optimizer.param_groups):
+        return None
     total, count = torch.zeros((), dtype=torch.float64), 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -77,6 +80,6 @@ def parameter_temperature(optimizer: Optimizer) -> float:
                 slope = (theta * grad).sum(dtype=torch.float64) + group.get("weight_decay", 0) * theta.square().sum(
                     dtype=torch.float64
                 )
-                total = total.to(slope.device) + float(group.get("num_data", float("nan"))) * slope
+                total = total.to(slope.device) + float(group["num_data"]) * slope
                 count += parameter.numel()
     return float(total) / max(count, 1)

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,9 @@ class Stored:
     first: dict[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors."""
+        """Return all tensors, in the order of their names."""
         own = read_sample(self.own, "ald_ext.bayes.PosteriorSamples") if isinstance(self.own, Path) else self.own
-        return {**self.first, **own}
+        return dict(sorted({**self.first, **own}.items()))
 
 
 class PosteriorSamples:
@@ -95,7 +95,7 @@ class PosteriorSamples:
         require(fits, f"{owner}: dtype", dtype, "None or a floating-point dtype")
         self.folder = None if folder is None else Path(folder)
         self.max_samples, self.dtype = max_samples, dtype
-        self.trace: list[dict[str, float]] = []
+        self.trace: list[dict[str, Any]] = []
         self._chains: dict[int, dict[int, Stored]] = {}
         self._offered: dict[int, int] = {}
         self._is_selection = False

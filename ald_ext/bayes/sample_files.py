@@ -41,7 +41,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the CRC-32 of the bytes of all tensors, in the order of their names."""
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 
@@ -91,8 +91,8 @@ def check_fits(
     """Raise a ValueError if tensors have other names or shapes than expected, by those of ``expecting``."""
     if found.keys() != expected.keys():
         extra, missing = (sorted(a.keys() - b.keys()) for a, b in ((found, expected), (expected, found)))
-        got = f"{shortened(extra)} beside" if extra else f"no {shortened(missing)} among"
-        raise ValueError(f"{argument}: got {got} the tensors of {owner}, expected the names of {expecting}")
+        got = shortened(extra) if extra else f"no {shortened(missing)}"
+        raise ValueError(f"{argument}: got {got} in {owner}, expected the names of {expecting}")
     for name, tensor in found.items():
         shape, wanted = tuple(tensor.shape), tuple(expected[name])
         require(shape == wanted, f"{argument}: {name}", f"shape {shape} in {owner}", f"{wanted} as in {expecting}")

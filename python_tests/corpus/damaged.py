@@ -21,9 +21,9 @@ from ald_ext.data import ImageData, load_dataset
 from ald_ext.metrics import FeatureExtractor
 from ald_ext.metrics.statistics_cache import cached_statistics
 from ald_ext.models import LAE, ParameterEnsemble, load_model, save_model
-from ald_ext.tensor_files import write_tensors
 from ald_ext.paper.results import Results, Row, read_results, write_results
 from ald_ext.samplers import SampleStorage
+from ald_ext.tensor_files import write_tensors
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 from ald_ext.training.loop import fit

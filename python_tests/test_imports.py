@@ -14,7 +14,8 @@ PACKAGE = Path(importlib.util.find_spec("ald_ext").origin).parent
 #: From the top of the design's list down. ops and reference are the one exception to its order: reference stands alone
 #: (it is the specification), and ops falls back to it.
 LAYERS = [
-    {"_extension", "files", "moments", "progress", "reference", "settings", "tensor_files", "threads", "version"},
+    {"_extension", "files", "moments", "progress", "reference", "settings", "threads", "version"},
+    {"tensor_files"},
     {"ops"},
     {"optim"},
     {"distributions", "dequantization"},

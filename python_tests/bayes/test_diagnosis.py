@@ -66,9 +66,8 @@ def test_chains_of_different_lengths_count_by_their_last_samples_and_none_is_too
         samples.add(layer, chain=1)
     result = diagnose(samples, layer, torch.eye(2), kind="regression")
     assert result.num_draws == 10
-    torch.testing.assert_close(
-        result.worst[-1, 1], layer(torch.eye(2)).double()[int(result.r_hat.argmax()), 0].detach()
-    )
+    last = layer(torch.eye(2)).double().detach()[int(result.r_hat.argmax()), 0]
+    torch.testing.assert_close(result.worst[-1, 1], last)
     with pytest.raises(ValueError, match=r"samples: got 3 of a chain, expected four at least"):
         diagnose(samples[:3], layer, torch.eye(2), kind="regression")
 

@@ -15,7 +15,12 @@ SCALES = {"he": lambda inputs, outputs: 2 / inputs, "xavier": lambda inputs, out
 
 
 def gaussian_prior(
-    module: nn.Module, std: float | str | Mapping[str, float | str], num_data: float, *, bias_std: float = 1.0
+    module: nn.Module,
+    std: float | str | Mapping[str, float | str],
+    num_data: float,
+    *,
+    gain: float = 1.0,
+    bias_std: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Return parameter groups whose weight decay is the prior N(0, σ²), with a σ for each layer.
 
@@ -31,6 +36,8 @@ def gaussian_prior(
             input; or a mapping of names, of parameters or of modules, to one of these. The longest name that fits
             holds, and "" fits everything. ``math.inf`` is a flat prior.
         num_data: N, as in the optimizer.
+        gain: a factor of σ by "he" and "xavier". They are scales for networks at the start of training; where few data
+            are to be told apart with certainty, priors have to be wider.
         bias_std: σ, beside "he" and "xavier", of parameters with fewer than two dimensions: biases, and the scales of
             normalization layers.
 
@@ -42,9 +49,9 @@ def gaussian_prior(
     is_number = isinstance(num_data, (int, float)) and 0 < num_data < math.inf
     require(is_number, f"{owner}: num_data", shortened(num_data), "a finite number > 0")
     stds = std if isinstance(std, Mapping) else {"": std}
-    for name, value in {**stds, "bias_std": bias_std}.items():
+    for name, value in {**stds, "gain": gain, "bias_std": bias_std}.items():
         fits = value in SCALES if isinstance(value, str) else isinstance(value, (int, float)) and value > 0
-        place = name if name == "bias_std" else f"std: {name!r}" if name else "std"
+        place = name if name in ("gain", "bias_std") else f"std: {name!r}" if name else "std"
         require(fits, f"{owner}: {place}", shortened(value), f"a number > 0, {' or '.join(map(repr, SCALES))}")
     groups: dict[float, list[tuple[str, Tensor]]] = {}
     used = set()
@@ -54,18 +61,18 @@ def gaussian_prior(
         if not parameter.requires_grad:
             continue
         require(fitting, f"{owner}: std", f"no name that fits {name!r}", "one, such as '' for all others")
-        variance = prior_variance(stds[max(fitting, key=len)], parameter, bias_std)
+        variance = prior_variance(stds[max(fitting, key=len)], parameter, gain, bias_std)
         groups.setdefault(1 / (num_data * variance), []).append((name, parameter))
     unused = [key for key in stds if key not in used]
     require(not unused, f"{owner}: std", shortened(unused), "names of parameters or modules of the network")
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
 
-def prior_variance(std: float | str, parameter: Tensor, bias_std: float) -> float:
+def prior_variance(std: float | str, parameter: Tensor, gain: float, bias_std: float) -> float:
     """Return σ² of a parameter."""
     if not isinstance(std, str):
         return float(std) ** 2
     if parameter.dim() < 2:
         return float(bias_std) ** 2
     inputs, kernel = parameter[0].numel(), parameter[0, 0].numel()
-    return SCALES[std](inputs, len(parameter) * kernel)
+    return gain**2 * SCALES[std](inputs, len(parameter) * kernel)

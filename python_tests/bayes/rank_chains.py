@@ -33,11 +33,6 @@ def collect(folder: Path, **options: Any) -> PosteriorSamples:
     )
 
 
-def one_chain_each(folder: Path) -> list[int]:
-    """The chains that rank 0 has run."""
-    return collect(folder).chains
-
-
-def three_chains(folder: Path) -> list[int]:
-    """The same, of three chains on two ranks."""
-    return collect(folder, chains=3).chains
+def both(folder: Path) -> list[list[int]]:
+    """The chains that rank 0 has run: of as many as there are ranks, if nothing is said, and of three."""
+    return [collect(folder / "2").chains, collect(folder / "3", chains=3).chains]

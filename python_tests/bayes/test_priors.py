@@ -25,6 +25,8 @@ def test_weight_decay_is_the_precision_over_the_number_of_data():
     assert decays(network, "he", 100, bias_std=2) == pytest.approx(expected)
     expected = {"0.weight": (inputs + 8 * 25) / 200, "0.bias": 0.01, "1.weight": 10 / 200, "1.bias": 0.01}
     assert decays(network, "xavier", 100) == pytest.approx(expected)
+    wider = {name: value / (4 if "weight" in name else 1) for name, value in expected.items()}
+    assert decays(network, "xavier", 100, gain=2) == pytest.approx(wider)
 
 
 def test_the_longest_name_of_a_mapping_holds():

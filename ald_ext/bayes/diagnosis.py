@@ -87,8 +87,7 @@ class PosteriorDiagnosis:
         except ModuleNotFoundError as error:
             raise ImportError("ald_ext.bayes.diagnose: needs matplotlib: pip install 'ald_ext[bayes]'") from error
         figure = Figure(figsize=(10, 6), layout="constrained")
-        (loss, temperature, traces), (ess, rank, unused) = figure.subplots(2, 3)
-        unused.set_axis_off()
+        loss, temperature, traces, ess, rank = figure.subplot_mosaic("aabbcc;dddeee").values()
         chains = sorted({row["chain"] for row in self.steps})
         for chain in chains:
             rows = [row for row in self.steps if row["chain"] == chain]
@@ -99,7 +98,7 @@ class PosteriorDiagnosis:
             means = values.cumsum(0) / torch.arange(1, len(values) + 1)
             temperature.plot([row["step"] for row in sampling], means.tolist(), linewidth=1)
         loss.set(title="Loss of the minibatch", xlabel="step")
-        temperature.set(title="Temperature θ·∇U/d, mean of the samples so far", xlabel="step")
+        temperature.set(title="Temperature θ·∇U/d, running mean", xlabel="step")
         if self.temperature is not None:
             label = f"{self.temperature:.3g} ± {self.temperature_error:.2g} over all"
             temperature.axhline(self.temperature, color="black", linestyle=":", linewidth=1, label=label)

@@ -50,11 +50,12 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     linear = torch.linalg.lstsq(design, y[train]).solution
     variance = (y[train] - design @ linear).square().mean().item()
 
+    lr = 0.06 * variance  # the curvature of the potential grows as 1/variance
     network = nn.Sequential(nn.Linear(x.shape[1], 50), nn.Tanh(), nn.Linear(50, 1))
     samples = collect_parameters(
         network,
         lambda module, chain: SGHMC(
-            gaussian_prior(module, "he", num_data), lr=3e-2, momentum=0.9, num_data=num_data, seed=0, chain=chain
+            gaussian_prior(module, "he", num_data), lr=lr, momentum=0.9, num_data=num_data, seed=0, chain=chain
         ),
         lambda output, target: mse_loss(output, target) / (2 * variance),  # the mean potential of a datum
         DataLoader(TensorDataset(x[train], y[train]), BATCH_SIZE, shuffle=True, drop_last=True),

@@ -112,7 +112,7 @@ class NetworkChains:
             warnings.warn(
                 f"ald_ext.bayes: chains go one after another, as torch.func.vmap does not take the network: "
                 f"{shortened(str(error), 120)}",
-                stacklevel=2,
+                stacklevel=6,  # the line that calls collect_parameters
             )
             return None
         for stack in parameters.values():

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
 from ald_ext.bayes import PosteriorSamples, collect_parameters, collecting, gaussian_prior
+from ald_ext.files import FolderLock
 from ald_ext.optim import CyclicalCosine, PolynomialDecay
 
 OPTIMIZERS = {"SGLD": SGLD, "PSGLD": PSGLD, "SGHMC": SGHMC, "SGNHT": SGNHT}
@@ -142,11 +143,14 @@ def test_a_network_that_vmap_does_not_take_goes_one_chain_after_another(loader: 
             return super().forward(x) * (1 if x.sum() > 0 else 2)
 
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match=r"chains go one after another, as torch.func.vmap does not take the network"):
+    with pytest.warns(
+        UserWarning, match=r"chains go one after another, as torch.func.vmap does not take the network"
+    ) as told:
         samples = collect_parameters(
             Branching(3, 3), making(SGLD), cross_entropy, loader, burn_in=0, num_samples=2, chains=2
         )
     assert len(samples) == 4
+    assert [Path(warning.filename) for warning in told] == [Path(__file__)]
 
 
 def test_minibatches_of_different_sizes(network: nn.Module, data: tuple[Tensor, Tensor]):
@@ -265,6 +269,18 @@ def test_a_run_with_other_settings_or_a_damaged_state_is_refused(
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"run.pt' is corrupt, .* expected a file that collect_parameters wrote"):
         run(1)
+
+
+def test_two_processes_do_not_add_to_the_same_chain(network: nn.Module, loader: DataLoader, tmp_path: Path):
+    samples = PosteriorSamples(tmp_path)
+    (tmp_path / "chain-0000").mkdir()
+    other = FolderLock(tmp_path / "chain-0000")
+    other.acquire()
+    with pytest.raises(BlockingIOError, match=r"samples: got '.*chain-0000', to which another process is writing"):
+        collect_parameters(network, making(SGLD), cross_entropy, loader, burn_in=0, num_samples=1, samples=samples)
+    other.close()
+    collect_parameters(network, making(SGLD), cross_entropy, loader, burn_in=0, num_samples=1, samples=samples)
+    assert len(samples) == 1
 
 
 def warned(network: nn.Module, loader: Any, loss: Any, optimizer: Any) -> list[str]:

@@ -64,7 +64,7 @@ def collect_parameters(
     scheduler: Any = None,
     samples: PosteriorSamples | None = None,
     initialize: Callable[[nn.Module], Any] | None = None,
-    vectorized: bool = True,
+    vectorized: bool | None = None,
     progress: bool = False,
 ) -> PosteriorSamples:
     """Run an optimizer that samples, and keep every ``thinning``-th of its iterates after a burn-in.
@@ -100,7 +100,7 @@ def collect_parameters(
         initialize: called with the copy of the module for each chain but chain 0, to draw initial parameters; None
             stands for the ``reset_parameters()`` of all its submodules.
         vectorized: whether the gradients of several chains are computed at once by torch.func.vmap, where it takes
-            the network.
+            the network; None stands for where that is faster: on GPUs, and for many chains of small networks.
         progress: whether to show a progress bar.
 
     Returns:

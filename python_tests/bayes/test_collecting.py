@@ -147,7 +147,7 @@ def test_a_network_that_vmap_does_not_take_goes_one_chain_after_another(loader: 
         UserWarning, match=r"chains go one after another, as torch.func.vmap does not take the network"
     ) as told:
         samples = collect_parameters(
-            Branching(3, 3), making(SGLD), cross_entropy, loader, burn_in=0, num_samples=2, chains=2
+            Branching(3, 3), making(SGLD), cross_entropy, loader, burn_in=0, num_samples=2, chains=2, vectorized=True
         )
     assert len(samples) == 4
     assert [Path(warning.filename) for warning in told] == [Path(__file__)]
@@ -155,7 +155,9 @@ def test_a_network_that_vmap_does_not_take_goes_one_chain_after_another(loader: 
 
 def test_minibatches_of_different_sizes(network: nn.Module, data: tuple[Tensor, Tensor]):
     loader = DataLoader(TensorDataset(*data), 25)  # 25, 25, 10
-    samples = collect_parameters(network, making(SGLD), cross_entropy, loader, burn_in=0, num_samples=6, chains=2)
+    samples = collect_parameters(
+        network, making(SGLD), cross_entropy, loader, burn_in=0, num_samples=6, chains=2, vectorized=True
+    )
     assert len(samples) == 12
 
 
@@ -205,6 +207,7 @@ def test_a_run_that_was_stopped_continues_bit_for_bit(
             num_samples=num_samples,
             thinning=2,
             chains=chains,
+            vectorized=True,
             scheduler=lambda optimizer: PolynomialDecay(optimizer, offset=10, exponent=0.6),
             samples=PosteriorSamples(folder, max_samples=4, resume=True),
         )

@@ -38,9 +38,10 @@ def safetensors() -> ModuleType:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the CRC-32 of the bytes of all tensors, in the order of their names."""
+    """Return the CRC-32 of names, dtypes, shapes and bytes of all tensors, in the order of their names."""
     value = 0
     for name in sorted(tensors):
+        value = zlib.crc32(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode(), value)
         value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import ald_ext
+from ald_ext.bayes.sample_files import read_sample, write_sample
 from ald_ext.data import ImageData, load_dataset
 from ald_ext.metrics import FeatureExtractor
 from ald_ext.metrics.statistics_cache import cached_statistics
@@ -191,6 +192,11 @@ KINDS: dict[str, Kind] = {
     ),
     "npy": Kind("set.npy", lambda path: np.save(path, pixels(12, 8, 8).numpy()), form_of_images),
     "sample store": Kind("draws.npy", make_store, form_of_store),
+    "posterior sample": Kind(
+        "sample-000000.safetensors",
+        lambda path: write_sample(path, {"weight": torch.arange(60.0).view(6, 10), "count": torch.tensor(3)}, "None"),
+        lambda path: read_sample(path, "folder"),
+    ),
     "statistics": Kind("statistics.npz", cache_statistics, cache_statistics),
     "config.json": Kind("config.json", lambda path: training_config("lae").save(path), read_config),
     "results.json": Kind("results.json", lambda path: write_results(experiment(path)), read_experiment),

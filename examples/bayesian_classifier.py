@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     diagnosis = diagnose(runs["SGHMC"], make_network(), test_images[:20], folder=options.out)
     found = diagnosis.summary()
     print(f"predictions of {len(runs['SGHMC'])} samples: R-hat {found['r_hat']}, ESS {found['ess']}")
-    print(f"temperature {diagnosis.temperature:.2f} ± {diagnosis.temperature_error:.2f}")
+    print(f"temperature {diagnosis.temperature:.3f} ± {diagnosis.temperature_error:.3f}")
     print(f"pictures in {options.out}: uncertain.png, diagnosis.png")
     return results
 

@@ -171,7 +171,7 @@ class PosteriorSamples:
             check_fits(tensors, shapes, argument, "the module", "the samples before")
         kept, position = self._chains.setdefault(chain, {}), self._offered.get(chain, 0)
         self._offered[chain] = position + 1
-        if len(kept) == self.max_samples and position % self._spacing(chain) == 0:
+        while self.max_samples and len(kept) >= self.max_samples and position % self._spacing(chain) == 0:
             self._halve(chain)
         if position % self._spacing(chain):
             return False

@@ -95,6 +95,9 @@ def test_a_bounded_number_is_spread_evenly_over_the_run(network: nn.Module, tmp_
         assert_equal(list(again), list(samples))
         files = list(tmp_path.glob("chain-0000/*"))
         assert len(files) == len(kept)
+        fewer = PosteriorSamples(tmp_path, max_samples=2, resume=True)
+        filled(network, fewer, 2 * spacing)
+        assert len(fewer) <= 2
 
 
 def test_a_folder_that_was_left_in_the_middle_of_halving_is_read_as_halved(network: nn.Module, tmp_path: Path):

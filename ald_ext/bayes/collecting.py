@@ -72,8 +72,8 @@ def collect_parameters(
     One chain goes on from the module's parameters and leaves its last iterate there. Of several chains, chain 0 begins
     at them and the others are initialized anew; each has a copy of the module, minibatches and noise of its own, and
     the module itself does not change. Under torchrun, each process runs some of the chains
-    (:func:`ald_ext.samplers.chains_of_rank`), one if nothing is said, and returns the samples of its own;
-    :meth:`PosteriorSamples.load` of a common folder has all. Modules stay in the mode, of training or evaluation, that
+    (:func:`ald_ext.samplers.chains_of_rank`), one if nothing is said, and adds their samples to
+    its own ``samples``; :meth:`PosteriorSamples.load` of a common folder has all, once all have ended. Modules stay in the mode, of training or evaluation, that
     they are in. An adapting preconditioner is frozen at the end of the burn-in, as samples are biased while it adapts.
 
         samples = collect_parameters(
@@ -137,6 +137,7 @@ def collect_parameters(
     schedulers = [scheduler if hasattr(scheduler, "step") else scheduler and scheduler(each) for each in optimizers]
     device = next(module.parameters()).device
     if in_group and num_chains > 1:
+        dist.barrier()  # no process writes before all have opened a folder that they have in common
         torch.manual_seed(chain_seed(torch.initial_seed() % 2**63, own.start))  # minibatches of its own
     settings = {"burn_in": burn_in, "thinning": thinning, "chains": num_chains}
     run = Run(network_chains, optimizers, schedulers, BatchStream(loader, device), samples, own, settings)

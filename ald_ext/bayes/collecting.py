@@ -72,9 +72,10 @@ def collect_parameters(
     One chain goes on from the module's parameters and leaves its last iterate there. Of several chains, chain 0 begins
     at them and the others are initialized anew; each has a copy of the module, minibatches and noise of its own, and
     the module itself does not change. Under torchrun, each process runs some of the chains
-    (:func:`ald_ext.samplers.chains_of_rank`), one if nothing is said, and adds their samples to
-    its own ``samples``; :meth:`PosteriorSamples.load` of a common folder has all, once all have ended. Modules stay in the mode, of training or evaluation, that
-    they are in. An adapting preconditioner is frozen at the end of the burn-in, as samples are biased while it adapts.
+    (:func:`ald_ext.samplers.chains_of_rank`), one if nothing is said, and adds their samples to its own ``samples``;
+    :meth:`PosteriorSamples.load` of a common folder has all, once all have ended. Modules stay in the mode, of training
+    or evaluation, that they are in. An adapting preconditioner is frozen at the end of the burn-in, as samples are
+    biased while it adapts.
 
         samples = collect_parameters(
             network, lambda network, chain: PSGLD(network.parameters(), lr=1e-2, num_data=len(data), chain=chain),

@@ -124,10 +124,11 @@ class FolderLock:
 
     Args:
         folder: the folder, which need not be there before :meth:`acquire`.
+        argument: the beginning of the error message.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, argument: str = "out") -> None:
+        self.folder, self.argument = folder, argument
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -141,8 +142,8 @@ class FolderLock:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
                 raise BlockingIOError(
-                    f"out: got {str(self.folder)!r}, to which another process is writing, expected another folder, "
-                    "or to wait until that process has ended"
+                    f"{self.argument}: got {str(self.folder)!r}, to which another process is writing, expected another "
+                    "folder, or to wait until that process has ended"
                 ) from error
         else:
             self._descriptor = descriptor

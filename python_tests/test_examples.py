@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -34,7 +35,7 @@ def assert_picture(path: Path, smallest_width: int = 300) -> None:
 
 def test_the_bayesian_average_is_better_than_a_sample_and_less_sure_than_rmsprop(tmp_path: Path):
     results = run_example("bayesian_classifier", "--out", tmp_path)
-    point, one, average = (results[name] for name in ("RMSprop, last", "PSGLD, last", "PSGLD, average"))
+    point, one, average = (results[name] for name in ("RMSprop, last", "SGHMC, last", "SGHMC, average"))
     assert point["accuracy"] > 0.8
     assert average["accuracy"] > 0.75
     assert average["nll"] < 0.9 * point["nll"]
@@ -44,6 +45,26 @@ def test_the_bayesian_average_is_better_than_a_sample_and_less_sure_than_rmsprop
     assert point["confidence"] > point["accuracy"] + 0.05
     assert average["confidence"] < point["confidence"]
     assert_picture(tmp_path / "uncertain.png")
+    assert_picture(tmp_path / "diagnosis.png")
+
+
+def test_a_bayesian_regression_of_a_table_continues_and_has_intervals(tmp_path: Path):
+    results = run_example("bayesian_regression", "--out", tmp_path)
+    assert results["rmse"] < 1.1 * results["rmse of a linear fit"]
+    assert results["within 2 deviations"] > 0.9
+    assert 0.8 < results["temperature"] < 1.2
+    assert_picture(tmp_path / "diagnosis.png")
+    assert run_example("bayesian_regression", "--out", tmp_path) == results
+
+
+def test_a_bayesian_regression_of_a_file(tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 2, generator=generator)
+    table = torch.cat([x, x.sum(1, keepdim=True) + 0.1 * torch.randn(80, 1, generator=generator)], 1)
+    lines = ["a,b,y", *(",".join(map(str, row)) for row in table.tolist())]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    results = run_example("bayesian_regression", tmp_path / "table.csv", "--out", tmp_path)
+    assert results["rmse"] < 0.3
 
 
 def test_own_images_are_reconstructed(tmp_path: Path):

@@ -15,10 +15,12 @@ PACKAGE = Path(importlib.util.find_spec("ald_ext").origin).parent
 #: (it is the specification), and ops falls back to it.
 LAYERS = [
     {"_extension", "files", "moments", "progress", "reference", "settings", "threads", "version"},
+    {"tensor_files"},
     {"ops"},
     {"optim"},
     {"distributions", "dequantization"},
     {"samplers"},
+    {"bayes"},
     {"models"},
     {"data", "metrics"},
     {"training"},

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..models.ensemble import EnsembleState, ensemble_of_state, state_of_ensemble
 from ..models.saving import ModelFile, model_contents, model_from_contents, required_fields
-from ..models.tensor_files import read_tensors, write_tensors
 from ..settings import from_dict, require
+from ..tensor_files import read_tensors, write_tensors
 from .preparation import check_tensor, preparation_of_state
 from .prior import RefittedPrior
 from .scorer import Scorer

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..settings import from_dict, require, shortened
+from ..tensor_files import FORMAT, read_tensors, write_tensors
 from .config import config_from_dict
 from .latent_variable_model import LatentVariableModel
 from .registry import find_model_class
-from .tensor_files import FORMAT, read_tensors, write_tensors
 
 
 @dataclass(kw_only=True)

@@ -36,8 +36,8 @@ from torch import Tensor
 from .. import ops
 from ..models import LatentVariableModel
 from ..models.adaptive_langevin import AdaptiveLangevin, PersistentChains
-from ..models.tensor_files import first_line
 from ..settings import require
+from ..tensor_files import first_line
 from ..threads import chosen_by_user
 from .divergence import LOOK_EVERY
 from .interruption import SIGNALS, Interruption

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 import ald_ext
+from ald_ext.bayes.sample_files import read_sample, write_sample
 from ald_ext.data import ImageData, load_dataset
 from ald_ext.metrics import FeatureExtractor
 from ald_ext.metrics.statistics_cache import cached_statistics
 from ald_ext.models import LAE, ParameterEnsemble, load_model, save_model
-from ald_ext.models.tensor_files import write_tensors
 from ald_ext.paper.results import Results, Row, read_results, write_results
 from ald_ext.samplers import SampleStorage
+from ald_ext.tensor_files import write_tensors
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 from ald_ext.training.loop import fit
@@ -191,6 +192,11 @@ KINDS: dict[str, Kind] = {
     ),
     "npy": Kind("set.npy", lambda path: np.save(path, pixels(12, 8, 8).numpy()), form_of_images),
     "sample store": Kind("draws.npy", make_store, form_of_store),
+    "posterior sample": Kind(
+        "sample-000000.safetensors",
+        lambda path: write_sample(path, {"weight": torch.arange(60.0).view(6, 10), "count": torch.tensor(3)}, "None"),
+        lambda path: read_sample(path, "folder"),
+    ),
     "statistics": Kind("statistics.npz", cache_statistics, cache_statistics),
     "config.json": Kind("config.json", lambda path: training_config("lae").save(path), read_config),
     "results.json": Kind("results.json", lambda path: write_results(experiment(path)), read_experiment),

@@ -15,7 +15,7 @@ from corpus.damaged import SIZES, nested, pixels, saved, trained, twice
 from torch import nn
 
 from ald_ext.models import ABP, LAE, ModelConfig, config_from_dict, load_model, save_model
-from ald_ext.models.tensor_files import read_tensors
+from ald_ext.tensor_files import read_tensors
 from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..files import write_atomically
-from ..settings import MAX_DEPTH, shortened
+from .files import write_atomically
+from .settings import MAX_DEPTH, shortened
 
 #: Version of the files of models and checkpoints; raised when older versions cannot read newer files, or conversely.
 FORMAT = 2
@@ -55,20 +55,29 @@ def write_tensors(path: Path, contents: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write_bytes(buffer.getbuffer()))
 
 
-def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
+def read_tensors(
+    path: Path,
+    keys: tuple[str, ...],
+    device: str | torch.device = "cpu",
+    *,
+    argument: str = "checkpoint",
+    writer: str = "`ald-ext train`",
+) -> dict[str, Any]:
     """Return what :func:`write_tensors` wrote. See Note [Files that claim too much].
 
     Args:
         path: the file.
         keys: entries that it has to have.
         device: device for the tensors.
+        argument: the beginning of error messages.
+        writer: what writes such files, for error messages.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is corrupt, truncated, of another program or of another version.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: got {str(path)!r}, expected a file that `ald-ext train` wrote")
+        raise FileNotFoundError(f"{argument}: got {str(path)!r}, expected a file that {writer} wrote")
     try:
         archive = checked_archive(path)
         contents = torch.load(archive, map_location="cpu", weights_only=True)
@@ -77,19 +86,19 @@ def read_tensors(path: Path, keys: tuple[str, ...], device: str | torch.device =
         raise
     except Exception as error:  # a damaged file makes zipfile and pickle raise whatever there is
         raise ValueError(
-            f"checkpoint: {str(path)!r} is corrupt, truncated or of another program ({first_line(error)}); "
-            "expected a file that `ald-ext train` wrote"
+            f"{argument}: {str(path)!r} is corrupt, truncated or of another program ({first_line(error)}); "
+            f"expected a file that {writer} wrote"
         ) from error
     found = contents if isinstance(contents, dict) else {}
     version = found.get("format", FORMAT)
     if type(version) is not int or version != FORMAT:
         raise ValueError(
-            f"checkpoint: {str(path)!r} is of another version of ald_ext: got format {shortened(version)}, "
+            f"{argument}: {str(path)!r} is of another version of ald_ext: got format {shortened(version)}, "
             f"expected {FORMAT}"
         )
     missing = sorted(set(keys) - set(found))
     if missing:
-        raise ValueError(f"checkpoint: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
+        raise ValueError(f"{argument}: {str(path)!r} is no checkpoint of ald_ext: it lacks {', '.join(missing)}")
     if torch.device(device).type != "cpu":  # only now: elsewhere a tensor beyond its storage would enlarge it
         archive.seek(0)
         found = torch.load(archive, map_location=device, weights_only=True)

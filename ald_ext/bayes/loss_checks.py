@@ -1,0 +1,85 @@
+"""What is commonly wrong with the loss and ``num_data`` of a posterior, told before the run; temperatures of a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from .network_chains import Loss, batch_loss
+
+
+@torch.no_grad()
+def is_summed(module: nn.Module, loss: Loss, batch: Any) -> bool:
+    """Return whether the loss of a minibatch is nearer to the sum of its halves' losses than to their mean."""
+    size = next((len(part) for part in batch if isinstance(part, Tensor) and part.dim()), 0)
+    if size < 2:
+        return False
+    modes = {part: part.training for part in module.modules()}
+    module.eval()  # without dropout, and without a change of running statistics
+    try:
+        halves = [
+            tree_map(lambda leaf, rows=rows: leaf[rows] if isinstance(leaf, Tensor) and leaf.dim() else leaf, batch)
+            for rows in (slice(size // 2), slice(size // 2, 2 * (size // 2)), slice(2 * (size // 2)))
+        ]
+        first, second, whole = (float(batch_loss(module, loss, part)) for part in halves)
+    except (RuntimeError, ValueError, IndexError):  # the run itself will tell what is wrong
+        return False
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return abs(whole - first - second) < abs(whole - (first + second) / 2)
+
+
+def check_scale(module: nn.Module, optimizer: Optimizer, loss: Loss, loader: Iterable[Any], batch: Any) -> None:
+    """Warn of a summed loss, and of ``num_data`` that is not the number of data."""
+    owner = "ald_ext.bayes.collect_parameters"
+    found = [float(group["num_data"]) for group in optimizer.param_groups if "num_data" in group]
+    if not found:
+        return  # an optimizer that does not sample
+    size = len(loader.dataset) if hasattr(loader, "dataset") and hasattr(loader.dataset, "__len__") else None
+    summed = is_summed(module, loss, batch)
+    count = next((len(part) for part in batch if isinstance(part, Tensor) and part.dim()), None)
+    if summed and count == size and set(found) == {1}:
+        return  # the potential itself
+    if summed:
+        warnings.warn(
+            f"{owner}: loss: got a sum over the minibatch, as half of one has half of the loss; expected the mean, "
+            f"with num_data={size or 'the number of data'}: else gradients are too large for the noise",
+            stacklevel=3,
+        )
+    if size is not None and set(found) != {size}:
+        got = ", ".join(f"{number:g}" for number in sorted(set(found)))
+        warnings.warn(
+            f"{owner}: optimizer: got num_data={got}, expected {size}, the number of data of the loader: the posterior "
+            "is too wide with a smaller number, and too narrow with a larger one",
+            stacklevel=3,
+        )
+
+
+@torch.no_grad()
+def parameter_temperature(optimizer: Optimizer) -> float | None:
+    """Return Σ θ·∇U / d over the d elements with gradients, whose mean over exp(-U/T) is T; None without ``num_data``.
+
+    It is a virial (Wenzel et al. 2020, Appendix I; :func:`ald_ext.samplers.virial_temperature`). U = N (loss +
+    weight_decay θ²/2), with the gradients that are there: those of a minibatch, whose noise has mean zero, so that many
+    steps have to be averaged.
+    """
+    if not all("num_data" in group for group in optimizer.param_groups):
+        return None
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                theta, grad = parameter.detach(), -parameter.grad if group.get("maximize") else parameter.grad
+                slope = (theta * grad).sum(dtype=torch.float64) + group.get("weight_decay", 0) * theta.square().sum(
+                    dtype=torch.float64
+                )
+                total = total.to(slope.device) + float(group["num_data"]) * slope
+                count += parameter.numel()
+    return float(total) / max(count, 1)

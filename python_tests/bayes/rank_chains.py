@@ -1,0 +1,38 @@
+"""Chains of a network on several processes: what each rank runs, by ``distributed.worlds``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ald_ext import SGHMC
+from ald_ext.bayes import PosteriorSamples, collect_parameters
+
+
+def collect(folder: Path, **options: Any) -> PosteriorSamples:
+    """Full-batch steps, so that chains do not depend on the order of minibatches."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(30, 3, generator=generator), torch.arange(30) % 3
+    torch.manual_seed(5)
+    warnings.simplefilter("error")
+    return collect_parameters(
+        nn.Linear(3, 3),
+        lambda module, chain: SGHMC(module.parameters(), lr=1e-2, num_data=30, seed=1, chain=chain),
+        cross_entropy,
+        [(x, y)],
+        burn_in=2,
+        num_samples=5,
+        samples=PosteriorSamples(folder / "samples", resume=True),
+        vectorized=False,
+        **options,
+    )
+
+
+def both(folder: Path) -> list[list[int]]:
+    """The chains that rank 0 has run: of as many as there are ranks, if nothing is said, and of three."""
+    return [collect(folder / "2").chains, collect(folder / "3", chains=3).chains]

@@ -1,0 +1,137 @@
+"""Measures posteriors of networks, and writes network_posteriors.json to the folder --out after each part.
+
+python -m benchmarks.network_posteriors --out benchmarks/results [--parts choices digits agreement] [--splits 2]
+[--budget 10000] [--quick]
+
+`digits` needs torch-uncertainty and laplace-torch for the methods of other packages, and leaves out those it lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ald_ext.files import write_json
+from ald_ext.progress import progress_bar
+
+from ..provenance import describe_run
+from .choices import compare_choice
+from .methods import OTHERS, OURS, Predictor, hamiltonian, langevin
+from .problems import CHOICES, Problem, digits
+from .scores import agreement, scores
+
+FILE = "network_posteriors.json"
+#: Priors and temperatures of which one is chosen by the validation data, at a tenth of a temperature of 1 and less.
+PRIOR_GAINS, TEMPERATURES = (4.0, 16.0), (1.0, 0.1, 0.02)
+
+
+def foreign_inputs(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Images turned by a quarter, and with noise of deviation 0.3."""
+    images = x.view(-1, 8, 8)
+    noise = 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    return {"turned": images.rot90(1, (1, 2)).reshape(x.shape), "noisy": (x + noise).clamp(0, 1)}
+
+
+def score(predict: Predictor, problem: Problem) -> dict[str, float]:
+    x, y = problem.test
+    return scores(predict(x), y, {name: predict(inputs) for name, inputs in foreign_inputs(x).items()})
+
+
+def tuned(
+    split: int, budget: int, gains: Sequence[float], temperatures: Sequence[float]
+) -> tuple[Problem, list[dict[str, float]]]:
+    """The digits with the prior and temperature at which SGHMC has the best likelihood on the validation data."""
+    tried, best = [], None
+    for gain in gains:
+        for temperature in temperatures:
+            problem = digits(split, prior_gain=gain, temperature=temperature)
+            predict = langevin(OURS["SGHMC"], problem, budget, seed=0)
+            x, y = problem.validation
+            found = scores(predict(x), y, {})
+            tried.append(
+                {"prior_gain": gain, "temperature": temperature, "validation": found, "test": score(predict, problem)}
+            )
+            if best is None or found["nll"] < best[0]:
+                best = found["nll"], problem
+    assert best is not None
+    return best[1], tried
+
+
+def measure_digits(splits: int, budget: int, quick: bool) -> dict[str, Any]:
+    """Scores of every method on the test digits of each split."""
+    rows, settings, left_out = [], [], {}
+    grid = ((16.0,), (0.1,)) if quick else (PRIOR_GAINS, TEMPERATURES)
+    for split in progress_bar(range(splits), show=not quick, desc="digits", unit="split"):
+        problem, tried = tuned(split, budget, *grid)
+        chosen = {"prior_gain": problem.prior_gain, "temperature": problem.temperature}
+        settings.append({"split": split, "chosen": chosen, "tried": tried})
+        runs = {name: partial(make, problem, budget, split) for name, make in OTHERS.items()}
+        runs |= {name: partial(langevin, kind, problem, budget, split) for name, kind in OURS.items()}
+        for name, run in runs.items():
+            try:
+                rows.append({"method": name, "split": split, **score(run(), problem)})
+            except ImportError as error:
+                left_out[name] = str(error)
+    return {"budget": budget, "settings": settings, "rows": rows, "left_out": left_out}
+
+
+def measure_agreement(budget: int, adaptation: int, samples: int, chosen: dict[str, float] | None) -> dict[str, Any]:
+    """How near the predictions of our methods are to HMC's, at T = 1 and at the chosen temperature."""
+    cases = [{"prior_gain": 4.0, "temperature": 1.0}, *([chosen] if chosen else [])]
+    rows = []
+    for case in cases:
+        problem = digits(0, **case)
+        x, y = problem.test
+        first, second = (predict(x) for predict in hamiltonian(problem, 0, adaptation=adaptation, samples=samples))
+        exact = (first + second) / 2
+        rows.append(
+            {
+                **case,
+                "method": "HMC, a chain and the other",
+                **agreement(first, second),
+                "nll": scores(exact, y, {})["nll"],
+            }
+        )
+        for name, kind in OURS.items():
+            found = langevin(kind, problem, budget, seed=0)(x)
+            rows.append({**case, "method": name, **agreement(found, exact), "nll": scores(found, y, {})["nll"]})
+    return {"budget": budget, "samples": samples, "rows": rows}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--splits", type=int, default=2, help="of the digits")
+    parser.add_argument("--budget", type=int, default=10_000, help="gradients of minibatches of each method")
+    parser.add_argument("--quick", action="store_true", help="hardly any steps, to see that it runs")
+    options = parser.parse_args(arguments)
+    budget = 200 if options.quick else options.budget
+    path = options.out / FILE
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results["run"] = describe_run(torch.device("cpu"), "python -m benchmarks.network_posteriors")
+    for part in options.parts:
+        if part == "choices":
+            bar = progress_bar(CHOICES[:1] if options.quick else CHOICES, show=not options.quick, desc=part)
+            results[part] = [
+                compare_choice(make(), seeds=1 if options.quick else 3, quick=options.quick) for make in bar
+            ]
+        elif part == "digits":
+            results[part] = measure_digits(1 if options.quick else options.splits, budget, options.quick)
+        else:
+            chosen = results.get("digits", {}).get("settings", [{}])[0].get("chosen")
+            results[part] = measure_agreement(budget, *((2, 4) if options.quick else (100, 150)), chosen)
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+
+
+PARTS = ("choices", "digits", "agreement")
+
+if __name__ == "__main__":
+    main()

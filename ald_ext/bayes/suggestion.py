@@ -217,7 +217,8 @@ class Search:
 
     def check_scale(self, size: int | None) -> None:
         """Warn of a summed loss, and of num_data that is not the number of data."""
-        batch = next(self.batches())
+        batch = next(self.batches(), [])
+        require(len(batch) > 1, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
         rows = len(batch[-1])
         with torch.no_grad():
             whole, half = (float(self.batch_loss([part[:n] for part in batch])) for n in (rows, max(rows // 2, 1)))

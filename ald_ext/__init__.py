@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import dequantization, distributions, models, ops, optim, reference, samplers
+from . import bayes, dequantization, distributions, models, ops, optim, reference, samplers
 from .distributions import MarginalizedGaussian
 from .optim import PSGLD, SGHMC, SGLD, SGNHT, name_parameters
 from .version import __version__
@@ -23,6 +23,7 @@ __all__ = [
     "SGNHT",
     "MarginalizedGaussian",
     "__version__",
+    "bayes",
     "dequantization",
     "distributions",
     "models",

@@ -133,7 +133,7 @@ def suggest_settings(
     lrs: Sequence[float] | None = None,
     warm_up: int = 1000,
     num_steps: int = 200,
-    tolerance: float = 0.2,
+    tolerance: float = 0.5,
     seed: int = 0,
     progress: bool = False,
 ) -> Suggestion:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ def tuned(
     return best[1], tried
 
 
-def measure_digits(splits: int, budget: int, quick: bool) -> dict[str, Any]:
-    """Scores of every method on the test digits of each split."""
+def measure_digits(splits: int, budget: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """Scores of every method on the test digits, after each split."""
     rows, settings, left_out = [], [], {}
     grid = ((16.0,), (0.1,)) if quick else (PRIOR_GAINS, TEMPERATURES)
     for split in progress_bar(range(splits), show=not quick, desc="digits", unit="split"):
@@ -78,7 +78,7 @@ def measure_digits(splits: int, budget: int, quick: bool) -> dict[str, Any]:
                 rows.append({"method": name, "split": split, **score(run(), problem)})
             except ImportError as error:
                 left_out[name] = str(error)
-    return {"budget": budget, "settings": settings, "rows": rows, "left_out": left_out}
+        yield {"budget": budget, "settings": settings, "rows": rows, "left_out": left_out}
 
 
 def measure_agreement(budget: int, adaptation: int, samples: int, chosen: dict[str, float] | None) -> dict[str, Any]:
@@ -112,23 +112,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, default=10_000, help="gradients of minibatches of each method")
     parser.add_argument("--quick", action="store_true", help="hardly any steps, to see that it runs")
     options = parser.parse_args(arguments)
-    budget = 200 if options.quick else options.budget
+    budget, seeds = (200, 1) if options.quick else (options.budget, 2)
     path = options.out / FILE
     results = json.loads(path.read_text()) if path.exists() else {}
     results["run"] = describe_run(torch.device("cpu"), "python -m benchmarks.network_posteriors")
     for part in options.parts:
         if part == "choices":
             bar = progress_bar(CHOICES[:1] if options.quick else CHOICES, show=not options.quick, desc=part)
-            results[part] = [
-                compare_choice(make(), seeds=1 if options.quick else 3, quick=options.quick) for make in bar
-            ]
+            found: Iterable[Any] = ([compare_choice(make(), seeds=seeds, quick=options.quick) for make in bar],)
         elif part == "digits":
-            results[part] = measure_digits(1 if options.quick else options.splits, budget, options.quick)
+            found = measure_digits(1 if options.quick else options.splits, budget, options.quick)
         else:
             chosen = results.get("digits", {}).get("settings", [{}])[0].get("chosen")
-            results[part] = measure_agreement(budget, *((2, 4) if options.quick else (100, 150)), chosen)
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(path, results)
+            found = (measure_agreement(budget, *((2, 4) if options.quick else (100, 150)), chosen),)
+        for so_far in found:
+            results[part] = so_far
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_json(path, results)
 
 
 PARTS = ("choices", "digits", "agreement")

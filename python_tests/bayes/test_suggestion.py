@@ -41,7 +41,7 @@ def make_loader(batch_size: int = N, **options: Any) -> DataLoader[Any]:
 
 
 def suggest(loader: Any = None, loss: Any = half_square, **options: Any) -> Any:
-    options = {"lrs": LRS, "num_steps": 400, "warm_up": 0, **options}
+    options = {"lrs": LRS, "num_steps": 400, "warm_up": 0, "tolerance": 0.2, **options}
     return suggest_settings(Mean(), loss, make_loader() if loader is None else loader, **options)
 
 

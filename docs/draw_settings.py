@@ -128,7 +128,7 @@ def draw_suggestion() -> Figure:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(10, 50), nn.ReLU(), nn.Linear(50, 1))
-    groups = [{"params": network.parameters(), "weight_decay": 1 / len(x)}]
+    groups = [{"params": list(network.parameters()), "weight_decay": 1 / len(x)}]
     return suggest_settings(
         network, lambda mean, y: ((mean[:, 0] - y) / 0.2).square().mean() / 2, loader, params=groups
     ).draw()

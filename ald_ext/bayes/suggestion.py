@@ -202,6 +202,8 @@ class Search:
         temperature: float,
     ) -> None:
         params = [p for p in module.parameters() if p.requires_grad] if params is None else list(params)
+        lists = all(isinstance(each.get("params"), (list, Tensor)) for each in params if isinstance(each, dict))
+        require(lists, f"{OWNER}: params", "a group of something else", "groups whose params are lists")
         self.module, self.groups = copy.deepcopy((module, params))
         self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
         size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
@@ -212,6 +214,9 @@ class Search:
         optimizer_of_groups = self.make(lr=0.0)
         self.parameters = [p for group in optimizer_of_groups.param_groups for p in group["params"]]
         self.decays = [group["weight_decay"] for group in optimizer_of_groups.param_groups for _ in group["params"]]
+        own = {id(p) for p in self.module.parameters()}
+        found = sum(id(p) in own for p in self.parameters)
+        require(found and found == len(self.parameters), f"{OWNER}: params", f"{found} of the module", "only these")
         self.d = sum(p.numel() for p in self.parameters)
         self.check_scale(size)
 
@@ -264,6 +269,9 @@ class Search:
         optimizer.step()
         return float(loss.detach())
 
+    def gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+
     def gradient(self) -> tuple[Tensor, Tensor, float]:
         """The gradient of L + prior over all data, the variance of each element over minibatches, and the loss."""
         total: Any = 0.0
@@ -271,7 +279,7 @@ class Search:
         count, weight, value = 0, 0, 0.0
         for batch in self.batches():
             loss = self.batch_loss(batch)
-            flat = torch.cat([part.flatten() for part in torch.autograd.grad(loss, self.parameters)]).double()
+            flat = torch.cat([part.flatten() for part in self.gradients_of(loss)]).double()
             rows = len(batch[-1])
             total, squares, count, weight = total + rows * flat, squares + flat.square(), count + 1, weight + rows
             value += rows * float(loss.detach())

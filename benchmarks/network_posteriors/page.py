@@ -63,8 +63,8 @@ A perceptron 64-100-10 on 500 of scikit-learn's digits; 297 others choose settin
 {part["budget"]:,} gradients of minibatches of 50, the ensemble's members a fifth of that each. Adam has lr 0.001 and
 stops where the validation data have the best likelihood, but for "to the end". MC dropout and SWAG are
 torch-uncertainty's, the Laplace approximation is laplace-torch's. Ours have the lr of `suggest_settings`. Means over
-{splits} of the data; NLL in nats. The AUROC is that of the predictive entropy, for test images against the same turned by a quarter, or with noise of
-deviation 0.3.
+{splits} of the data; NLL in nats. The AUROC is that of the predictive entropy, for test images against the same turned
+by a quarter, or with noise of deviation 0.3.
 
 {table(["method", *SCORES.values()], rows)}
 
@@ -83,7 +83,7 @@ def agreement_section(part: dict[str, Any]) -> str:
             row["method"],
             f"{row['prior_gain']:g}",
             f"{row['temperature']:g}",
-            *(f"{row[name]:.3f}" for name in ("top_1", "total_variation", "nll")),
+            *(f"{row[name]:.3f}" for name in ("top_1", "total_variation", "accuracy", "nll", "ece")),
         ]
         for row in part["rows"]
     ]
@@ -94,7 +94,7 @@ How near the predictions on the test digits are to those of {{class}}`ald_ext.sa
 and the mean total variation between the class probabilities. Ours have {part["budget"]:,} gradients of minibatches,
 from random initial weights.
 
-{table(["method", "gain", "T", "same class", "total variation", "NLL"], rows)}
+{table(["method", "gain", "T", "same class", "total variation", "accuracy", "NLL", "ECE"], rows)}
 """
 
 

@@ -165,6 +165,11 @@ def test_what_is_right_is_not_told() -> None:
         ({"loss": lambda outputs, targets: outputs.sum() * math.nan}, "loss: got nan, expected a finite number"),
         ({"lrs": [3.0, 5.0]}, "lrs: got .* at the smallest, 3, expected at most 1.2: try smaller ones"),
         ({"loader": [(torch.zeros(2, D), torch.zeros(2))]}, "num_data: got None, expected a number > 0"),
+        ({"params": [nn.Parameter(torch.zeros(3))]}, "params: got 0 of the module, expected only these"),
+        (
+            {"params": [{"params": iter([])}]},
+            "params: got a group of something else, expected groups whose params are l",
+        ),
         ({"loader": [], "num_data": 3}, "loader: got no minibatches, expected some"),
     ],
 )

@@ -80,8 +80,8 @@ def test_the_page_has_means_over_splits() -> None:
     assert "Means over 2 splits" in text
     assert "| 1 | 16 | 0.02 | 0.500 |" in text
     assert len(page.draw(part).axes) == 2
-    row = {**chosen, "method": "SGLD", "top_1": 0.98, "total_variation": 0.04, "nll": 0.1}
-    assert "| SGLD | 16 | 0.02 | 0.980 | 0.040 | 0.100 |" in page.agreement_section(
+    row = {**chosen, "method": "SGLD", "top_1": 0.98, "total_variation": 0.04, **values}
+    assert "| SGLD | 16 | 0.02 | 0.980 | 0.040 | 0.500 | 0.500 | 0.500 |" in page.agreement_section(
         {"samples": 5, "budget": 1000, "rows": [row]}
     )
     for word in ("must", "goal", "missed"):

@@ -17,7 +17,7 @@ from .problems import Problem
 #: Steps of the optimization and of the chain, and between draws.
 WARM_UP, STEPS, THINNING = 1000, 2000, 20
 #: Factors between neighbours of the grid, and how far it reaches to both sides of the suggestion.
-FACTOR, REACH = 2.0, 3
+FACTOR, REACH = 2.0, 2
 
 
 def predictive_nll(problem: Problem, lr: float, start: Any, seed: int, steps: int) -> Tensor:

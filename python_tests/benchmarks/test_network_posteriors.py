@@ -68,6 +68,12 @@ def test_a_quick_run_has_a_page(tmp_path: Path) -> None:
     assert f"| {choice['problem']} |" in (tmp_path / "network_posteriors.md").read_text()
 
 
+def test_the_written_page_is_of_the_written_file() -> None:
+    repository = Path(__file__).parents[2]
+    results = json.loads((repository / "benchmarks" / "results" / FILE).read_text())
+    assert (repository / "docs" / "results" / "network_posteriors.md").read_text() == page.page(results)
+
+
 def test_the_page_has_means_over_splits() -> None:
     values = dict.fromkeys(page.SCORES, 0.5)
     rows = [{"method": "SGHMC", "split": split, **values, "nll": nll} for split, nll in enumerate((0.1, 0.3))]

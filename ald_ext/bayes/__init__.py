@@ -1,5 +1,6 @@
 """Posteriors of networks."""
 
-from .suggestion import Suggestion, Trial, suggest_settings
+from .short_chains import Trial
+from .suggestion import Suggestion, suggest_settings
 
 __all__ = ["Suggestion", "Trial", "suggest_settings"]

@@ -78,7 +78,7 @@ def test_noise_of_minibatches_is_set_beside_the_injected_noise() -> None:
 def test_the_prior_is_a_part_of_the_potential() -> None:
     """Precision N·weight_decay adds to the curvature: the heat is that of lr·(1 + weight_decay)."""
     module = Mean()
-    groups = [{"params": [module.theta], "weight_decay": 2.0}]
+    groups = [{"params": list(module.named_parameters()), "weight_decay": 2.0}]
     suggestion = suggest_settings(
         module, half_square, make_loader(), params=groups, lrs=LRS, num_steps=400, tolerance=1
     )

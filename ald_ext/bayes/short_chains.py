@@ -5,7 +5,9 @@ Note [Error of a step size]
     ∇U along a Rademacher vector give ΔU (Hutchinson 1990), at a distance that smooths over the kinks of ReLU. Draws of
     exp(-U/T) have E|∇U|² = T·E[ΔU] (Rugh 1997). What the ratio is above T is the heat of the finite step and of
     minibatches, which both grow with lr. It shows in the stiffest directions, which short chains explore; what is below
-    T is a chain that has not yet got around.
+    T is a chain that has not yet got around. SGHMC is judged by its momenta, which minibatches and large steps heat at
+    once: on quadratic potentials its positions are exact at every stable lr. The thermostats of SGNHT hold its momenta
+    at T, whatever its positions do.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Trial:
         temperature: E|∇U|²/E[ΔU] of Note [Error of a step size]; None if it diverged, as all that follows.
         temperature_error: its standard error.
         kinetic_temperature: N·p² of the momenta; None for optimizers without.
+        judged_temperature: the one that has to be near T: the kinetic for SGHMC, else the other.
         noise_ratio: variance of the minibatches' noise over that of the injected noise, in a step.
         movement: root mean square change of the outputs, from the first measurement to the last.
         loss: mean of the loss over data and measurements.
@@ -56,6 +59,7 @@ class Trial:
     temperature: float | None = None
     temperature_error: float | None = None
     kinetic_temperature: float | None = None
+    judged_temperature: float | None = None
     noise_ratio: float | None = None
     movement: float | None = None
     loss: float | None = None
@@ -246,6 +250,7 @@ class ShortChains:
             temperature=temperature,
             temperature_error=error / mean(laplacians) / math.sqrt(len(squares)),
             kinetic_temperature=mean(kinetic) if kinetic else None,
+            judged_temperature=mean(kinetic) if self.optimizer_class is SGHMC else temperature,
             noise_ratio=mean(ratios),
             movement=movement,
             loss=mean(losses),

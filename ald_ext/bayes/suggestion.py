@@ -49,7 +49,7 @@ class Suggestion:
         for eps in sorted({trial.eps for trial in self.trials}, key=lambda eps: eps or 0):
             trials = [trial for trial in self.trials if trial.eps == eps and not trial.diverged]
             label = None if eps is None else f"eps = {eps:g}"
-            for axes, name in zip(panels, ("temperature", "movement", "loss"), strict=True):
+            for axes, name in zip(panels, ("judged_temperature", "movement", "loss"), strict=True):
                 values = [getattr(trial, name) for trial in trials]
                 axes.plot([trial.lr for trial in trials], values, marker="o", markersize=3, label=label)
         panels[0].axhspan(0, nominal * (1 + self.tolerance), color="#808080", alpha=0.2)
@@ -111,7 +111,7 @@ def suggest_settings(
         lrs: the grid, > 0; None for ten, by factors of 2 up to the largest that the curvature allows.
         warm_up: number of steps of the optimization.
         num_steps: number of steps of each chain, of which the second half is measured.
-        tolerance: largest heat, as a share of T.
+        tolerance: how much hotter than T a chain may be, as a share of T; SGHMC's momenta.
         seed: of the noise, and of the minibatches of a loader without a generator of its own.
         progress: show a progress bar.
 
@@ -150,7 +150,7 @@ def suggest_settings(
     if best.eps is not None:
         settings["eps"] = best.eps
     reasons = [f"The chains began where Adam had come to in {warm_up} steps.", *reasons_for(best, following)]
-    if not 0.8 * temperature < (best.temperature or 0):
+    if (best.temperature or 0.0) < 0.8 * temperature:
         reasons.append("It is below T: the chain had not yet got around, so that a long burn-in is needed.")
     return Suggestion(settings, reasons, trials, optimizer.__name__, tolerance)
 
@@ -159,11 +159,12 @@ def choose(trials: list[Trial], limit: float) -> tuple[Trial, Trial | None]:
     """The largest lr of each eps that is not too hot, of these the one that moves outputs farthest; and the next lr."""
     best: Trial | None = None
     for eps in {trial.eps: None for trial in trials}:
-        good = [t for t in trials if t.eps == eps and t.temperature is not None and t.temperature <= limit]
+        chains = [trial for trial in trials if trial.eps == eps and trial.judged_temperature is not None]
+        good = [trial for trial in chains if trial.judged_temperature <= limit]  # type: ignore[operator]
         if good and (best is None or (good[-1].movement or 0) > (best.movement or 0)):
             best = good[-1]
     if best is None:
-        heat = trials[0].temperature
+        heat = trials[0].judged_temperature
         got = "a chain that diverged" if heat is None else f"a temperature of {heat:.3g}"
         raise ValueError(
             f"{OWNER}: lrs: got {got} at the smallest, {trials[0].lr:.3g}, expected at most {limit:.3g}: "
@@ -174,14 +175,16 @@ def choose(trials: list[Trial], limit: float) -> tuple[Trial, Trial | None]:
 
 def reasons_for(best: Trial, following: Trial | None) -> Iterator[str]:
     """What speaks for a trial, and against the next larger lr."""
+    momenta = "" if best.kinetic_temperature is None else f", the kinetic {best.kinetic_temperature:.3g}"
     yield (
         f"At lr = {best.lr:.3g} the configurational temperature was {best.temperature:.3g} ± "
-        f"{best.temperature_error:.2g}. Minibatches add {best.noise_ratio:.1%} to the variance of the injected noise."
+        f"{best.temperature_error:.2g}{momenta}. Minibatches add {best.noise_ratio:.1%} to the variance of the "
+        "injected noise."
     )
     if following is not None:
-        what = "the chain diverged" if following.temperature is None else f"it was {following.temperature:.3g}"
+        heat, kinetic = following.temperature, following.kinetic_temperature
+        momenta = "" if kinetic is None else f", the kinetic {kinetic:.3g}"
+        what = "the chain diverged" if heat is None else f"it was {heat:.3g}{momenta}"
         yield f"At the next lr of the grid, {following.lr:.3g}, {what}."
-    if best.kinetic_temperature is not None:
-        yield f"The kinetic temperature was {best.kinetic_temperature:.3g}."
     if best.eps is not None:
         yield f"Of the eps, {best.eps:g} moved the outputs farthest."

@@ -131,7 +131,7 @@ def last_layer_laplace(problem: Problem, budget: int, seed: int) -> Predictor:
     return lambda x: approximation(x, link_approx="mc", n_samples=DRAWS).detach()
 
 
-def langevin(optimizer_class: Any, problem: Problem, budget: int, seed: int, tolerance: float) -> Predictor:
+def langevin(optimizer_class: Any, problem: Problem, budget: int, seed: int) -> Predictor:
     """One of ours, with the lr of suggest_settings, whose gradients are not counted, as those of no other's tuning."""
     torch.manual_seed(seed)
     network = problem.make()
@@ -143,7 +143,6 @@ def langevin(optimizer_class: Any, problem: Problem, budget: int, seed: int, tol
         params=problem.groups(network),
         temperature=problem.temperature,
         num_steps=min(budget // 5, 200),
-        tolerance=tolerance,
     )
     burn_in = round(BURN_IN * budget)
     settings = {**suggestion.settings, "seed": seed}

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from ald_ext.files import write_atomically
 
 from .__main__ import FILE
-from .methods import OURS
 
 SCORES = {
     "accuracy": "accuracy",
@@ -49,7 +48,6 @@ def digits_section(part: dict[str, Any]) -> str:
         [
             str(setting["split"]),
             f"{each['temperature']:g}",
-            f"{each['tolerance']:g}",
             *(f"{each['validation'][name]:.3f}" for name in ("nll", "ece")),
             *(f"{each['test'][name]:.3f}" for name in ("accuracy", "nll", "ece")),
             "chosen" if setting["chosen"] == {k: each[k] for k in setting["chosen"]} else "",
@@ -70,10 +68,9 @@ by a quarter, or with noise of deviation 0.3.
 {table(["method", *SCORES.values()], rows)}
 
 The prior of weights is N(0, 2·gain²/inputs) with gain {part["settings"][0]["chosen"]["prior_gain"]:g}, which the
-temperature T narrows to gain·√T. T, and the tolerance of `suggest_settings`, were chosen for SGHMC on the validation
-data:
+temperature T narrows to gain·√T. T was chosen for SGHMC on the validation data:
 
-{table(["split", "T", "tolerance", "validation NLL", "ECE", "test accuracy", "NLL", "ECE", ""], tried)}
+{table(["split", "T", "validation NLL", "ECE", "test accuracy", "NLL", "ECE", ""], tried)}
 
 ![NLL and calibration error of every method]({PICTURE})
 """
@@ -85,7 +82,6 @@ def agreement_section(part: dict[str, Any]) -> str:
             row["method"],
             f"{row['prior_gain']:g}",
             f"{row['temperature']:g}",
-            f"{row['tolerance']:g}" if row["method"] in OURS else "",
             *(f"{row[name]:.3f}" for name in ("top_1", "total_variation", "accuracy", "nll", "ece")),
         ]
         for row in part["rows"]
@@ -97,7 +93,7 @@ How near the predictions on the test digits are to those of {{class}}`ald_ext.sa
 and the mean total variation between the class probabilities. Ours have {part["budget"]:,} gradients of minibatches,
 from random initial weights.
 
-{table(["method", "gain", "T", "tolerance", "same class", "total variation", "accuracy", "NLL", "ECE"], rows)}
+{table(["method", "gain", "T", "same class", "total variation", "accuracy", "NLL", "ECE"], rows)}
 """
 
 

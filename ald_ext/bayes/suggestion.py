@@ -40,7 +40,7 @@ class Suggestion:
     tolerance: float
 
     def draw(self) -> Figure:
-        """Draw temperature, autocorrelation and loss of the trials over lr; the suggestion is a vertical line."""
+        """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 3.2), layout="constrained")

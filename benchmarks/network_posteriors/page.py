@@ -112,7 +112,9 @@ def choices_section(part: list[dict[str, Any]]) -> str:
     return f"""## The lr of suggest_settings
 
 SGLD with the suggested lr and with others around it, by factors of 2: the held-out NLL of the average over 2,000 steps
-from where 1,000 steps of Adam had led, without the first quarter. Means over 2 seeds.
+from where 1,000 steps of Adam had led, without the first quarter. Means over 2 seeds. The suggestion is made for an
+accurate posterior, and that is not always the best likelihood after so few steps: where the posterior is too unsure,
+smaller steps stay nearer to the optimum, and where the optimum fits badly, larger ones leave it faster.
 
 {table(["problem", "suggested", "best of the grid", "ratio", "NLL at the suggestion", "NLL at the best"], rows)}
 """

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ald_ext import PSGLD, SGLD
+from ald_ext.bayes import suggest_settings
 
 PICTURES = Path(__file__).parent / "pictures"
 CHAINS = 4000
@@ -116,9 +118,25 @@ def draw_freeze_after() -> Figure:
     return figure
 
 
+def draw_suggestion() -> Figure:
+    """What suggest_settings measured of a perceptron on Friedman's first function, for SGLD."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(300, 10, generator=generator)
+    y = 10 * (math.pi * x[:, 0] * x[:, 1]).sin() + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    y = (y + torch.randn(300, generator=generator) - 14) / 5
+    loader = DataLoader(TensorDataset(x, y), 50, shuffle=True, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(10, 50), nn.ReLU(), nn.Linear(50, 1))
+    groups = [{"params": list(network.parameters()), "weight_decay": 1 / len(x)}]
+    return suggest_settings(
+        network, lambda mean, y: ((mean[:, 0] - y) / 0.2).square().mean() / 2, loader, params=groups
+    ).draw()
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
-    for name in ("lr", "num_data", "temperature", "eps", "freeze_after"):
+    for name in ("lr", "num_data", "temperature", "eps", "freeze_after", "suggestion"):
         globals()[f"draw_{name}"]().savefig(PICTURES / f"{name}.png", dpi=100, metadata={"Software": None})
 
 

@@ -1,0 +1,285 @@
+"""Short chains of a sampling optimizer over a grid of settings, and what is measured of them.
+
+Note [Error of a step size]
+    At every measurement the whole loader gives ∇U, so that minibatches add no noise to it, and central differences of
+    ∇U along a Rademacher vector give ΔU (Hutchinson 1990), at a distance that smooths over the kinks of ReLU. Draws of
+    exp(-U/T) have E|∇U|² = T·E[ΔU] (Rugh 1997). What the ratio is above T is the heat of the finite step and of
+    minibatches, which both grow with lr. It shows in the stiffest directions, which short chains explore; what is below
+    T is a chain that has not yet got around. SGHMC is judged by its momenta, which minibatches and large steps heat at
+    once: on quadratic potentials its positions are exact at every stable lr. The thermostats of SGNHT hold its momenta
+    at T, whatever its positions do.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..optim import PSGLD, SGHMC, SGLD, SGNHT
+from ..progress import progress_bar
+from ..settings import require, shortened
+
+OWNER = "ald_ext.bayes.suggest_settings"
+LangevinClass = type[SGLD] | type[PSGLD] | type[SGHMC] | type[SGNHT]
+
+#: Step sizes of the default grid, in units of the largest that is stable on a quadratic loss of the largest curvature.
+GRID = [2.0**power for power in range(-9, 1)]
+#: λ of PSGLD that are compared.
+EPS = (0.1, 0.01, 0.001)
+POWER_ITERATIONS, MEASUREMENTS, PROBED_OUTPUTS = 8, 8, 64
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short chain.
+
+    Attributes:
+        lr, eps: its settings; eps is None but for PSGLD.
+        diverged: whether a loss or gradient was not finite, or the curvature not positive.
+        temperature: E|∇U|²/E[ΔU] of Note [Error of a step size]; None if it diverged, as all that follows.
+        temperature_error: its standard error.
+        kinetic_temperature: N·p² of the momenta; None for optimizers without.
+        judged_temperature: the one that has to be near T: the kinetic for SGHMC, else the other.
+        noise_ratio: variance of the minibatches' noise over that of the injected noise, in a step.
+        movement: root mean square change of the outputs, from the first measurement to the last.
+        loss: mean of the loss over data and measurements.
+    """
+
+    lr: float
+    eps: float | None
+    diverged: bool
+    temperature: float | None = None
+    temperature_error: float | None = None
+    kinetic_temperature: float | None = None
+    judged_temperature: float | None = None
+    noise_ratio: float | None = None
+    movement: float | None = None
+    loss: float | None = None
+
+
+class ShortChains:
+    """The short chains of :func:`suggest_settings`, on a copy of the module."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        params: Sequence[Any] | None,
+        loss: Callable[[Any, Tensor], Tensor],
+        loader: Iterable[Sequence[Tensor]],
+        optimizer: LangevinClass,
+        num_data: float | None,
+        temperature: float,
+        seed: int,
+    ) -> None:
+        params = [p for p in module.parameters() if p.requires_grad] if params is None else list(params)
+        lists = all(isinstance(each.get("params"), (list, Tensor)) for each in params if isinstance(each, dict))
+        require(lists, f"{OWNER}: params", "a group of something else", "groups whose params are lists")
+        self.module, self.groups = copy.deepcopy((module, params))
+        self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
+        size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
+        require(num_data or size, f"{OWNER}: num_data", num_data, "a number > 0, as the loader has no dataset")
+        self.num_data = float(size if num_data is None else num_data)  # type: ignore[arg-type]
+        self.temperature, self.seed = temperature, seed
+        self.device = next(self.module.parameters()).device
+        optimizer_of_groups = self.make(lr=0.0)
+        self.parameters = [p for group in optimizer_of_groups.param_groups for p in group["params"]]
+        self.decays = [group["weight_decay"] for group in optimizer_of_groups.param_groups for _ in group["params"]]
+        own = {id(p) for p in self.module.parameters()}
+        found = sum(id(p) in own for p in self.parameters)
+        require(found and found == len(self.parameters), f"{OWNER}: params", f"{found} of the module", "only these")
+        self.d = sum(p.numel() for p in self.parameters)
+        self.check_scale(size)
+
+    def check_scale(self, size: int | None) -> None:
+        """Warn of a summed loss, and of num_data that is not the number of data."""
+        batch = next(self.batches(), [])
+        require(len(batch) > 1, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
+        rows = len(batch[-1])
+        with torch.no_grad():
+            whole, half = (float(self.batch_loss([part[:n] for part in batch])) for n in (rows, max(rows // 2, 1)))
+        require(math.isfinite(whole), f"{OWNER}: loss", whole, "a finite number at the module's parameters")
+        if rows > 1 and half and abs(whole / half - rows / (rows // 2)) < abs(whole / half - 1):
+            warnings.warn(
+                f"{OWNER}: loss: got a sum over the minibatch, as half of it has half the loss, expected the mean",
+                stacklevel=4,
+            )
+        if size is not None and self.num_data != size:
+            warnings.warn(
+                f"{OWNER}: num_data: got {self.num_data:g}, expected {size}, the number of data of the loader",
+                stacklevel=4,
+            )
+
+    def batches(self) -> Iterator[list[Tensor]]:
+        """Minibatches of one epoch, on the module's device."""
+        for batch in self.loader:
+            yield [part.to(self.device) for part in batch]
+
+    def stream(self) -> Iterator[list[Tensor]]:
+        """Minibatches without end."""
+        while True:
+            yield from self.batches()
+
+    def batch_loss(self, batch: list[Tensor]) -> Tensor:
+        *inputs, targets = batch
+        value = self.loss(self.module(*inputs), targets)
+        require(value.dim() == 0, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
+        return value
+
+    def make(self, **settings: Any) -> Any:
+        """The optimizer on the copy, whose groups keep their prior."""
+        groups = [dict(each) if isinstance(each, dict) else each for each in self.groups]
+        return self.optimizer_class(
+            groups, num_data=self.num_data, temperature=self.temperature, seed=self.seed, **{"lr": 0.0, **settings}
+        )
+
+    def step(self, optimizer: Any, batch: list[Tensor]) -> float:
+        optimizer.zero_grad()
+        loss = self.batch_loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+
+    def gradient(self) -> tuple[Tensor, Tensor, float]:
+        """The gradient of L + prior over all data, the variance of each element over minibatches, and the loss."""
+        total: Any = 0.0
+        squares: Any = 0.0
+        count, weight, value = 0, 0, 0.0
+        for batch in self.batches():
+            loss = self.batch_loss(batch)
+            flat = torch.cat([part.flatten() for part in self.gradients_of(loss)]).double()
+            rows = len(batch[-1])
+            total, squares, count, weight = total + rows * flat, squares + flat.square(), count + 1, weight + rows
+            value += rows * float(loss.detach())
+        mean = total / weight
+        variance = (squares / count - mean.square()).clamp_min(0) * (count / max(count - 1, 1))
+        prior = [decay * p.detach().flatten() for p, decay in zip(self.parameters, self.decays, strict=True)]
+        return mean + torch.cat(prior), variance, value / weight
+
+    @torch.no_grad()
+    def move(self, direction: Tensor, distance: float) -> None:
+        for part, p in zip(direction.split([p.numel() for p in self.parameters]), self.parameters, strict=True):
+            p.add_(part.view_as(p).to(p.dtype), alpha=distance)
+
+    def curvature_along(self, direction: Tensor, distance: float) -> Tensor:
+        """∇²(L + prior)·v by a central difference."""
+        self.move(direction, distance)
+        ahead = self.gradient()[0]
+        self.move(direction, -2 * distance)
+        behind = self.gradient()[0]
+        self.move(direction, distance)
+        return (ahead - behind) / (2 * distance)
+
+    def largest_curvature(self, preconditioner: Tensor | float) -> float:
+        """Of G^½ ∇²(L + prior) G^½, by power iteration."""
+        root = torch.as_tensor(preconditioner, dtype=torch.float64, device=self.device).sqrt()
+        direction = torch.randn(self.d, dtype=torch.float64, device=self.device)
+        norm = torch.tensor(1.0)
+        distance = 0.01 * (1 + float(torch.cat([p.detach().flatten() for p in self.parameters]).norm()))
+        for _ in range(POWER_ITERATIONS):
+            direction = root * direction / direction.norm()
+            length = direction.norm()
+            direction = root * self.curvature_along(direction / length, distance) * length
+            norm = direction.norm()
+        require(norm > 0 and norm.isfinite(), f"{OWNER}: loss", float(norm), "a loss that curves and is finite")
+        return float(norm)
+
+    def optimize(self, steps: int) -> None:
+        """By Adam, whose lr falls from 0.01 to 0."""
+        groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(self.parameters, self.decays, strict=True)]
+        adam = torch.optim.Adam(groups, lr=0.01)
+        for number, batch in zip(range(steps), self.stream(), strict=False):
+            for group in adam.param_groups:
+                group["lr"] = 0.01 * (1 - number / steps)
+            self.step(adam, batch)
+
+    def trial(
+        self, start: list[Tensor], lr: float, eps: float | None, square_avg: Tensor, num_steps: int, distance: float
+    ) -> Trial:
+        """A short chain from the optimum."""
+        with torch.no_grad():
+            for p, value in zip(self.parameters, start, strict=True):
+                p.copy_(value)
+        options = {} if eps is None else {"eps": eps, "freeze_after": 0}
+        optimizer = self.make(lr=lr, **options)
+        if eps is not None:
+            for part, p in zip(square_avg.split([p.numel() for p in self.parameters]), self.parameters, strict=True):
+                optimizer.state[p]["square_avg"] = part.view_as(p).to(p.dtype)
+        first = next(self.batches())
+        interval = num_steps // (2 * MEASUREMENTS)
+        squares, laplacians, kinetic, losses, ratios = [], [], [], [], []
+        outputs: list[Tensor] = []
+        for number, batch in zip(range(1, num_steps + 1), self.stream(), strict=False):
+            if not math.isfinite(self.step(optimizer, batch)):
+                return Trial(lr, eps, diverged=True)
+            if number <= num_steps // 2 or number % interval:
+                continue
+            gradient, variance, loss = self.gradient()
+            signs = torch.randint(0, 2, (self.d,), device=self.device).double() * 2 - 1
+            squares.append(self.num_data * float(gradient.square().sum()))
+            laplacians.append(float(signs @ self.curvature_along(signs, distance)))
+            losses.append(loss)
+            ratios.append(self.noise_ratio(optimizer, variance, lr, eps, square_avg))
+            if "momentum_buffer" in optimizer.state_names:
+                buffers = [optimizer.state[p]["momentum_buffer"] for p in self.parameters]
+                kinetic.append(self.num_data * sum(float(p.double().square().sum()) for p in buffers) / self.d)
+            with torch.no_grad():
+                output = self.module(*(part[:PROBED_OUTPUTS] for part in first[:-1]))
+            outputs += [output.double()] if isinstance(output, Tensor) else []
+        mean = statistics.fmean
+        numbers = [*squares, *laplacians, *losses]
+        if not all(map(math.isfinite, numbers)) or mean(laplacians) <= 0:
+            return Trial(lr, eps, diverged=True)
+        temperature = mean(squares) / mean(laplacians)
+        error = statistics.stdev(s - temperature * c for s, c in zip(squares, laplacians, strict=True))
+        movement = float((outputs[-1] - outputs[0]).square().mean().sqrt()) if outputs else None
+        return Trial(
+            lr,
+            eps,
+            diverged=False,
+            temperature=temperature,
+            temperature_error=error / mean(laplacians) / math.sqrt(len(squares)),
+            kinetic_temperature=mean(kinetic) if kinetic else None,
+            judged_temperature=mean(kinetic) if self.optimizer_class is SGHMC else temperature,
+            noise_ratio=mean(ratios),
+            movement=movement,
+            loss=mean(losses),
+        )
+
+    def noise_ratio(self, optimizer: Any, variance: Tensor, lr: float, eps: float | None, square_avg: Tensor) -> float:
+        """Variance of the minibatches' noise over that of the injected noise in a step, both summed over elements."""
+        group = optimizer.param_groups[0]
+        unit = self.temperature / self.num_data
+        if "momentum_buffer" in optimizer.state_names:
+            kept = group["momentum"] if "momentum" in group else math.exp(-group["diffusion"])
+            return lr * float(variance.sum()) / ((1 - kept**2) * unit * self.d)
+        scale = torch.ones(()) if eps is None else 1 / (square_avg.sqrt() + eps)
+        return lr * float((scale.square() * variance).sum()) / (2 * unit * float(scale.expand(self.d).sum()))
+
+    def run(self, lrs: Sequence[float] | None, warm_up: int, num_steps: int, progress: bool) -> list[Trial]:
+        """Optimize, and run a chain for each eps and each lr, in ascending order."""
+        self.optimize(warm_up)
+        start = [p.detach().clone() for p in self.parameters]
+        gradient, variance, _ = self.gradient()
+        square_avg = variance + gradient.square()
+        factor = 4.0 if self.optimizer_class in (SGHMC, SGNHT) else 2.0
+        jobs: list[tuple[float, float | None]] = []
+        for eps in EPS if self.optimizer_class is PSGLD else (None,):
+            if lrs is None:
+                limit = factor / self.largest_curvature(1.0 if eps is None else 1 / (square_avg.sqrt() + eps))
+            jobs += [(lr, eps) for lr in sorted([limit * part for part in GRID] if lrs is None else lrs)]
+        distance = math.sqrt(self.temperature / self.num_data / self.largest_curvature(1.0))
+        return [
+            self.trial(start, lr, eps, square_avg, num_steps, distance)
+            for lr, eps in progress_bar(jobs, show=progress, desc="chains", unit="chain")
+        ]

@@ -201,6 +201,8 @@ def rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None
 
 def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
     """``flat`` as a tensor of the shape and strides of ``like``, whose elements are counted in memory order."""
+    if like.is_contiguous():
+        return flat.view(like.shape)
     result = torch.empty_like(like)
     result.as_strided((like.numel(),), (1,)).copy_(flat)
     return result

@@ -57,6 +57,7 @@ from .library import has_kernel as has_kernel
 from .likelihood import PrecisionPrior, marginal_gaussian_log_prob
 from .likelihood import prior_shape_and_rate as prior_shape_and_rate
 from .noise import draw_seed as draw_seed
+from .noise import fused_normal as fused_normal
 from .noise import normal, philox
 from .steps import NEVER as NEVER
 from .steps import accepts_step as accepts_step

@@ -318,6 +318,8 @@ class GroupStepper(Optimizer, ABC):
         plain = getattr(reference, self.step_name)
         step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
         places["offsets"] = places["offsets"] or [0] * len(noise_ids)
+        if not torch.compiler.is_compiling() and ops.has_kernel(lists.params[0]):
+            settings = {**settings, "normal": ops.fused_normal}
         step(*tensors, noise_ids=noise_ids, **places, **settings)
 
     def _implementation(self, group: Group, param: Tensor) -> str:

@@ -408,6 +408,31 @@ def psgld_step_(
         param += update
 
 
+def anchored(step_: Callable[..., None]) -> Callable[..., None]:
+    """The anchored version of a step."""
+
+    def run(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        *states_and_anchors: Sequence[Tensor],
+        localization: float,
+        **settings: Any,
+    ) -> None:
+        """The step with g + (localization/N)·(θ - anchor) in the place of g; ``anchors`` is the last of its lists."""
+        *states, anchors = states_and_anchors
+        pull = (-localization if settings["maximize"] else localization) / settings["num_data"]
+        lists = zip(params, grads, anchors, strict=True)
+        step_(params, [grad + pull * (param - anchor) for param, grad, anchor in lists], *states, **settings)
+
+    return rounding_16_bit_parameters(run)
+
+
+sgld_anchored_step_ = anchored(sgld_step_)
+psgld_anchored_step_ = anchored(psgld_step_)
+sghmc_anchored_step_ = anchored(sghmc_step_)
+sgnht_anchored_step_ = anchored(sgnht_step_)
+
+
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:
     """log p(x) with the precision integrated out over Gamma(shape, rate); rate 0 and shape 1 or 0: flat or Jeffreys.
 

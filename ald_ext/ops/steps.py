@@ -237,6 +237,8 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
     if torch.compiler.is_compiling():
         op(*lists, **settings)
         return
+    if "localization" in settings:
+        states.pop()  # anchors are only read
     names = _argument_names(name)[len(lists) :]
     given = map(settings.__getitem__, names[: len(settings)])  # all but, perhaps, the last two
     write(op, [*params, *chain(*states)] if states else params, *lists, *given)

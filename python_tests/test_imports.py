@@ -19,6 +19,7 @@ LAYERS = [
     {"optim"},
     {"distributions", "dequantization"},
     {"samplers"},
+    {"bayes"},
     {"models"},
     {"data", "metrics"},
     {"training"},

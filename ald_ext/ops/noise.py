@@ -108,7 +108,12 @@ def fused_normal(
         return normal(n, seed=seed, step=step, parameter=parameter, offset=offset, dtype=dtype, device=device)
     noise, zeros = torch.zeros(2, n, dtype=dtype, device=device)
     settings = {"lr": 0.5, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}  # √(2·lr·T) = 1
-    places = {"noise_ids": (parameter,), "offsets": (offset,), "row_lengths": (row_length,), "row_strides": (row_stride,)}
+    places = {
+        "noise_ids": (parameter,),
+        "offsets": (offset,),
+        "row_lengths": (row_length,),
+        "row_strides": (row_stride,),
+    }
     run_step("sgld_step_", [[noise], [zeros]], {**settings, "seed": seed, "step": step, **places})
     return noise
 

@@ -104,7 +104,9 @@ class LangevinOptimizer(GroupStepper):
         params = [param for group in self.param_groups for param in group["params"]]
         require(len(anchors) == len(params), name, f"{len(anchors)} tensors", f"{len(params)}, one for each parameter")
         for place, (param, anchor) in enumerate(zip(params, anchors, strict=True)):
-            fits = isinstance(anchor, Tensor) and anchor.shape == param.shape and is_dtensor(anchor) == is_dtensor(param)
+            fits = (
+                isinstance(anchor, Tensor) and anchor.shape == param.shape and is_dtensor(anchor) == is_dtensor(param)
+            )
             expected = f"a tensor of shape {list(param.shape)} as of the parameter"
             require(fits, f"{name}[{place}]", shortened(anchor, 100), expected)
             if "anchor" in self.state.get(param, {}):

@@ -297,7 +297,7 @@ class GroupStepper(Optimizer, ABC):
         return [part for part in local_parts if part and part.params]
 
     def _state_of(self, param: Tensor, name: str, new_states: NewStates) -> Tensor:
-        """A state of zeros at the parameter's first step, or its anchor; later of the dtype and device it belongs to."""
+        """A state of zeros at the parameter's first step, or its anchor; later of the dtype and device it should be."""
         dtype = reference.compute_dtype(param.dtype)
         state = self.state.get(param, {}).get(name)
         if state is None and name == "anchor":
@@ -320,7 +320,9 @@ class GroupStepper(Optimizer, ABC):
         places = lists.places()
         if implementation == "fused":
             is_usual = noise_ids[-1] == len(noise_ids) - 1 and not lists.offsets  # 0, 1, 2, ..., which the op knows
-            ops.run_step(self._op_name(settings), tensors, {**settings, "noise_ids": () if is_usual else noise_ids, **places})
+            ops.run_step(
+                self._op_name(settings), tensors, {**settings, "noise_ids": () if is_usual else noise_ids, **places}
+            )
             return
         name = self._op_name(settings)
         plain = getattr(reference, name)

@@ -72,8 +72,9 @@ struct Anchored {
     static constexpr const char* name = Base::anchored_name;
     static constexpr auto states = [] {
         std::array<const char*, Base::states.size() + 1> names = {};
-        for (std::size_t k = 0; k < Base::states.size(); ++k) names[k] = Base::states[k];
-        names[Base::states.size()] = "anchors";
+        std::size_t count = 0;
+        for (const char* state : Base::states) names[count++] = state;
+        names[count] = "anchors";
         return names;
     }();
     static constexpr auto own_settings =

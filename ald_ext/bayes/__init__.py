@@ -1,0 +1,5 @@
+"""Posteriors of networks."""
+
+from .learning_coefficient import LearningCoefficient, local_learning_coefficient
+
+__all__ = ["LearningCoefficient", "local_learning_coefficient"]

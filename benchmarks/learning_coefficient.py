@@ -56,7 +56,7 @@ def estimate_by_ours(case: ExactCase, optimizer_class: Any, lr: float, steps: in
 
 
 def estimate_by_peer(case: ExactCase, steps: int) -> float:
-    from devinterp.optim.sgld import SGLD as PeerSGLD
+    from devinterp.optim import sgld
     from devinterp.slt.sampler import estimate_learning_coeff_with_summary
 
     def evaluate(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -67,7 +67,7 @@ def estimate_by_peer(case: ExactCase, steps: int) -> float:
         DataLoader(TensorDataset(torch.zeros(4, 1), torch.zeros(4, 1)), batch_size=4),
         callbacks=[],
         evaluate=evaluate,
-        sampling_method=PeerSGLD,
+        sampling_method=sgld.SGLD,
         optimizer_kwargs={
             "lr": 2 * case.lr / case.beta_n,
             "localization": case.localization,
@@ -111,9 +111,9 @@ def make_step(name: str, elements: int) -> Callable[[], Any]:
     param = nn.Parameter(torch.zeros(elements))
     param.grad = torch.ones(elements)
     if name == PEER:
-        from devinterp.optim.sgld import SGLD as PeerSGLD
+        from devinterp.optim import sgld
 
-        return PeerSGLD([param], lr=1e-6, localization=100.0, nbeta=1000.0).step
+        return sgld.SGLD([param], lr=1e-6, localization=100.0, nbeta=1000.0).step
     optimizer_class = SGLD if name == OURS_SGLD else SGHMC
     return optimizer_class([param], lr=1e-6, num_data=1e4, temperature=10.0, localization=100.0).step
 

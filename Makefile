@@ -101,6 +101,7 @@ docs: $(VENV)/built
 ## Draw the pictures of settings that are right and wrong again: docs/pictures.
 docs-pictures: $(VENV)/built
 	$(BIN)/python docs/draw_settings.py
+	$(BIN)/python docs/draw_learning_coefficient.py
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

@@ -141,10 +141,11 @@ class GroupStepper(Optimizer, ABC):
 
     def _gather(self) -> list[tuple[Group, StepLists]]:
         """What has a gradient, of each group; states that are not there yet are left out."""
-        names_of = [self._state_names(group) for group in self.param_groups]
-        entries = self._entries() if any(names_of) else []
+        entries = self._entries() if self.state_names else []
         gathered, first = [], 0
-        for group, names in zip(self.param_groups, names_of, strict=True):
+        for group in self.param_groups:
+            names = self._state_names(group) if "localization" in group else self.state_names
+            entries = entries or (self._entries() if names else [])
             params, end = group["params"], first + len(group["params"])
             noise_ids, group_entries = self._noise_ids(group, first), entries[first:end]
             grads = [param.grad for param in params]

@@ -34,8 +34,8 @@ def make_data() -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     x, teacher = torch.randn(NUM_DATA, 3), make_network(2)
     with torch.no_grad():
-        teacher[0].weight.mul_(3)
-        teacher[2].weight.mul_(3)
+        for name in ("0.weight", "2.weight"):
+            teacher.get_parameter(name).mul_(3)
         return x, teacher(x) + NOISE * torch.randn(NUM_DATA, 1)
 
 

@@ -34,9 +34,9 @@ struct OwnSetting {
 };
 
 // Note [The list of steps]
-// Each step once: the names of its op and of the op with anchors, what the op calls the states (elementwise, of zeros at
-// first), and the settings beside those of every step. Schemas, registration and tables of kernels follow from Steps; the
-// formula of each is in langevin_update.h.
+// Each step once: the names of its op and of the op with anchors, what the op calls the states (elementwise, of zeros
+// at first), and the settings beside those of every step. Schemas, registration and tables of kernels follow from
+// Steps; the formula of each is in langevin_update.h.
 struct Sgld {
     static constexpr const char *name = "sgld_step_", *anchored_name = "sgld_anchored_step_";
     static constexpr std::array<const char*, 0> states = {};
@@ -77,9 +77,9 @@ struct Anchored {
         names[count] = "anchors";
         return names;
     }();
-    static constexpr auto own_settings =
-        std::tuple_cat(Base::own_settings, std::make_tuple(OwnSetting<double>{
-                                               "localization", &LangevinSettings::localization, Bounds::not_negative}));
+    static constexpr auto own_settings = std::tuple_cat(
+        Base::own_settings,
+        std::make_tuple(OwnSetting<double>{"localization", &LangevinSettings::localization, Bounds::not_negative}));
 };
 
 using Steps = std::tuple<Sgld, Psgld, Sghmc, Sgnht, Anchored<Sgld>, Anchored<Psgld>, Anchored<Sghmc>, Anchored<Sgnht>>;

@@ -19,7 +19,8 @@ std::string step_schema(const std::string& overload, const std::string& lr, cons
     char alias = 'b';
     for (int k = 0; k < ald_ext::state_count<Step>; ++k) {
         const bool is_written = k < ald_ext::written_states<Step>;
-        schema += std::string("Tensor") + (is_written ? std::string("(") + alias++ + "!)" : "") + "[] " + Step::states[k];
+        schema +=
+            std::string("Tensor") + (is_written ? std::string("(") + alias++ + "!)" : "") + "[] " + Step::states[k];
         schema += ", ";
     }
     schema += lr + " lr, float num_data, float temperature, float weight_decay, bool maximize, ";

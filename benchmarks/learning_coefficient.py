@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     except importlib.metadata.PackageNotFoundError:
         version = None
     names = [OURS, OURS_SGLD, *([PEER] if version else [])]
-    steps = 60 if given.quick else 1500
+    steps = 60 if given.quick else 500
     results = {
         **describe_run(torch.device("cpu"), "python -m benchmarks.learning_coefficient"),
         "devinterp": version,

@@ -528,19 +528,19 @@ template <typename Update, typename Step, typename Param, typename Elements>
 ALD_EXT_INLINE void run_update(Param* param, const Param* grad, const States<Compute<Param>*>& states,
                                const Elements& elements, const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
-    constexpr int count = state_count<Step>, written = written_states<Step>;
+    constexpr int count = state_count<Step>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
         States<Scalar> state = load_states<count>(states, i);
         const Scalar prepared = Update::prepare(theta, gradient, state, step);
-        if constexpr (Update::prepare_writes) store_states<written>(state, states, i);
+        if constexpr (Update::prepare_writes) store_states<written_states<Step>>(state, states, i);
         return prepared;
     };
     run_step(param, grad, elements, settings, prepare,
              [=](std::int64_t i, Scalar theta, Scalar gradient, Scalar xi, Scalar prepared) {
                  States<Scalar> state = load_states<count>(states, i);
                  const Scalar moved = Update::finish(theta, gradient, xi, prepared, state, step);
-                 if constexpr (Update::finish_writes) store_states<written>(state, states, i);
+                 if constexpr (Update::finish_writes) store_states<written_states<Step>>(state, states, i);
                  return moved;
              });
 }

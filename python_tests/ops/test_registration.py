@@ -344,7 +344,7 @@ def step_overwrites(position: int) -> dict[str, Overwrite]:
         for step, (count, _) in STEPS.items()
         for raw in ((False, True) if hasattr(ops, step) else (True,))
         for clock in ({}, CLOCK)
-        if position < count
+        if position < count - ("anchored" in step)  # anchors, the last list, are only read
     }
 
 

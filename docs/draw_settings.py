@@ -125,7 +125,7 @@ def draw_localization() -> Figure:
         precision = 20 + localization
         title = f"localization = {localization:g}: mean {samples.mean():.2f}, sd {samples.std():.2f}"
         exact = {"mean": localization / precision, "deviation": precision**-0.5}
-        histogram(place, samples, title, right=localization != 200, **exact)
+        histogram(place, samples, title, right=True, **exact)
         place.axvline(1.0, color=GREY, linestyle=":")
         place.set_xlim(-1.0, 1.6)
     return figure

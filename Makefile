@@ -102,6 +102,7 @@ docs: $(VENV)/built
 docs-pictures: $(VENV)/built
 	$(BIN)/python docs/draw_settings.py
 	$(BIN)/python docs/draw_bayesian_networks.py
+	$(BIN)/python docs/draw_learning_coefficient.py
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

@@ -201,6 +201,8 @@ def rounding_16_bit_parameters(step_: Callable[..., None]) -> Callable[..., None
 
 def _in_memory_order(like: Tensor, flat: Tensor) -> Tensor:
     """``flat`` as a tensor of the shape and strides of ``like``, whose elements are counted in memory order."""
+    if like.is_contiguous():
+        return flat.view(like.shape)
     result = torch.empty_like(like)
     result.as_strided((like.numel(),), (1,)).copy_(flat)
     return result
@@ -404,6 +406,31 @@ def psgld_step_(
             scale = torch.sqrt(2 * lr * temperature / num_data * preconditioner)
             update += scale * noise_like(param, normal, key)
         param += update
+
+
+def anchored(step_: Callable[..., None]) -> Callable[..., None]:
+    """The anchored version of a step."""
+
+    def run(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        *states_and_anchors: Sequence[Tensor],
+        localization: float,
+        **settings: Any,
+    ) -> None:
+        """The step with g + (localization/N)·(θ - anchor) in the place of g; ``anchors`` is the last of its lists."""
+        *states, anchors = states_and_anchors
+        pull = (-localization if settings["maximize"] else localization) / settings["num_data"]
+        lists = zip(params, grads, anchors, strict=True)
+        step_(params, [grad + pull * (param - anchor) for param, grad, anchor in lists], *states, **settings)
+
+    return rounding_16_bit_parameters(run)
+
+
+sgld_anchored_step_ = anchored(sgld_step_)
+psgld_anchored_step_ = anchored(psgld_step_)
+sghmc_anchored_step_ = anchored(sghmc_step_)
+sgnht_anchored_step_ = anchored(sgnht_step_)
 
 
 def marginal_gaussian_log_prob(x: Tensor, mean: Tensor, shape: float, rate: float) -> Tensor:

@@ -134,9 +134,24 @@ def draw_suggestion() -> Figure:
     ).draw()
 
 
+def draw_localization() -> Figure:
+    """The mean of 20 data, N(0, 1/20) under a flat prior, with anchors at 1."""
+    figure, axes = panels(3)
+    for place, localization in zip(axes, (0.0, 20.0, 200.0), strict=True):
+        anchors = {"localization": localization, "anchors": [torch.ones(CHAINS)]} if localization else {}
+        samples = run(SGLD, standard_normal, 1000, lr=0.01, num_data=20, **anchors)[500:]
+        precision = 20 + localization
+        title = f"localization = {localization:g}: mean {samples.mean():.2f}, sd {samples.std():.2f}"
+        exact = {"mean": localization / precision, "deviation": precision**-0.5}
+        histogram(place, samples, title, right=True, **exact)
+        place.axvline(1.0, color=GREY, linestyle=":")
+        place.set_xlim(-1.0, 1.6)
+    return figure
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
-    for name in ("lr", "num_data", "temperature", "eps", "freeze_after", "suggestion"):
+    for name in ("lr", "num_data", "temperature", "localization", "eps", "freeze_after", "suggestion"):
         globals()[f"draw_{name}"]().savefig(PICTURES / f"{name}.png", dpi=100, metadata={"Software": None})
 
 

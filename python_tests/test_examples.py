@@ -100,6 +100,15 @@ def test_chains_of_one_process_agree_with_the_exact_posterior(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["chains-0000-0007.npy"]
 
 
+def test_wider_networks_have_coefficients_far_below_half_of_their_parameters(tmp_path: Path):
+    results = run_example("local_learning_coefficient", "--out", tmp_path)
+    assert list(results) == [1, 2, 8]
+    assert 1 < results[1].estimate < 3  # five parameters, all of which the loss sees
+    assert results[1].estimate < results[2].estimate < results[8].estimate < 15  # of 40 parameters
+    assert_picture(tmp_path / "learning_coefficients.png")
+    assert_picture(tmp_path / "hidden_8.png")
+
+
 def test_the_last_layer_samples_the_exact_posterior_and_the_whole_network_does_not(tmp_path: Path):
     results = run_example("posterior_sampling", "--out", tmp_path)
     last_layer, network = results["last layer"], results["whole network"]

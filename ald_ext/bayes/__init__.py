@@ -1,8 +1,8 @@
-"""Posteriors of networks: priors, settings, samples of the parameters, predictions that are averages over them,
-diagnosis."""
+"""Posteriors of networks: priors, settings, parameter samples, predictions, diagnosis, learning coefficients."""
 
 from .collecting import collect_parameters
 from .diagnosis import PosteriorDiagnosis, diagnose
+from .learning_coefficient import LearningCoefficient, local_learning_coefficient
 from .parameter_samples import PosteriorSamples
 from .prediction import Prediction, predict
 from .priors import gaussian_prior
@@ -10,6 +10,7 @@ from .short_chains import Trial
 from .suggestion import Suggestion, suggest_settings
 
 __all__ = [
+    "LearningCoefficient",
     "PosteriorDiagnosis",
     "PosteriorSamples",
     "Prediction",
@@ -18,6 +19,7 @@ __all__ = [
     "collect_parameters",
     "diagnose",
     "gaussian_prior",
+    "local_learning_coefficient",
     "predict",
     "suggest_settings",
 ]

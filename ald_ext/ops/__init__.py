@@ -42,6 +42,17 @@ Note [The thermostat]
     x ~ N(0, a²/4), independent of θ and p. Ding et al. 2014, with a thermostat for each element and split as BADODAB
     (Leimkuhler & Shang 2016). With T = 0 x stays as it is, with lr = 0 p too.
 
+Note [Anchors]
+    A step with a ``localization`` γ > 0 pulls each parameter towards an anchor θ₀ of its own:
+
+        g = ∇L + weight_decay·θ + (γ/N)(θ - θ₀)
+
+    in the place of g. That is a Gaussian prior around θ₀, of precision γ/T where temperature = T and N·weight_decay/T
+    is that of weight decay. The ops ``sgld_anchored_step_``, ``psgld_anchored_step_``, ``sghmc_anchored_step_`` and
+    ``sgnht_anchored_step_`` take the anchors as the last of their lists and ``localization`` as the last of their own
+    settings (:func:`run_step`); optimizers call them where ``localization`` is not 0. With T = 0 it is L2-SP (Li et
+    al. 2018), a penalty on the distance from where fine-tuning begins.
+
 Note [Noise]
     ξ for element i of parameter k at step t is a pure function of (seed, t, k, i): Philox4x32-7 keyed by the seed,
     with counter (i, k, t). Elements count in memory order, which is the usual order for a contiguous tensor. Nothing
@@ -57,6 +68,7 @@ from .library import has_kernel as has_kernel
 from .likelihood import PrecisionPrior, marginal_gaussian_log_prob
 from .likelihood import prior_shape_and_rate as prior_shape_and_rate
 from .noise import draw_seed as draw_seed
+from .noise import fused_normal as fused_normal
 from .noise import normal, philox
 from .steps import NEVER as NEVER
 from .steps import accepts_step as accepts_step

@@ -15,6 +15,7 @@ from .. import reference
 from .._extension import cpu_module
 from ..settings import shortened
 from .library import KERNEL_DEVICES, OPS, write
+from .steps import run_step
 
 #: By generation, the number of forks up to the one that this process comes from; at last, how often it was forked.
 _forks = [0]
@@ -88,6 +89,33 @@ def normal(
         return reference.normal(n, **key, dtype=dtype, device=out.device)
     write(OPS.normal_, [out], out, seed=seed, step=step, parameter=parameter, offset=offset)
     return out
+
+
+def fused_normal(
+    n: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    step: int,
+    parameter: int = 0,
+    offset: int = 0,
+    row_length: int = 0,
+    row_stride: int = 0,
+) -> Tensor:
+    """:func:`ald_ext.reference.normal` by the ops, with the bits of the fused steps; also of rows."""
+    if not row_length:
+        return normal(n, seed=seed, step=step, parameter=parameter, offset=offset, dtype=dtype, device=device)
+    noise, zeros = torch.zeros(2, n, dtype=dtype, device=device)
+    settings = {"lr": 0.5, "num_data": 1.0, "temperature": 1.0, "weight_decay": 0.0, "maximize": False}  # √(2·lr·T) = 1
+    places = {
+        "noise_ids": (parameter,),
+        "offsets": (offset,),
+        "row_lengths": (row_length,),
+        "row_strides": (row_stride,),
+    }
+    run_step("sgld_step_", [[noise], [zeros]], {**settings, "seed": seed, "step": step, **places})
+    return noise
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:

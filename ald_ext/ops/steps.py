@@ -237,6 +237,8 @@ def run_step(name: str, lists: Sequence[Sequence[Tensor]], settings: dict[str, A
     if torch.compiler.is_compiling():
         op(*lists, **{"noise_ids": (), "offsets": (), **settings})
         return
+    if "localization" in settings:
+        states.pop()  # anchors are only read
     if tuple(settings) != _setting_names(name):
         settings = in_order(name, settings)
     write(op, [*params, *chain(*states)] if states else params, *lists, *settings.values())

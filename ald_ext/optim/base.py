@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy
 import torch
+from torch import Tensor
 
 from .. import ops, reference
 from ..settings import from_dict, require, shortened
@@ -42,14 +43,18 @@ class LangevinOptimizer(GroupStepper):
         "seed": SEED,
     }
     #: Options that are entries of a group only if somebody gave them: groups of older versions have none.
-    _rare_options: ClassVar[Mapping[str, Requirement]] = {"chain": COUNT_OR_NONE, "first_parameter": COUNT_OR_NONE}
+    _rare_options: ClassVar[Mapping[str, Requirement]] = {
+        "chain": COUNT_OR_NONE,
+        "first_parameter": COUNT_OR_NONE,
+        "localization": NOT_NEGATIVE,
+    }
 
     _drew_seed = False
     _replicas: Replicas | None = None
     #: Of any parameters, where they have no names.
     _alike: Replicas | None = None
 
-    def __init__(self, params: Iterable[Any], defaults: Group) -> None:
+    def __init__(self, params: Iterable[Any], defaults: Group, anchors: Iterable[Tensor] | None = None) -> None:
         defaults = python_numbers(defaults)
         given = defaults["seed"]
         if given is None:
@@ -57,6 +62,8 @@ class LangevinOptimizer(GroupStepper):
         defaults["step"] = 0
         super().__init__(params, defaults)
         self._drew_seed = given is None
+        if anchors is not None:
+            self._place_anchors(list(anchors))
         if in_process_group():
             self._replicas = self._join_replicas()
 
@@ -85,11 +92,30 @@ class LangevinOptimizer(GroupStepper):
             self.param_groups.pop()
             raise
         place_step(group)
+        if group.get("localization"):
+            for param in group["params"]:
+                self.state[param]["anchor"] = param.detach().to(reference.compute_dtype(param.dtype), copy=True)
+
+    def _place_anchors(self, anchors: list[Tensor]) -> None:
+        """Of the parameters of all groups, in their order, in the place of copies of the parameters."""
+        name = f"ald_ext.{type(self).__name__}: anchors"
+        localized = any(group.get("localization") for group in self.param_groups)
+        require(localized, name, "anchors with a localization of 0, which has no use for them", "a localization > 0")
+        params = [param for group in self.param_groups for param in group["params"]]
+        require(len(anchors) == len(params), name, f"{len(anchors)} tensors", f"{len(params)}, one for each parameter")
+        for place, (param, anchor) in enumerate(zip(params, anchors, strict=True)):
+            fits = (
+                isinstance(anchor, Tensor) and anchor.shape == param.shape and is_dtensor(anchor) == is_dtensor(param)
+            )
+            expected = f"a tensor of shape {list(param.shape)} as of the parameter"
+            require(fits, f"{name}[{place}]", shortened(anchor, 100), expected)
+            if "anchor" in self.state.get(param, {}):
+                self.state[param]["anchor"].copy_(anchor.detach())
 
     def _identify(self, group: Group) -> None:
         """Look at the identities of the parameters, when a group is new."""
         for option in self._rare_options:
-            if group.get(option) is None:
+            if group.get(option) is None or (option == "localization" and group[option] == 0):
                 group.pop(option, None)
         if "param_names" in group:
             group.setdefault("first_parameter", None)  # names, and not positions
@@ -222,12 +248,15 @@ class LangevinOptimizer(GroupStepper):
             "a dict",
         )
         # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
+        anchors = [(param, state["anchor"]) for param, state in self.state.items() if "anchor" in state]
         handle = self.register_load_state_dict_pre_hook(prepare_loaded)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
             self.__dict__.pop("_loaded", None)
+        for param, anchor in anchors:  # of other optimizers' states, which have none
+            self.state[param].setdefault("anchor", anchor)
 
     def _adopted(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state of another optimizer as one of this."""
@@ -243,7 +272,7 @@ class LangevinOptimizer(GroupStepper):
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
             saved = state_dict["state"].get(saved_id, {})
-            for name in self.state_names:
+            for name in (*self.state_names, "anchor"):
                 if name in saved and param.dtype != reference.compute_dtype(param.dtype):
                     self.state[param][name] = saved[name].to(
                         param.device, reference.compute_dtype(param.dtype), copy=True
@@ -258,6 +287,7 @@ class LangevinOptimizer(GroupStepper):
             "maximize": group["maximize"],
             "seed": chain_seed(group["seed"], group["chain"]) if "chain" in group else group["seed"],
             **{name: group[name] for name in self.own_options},
+            **({"localization": float(group["localization"])} if group.get("localization") else {}),
         }
 
 

@@ -151,7 +151,8 @@ def check_loaded(owner: str, optimizer: torch.optim.Optimizer, state_dict: Any) 
     keyed = [pair for own, saved in pairs for pair in zip(own["params"], saved["params"], strict=False)]
     for param, key in keyed:
         states = state_dict["state"].get(key, {})
-        for name in (*names, *({"gradient_mean"} & states.keys())) if states else ():
+        required = names if states.keys() - {"anchor"} else ()  # anchors are there before the first step
+        for name in (*required, *({"gradient_mean", "anchor"} & states.keys())):
             state = states.get(name)
             dense = isinstance(state, Tensor) and state.layout == torch.strided and state.is_floating_point()
             plain = dense and state.is_meta == param.is_meta and not state.requires_grad

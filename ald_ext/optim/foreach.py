@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..reference import NormalFunction, noise_keys, noise_like, normal, rounding_16_bit_parameters
+from ..reference import NormalFunction, anchored, noise_keys, noise_like, normal, rounding_16_bit_parameters
 
 
 @rounding_16_bit_parameters
@@ -123,4 +123,7 @@ FOREACH_STEPS: dict[str, Callable[..., None]] = {
     "sgld_step_": sgld_step_foreach_,
     "psgld_step_": psgld_step_foreach_,
     "sghmc_step_": sghmc_step_foreach_,
+    "sgld_anchored_step_": anchored(sgld_step_foreach_),
+    "psgld_anchored_step_": anchored(psgld_step_foreach_),
+    "sghmc_anchored_step_": anchored(sghmc_step_foreach_),
 }

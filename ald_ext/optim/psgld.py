@@ -32,7 +32,7 @@ class PSGLD(LangevinOptimizer):
 
     Args:
         params, lr, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
-            first_parameter: as for :class:`ald_ext.SGLD`.
+            first_parameter, localization, anchors: as for :class:`ald_ext.SGLD`.
         alpha: decay of v, 0 ≤ alpha < 1.
         eps: λ ≥ 0; > 0 where temperature > 0.
         freeze_after: number of steps after which v stays as it is; None: never.
@@ -66,6 +66,8 @@ class PSGLD(LangevinOptimizer):
         capturable: bool = False,
         chain: int | None = None,
         first_parameter: int | None = None,
+        localization: float = 0.0,
+        anchors: Iterable[Tensor] | None = None,
         alpha: float = 0.99,
         eps: float = 0.1,
         freeze_after: int | None = None,
@@ -82,12 +84,13 @@ class PSGLD(LangevinOptimizer):
             "capturable": capturable,
             "chain": chain,
             "first_parameter": first_parameter,
+            "localization": localization,
             "alpha": alpha,
             "eps": eps,
             "freeze_after": freeze_after,
             "frozen": False,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, anchors)
 
     def freeze_preconditioner(self) -> None:
         """Keeps v, of every group, as it is from now on. Kept in the state_dict."""

@@ -31,7 +31,7 @@ class SGHMC(LangevinOptimizer):
 
     Args:
         params, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
-            first_parameter: as for :class:`ald_ext.SGLD`.
+            first_parameter, localization, anchors: as for :class:`ald_ext.SGLD`.
         lr: h², the square of the time step, ≥ 0; as for :class:`ald_ext.SGLD`.
         momentum: μ, what is left of p after a step, 0 ≤ momentum < 1.
 
@@ -58,6 +58,8 @@ class SGHMC(LangevinOptimizer):
         capturable: bool = False,
         chain: int | None = None,
         first_parameter: int | None = None,
+        localization: float = 0.0,
+        anchors: Iterable[Tensor] | None = None,
         momentum: float = 0.9,
     ) -> None:
         defaults = {
@@ -72,6 +74,7 @@ class SGHMC(LangevinOptimizer):
             "capturable": capturable,
             "chain": chain,
             "first_parameter": first_parameter,
+            "localization": localization,
             "momentum": momentum,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, anchors)

@@ -36,6 +36,10 @@ class SGLD(LangevinOptimizer):
         first_parameter: ≥ 0; noise belongs to the positions of parameters, counted from here on. None: to their names
             where they have some (``model.named_parameters()``, :func:`ald_ext.name_parameters`), else to positions from
             0 on. On several processes see the guide.
+        localization: γ ≥ 0 of a Gaussian prior around anchors, Note [Anchors] of :mod:`ald_ext.ops`. Kept, like other
+            options, in the parameter groups.
+        anchors: θ₀, one tensor for each parameter, in the order of all groups. None: copies of the parameters as they
+            are when the optimizer is made. They are kept in the state, as ``anchor``.
 
     Raises:
         ValueError: an option out of its range.
@@ -58,6 +62,8 @@ class SGLD(LangevinOptimizer):
         capturable: bool = False,
         chain: int | None = None,
         first_parameter: int | None = None,
+        localization: float = 0.0,
+        anchors: Iterable[Tensor] | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -71,5 +77,6 @@ class SGLD(LangevinOptimizer):
             "capturable": capturable,
             "chain": chain,
             "first_parameter": first_parameter,
+            "localization": localization,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, anchors)

@@ -32,7 +32,7 @@ class SGNHT(LangevinOptimizer):
 
     Args:
         params, num_data, temperature, weight_decay, maximize, seed, foreach, fused, capturable, chain,
-            first_parameter: as for :class:`ald_ext.SGLD`.
+            first_parameter, localization, anchors: as for :class:`ald_ext.SGLD`.
         lr: h², the square of the time step, ≥ 0; as for :class:`ald_ext.SGHMC`.
         diffusion: a, the friction of a step without noise of gradients, > 0; about 1 - ``momentum`` of SGHMC. The noise
             in p is that of a. The error of the splitting grows with a, which is best below 0.2.
@@ -60,6 +60,8 @@ class SGNHT(LangevinOptimizer):
         capturable: bool = False,
         chain: int | None = None,
         first_parameter: int | None = None,
+        localization: float = 0.0,
+        anchors: Iterable[Tensor] | None = None,
         diffusion: float = 0.1,
     ) -> None:
         defaults = {
@@ -74,6 +76,7 @@ class SGNHT(LangevinOptimizer):
             "capturable": capturable,
             "chain": chain,
             "first_parameter": first_parameter,
+            "localization": localization,
             "diffusion": diffusion,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, anchors)

@@ -134,7 +134,8 @@ class GroupStepper(Optimizer, ABC):
         self._accepted.pop(place, None)
         options = (value for name, value in group.items() if name not in ("params", "param_names", "step"))
         if all(type(value) in (float, int, bool, NoneType) for value in options):  # others may be written to
-            self._accepted[place] = (list(group.values()), ops.in_order(self.step_name, self._op_options(group)))
+            settings = self._op_options(group)
+            self._accepted[place] = (list(group.values()), ops.in_order(self._op_name(settings), settings))
 
     def _look_for_shards(self) -> None:
         self._has_shards = any(is_shard(param) for group in self.param_groups for param in group["params"])
@@ -144,6 +145,8 @@ class GroupStepper(Optimizer, ABC):
         entries = self._entries() if self.state_names else []
         gathered, first = [], 0
         for group in self.param_groups:
+            names = self._state_names(group) if "localization" in group else self.state_names
+            entries = entries or (self._entries() if names else [])
             params, end = group["params"], first + len(group["params"])
             noise_ids, group_entries = self._noise_ids(group, first), entries[first:end]
             grads = [param.grad for param in params]
@@ -152,12 +155,16 @@ class GroupStepper(Optimizer, ABC):
                 params, grads, noise_ids = ([items[i] for i in places] for items in (params, grads, noise_ids))
                 group_entries = [group_entries[i] for i in places] if group_entries else []
             try:
-                states = [list(map(itemgetter(name), group_entries)) for name in self.state_names]
+                states = [list(map(itemgetter(name), group_entries)) for name in names]
             except (KeyError, TypeError):  # not every parameter has made a step
-                states = [[e[name] for e in group_entries if e and name in e] for name in self.state_names]
+                states = [[e[name] for e in group_entries if e and name in e] for name in names]
             gathered.append((group, StepLists(params, grads, states, noise_ids)))
             first = end
         return gathered
+
+    def _state_names(self, group: Group) -> tuple[str, ...]:
+        """Of the states of a group's step, of which anchors are the last."""
+        return (*self.state_names, "anchor") if group.get("localization") else self.state_names
 
     def _entries(self) -> list[Any]:
         """The states of each parameter of all groups; None for one that has not made a step."""
@@ -212,14 +219,15 @@ class GroupStepper(Optimizer, ABC):
         """Whether the op takes the tensors of all groups, so that none refuses after others have been written."""
         if any(settings["step"] > reference.MAX_STEP for _, _, settings in ready):
             return False
-        alike: dict[tuple[torch.dtype, torch.device], list[StepLists]] = {}
-        for _, lists, _ in ready:
+        alike: dict[tuple[torch.dtype, torch.device, bool], tuple[dict[str, Any], list[StepLists]]] = {}
+        for _, lists, settings in ready:
             if lists.params:
-                alike.setdefault((lists.params[0].dtype, lists.params[0].device), []).append(lists)
-        for several in alike.values():
+                kind = (lists.params[0].dtype, lists.params[0].device, "localization" in settings)
+                alike.setdefault(kind, (settings, []))[1].append(lists)
+        for settings, several in alike.values():
             columns = zip(*((lists.params, lists.grads, *lists.states) for lists in several), strict=True)
             tensors = [list(chain.from_iterable(column)) for column in columns]
-            if not ops.accepts_step(self.step_name, tensors, ready[0][2]):
+            if not ops.accepts_step(self._op_name(settings), tensors, settings):
                 return False
         return True
 
@@ -244,7 +252,7 @@ class GroupStepper(Optimizer, ABC):
         for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
             where = f"ald_ext.{optimizer}: parameter {names.get(index, index)}"
             check_param(where, group, param, grad)
-            check_state(where, param, self.state.get(param, {}), self.state_names)
+            check_state(where, param, self.state.get(param, {}), self._state_names(group))
         check_memory(optimizer, lists)
         lr, step = group["lr"], group["step"]
         if step.is_cpu and not torch.compiler.is_compiling() and not 0 <= step < reference.MAX_STEP:
@@ -254,7 +262,7 @@ class GroupStepper(Optimizer, ABC):
         else:
             settings = self._settings(group)
         new_states: NewStates = []
-        parts = self._mended_parts(lists, new_states)
+        parts = self._mended_parts(lists, self._state_names(group), new_states)
         return Planned(
             group, [(self._implementation(group, part.params[0]), part) for part in parts], settings, new_states
         )
@@ -270,16 +278,16 @@ class GroupStepper(Optimizer, ABC):
         if settings["step"] is not group["step"]:
             group["step"].fill_(settings["step"])
 
-    def _mended_parts(self, lists: StepLists, new_states: NewStates) -> list[StepLists]:
+    def _mended_parts(self, lists: StepLists, names: tuple[str, ...], new_states: NewStates) -> list[StepLists]:
         """The tensors by device and dtype, with states for all, everything in the parameters' strides."""
         parts: dict[tuple[torch.device, torch.dtype], StepLists] = {}
         for param, grad, index in zip(lists.params, lists.grads, lists.noise_ids, strict=True):
-            new = StepLists([], [], [[] for _ in self.state_names], [])
+            new = StepLists([], [], [[] for _ in names], [])
             part = parts.setdefault((param.device, param.dtype), new)
             part.params.append(param)
             part.grads.append(in_layout_of(grad, param))
             part.noise_ids.append(index)
-            for tensors, name in zip(part.states, self.state_names, strict=True):
+            for tensors, name in zip(part.states, names, strict=True):
                 tensors.append(self._state_of(param, name, new_states))
         if not self._has_shards:
             return list(parts.values())
@@ -292,10 +300,12 @@ class GroupStepper(Optimizer, ABC):
         return [part for part in local_parts if part and part.params]
 
     def _state_of(self, param: Tensor, name: str, new_states: NewStates) -> Tensor:
-        """A state of zeros at the parameter's first step; later in the dtype and on the device that belong to it."""
+        """A state of zeros at the parameter's first step, or its anchor; later of the dtype and device it should be."""
         dtype = reference.compute_dtype(param.dtype)
         state = self.state.get(param, {}).get(name)
-        if state is None:
+        if state is None and name == "anchor":
+            mended = param.detach().to(dtype, copy=True)
+        elif state is None:
             mended = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         elif state.dtype != dtype or state.device != param.device:  # the model was moved or cast
             mended = state.to(param.device, dtype)
@@ -313,13 +323,18 @@ class GroupStepper(Optimizer, ABC):
         if implementation == "fused":
             if lists.offsets or noise_ids[-1] != len(noise_ids) - 1:  # 0, 1, 2, ... are what the op knows
                 settings = {**settings, "noise_ids": noise_ids, **lists.places()}
-            ops.run_step(self.step_name, tensors, settings)
+            ops.run_step(self._op_name(settings), tensors, settings)
             return
-        places = lists.places()
-        plain = getattr(reference, self.step_name)
-        step = FOREACH_STEPS.get(self.step_name, plain) if implementation == "foreach" else plain
+        name, places = self._op_name(settings), lists.places()
+        plain = getattr(reference, name)
+        step = FOREACH_STEPS.get(name, plain) if implementation == "foreach" else plain
         places["offsets"] = places["offsets"] or [0] * len(noise_ids)
+        if not torch.compiler.is_compiling() and ops.has_kernel(lists.params[0]):
+            settings = {**settings, "normal": ops.fused_normal}
         step(*tensors, noise_ids=noise_ids, **places, **settings)
+
+    def _op_name(self, settings: dict[str, Any]) -> str:
+        return self.step_name.replace("_step_", "_anchored_step_") if "localization" in settings else self.step_name
 
     def _implementation(self, group: Group, param: Tensor) -> str:
         """ "fused", "foreach" or "reference", by the group's flags and what the parameter's device has."""

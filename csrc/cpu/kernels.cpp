@@ -524,22 +524,23 @@ ALD_EXT_INLINE void store_states(const States<Scalar>& state, const States<Scala
 }
 
 // Note [The update of a step] in csrc/math/langevin_update.h.
-template <typename Update, int count, typename Param, typename Elements>
+template <typename Update, typename Step, typename Param, typename Elements>
 ALD_EXT_INLINE void run_update(Param* param, const Param* grad, const States<Compute<Param>*>& states,
                                const Elements& elements, const LangevinSettings& settings) {
     using Scalar = Compute<Param>;
+    constexpr int count = state_count<Step>;
     const StepScalars<Scalar> step = make_step_scalars<Scalar>(settings);
     const auto prepare = [=](std::int64_t i, Scalar theta, Scalar gradient) {
         States<Scalar> state = load_states<count>(states, i);
         const Scalar prepared = Update::prepare(theta, gradient, state, step);
-        if constexpr (Update::prepare_writes) store_states<count>(state, states, i);
+        if constexpr (Update::prepare_writes) store_states<written_states<Step>>(state, states, i);
         return prepared;
     };
     run_step(param, grad, elements, settings, prepare,
              [=](std::int64_t i, Scalar theta, Scalar gradient, Scalar xi, Scalar prepared) {
                  States<Scalar> state = load_states<count>(states, i);
                  const Scalar moved = Update::finish(theta, gradient, xi, prepared, state, step);
-                 if constexpr (Update::finish_writes) store_states<count>(state, states, i);
+                 if constexpr (Update::finish_writes) store_states<written_states<Step>>(state, states, i);
                  return moved;
              });
 }
@@ -548,11 +549,11 @@ template <typename Step, typename Param, typename Elements>
 ALD_EXT_INLINE void run_parameter_step(Param* param, const Param* grad, const States<Compute<Param>*>& states,
                                        const Elements& elements, const LangevinSettings& settings) {
     using Frozen = typename Update<Step>::Frozen;
-    if constexpr (!std::is_same_v<Frozen, Update<Step>>) {
+    if constexpr (Update<Step>::prepare_writes != Frozen::prepare_writes) {
         if (elements.key.step > settings.freeze_after)
-            return run_update<Frozen, state_count<Step>>(param, grad, states, elements, settings);
+            return run_update<Frozen, Step>(param, grad, states, elements, settings);
     }
-    run_update<Update<Step>, state_count<Step>>(param, grad, states, elements, settings);
+    run_update<Update<Step>, Step>(param, grad, states, elements, settings);
 }
 
 template <typename Param, typename Step>
@@ -571,8 +572,8 @@ void parameter_step(Param* param, const Param* grad, States<Compute<Param>*> sta
 template <typename Scalar, typename Step>
 void latent_step(Scalar* z, const Scalar* grad, Scalar* momenta, LatentNoiseKey key, std::int64_t begin,
                  std::int64_t end, const LangevinSettings& settings) {
-    run_update<Update<Step>, state_count<Step>>(z, grad, States<Scalar*>{momenta},
-                                                LatentElements<Scalar>{key, begin, end}, settings);
+    run_update<Update<Step>, Step>(z, grad, States<Scalar*>{momenta}, LatentElements<Scalar>{key, begin, end},
+                                   settings);
 }
 
 // csrc/math/marginal_gaussian.h, Note [Order of the sum]. Lanes that no element reaches hold zero, which adds nothing;

@@ -83,9 +83,9 @@ ALD_EXT_INLINE StepState<Scalar> make_step_state(const LangevinSettings& setting
     return {make_step_scalars<Scalar>(settings), step, step <= settings.freeze_after};
 }
 
-// Every device takes 4 KB of kernel parameters; what a batch has beside its tensors is below 256 bytes.
+// Every device takes 4 KB of kernel parameters; what a batch has beside its tensors is below 320 bytes.
 constexpr std::size_t parameter_bytes = 4096;
-constexpr int tensors_per_launch = (parameter_bytes - 256) / (sizeof(StepTensor<double>) + sizeof(unsigned));
+constexpr int tensors_per_launch = (parameter_bytes - 320) / (sizeof(StepTensor<double>) + sizeof(unsigned));
 
 template <typename Param>
 struct StepBatch {
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(threads_per_block, blocks_per_multiprocessor)
     using Frozen = typename Adapting::Frozen;
     if (writes_state<Frozen> || (writes_state<Adapting> && state.adapt)) {
 #pragma unroll
-        for (int k = 0; k < state_count<Step>; ++k) elements.store(tensor.states.of[k], states[k]);
+        for (int k = 0; k < written_states<Step>; ++k) elements.store(tensor.states.of[k], states[k]);
     }
     Values<std::uint32_t, 4> random = {};
     if constexpr (rounds_stochastically<Param>) {
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(threads_per_block)
     const Scalar updated = state.adapt ? update<Adapting>(theta, gradient, own, xi, state.scalars)
                                        : update<typename Adapting::Frozen>(theta, gradient, own, xi, state.scalars);
 #pragma unroll
-    for (int k = 0; k < state_count<Step>; ++k) tensor.states.of[k][i] = own.of[k];
+    for (int k = 0; k < written_states<Step>; ++k) tensor.states.of[k][i] = own.of[k];
     std::uint32_t random = 0;
     if constexpr (rounds_stochastically<Param>) {
         random = rounding_word_of_element(

@@ -25,6 +25,9 @@
 //     x <- x + a^2/8 (p^2 N/T - 1)
 // BADODAB of Leimkuhler & Shang 2016 with its half kicks made one. p ~ N(0, T/N), x ~ N(0, a^2/4) if gradients have no
 // noise. With T = 0 x stays; with lr = 0 both stay.
+//
+// Note [Anchors]
+// An anchored step has g + localization / N (theta - anchor) in the place of g, a Gaussian prior around the anchor.
 #pragma once
 
 #include "config.h"
@@ -43,6 +46,7 @@ struct StepScalars {
     Scalar momentum, momentum_noise_scale;  // mu, sqrt((1 - mu^2) T / N)
     Scalar half_time;                       // 1/2; 0 if no time goes by
     Scalar heating, half_thermostat;        // a^2/8 N/T, a^2/8
+    Scalar pull;                            // localization / N, with the sign of the gradient
 };
 
 template <typename Scalar>
@@ -71,6 +75,7 @@ ALD_EXT_INLINE StepScalars<Scalar> make_step_scalars(const LangevinSettings& set
     step.half_time = moves ? Scalar(0.5) : Scalar(0);
     step.heating = static_cast<Scalar>(heating);
     step.half_thermostat = static_cast<Scalar>(half_thermostat);
+    step.pull = step.gradient_sign * static_cast<Scalar>(settings.localization / settings.num_data);
     return step;
 }
 
@@ -172,5 +177,33 @@ struct Update<Sgnht> : Update<Sghmc> {
         return fused_multiply_add(step.half_drift, kicked + p, theta);
     }
 };
+
+// Note [Anchors], of the step that Base updates; the anchor comes after its states.
+template <typename Base, int anchor>
+struct AnchoredUpdate {
+    using Frozen = AnchoredUpdate<typename Base::Frozen, anchor>;
+    static constexpr bool prepare_writes = Base::prepare_writes, finish_writes = Base::finish_writes;
+
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar pulled(Scalar theta, Scalar gradient, const States<Scalar>& state,
+                                        const StepScalars<Scalar>& step) {
+        return fused_multiply_add(step.pull, theta - state.of[anchor], gradient);
+    }
+
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar prepare(Scalar theta, Scalar gradient, States<Scalar>& state,
+                                         const StepScalars<Scalar>& step) {
+        return Base::prepare(theta, pulled(theta, gradient, state, step), state, step);
+    }
+
+    template <typename Scalar>
+    static ALD_EXT_INLINE Scalar finish(Scalar theta, Scalar gradient, Scalar xi, Scalar prepared,
+                                        States<Scalar>& state, const StepScalars<Scalar>& step) {
+        return Base::finish(theta, pulled(theta, gradient, state, step), xi, prepared, state, step);
+    }
+};
+
+template <typename Base>
+struct Update<Anchored<Base>> : AnchoredUpdate<Update<Base>, state_count<Base>> {};
 
 ALD_EXT_MATH_END

@@ -18,6 +18,7 @@ struct LangevinSettings {
     std::int64_t freeze_after = INT64_MAX;  // pSGLD: the last step at which the preconditioner adapts
     double momentum = 0.0;                  // SGHMC
     double diffusion = 0.0;                 // SGNHT
+    double localization = 0.0;              // of anchored steps
 };
 
 // What the value of a setting has to be.
@@ -33,17 +34,17 @@ struct OwnSetting {
 };
 
 // Note [The list of steps]
-// Each step once: the name of its op, what the op calls the states (elementwise, of zeros at first), and the settings
-// beside those of every step. Schemas, registration and tables of kernels follow from Steps; the formula of each is in
-// langevin_update.h.
+// Each step once: the names of its op and of the op with anchors, what the op calls the states (elementwise, of zeros
+// at first), and the settings beside those of every step. Schemas, registration and tables of kernels follow from
+// Steps; the formula of each is in langevin_update.h.
 struct Sgld {
-    static constexpr const char* name = "sgld_step_";
+    static constexpr const char *name = "sgld_step_", *anchored_name = "sgld_anchored_step_";
     static constexpr std::array<const char*, 0> states = {};
     static constexpr std::tuple<> own_settings = {};
 };
 
 struct Psgld {
-    static constexpr const char* name = "psgld_step_";
+    static constexpr const char *name = "psgld_step_", *anchored_name = "psgld_anchored_step_";
     static constexpr std::array states = {"square_avgs"};
     static constexpr auto own_settings =
         std::make_tuple(OwnSetting<double>{"alpha", &LangevinSettings::alpha, Bounds::fraction},
@@ -52,26 +53,50 @@ struct Psgld {
 };
 
 struct Sghmc {
-    static constexpr const char* name = "sghmc_step_";
+    static constexpr const char *name = "sghmc_step_", *anchored_name = "sghmc_anchored_step_";
     static constexpr std::array states = {"momenta"};
     static constexpr auto own_settings =
         std::make_tuple(OwnSetting<double>{"momentum", &LangevinSettings::momentum, Bounds::fraction});
 };
 
 struct Sgnht {
-    static constexpr const char* name = "sgnht_step_";
+    static constexpr const char *name = "sgnht_step_", *anchored_name = "sgnht_anchored_step_";
     static constexpr std::array states = {"momenta", "excess_frictions"};
     static constexpr auto own_settings =
         std::make_tuple(OwnSetting<double>{"diffusion", &LangevinSettings::diffusion, Bounds::positive});
 };
 
-using Steps = std::tuple<Sgld, Psgld, Sghmc, Sgnht>;
-enum class StepKind { sgld, psgld, sghmc, sgnht };  // in the same order
+// A step whose parameters are pulled towards anchors, which are the last of its states and the one that it only reads.
+template <typename Base>
+struct Anchored {
+    static constexpr const char* name = Base::anchored_name;
+    static constexpr auto states = [] {
+        std::array<const char*, Base::states.size() + 1> names = {};
+        std::size_t count = 0;
+        for (const char* state : Base::states) names[count++] = state;
+        names[count] = "anchors";
+        return names;
+    }();
+    static constexpr auto own_settings = std::tuple_cat(
+        Base::own_settings,
+        std::make_tuple(OwnSetting<double>{"localization", &LangevinSettings::localization, Bounds::not_negative}));
+};
+
+using Steps = std::tuple<Sgld, Psgld, Sghmc, Sgnht, Anchored<Sgld>, Anchored<Psgld>, Anchored<Sghmc>, Anchored<Sgnht>>;
+// In the same order.
+enum class StepKind { sgld, psgld, sghmc, sgnht, sgld_anchored, psgld_anchored, sghmc_anchored, sgnht_anchored };
 
 constexpr std::size_t step_count = std::tuple_size_v<Steps>;
 
 template <typename Step>
 constexpr int state_count = static_cast<int>(Step::states.size());
+
+// The states that a step writes; those after them it only reads.
+template <typename Step>
+constexpr int written_states = state_count<Step>;
+
+template <typename Base>
+constexpr int written_states<Anchored<Base>> = state_count<Base>;
 
 constexpr int max_states = std::apply([](auto... step) { return std::max({state_count<decltype(step)>...}); }, Steps{});
 

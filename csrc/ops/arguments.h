@@ -188,8 +188,8 @@ inline void check_companion(const Tensor& tensor, const Tensor& param, ScalarTyp
 // How a step calls itself and its arguments.
 struct StepNames {
     StepKind kind;
-    std::string op, written;
-    int state_count;
+    std::string op, written, read;
+    int state_count, written_states;
     States<const char*> states;
 };
 
@@ -199,11 +199,16 @@ const StepNames& names_of() {
         return names_of<Step, kind + 1>();
     } else {
         static const StepNames names = [] {
-            StepNames result = {
-                static_cast<StepKind>(kind), std::string("ald_ext::") + Step::name, "params", state_count<Step>, {}};
+            StepNames result = {static_cast<StepKind>(kind),
+                                std::string("ald_ext::") + Step::name,
+                                "params",
+                                "grads",
+                                state_count<Step>,
+                                written_states<Step>,
+                                {}};
             for (int k = 0; k < state_count<Step>; ++k) {
                 result.states.of[k] = Step::states[k];
-                result.written += std::string(", ") + Step::states[k];
+                (k < written_states<Step> ? result.written : result.read) += std::string(", ") + Step::states[k];
             }
             return result;
         }();
@@ -313,12 +318,14 @@ inline StepArguments check_step(const StepNames& names, const std::vector<Tensor
         add_range(values, numel * param_size, true);
         add_range(grad, numel * param_size, false);
         for (int k = 0; k < names.state_count; ++k) {
-            tensor.states.of[k] = (*states.of[k])[i].mutable_data_ptr();
-            add_range(tensor.states.of[k], numel * state_size, true);
+            const Tensor& state = (*states.of[k])[i];
+            const bool is_written = k < names.written_states;
+            tensor.states.of[k] = is_written ? state.mutable_data_ptr() : const_cast<void*>(state.const_data_ptr());
+            add_range(tensor.states.of[k], numel * state_size, is_written);
         }
         arguments.tensors.push_back(tensor);
     }
-    check_no_overlap(std::move(ranges), op, names.written.c_str(), "grads");
+    check_no_overlap(std::move(ranges), op, names.written.c_str(), names.read.c_str());
     return arguments;
 }
 

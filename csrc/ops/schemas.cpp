@@ -17,7 +17,12 @@ template <typename Step>
 std::string step_schema(const std::string& overload, const std::string& lr, const std::string& number) {
     std::string schema = Step::name + overload + "(Tensor(a!)[] params, Tensor[] grads, ";
     char alias = 'b';
-    for (const char* state : Step::states) schema += std::string("Tensor(") + alias++ + "!)[] " + state + ", ";
+    for (int k = 0; k < ald_ext::state_count<Step>; ++k) {
+        const bool is_written = k < ald_ext::written_states<Step>;
+        schema +=
+            std::string("Tensor") + (is_written ? std::string("(") + alias++ + "!)" : "") + "[] " + Step::states[k];
+        schema += ", ";
+    }
     schema += lr + " lr, float num_data, float temperature, float weight_decay, bool maximize, ";
     std::apply([&](const auto&... setting) { ((schema += own_argument(setting) + ", "), ...); }, Step::own_settings);
     return schema + "int seed, " + number +

@@ -190,6 +190,21 @@ inline const NamedSettings steps_to_test[] = {
      {.lr = 0.1, .weight_decay = 0.01, .temperature = 0, .num_data = 100, .maximize = true, .diffusion = 0.5},
      StepKind::sgnht},
     {"sgnht, lr = 0", {.lr = 0, .weight_decay = 0.1, .diffusion = 0.1}, StepKind::sgnht},
+    {"sgld, anchored, noisy",
+     {.lr = 0.1, .weight_decay = 0.01, .temperature = 1.5, .num_data = 100, .localization = 30},
+     StepKind::sgld_anchored},
+    {"psgld, anchored, maximize",
+     {.lr = 0.01, .temperature = 0.5, .num_data = 10, .maximize = true, .alpha = 0.9, .eps = 0.1, .localization = 5},
+     StepKind::psgld_anchored},
+    {"psgld, anchored, frozen, T = 0",
+     {.lr = 0.01, .temperature = 0, .alpha = 0.9, .eps = 1e-3, .freeze_after = -1, .localization = 0.5},
+     StepKind::psgld_anchored},
+    {"sghmc, anchored, noisy",
+     {.lr = 0.1, .temperature = 1.5, .num_data = 100, .momentum = 0.9, .localization = 30},
+     StepKind::sghmc_anchored},
+    {"sgnht, anchored, noisy",
+     {.lr = 0.1, .temperature = 1.5, .num_data = 100, .diffusion = 0.1, .localization = 30},
+     StepKind::sgnht_anchored},
 };
 
 inline const NamedSettings& step_to_test(const std::string& name) {

@@ -61,17 +61,20 @@ def test_steps() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", FOREACH_STEPS)
 def test_shards_of_rows(name: str, dtype: torch.dtype) -> None:
-    """By ops, by the reference, and by torch's multi-tensor functions."""
+    """By ops where there is a function, by the reference, and by torch's multi-tensor functions."""
     own = {"psgld_step_": {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}, "sghmc_step_": {"momentum": 0.9}}
+    is_anchored, plain_name = "anchored" in name, name.replace("_anchored", "")
     options = {"lr": 0.1, "num_data": 10.0, "temperature": 1.0, "weight_decay": 0.1, "maximize": False}
-    options |= own.get(name, {})
+    options |= {**own.get(plain_name, {}), **({"localization": 5.0} if is_anchored else {})}
     shards = {"noise_ids": [3, 5], "offsets": [2, 0], "row_lengths": [3, 0], "row_strides": [7, 0]}
     results = []
-    for step in (getattr(torch.ops.ald_ext, name), getattr(ops, name), getattr(reference, name), FOREACH_STEPS[name]):
+    functions = [] if is_anchored else [getattr(ops, name)]
+    for step in (getattr(torch.ops.ald_ext, name), *functions, getattr(reference, name), FOREACH_STEPS[name]):
         torch.manual_seed(1)
-        dtypes = [dtype, dtype, torch.float64 if dtype == torch.float64 else torch.float32]
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        dtypes = [dtype, dtype] + [wide] * ((plain_name in own) + is_anchored)
         lists = [[torch.rand(8).to(d), torch.rand(2, 3).to(d)] for d in dtypes]
-        step(*(lists if name in own else lists[:2]), **options, **KEY, **shards)
+        step(*lists, **options, **KEY, **shards)
         results.append(lists)
     # The noise is 1e-14 from the kernel's; in float32 1e-6, which rounds to another bfloat16 now and then.
     bound = 1e-14 if dtype == torch.float64 else 2.0**-7

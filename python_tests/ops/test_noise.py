@@ -156,3 +156,14 @@ def test_negative_count() -> None:
 def test_other_dtypes_are_refused(device: torch.device, dtype: torch.dtype) -> None:
     with pytest.raises(RuntimeError, match=r"normal_: out: got dtype .* expected"):
         ops.normal(5, seed=1, step=1, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_plain_steps_draw_the_noise_of_the_fused_ones(device: torch.device, dtype: torch.dtype) -> None:
+    """Of ranges and of rows, bit for bit."""
+    key = {"seed": 3, "step": 9, "parameter": 2}
+    whole = ops.normal(5000, **key, dtype=dtype, device=device)
+    for place in ({"offset": 17}, {"offset": 17, "row_length": 7, "row_stride": 31}):
+        elements = reference.elements_of_shard(1000, **place, device=device)
+        got = ops.fused_normal(1000, **key, **place, dtype=dtype, device=device)
+        assert torch.equal(got, whole[elements])

@@ -26,6 +26,10 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "psgld_step_": (3, {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER}),
     "sghmc_step_": (3, {"momentum": 0.9}),
     "sgnht_step_": (4, {"diffusion": 0.1}),
+    "sgld_anchored_step_": (3, {"localization": 5.0}),
+    "psgld_anchored_step_": (4, {"alpha": 0.9, "eps": 0.1, "freeze_after": ops.NEVER, "localization": 5.0}),
+    "sghmc_anchored_step_": (4, {"momentum": 0.9, "localization": 5.0}),
+    "sgnht_anchored_step_": (5, {"diffusion": 0.1, "localization": 5.0}),
 }
 
 
@@ -340,7 +344,7 @@ def step_overwrites(position: int) -> dict[str, Overwrite]:
         for step, (count, _) in STEPS.items()
         for raw in ((False, True) if hasattr(ops, step) else (True,))
         for clock in ({}, CLOCK)
-        if position < count
+        if position < count - ("anchored" in step)  # anchors, the last list, are only read
     }
 
 

@@ -1,0 +1,227 @@
+"""The local learning coefficient, beside known values and values by quadrature; what is said of bad settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ald_ext import SGHMC, SGLD
+from ald_ext.bayes import LearningCoefficient, local_learning_coefficient
+from benchmarks.exact_coefficients import (
+    CASES,
+    CURVATURES,
+    NO_DATA,
+    ExactCase,
+    Potential,
+    expected_of_crossing,
+    expected_of_reduced_rank,
+    first,
+    quadratic,
+    reduced_rank_coefficient,
+)
+
+#: What else is told beside what a test asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:ald_ext.bayes:UserWarning")
+
+REPLICAS = 50
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_exact_cases(case: ExactCase) -> None:
+    """By quadrature at this n and localization: within 10%, and within 5 standard errors."""
+    result = local_learning_coefficient(
+        case.model(REPLICAS),
+        first,
+        NO_DATA,
+        lr=0.2,
+        num_data=case.num_data,
+        localization=case.localization,
+        chains=2,
+        num_steps=1200,
+        burn_in=600,
+        seed=1,
+    )
+    got, error = result.estimate / REPLICAS, result.standard_error / REPLICAS
+    expected = case.expected(case.beta_n, case.localization)
+    assert got == pytest.approx(expected, rel=0.1)
+    assert got == pytest.approx(expected, abs=5 * error)
+    assert 0 < error < 0.05 * expected
+    assert result.warnings == ()
+
+
+def test_quadratures_tend_to_the_known_values() -> None:
+    """Aoyagi & Watanabe's of even and odd sums; where multiplicity is 2, as 1/log n, from below."""
+    assert expected_of_reduced_rank(1e10, 1.0) == pytest.approx(reduced_rank_coefficient(4, 2, 4), rel=1e-3)
+    crossing = [expected_of_crossing(beta_n, 1.0) for beta_n in (1e4, 1e8, 1e12, 1e14)]
+    assert all(low < high < 0.5 for low, high in pairwise(crossing))
+    assert crossing[-1] == pytest.approx(0.5, abs=1 / math.log(1e14))
+
+
+def test_known_values_of_reduced_rank_regression() -> None:
+    """A full-rank truth is regular: half of the dimension of the matrices of that rank."""
+    for outputs, hidden, inputs in ((3, 2, 4), (5, 3, 3), (2, 2, 6)):
+        assert reduced_rank_coefficient(outputs, hidden, inputs, hidden) == hidden * (outputs + inputs - hidden) / 2
+
+
+def test_sgld_has_the_bias_of_its_step() -> None:
+    """Of each direction the variance is 1/(1 - lr·a/2) times that of lr → 0, a = h + γ/(nβ)."""
+    lr, n, localization = 0.3, 1000, 1.0
+    pull = localization * math.log(n) / n
+    result = local_learning_coefficient(
+        quadratic(20),
+        first,
+        NO_DATA,
+        lr=lr,
+        num_data=n,
+        localization=localization,
+        optimizer_class=SGLD,
+        chains=2,
+        num_steps=800,
+        burn_in=200,
+        seed=3,
+    )
+    inflated = CURVATURES / (CURVATURES + pull) / (1 - lr * (CURVATURES + pull) / 2)
+    expected = 20 * inflated.sum().item() / 2
+    assert result.estimate == pytest.approx(expected, abs=5 * result.standard_error)
+    assert result.estimate > 20 * len(CURVATURES) / 2 * 1.05
+
+
+def regression(n: int, dimension: int) -> tuple[nn.Linear, DataLoader[Any], Tensor]:
+    """A linear model at the least squares of its data, a loader, and the Hessian's eigenvalues."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, dimension, generator=generator, dtype=torch.float64)
+    y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(dimension, 1, bias=False).double()
+    model.weight.data = torch.linalg.lstsq(x, y).solution.T.clone()
+    loader = DataLoader(TensorDataset(x, y), batch_size=250, shuffle=True, generator=generator)
+    return model, loader, torch.linalg.eigvalsh(x.T @ x / n)
+
+
+def half_squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean() / 2
+
+
+def test_minibatches_of_a_regression() -> None:
+    """d/2, but for the localization, and the noise of minibatches, which widens a little; the module stays."""
+    model, loader, curvatures = regression(1000, 10)
+    before = model.weight.detach().clone()
+    model.train()
+    result = local_learning_coefficient(
+        model, half_squares, loader, lr=0.05, localization=10.0, num_steps=400, burn_in=100, seed=1
+    )
+    beta_n = 1000 / math.log(1000)
+    expected = (beta_n * curvatures / (beta_n * curvatures + 10)).sum().item() / 2
+    assert result.estimate == pytest.approx(expected, rel=0.1)
+    assert result.temperature == pytest.approx(math.log(1000))
+    assert torch.equal(model.weight, before)
+    assert model.training
+    assert model.weight.grad is None
+    assert result.traces.shape == (4, 500)
+    torch.testing.assert_close(result.traces[:, 100:].mean(1), result.of_chains)
+    # The noise of minibatches is gone once their losses at the minimum are subtracted.
+    assert result.losses.std() > 1.5 * (result.losses - result.start_losses).std()
+
+
+def run(model: nn.Module, **options: Any) -> LearningCoefficient:
+    defaults: dict[str, Any] = {"lr": 0.2, "num_data": 1000, "chains": 3, "num_steps": 300, "burn_in": 100, "seed": 1}
+    return local_learning_coefficient(model, first, NO_DATA, **{**defaults, **options})
+
+
+def test_diverging_chains_are_told() -> None:
+    with pytest.warns(UserWarning, match="chains 0, 1, 2 diverged, and the estimate is NaN: a smaller lr"):
+        result = run(quadratic(1), lr=50.0)
+    assert math.isnan(result.estimate)
+    assert len(result.warnings) == 1
+
+
+def test_drift_is_told() -> None:
+    with pytest.warns(UserWarning, match="the loss still drifts, by .* more burn_in is needed"):
+        run(quadratic(20), lr=1e-3, burn_in=0, optimizer_class=SGLD, localization=1.0)
+
+
+def test_a_module_that_is_at_no_minimum_is_told() -> None:
+    slope = Potential(lambda theta: (theta - 1).square().sum() / 2, 20)
+    with pytest.warns(UserWarning, match="the estimate is negative, .*at no minimum; train it longer"):
+        run(slope, localization=1.0)
+
+
+def test_a_localization_that_decides_is_told() -> None:
+    with pytest.warns(UserWarning, match="localization decides: twice as much would change the estimate"):
+        result = run(quadratic(20), localization=1e4, lr=0.02)
+    # dλ/dlog γ = -Σ s(1 - s)/2 with s = γ/(γ + nβh)
+    share = 1e4 / (1e4 + 1000 / math.log(1000) * CURVATURES)
+    expected = -20 * (share * (1 - share)).sum().item() / 2
+    assert result.sensitivity == pytest.approx(expected, rel=0.25)
+
+
+def test_disagreeing_chains_are_told() -> None:
+    """Two valleys of different depth, between which they begin."""
+    valleys = Potential(lambda theta: ((theta.square() - 1).square() / 4 + theta**3 / 20).sum(), 1)
+    with pytest.warns(UserWarning, match=r"chains disagree \(R-hat .*, estimates .*\): more burn_in"):
+        result = run(valleys, localization=1.0, chains=6, seed=3)
+    assert result.r_hat > 1.1
+
+
+def test_file_and_picture(tmp_path: Path) -> None:
+    result = run(quadratic(2), localization=1.0)
+    result.save(tmp_path / "llc.json")
+    result.draw(tmp_path / "llc.png")
+    read = json.loads((tmp_path / "llc.json").read_text())
+    assert read["estimate"] == result.estimate
+    assert torch.tensor(read["losses"]).shape == (3, 400)
+    assert (tmp_path / "llc.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_chains_are_a_function_of_the_seed() -> None:
+    first_run, again, other = (run(quadratic(1), localization=1.0, seed=seed, num_steps=8) for seed in (5, 5, 6))
+    assert torch.equal(first_run.losses, again.losses)
+    assert not torch.equal(first_run.losses, other.losses)
+    assert not torch.equal(first_run.losses[0], first_run.losses[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_data": None}, "num_data: got None beside a loader without a dataset, expected the number of data"),
+        ({"num_data": 2}, "num_data: got 2, expected a number >= 3"),
+        ({"chains": 0}, "chains: got 0, expected an integer >= 1"),
+        ({"num_steps": 7}, "num_steps: got 7, expected an integer >= 8"),
+        ({"burn_in": 0.5}, "burn_in: got 0.5, expected an integer >= 0"),
+        ({"lr": 0.0}, "lr: got 0.0, expected a finite number > 0"),
+        ({"localization": 0.0}, "localization: got 0.0, expected a finite number > 0"),
+        ({"temperature": math.inf}, "temperature: got inf, expected a finite number > 0"),
+    ],
+    ids=str,
+)
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(quadratic(1), **options)
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "loader: got no minibatches, expected at least one"),
+        ([torch.zeros(3)], "loader: minibatch: got .*expected a tuple"),
+    ],
+    ids=["empty", "tensor"],
+)
+def test_bad_loaders(loader: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        local_learning_coefficient(quadratic(1), first, loader, lr=0.1, num_data=10)
+
+
+def test_a_loss_for_each_datum() -> None:
+    with pytest.raises(ValueError, match=r"loss: got .*expected one number, the mean over the minibatch"):
+        local_learning_coefficient(quadratic(1), lambda outputs, targets: targets, NO_DATA, lr=0.1, num_data=10)
+    frozen = quadratic(1).requires_grad_(False)
+    with pytest.raises(ValueError, match="module: got no parameter that requires a gradient, expected at least one"):
+        local_learning_coefficient(frozen, first, NO_DATA, lr=0.1, num_data=10, optimizer_class=SGHMC)

@@ -55,7 +55,8 @@ class Target:
     quantities: Callable[[Array], Array] = lambda z: z
 
 
-# Eight schools (Rubin 1981; Gelman et al. 2013, Section 5.5): μ ~ N(0, 5²), τ ~ C⁺(0, 5), θ_i ~ N(μ, τ²), y_i ~ N(θ_i, s_i²)
+# Eight schools (Rubin 1981; Gelman et al. 2013, Section 5.5): μ ~ N(0, 5²), τ ~ C⁺(0, 5), θ_i ~ N(μ, τ²),
+# y_i ~ N(θ_i, s_i²)
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 EFFECT_ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -166,7 +167,7 @@ def banana_moments() -> Moments:
     return Moments(np.zeros(2), np.sqrt([BANANA_VARIANCE, 1 + 2 * (TWIST * BANANA_VARIANCE) ** 2]))
 
 
-# Neal's funnel (2003): v ~ N(0, 3²), x_i ~ N(0, e^v), i = 1, …, 9; non-centred: z₁ = v/3, z_i = x_i e^(-v/2), all N(0, 1)
+# Neal's funnel (2003): v ~ N(0, 3²), x_i ~ N(0, e^v), i = 1, …, 9; non-centred: v/3 and x_i e^(-v/2), all N(0, 1)
 
 FUNNEL_SD, FUNNEL_WIDTH = 3.0, 9
 
@@ -284,7 +285,9 @@ def rosenbrock(z: Tensor) -> Tensor:
 
 def draw_rosenbrock(generator: np.random.Generator, number: int) -> Array:
     first = 1 + math.sqrt(ROSENBROCK_VARIANCE) * generator.standard_normal((number, 1))
-    return np.column_stack([first, first**2 + math.sqrt(VALLEY_VARIANCE) * generator.standard_normal((number, VALLEYS))])
+    return np.column_stack(
+        [first, first**2 + math.sqrt(VALLEY_VARIANCE) * generator.standard_normal((number, VALLEYS))]
+    )
 
 
 def rosenbrock_moments() -> Moments:
@@ -315,7 +318,7 @@ TARGETS = {
             partial(stored_moments, "logistic regression"),
             "long runs of two samplers that agree",
         ),
-        Target("banana", 2, banana, banana_moments, "exact: a polynomial of Gaussians", draw_banana),
+        Target("banana", 2, banana, banana_moments, "exact: polynomials of Gaussians", draw_banana),
         Target(
             "funnel, centred",
             1 + FUNNEL_WIDTH,
@@ -354,7 +357,12 @@ TARGETS = {
         ),
         Target("mixture", MIXTURE_DIMENSION, mixture, mixture_moments, "exact", draw_mixture),
         Target(
-            "Rosenbrock", 1 + VALLEYS, rosenbrock, rosenbrock_moments, "exact: a polynomial of Gaussians", draw_rosenbrock
+            "Rosenbrock",
+            1 + VALLEYS,
+            rosenbrock,
+            rosenbrock_moments,
+            "exact: polynomials of Gaussians",
+            draw_rosenbrock,
         ),
     )
 }

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...reference import compute_dtype
 from ...settings import require
 from ...threads import number_of_threads
 from .runs import CheckRun
@@ -74,17 +75,18 @@ def check_optimizer(
         max_steps: largest number of steps at the caller's step size; in proportion more at a fraction of it.
         exact: whether the variance is to be right at the caller's step size already, as by a Metropolis-Hastings test.
         seed: seed of torch's default generator during the check, which afterwards is as before.
-        dtype: dtype of the parameter.
+        dtype: dtype of the parameters; for those of 16 bits see Note [Parameters of 16 bits].
         device: device of the parameter.
 
     Raises:
         ValueError: an argument out of its range.
     """
     name = "ald_ext.samplers.check_optimizer"
-    target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
+    like = torch.empty(0, dtype=compute_dtype(dtype), device=device)
+    target = make_target(name, dimension, covariance, temperature, like)
     settings = {"num_data": num_data, "temperature": temperature, "num_replicas": num_replicas, "seed": seed}
-    start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data)
-    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
+    start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data, dtype)
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact, "dtype": str(dtype)})
 
 
 def check_sampler(
@@ -114,10 +116,12 @@ def check_sampler(
             :func:`check_optimizer`, also for what is returned and raised.
     """
     name = "ald_ext.samplers.check_sampler"
+    expected = "torch.float32 or torch.float64, as only optimizers take 16 bits"
+    require(dtype in (torch.float32, torch.float64), f"{name}: dtype", dtype, expected)
     target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"temperature": temperature, "num_replicas": num_replicas, "seed": seed}
     start_chains = partial(SamplerChains, make_sampler, target, num_replicas)
-    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact, "dtype": str(dtype)})
 
 
 def run_check(
@@ -133,5 +137,5 @@ def run_check(
         torch.manual_seed(settings["seed"])
         verdict, runs, chains = run_until_judged(start_chains, max_steps, exact)
         hints = [] if verdict == "right" else find_hints(runs[-1], chains, num_data, temperature, exact)
-    settings = {**settings, "dimension": len(target.mean), "dtype": str(target.mean.dtype), "device": str(device)}
+    settings = {**settings, "dimension": len(target.mean), "device": str(device)}
     return CheckReport(verdict, describe(verdict, runs, exact), hints, runs, chains.target.variances.tolist(), settings)

@@ -33,7 +33,7 @@ from ..page import PAGES, RESULTS
 from ..provenance import describe_run
 
 NUM_DATA, DIMENSION, BATCH, CHAINS = 1000, 4, 32, 256
-STEPS, BURN_IN, QUICK_STEPS, QUICK_BURN_IN = 4000, 1000, 60, 20
+STEPS, BURN_IN, QUICK_STEPS, QUICK_BURN_IN = 3000, 1000, 60, 20
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4.6e-3, 1e-2, 2e-2)
 #: Each parameter's feature is its column's mixture of independent ones.
 CORRELATED = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 1.0, 0.0, 0.0], [0.0, 0.3, 1.0, 0.0], [0.0, 0.0, 0.0, 0.5]])
@@ -108,16 +108,17 @@ def measure_all(quick: bool) -> list[dict[str, Any]]:
 
 INTRODUCTION = """# Noise of minibatches
 
-The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it up. In a
-Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio of sampled
-to exact sd is, from the smallest to the largest of {dimension} weights (standard errors up to {error:.3f}):"""
+The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it
+up. In a Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio
+of sampled to exact sd is, from the smallest to the largest of {dimension} weights, with standard errors up to
+{error:.3f}:"""
 
-READING = """The heat grows with `lr` and with 1/(batch size), and falls with friction. Take **SGHMC** where the step is so
-small, or the minibatch so large, that it does not matter: it has one setting less, and forgets its start at once. Take
-**SGNHT** where SGHMC gets narrower when `lr` is halved. Its friction is one for each parameter: it takes up the noise
-of each, but not the correlations between them. On independent features its sd is right. On correlated features it is a
-few percent too small where SGHMC's is a third too large; a larger `diffusion` makes the noise of gradients a smaller
-part of all noise, and a smaller `lr` helps both.
+READING = """The heat grows with `lr` and with 1/(batch size), and falls with friction. Take **SGHMC** where the step is
+so small, or the minibatch so large, that it does not matter: its friction needs no time to settle. Take **SGNHT** where
+the sd under SGHMC falls when `lr` is halved. Its friction is one for each parameter: it takes up the noise of each, but
+not the correlations between them. On independent features its sd is right, up to the
+error of the largest steps. On correlated features it is too small, by much less than SGHMC's is too large; a larger
+`diffusion` makes the noise of gradients a smaller part of all noise, and a smaller `lr` helps both.
 
 ![Ratio of sampled to exact sd over lr](gradient_noise.png)"""
 

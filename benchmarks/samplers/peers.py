@@ -39,7 +39,7 @@ def run_chains(
     compiled_at = time.process_time()
     draws, gradients, divergences = jax.block_until_ready(compiled(keys, start))
     seconds = time.process_time() - compiled_at
-    draws = np.asarray(draws, dtype=np.float64).swapaxes(0, 1)
+    draws = np.array(draws, dtype=np.float64).swapaxes(0, 1)
     total, diverged = (int(np.asarray(counts, dtype=np.int64).sum()) for counts in (gradients, divergences))
     return Run(draws, total, seconds, compiled_at - begin, diverged)
 

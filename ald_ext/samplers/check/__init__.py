@@ -18,6 +18,22 @@ Note [How a sampler is checked]
     discretization's, and the verdict is "right"; one that does not shrink is a fault, "wrong". If neither is clear at
     1/16 of the step size, or the chains do not converge, the verdict is "undecided". A sampler that is ``exact`` has
     no such deviation: there one at the caller's step size is a fault.
+
+Note [What the check does not see]
+    - Errors of less than about five standard errors, each 2/√num_replicas of a variance or less, and correlations that
+      leave the variances along the eigenvectors of Σ as they are.
+    - What is wrong on other targets only: the gradient is exact and linear here. A Gaussian has no second mode, no
+      heavy tail, no boundary and no curvature that varies; a step that is stable here may diverge in a funnel.
+    - Noise of minibatches, schedules, a summed loss or a forgotten ``num_data`` in a training loop: the check calls the
+      optimizer with gradients of its own.
+    - What shows in larger tensors, after more steps, with more than two parameters or on another device only.
+
+Note [Parameters of 16 bits]
+    The gradient is that of the rounded parameters, computed in float32. Stochastic rounding keeps the mean of each
+    step, and adds a variance. With u the distance of neighbouring numbers near θ (2⁻⁸|θ| to 2⁻⁷|θ| in bfloat16), that
+    is about u²/6 where the noise of a step is larger than u, and √(2/π)·u times the sd of that noise where it is much
+    smaller. So the variance is right where steps are large against u, and the smaller they are the more it is too
+    large, which a hint tells. Rounding to nearest loses steps below u/2 altogether.
 """
 
 from __future__ import annotations

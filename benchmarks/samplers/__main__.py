@@ -14,7 +14,7 @@ import argparse
 import importlib.util
 import json
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def main() -> None:
     origin = "python -m benchmarks.samplers"
     facts = describe_run(torch.device("cpu"), origin) | {"quick": arguments.quick, "settings": vars(settings)}
     packages = sorted({package for package, _ in PEERS.values() if importlib.util.find_spec(package)})
-    facts["versions"] |= {package: version(package) for package in packages}
+    facts["versions"] |= {package: version(packages_distributions()[package][0]) for package in packages}
     path = arguments.out / "samplers.json"
     problems = run_all(path, arguments.targets, samplers, settings, facts)
     if problems:

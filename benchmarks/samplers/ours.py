@@ -81,7 +81,29 @@ def run(make: Make, target: Target, settings: Settings) -> Run:
     return Run(storage.samples[:, 0].double().numpy(), potential.rows, seconds, divergences=divergences)
 
 
+def one_call(target: Target, settings: Settings, **options: Any) -> Run:
+    """``ald_ext.samplers.sample`` of the density of one z; gradients as it counts them."""
+    from ald_ext.samplers import sample
+
+    target.log_density(z := torch.as_tensor(settings.start(target), dtype=torch.float32))
+    begin = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of divergences and R-hat, which are told by the result
+        posterior = sample(
+            target.log_density, z, num_samples=settings.draws, seed=settings.seed, progress=False, **options
+        )
+    seconds = time.process_time() - begin
+    gradients, divergences = posterior.num_gradients * settings.chains, int(posterior.divergences.sum())
+    return Run(posterior.samples.double().numpy(), gradients, seconds, divergences=divergences)
+
+
+def one_call_of_equal_warm_up(target: Target, settings: Settings) -> Run:
+    return one_call(target, settings, warm_up=settings.warm_up)
+
+
 OURS: dict[str, Sampler] = {
+    "sample": one_call_of_equal_warm_up,
+    "sample, its own warm-up": one_call,
     "MALA": partial(run, adapted_mala),
     "HMC": partial(run, adapted_hmc),
     "Langevin dynamics": partial(run, partial(unadjusted, underdamped=False)),

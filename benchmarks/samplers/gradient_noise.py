@@ -108,17 +108,17 @@ def measure_all(quick: bool) -> list[dict[str, Any]]:
 
 INTRODUCTION = """# Noise of minibatches
 
-The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it
-up. In a Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio
-of sampled to exact sd is, from the smallest to the largest of {dimension} weights, with standard errors up to
-{error:.3f}:"""
+The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it up.
+In a Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio of
+sampled to exact sd is, from the smallest to the largest of {dimension} weights (standard errors up to {error:.3f}), for
+several `lr`:"""
 
 READING = """The heat grows with `lr` and with 1/(batch size), and falls with friction. Take **SGHMC** where the step is
 so small, or the minibatch so large, that it does not matter: its friction needs no time to settle. Take **SGNHT** where
 the sd under SGHMC falls when `lr` is halved. Its friction is one for each parameter: it takes up the noise of each, but
-not the correlations between them. On independent features its sd is right, up to the
-error of the largest steps. On correlated features it is too small, by much less than SGHMC's is too large; a larger
-`diffusion` makes the noise of gradients a smaller part of all noise, and a smaller `lr` helps both.
+not the correlations between them. On independent features its sd is right, up to the error of the largest steps. On
+correlated features it is too small, by much less than SGHMC's is too large; a larger `diffusion` makes the noise of
+gradients a smaller part of all noise, and a smaller `lr` helps both.
 
 ![Ratio of sampled to exact sd over lr](gradient_noise.png)"""
 
@@ -137,7 +137,7 @@ def noise_page(results: dict[str, Any]) -> str:
     for design in DESIGNS:
         lines = [
             [
-                f"{name}, at lr",
+                name,
                 *(
                     f"{min(row['sd_ratios']):.2f} to {max(row['sd_ratios']):.2f}"
                     for row in rows
@@ -152,7 +152,7 @@ def noise_page(results: dict[str, Any]) -> str:
         f"`benchmarks/results/gradient_noise.json`, {results['date'][:10]}, by `{results['origin']}`: torch "
         f"{results['versions']['torch']}, ald_ext {results['versions']['ald_ext']}."
     )
-    return "\n\n".join(parts).replace(", at lr", "") + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -108,10 +108,10 @@ def measure_all(quick: bool) -> list[dict[str, Any]]:
 
 INTRODUCTION = """# Noise of minibatches
 
-The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it up.
-In a Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio of
-sampled to exact sd is, from the smallest to the largest of {dimension} weights (standard errors up to {error:.3f}), for
-several `lr`:"""
+The noise of a minibatch's gradient heats every optimizer here but {{class}}`~ald_ext.SGNHT`, whose friction takes it
+up. In a Bayesian linear regression on {num_data} data with minibatches of {batch}, whose posterior is known, the ratio
+of sampled to exact sd is, from the smallest to the largest of {dimension} weights (standard errors up to {error:.3f}),
+for several `lr`:"""
 
 READING = """The heat grows with `lr` and with 1/(batch size), and falls with friction. Take **SGHMC** where the step is
 so small, or the minibatch so large, that it does not matter: its friction needs no time to settle. Take **SGNHT** where

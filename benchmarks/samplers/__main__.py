@@ -47,9 +47,10 @@ def available(names: list[str]) -> tuple[dict[str, Sampler], list[str]]:
 
 def run_all(path: Path, targets: list[str], samplers: dict[str, Sampler], settings: Settings, facts: Any) -> list[str]:
     """Write the file after each run, and return what went wrong."""
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = json.loads(path.read_text()) if path.exists() else {"rows": [], "versions": {}}
     fresh = {(target, sampler) for target in targets for sampler in samplers}
-    rows = [row for row in kept if (row["target"], row["sampler"]) not in fresh]
+    rows = [row for row in kept["rows"] if (row["target"], row["sampler"]) not in fresh]
+    facts["versions"] = kept["versions"] | facts["versions"]
     problems = []
     for name in targets:
         for sampler_name, sampler in samplers.items():

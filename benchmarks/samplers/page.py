@@ -18,14 +18,14 @@ from ald_ext.files import write_atomically
 from ald_ext.paper.pictures import new_picture, save_picture
 from ald_ext.paper.report.tables import escape, markdown_table
 
-from ..page import PAGES, RESULTS, number, unique
+from ..page import PAGES, RESULTS, number
 from .measures import CONVERGED
-from .peers import PYRO_CHAINS
+from .ours import OURS
+from .peers import PEERS, PYRO_CHAINS
 from .runs import SIGNIFICANT
 from .targets import TARGETS
 
 Row = dict[str, Any]
-BASELINE = "numpyro NUTS"
 #: Samplers without a Metropolis test, whose errors are those of their steps.
 UNADJUSTED = ("Langevin dynamics", "BAOAB", "blackjax MCLMC")
 
@@ -40,12 +40,13 @@ MALA adapts."""
 
 READING = """**ESS** is the least over all measured quantities of bulk ESS, tail ESS, and the ESS of squares, by ArviZ.
 Gradients are counted, over all chains and warm-up included; so are the seconds of CPU, without the time to compile.
-Where R-hat is {converged} or more, the chains do not agree and the ESS means nothing: R-hat stands in its place."""
+Where R-hat is {converged} or more, the chains do not agree and the ESS means nothing: R-hat stands in its place, or
+"stuck" where a chain never moved, and the picture has a hollow mark. An empty cell was not run."""
 
 ERRORS = """The largest error of a mean or an sd, in standard errors, of all quantities. Of a sampler that is exact and
 whose chains agree, 5 or more would be a fault: bold. Where the moments are not exact themselves, their standard errors
-are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their step
-sizes, in italics. Divergences of a run, if there are any, stand in brackets."""
+are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their step sizes,
+in italics. Divergences of a run, if there are any, stand in brackets."""
 
 TROUBLE = """The centred funnel and eight schools, and the Rosenbrock density, are made so that samplers with one step
 size miss a part of them: there divergences, R-hat or a large error is to be expected, and the parametrization is the
@@ -57,6 +58,8 @@ def cell(row: Row | None, show: Callable[[Row], str]) -> str:
         return ""
     if not row["finite"]:
         return "not finite"
+    if row["r_hat"] is None:
+        return "stuck"
     return show(row) if row["converged"] else f"R-hat {number(row['r_hat'])}"
 
 
@@ -70,13 +73,18 @@ def errors(row: Row) -> str:
     return f"{shown} ({row['divergences']})" if row["divergences"] else shown
 
 
+def samplers_of(rows: list[Row]) -> list[str]:
+    """The samplers that ran, ours first."""
+    return [name for name in (*OURS, *PEERS) if any(row["sampler"] == name for row in rows)]
+
+
 def pivot(rows: list[Row], show: Callable[[Row], str]) -> str:
     """A table with a line for each sampler and a column for each target."""
     found = {(row["target"], row["sampler"]): row for row in rows}
     names = [name for name in TARGETS if any(row["target"] == name for row in rows)]
     lines = [
         [escape(sampler), *(cell(found.get((target, sampler)), show) for target in names)]
-        for sampler in unique(row["sampler"] for row in rows)
+        for sampler in samplers_of(rows)
     ]
     return markdown_table(["", *map(escape, names)], lines)
 
@@ -108,7 +116,7 @@ def samplers_page(results: dict[str, Any]) -> str:
 def draw(results: dict[str, Any], path: Path) -> None:
     """ESS per gradient and per second of every sampler on every target; hollow where it is not to be trusted."""
     rows = results["rows"]
-    names, samplers = (unique(row[key] for row in rows) for key in ("target", "sampler"))
+    names, samplers = [name for name in TARGETS if any(row["target"] == name for row in rows)], samplers_of(rows)
     picture, panels = new_picture(1, 2, (11, 5.5), sharey=True)
     for axes, (key, title) in zip(
         panels[0], (("ess_per_gradient", "ESS per gradient"), ("ess_per_second", "ESS per second of CPU")), strict=True
@@ -119,7 +127,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             right = [row["converged"] and max(row["mean_z"], row["sd_z"]) < SIGNIFICANT for row in own]
             color = f"C{index % 10}"
             faces = [color if fine else "white" for fine in right]
-            marker = "o" if "NUTS" not in sampler and " " not in sampler else "s" if "NUTS" not in sampler else "^"
+            marker = "o" if sampler in OURS else "^"
             axes.scatter([row[key] for row in own], height, s=26, c=faces, edgecolors=color, marker=marker)
             axes.scatter([], [], s=26, color=color, marker=marker, label=sampler)
         axes.set(xscale="log", xlabel=title)

@@ -13,9 +13,11 @@ pytest.importorskip("arviz_stats")
 pytest.importorskip("matplotlib")
 
 from ald_ext import samplers
+from benchmarks.page import PAGES, RESULTS
 from benchmarks.samplers.__main__ import main
 from benchmarks.samplers.measures import measure
 from benchmarks.samplers.ours import OURS
+from benchmarks.samplers.page import UNADJUSTED
 from benchmarks.samplers.page import main as write_page
 from benchmarks.samplers.peers import PEERS
 from benchmarks.samplers.reference import agreed
@@ -114,3 +116,20 @@ def test_a_quick_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "samplers.md").write_text(text + "x")
     with pytest.raises(SystemExit, match="is not of"):
         write_page()
+
+
+def test_the_written_page_is_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (PAGES / "samplers.png").exists()
+    monkeypatch.setattr(sys, "argv", ["", "--check"])
+    write_page()
+
+
+def test_what_samplers_miss_is_told_in_the_written_results() -> None:
+    """Of the funnel and the Rosenbrock density by divergences or R-hat; and no exact sampler is wrong in silence."""
+    rows = json.loads((RESULTS / "samplers.json").read_text())["rows"]
+    missed = [row for row in rows if row["target"] in ("funnel, centred", "Rosenbrock") and row["sampler"] in OURS]
+    assert missed
+    assert all(row["divergences"] or not row["converged"] for row in missed)
+    silent = [row for row in rows if row["converged"] and row["sampler"] not in UNADJUSTED and not row["divergences"]]
+    assert silent
+    assert all(max(row["mean_z"], row["sd_z"]) < 5 for row in silent)

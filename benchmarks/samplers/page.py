@@ -45,7 +45,7 @@ Where R-hat is {converged} or more, the chains do not agree and the ESS means no
 
 ERRORS = """The largest error of a mean or an sd, in standard errors, of all quantities. Of a sampler that is exact and
 whose chains agree, 5 or more would be a fault: bold. Where the moments are not exact themselves, their standard errors
-are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their step sizes,
+are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their steps,
 in italics. Divergences of a run, if there are any, stand in brackets."""
 
 TROUBLE = """The centred funnel and eight schools, and the Rosenbrock density, are made so that samplers with one step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from ald_ext import PSGLD, SGLD
 from ald_ext.samplers import GaussianPotential, LangevinDynamics
 from ald_ext.samplers.check import CheckRun, check_optimizer, check_sampler
-from ald_ext.samplers.check.verdicts import deviation_shrinks, is_right, is_wrong
+from ald_ext.samplers.check.targets import OptimizerChains, make_target
+from ald_ext.samplers.check.verdicts import deviation_shrinks, find_hints, is_right, is_wrong
 
 NUM_DATA = 10.0
 
@@ -313,6 +315,44 @@ def test_what_converges_to_something_else_does_not_count_as_shrinking() -> None:
     assert not deviation_shrinks(run_of(1, 1.2, 0.001), run_of(0.5, 1.3, 0.001), 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_of_16_bits(dtype: torch.dtype) -> None:
+    report = check_optimizer(
+        lambda params: SGLD(params, 0.1, num_data=NUM_DATA),
+        num_data=NUM_DATA,
+        dimension=2,
+        num_replicas=REPLICAS,
+        dtype=dtype,
+    )
+    assert report.ok, report
+    assert report.settings["dtype"] == str(dtype)
+
+
+@pytest.mark.parametrize("noise_in_ulps", [8.0, 0.05])
+def test_what_stochastic_rounding_adds(noise_in_ulps: float) -> None:
+    """Note [Parameters of 16 bits]: nothing to the mean of a step, u²/6 or √(2/π)·u·sd to its variance."""
+    theta, ulp, count = 1.5, 2.0**-7, 400_000
+    sd = noise_in_ulps * ulp
+    param = torch.full((count,), theta, dtype=torch.bfloat16, requires_grad=True)
+    param.grad = torch.zeros_like(param)
+    SGLD([param], sd**2 / 2, num_data=1, seed=3).step()
+    steps = param.detach().double() - theta
+    added = ulp**2 / 6 if noise_in_ulps > 1 else (2 / math.pi) ** 0.5 * ulp * sd - sd**2
+    assert abs(steps.mean()) < 5 * steps.std() / count**0.5
+    squares = steps.square()
+    assert abs(squares.mean() - sd**2 - added) < 5 * squares.std() / count**0.5
+    # The test can fail: without rounding, the variance would be another, also where steps are large.
+    assert added > 2e-3 * sd**2
+
+
+def test_rounding_is_named() -> None:
+    """What makes the variance grow as steps shrink is named, and not taken for a wrong scale of the noise."""
+    target = make_target("", 2, None, 1.0, torch.empty(0))
+    chains = OptimizerChains(lambda params: SGLD(params, 0.1, num_data=1), target, 100, 1, torch.bfloat16, 1.0)
+    hints = find_hints(run_of(1, 2.0), chains, 1, 1.0, exact=False)
+    assert hints[0].startswith("rounding to 16 bits"), hints
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -379,6 +419,8 @@ def test_command_writes_a_report_and_a_picture(tmp_path: Path) -> None:
         (["langevin", "--max-steps", "64"], 1, "undecided: the chains have not forgotten"),
         (["ald_ext.samplers:MALA", "--option", "step_size=0.3"], 0, "right: "),
         (["ald_ext.optim:SGLD", "--option", "lr=0.1"], 0, "right: "),
+        (["sgld", "--dtype", "bfloat16", "--option", "lr=0.1"], 0, "right: "),
+        (["mala", "--dtype", "bfloat16"], 1, "dtype: got torch.bfloat16, expected torch.float32 or torch.float64"),
         (["sgld", "--option", "lr"], 1, "option: got 'lr', expected KEY=VALUE"),
         (["sgld", "--option", "colour=red"], 1, "option: "),
         (["nothing"], 1, "name: got 'nothing', expected sgld, psgld"),

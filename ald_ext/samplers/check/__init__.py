@@ -18,6 +18,22 @@ Note [How a sampler is checked]
     discretization's, and the verdict is "right"; one that does not shrink is a fault, "wrong". If neither is clear at
     1/16 of the step size, or the chains do not converge, the verdict is "undecided". A sampler that is ``exact`` has
     no such deviation: there one at the caller's step size is a fault.
+
+Note [What the check does not see]
+    - Errors of less than about five standard errors, each 2/√num_replicas of a variance or less, and correlations that
+      leave the variances along the eigenvectors of Σ as they are.
+    - What is wrong on other targets only: the gradient is exact and linear here. A Gaussian has no second mode, no
+      heavy tail, no boundary and no curvature that varies; a step that is stable here may diverge in a funnel.
+    - Noise of minibatches, schedules, a summed loss or a forgotten ``num_data`` in a training loop: the check calls the
+      optimizer with gradients of its own.
+    - What shows in larger tensors, after more steps, with more than two parameters or on another device only.
+
+Note [Parameters of 16 bits]
+    The gradient is that of the rounded parameters, computed in float32. Stochastic rounding keeps the mean of each
+    step, and adds a variance. With u the distance of neighbouring numbers near θ (2⁻⁸|θ| to 2⁻⁷|θ| in bfloat16), that
+    is about u²/6 where the noise of a step is larger than u, and √(2/π)·u times the sd of that noise where it is much
+    smaller. So the variance is right where steps are large against u, and the smaller they are the more it is too
+    large, which a hint tells. Rounding to nearest loses steps below u/2 altogether.
 """
 
 from __future__ import annotations
@@ -30,6 +46,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...reference import compute_dtype
 from ...settings import require
 from ...threads import number_of_threads
 from .runs import CheckRun
@@ -74,17 +91,18 @@ def check_optimizer(
         max_steps: largest number of steps at the caller's step size; in proportion more at a fraction of it.
         exact: whether the variance is to be right at the caller's step size already, as by a Metropolis-Hastings test.
         seed: seed of torch's default generator during the check, which afterwards is as before.
-        dtype: dtype of the parameter.
+        dtype: dtype of the parameters; for those of 16 bits see Note [Parameters of 16 bits].
         device: device of the parameter.
 
     Raises:
         ValueError: an argument out of its range.
     """
     name = "ald_ext.samplers.check_optimizer"
-    target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
+    like = torch.empty(0, dtype=compute_dtype(dtype), device=device)
+    target = make_target(name, dimension, covariance, temperature, like)
     settings = {"num_data": num_data, "temperature": temperature, "num_replicas": num_replicas, "seed": seed}
-    start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data)
-    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
+    start_chains = partial(OptimizerChains, make_optimizer, target, num_replicas, num_data, dtype)
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact, "dtype": str(dtype)})
 
 
 def check_sampler(
@@ -114,10 +132,12 @@ def check_sampler(
             :func:`check_optimizer`, also for what is returned and raised.
     """
     name = "ald_ext.samplers.check_sampler"
+    expected = "torch.float32 or torch.float64, as only optimizers take 16 bits"
+    require(dtype in (torch.float32, torch.float64), f"{name}: dtype", dtype, expected)
     target = make_target(name, dimension, covariance, temperature, torch.empty(0, dtype=dtype, device=device))
     settings = {"temperature": temperature, "num_replicas": num_replicas, "seed": seed}
     start_chains = partial(SamplerChains, make_sampler, target, num_replicas)
-    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact})
+    return run_check(name, start_chains, target, max_steps, {**settings, "exact": exact, "dtype": str(dtype)})
 
 
 def run_check(
@@ -133,5 +153,5 @@ def run_check(
         torch.manual_seed(settings["seed"])
         verdict, runs, chains = run_until_judged(start_chains, max_steps, exact)
         hints = [] if verdict == "right" else find_hints(runs[-1], chains, num_data, temperature, exact)
-    settings = {**settings, "dimension": len(target.mean), "dtype": str(target.mean.dtype), "device": str(device)}
+    settings = {**settings, "dimension": len(target.mean), "device": str(device)}
     return CheckReport(verdict, describe(verdict, runs, exact), hints, runs, chains.target.variances.tolist(), settings)

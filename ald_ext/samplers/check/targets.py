@@ -93,6 +93,10 @@ class Chains(ABC):
         """Return the gradients' second moment, (replicas, d), if a preconditioner is made of it."""
         return None
 
+    def is_rounded(self) -> bool:
+        """Return whether the states are of 16 bits."""
+        return False
+
 
 class OptimizerChains(Chains):
     """Two parameters with the halves of z (replicas, d), moved by an optimizer on the loss ΣU/N.
@@ -101,11 +105,17 @@ class OptimizerChains(Chains):
     """
 
     def __init__(
-        self, make_optimizer: MakeOptimizer, target: Target, num_replicas: int, num_data: float, step_scale: float
+        self,
+        make_optimizer: MakeOptimizer,
+        target: Target,
+        num_replicas: int,
+        num_data: float,
+        dtype: torch.dtype,
+        step_scale: float,
     ) -> None:
         self.center, self.scaled_precision = target.mean, target.precision / num_data
         self.z = target.initial_states(num_replicas)
-        self.params = [half.clone().requires_grad_() for half in self.z.chunk(2, dim=1)]
+        self.params = [half.to(dtype, copy=True).requires_grad_() for half in self.z.chunk(2, dim=1)]
         self.optimizer = make_optimizer(self.params)
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * step_scale
@@ -122,15 +132,18 @@ class OptimizerChains(Chains):
     def step(self) -> Tensor:
         gradient = (self.z - self.center) @ self.scaled_precision
         for param, half in zip(self.params, gradient.chunk(2, dim=1), strict=True):
-            param.grad = half.contiguous()
+            param.grad = half.to(param.dtype, memory_format=torch.contiguous_format)
         self.optimizer.step()
-        self.z = torch.cat([param.detach() for param in self.params], 1)
+        self.z = torch.cat([param.detach().to(self.z.dtype) for param in self.params], 1)
         return self.z
 
     def second_moment(self) -> Tensor | None:
         states = [self.optimizer.state.get(param, {}) for param in self.params]
         moments = [state.get("square_avg", state.get("exp_avg_sq")) for state in states]  # as in torch.optim
         return None if any(moment is None for moment in moments) else torch.cat(moments, 1)
+
+    def is_rounded(self) -> bool:
+        return self.params[0].dtype in (torch.bfloat16, torch.float16)
 
 
 class FixedStepSizeError(Exception):

@@ -188,6 +188,8 @@ def find_hints(run: CheckRun, chains: Chains, num_data: float, temperature: floa
     if exact and not run.mean_is_off:
         return ["the Metropolis-Hastings test is skipped, inverted or shared by chains, or its ratio is wrong"]
     ratios = run.variance_ratios
+    if chains.is_rounded() and max(ratios) > 1:
+        return ["rounding to 16 bits adds its own variance to steps so small: larger steps, or parameters of float32"]
     adapts = is_adapting(chains)
     if adapts and all(1 < ratio < 1.7 for ratio in ratios):
         return ["bias of an adapting preconditioner: freeze it after burn-in (PSGLD: freeze_after=)"]

@@ -1,0 +1,1 @@
+"""Samplers, ours and the field's, on posteriors whose moments are known."""

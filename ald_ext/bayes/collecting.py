@@ -148,9 +148,7 @@ def collect_parameters(
             run.folder_of(chain).mkdir(parents=True, exist_ok=True)
             lock.acquire()
         if not run.resume():
-            first = next(iter(loader), None)
-            require(first is not None, f"{OWNER}: loader", "no minibatches", "one at least")
-            check_scale(module, optimizers[0], loss, loader, first)
+            check_scale(module, optimizers[0], loss, loader, next(BatchStream(loader, device)))
             run.save()
         run.run(num_samples, progress)
         run.save()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..optim import PSGLD, SGHMC, SGLD, SGNHT
 from ..progress import progress_bar
 from ..settings import require, shortened
+from .loss_checks import is_summed
 
 OWNER = "ald_ext.bayes.suggest_settings"
 LangevinClass = type[SGLD] | type[PSGLD] | type[SGHMC] | type[SGNHT]
@@ -102,11 +103,10 @@ class ShortChains:
         """Warn of a summed loss, and of num_data that is not the number of data."""
         batch = next(self.batches(), [])
         require(len(batch) > 1, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
-        rows = len(batch[-1])
         with torch.no_grad():
-            whole, half = (float(self.batch_loss([part[:n] for part in batch])) for n in (rows, max(rows // 2, 1)))
-        require(math.isfinite(whole), f"{OWNER}: loss", whole, "a finite number at the module's parameters")
-        if rows > 1 and half and abs(whole / half - rows / (rows // 2)) < abs(whole / half - 1):
+            value = float(self.batch_loss(batch))
+        require(math.isfinite(value), f"{OWNER}: loss", value, "a finite number at the module's parameters")
+        if is_summed(self.module, self.loss, batch):
             warnings.warn(
                 f"{OWNER}: loss: got a sum over the minibatch, as half of it has half the loss, expected the mean",
                 stacklevel=4,

@@ -94,6 +94,21 @@ def test_the_posterior_of_a_linear_regression():
     assert abs(temperatures.mean() - expected) < 5 * spread / math.sqrt(count)
 
 
+def test_the_temperature_knows_of_anchors(network: nn.Module, loader: DataLoader):
+    """θ·∇U with U = N (L + weight_decay θ²/2) + γ (θ - θ₀)²/2, here with anchors that are all 2."""
+    anchored = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    anchors = [torch.full_like(parameter, 2) for parameter in anchored]
+    optimizer = SGLD(anchored, lr=0.0, num_data=60, weight_decay=0.5, localization=30.0, anchors=anchors)
+    (whole,) = loader_of_one = [next(iter(loader))]
+    samples = collect_parameters(network, optimizer, cross_entropy, loader_of_one, burn_in=0, num_samples=1)
+    with torch.enable_grad():
+        potential = 60 * cross_entropy(network(whole[0]), whole[1])
+        potential += sum(30 * p.square().sum() / 2 + 30 * (p - 2).square().sum() / 2 for p in anchored)
+        gradients = torch.autograd.grad(potential, anchored)
+    virial = sum(float((p * gradient).sum()) for p, gradient in zip(anchored, gradients, strict=True))
+    assert samples.trace[0]["temperature"] == pytest.approx(virial / sum(map(torch.numel, anchored)), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_vectorized_chains_do_what_each_does_alone(name: str, network: nn.Module, loader: DataLoader):
     runs = []
@@ -323,7 +338,7 @@ def test_a_diverged_chain_is_told(network: nn.Module, loader: DataLoader):
         ({"thinning": 0}, "thinning: got 0, expected an integer >= 1"),
         ({"chains": 0}, "chains: got 0, expected an integer > 0"),
         ({"chains": 2}, r"optimizer: got SGLD, expected a function \(module, chain\) -> optimizer"),
-        ({"loader": []}, "loader: got no minibatches, expected one at least"),
+        ({"loader": []}, "loader: got no minibatches, expected minibatches each time"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"loss: got float32 of shape \[20\].*, expected one number"),
         ({"loader": [torch.ones(3, 3)]}, r"loader: minibatch: got float32 .*, expected a tuple \(inputs …, targets\)"),
     ],

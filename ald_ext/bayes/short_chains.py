@@ -83,6 +83,12 @@ class ShortChains:
         params = [p for p in module.parameters() if p.requires_grad] if params is None else list(params)
         lists = all(isinstance(each.get("params"), (list, Tensor)) for each in params if isinstance(each, dict))
         require(lists, f"{OWNER}: params", "a group of something else", "groups whose params are lists")
+        require(params, f"{OWNER}: module", "no parameters that require gradients", "some")
+        anchored = any(each.get("localization") for each in params if isinstance(each, dict))
+        require(not anchored, f"{OWNER}: params", "a group with localization", "none: the chains begin elsewhere")
+        is_loader = not hasattr(loader, "__next__")
+        expected = "minibatches each time it is iterated over, as of a DataLoader"
+        require(is_loader, f"{OWNER}: loader", "an iterator", expected)
         self.module, self.groups = copy.deepcopy((module, params))
         self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
         size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
@@ -102,7 +108,7 @@ class ShortChains:
     def check_scale(self, size: int | None) -> None:
         """Warn of a summed loss, and of num_data that is not the number of data."""
         batch = next(self.batches(), [])
-        require(len(batch) > 1, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
+        require(batch, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
         with torch.no_grad():
             value = float(self.batch_loss(batch))
         require(math.isfinite(value), f"{OWNER}: loss", value, "a finite number at the module's parameters")
@@ -120,6 +126,8 @@ class ShortChains:
     def batches(self) -> Iterator[list[Tensor]]:
         """Minibatches of one epoch, on the module's device."""
         for batch in self.loader:
+            fits = isinstance(batch, (list, tuple)) and len(batch) > 1
+            require(fits, f"{OWNER}: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
             yield [part.to(self.device) for part in batch]
 
     def stream(self) -> Iterator[list[Tensor]]:

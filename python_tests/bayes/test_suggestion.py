@@ -156,6 +156,7 @@ def test_what_is_right_is_not_told() -> None:
     [
         ({"optimizer": torch.optim.SGD}, "optimizer: got .*SGD.*, expected SGLD, PSGLD, SGHMC or SGNHT"),
         ({"lrs": []}, "lrs: got \\[\\], expected finite numbers > 0, one at least"),
+        ({"lrs": 0.1}, "lrs: got 0.1, expected finite numbers > 0, one at least"),
         ({"lrs": [0.1, -1.0]}, "lrs: got .*, expected finite numbers > 0"),
         ({"num_steps": 5}, "num_steps: got 5, expected an integer >= 16"),
         ({"warm_up": -1}, "warm_up: got -1, expected an integer >= 0"),
@@ -170,6 +171,13 @@ def test_what_is_right_is_not_told() -> None:
             {"params": [{"params": iter([])}]},
             "params: got a group of something else, expected groups whose params are l",
         ),
+        (
+            {"params": [{"params": [nn.Parameter(torch.zeros(3))], "localization": 2.0}]},
+            "params: got a group with localization, expected none",
+        ),
+        ({"params": []}, "module: got no parameters that require gradients, expected some"),
+        ({"loader": iter([]), "num_data": 3}, "loader: got an iterator, expected minibatches each time"),
+        ({"loader": [torch.zeros(2, D)], "num_data": 3}, "loader: minibatch: got .*, expected a tuple"),
         ({"loader": [], "num_data": 3}, "loader: got no minibatches, expected some"),
     ],
 )

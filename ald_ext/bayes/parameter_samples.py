@@ -158,7 +158,7 @@ class PosteriorSamples:
             chain: which chain the sample belongs to, from 0.
 
         Raises:
-            ValueError: a chain that is no number from 0 on; other names or shapes than those of the samples before, or a
+            ValueError: a chain that is no integer >= 0; other names or shapes than those of the samples before, or a
                 parameter that is not finite.
             OSError: the file cannot be written.
         """

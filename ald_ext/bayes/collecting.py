@@ -9,6 +9,7 @@ Note [Resumed runs]
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -269,8 +270,9 @@ class Run:
         argument = f"{OWNER}: samples"
         contents = read_tensors(path, (), argument=argument, writer="collect_parameters")
         state = from_dict(RunState, contents, f"{argument}: {path.parent.name}/{path.name}")
-        changed = [name for name, value in state.settings.items() if self.settings.get(name, value) != value]
-        got, expected = (", ".join(f"{k}={each[k]}" for k in changed) for each in (self.settings, state.settings))
+        pairs = {name: (self.settings.get(name, value), value) for name, value in state.settings.items()}
+        changed = [pair for pair in pairs.items() if not is_same(*pair[1])][:3]
+        got, expected = (", ".join(f"{name}={pair[place]}" for name, pair in changed) for place in (0, 1))
         require(not changed, OWNER, got, f"{expected}, as when the run of {path.parent} began")
         for module, tensors in zip(self.chains.modules, state.modules, strict=True):
             shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
@@ -333,6 +335,12 @@ def settings_of(optimizer: Any, scheduler: Any, loader: Any) -> dict[str, Any]:
                 settings[f"{name} of group {number}" if number else name] = float(value)
     has_generator = getattr(loader, "generator", None) is not None
     return {**settings, "batch_size": getattr(loader, "batch_size", None), "loader.generator": has_generator}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether settings are equal, or numbers that are but for rounding, as of another number of threads."""
+    is_number = isinstance(one, float) and isinstance(other, float)
+    return math.isclose(one, other, rel_tol=1e-6) if is_number else one == other
 
 
 def plain_state(scheduler: Any) -> dict[str, Any]:

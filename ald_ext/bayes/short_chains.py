@@ -92,7 +92,8 @@ class ShortChains:
         self.module, self.groups = copy.deepcopy((module, params))
         self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
         size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
-        require(num_data or size, f"{OWNER}: num_data", num_data, "a number > 0, as the loader has no dataset")
+        fits = isinstance(num_data, (int, float)) or (num_data is None and size)
+        require(fits, f"{OWNER}: num_data", shortened(num_data), "a number > 0, or a loader with a dataset")
         self.num_data = float(size if num_data is None else num_data)  # type: ignore[arg-type]
         self.temperature, self.seed = temperature, seed
         self.device = next(self.module.parameters()).device
@@ -138,7 +139,8 @@ class ShortChains:
     def batch_loss(self, batch: list[Tensor]) -> Tensor:
         *inputs, targets = batch
         value = self.loss(self.module(*inputs), targets)
-        require(value.dim() == 0, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
+        fits = isinstance(value, Tensor) and value.dim() == 0
+        require(fits, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
         return value
 
     def make(self, **settings: Any) -> Any:

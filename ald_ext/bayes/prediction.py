@@ -136,6 +136,9 @@ def sampled_values(
             if batch_norm_loader is not None:
                 samples.load_into(member, start)
                 update_bn(batch_norm_loader, member, next(member.parameters()).device)
+                counts = [int(count) for name, count in member.named_buffers() if name.endswith("num_batches_tracked")]
+                expected = "minibatches each time it is iterated over"
+                require(not counts or any(counts), f"{owner}: batch_norm_loader", "no minibatches", expected)
                 outputs = torch.cat([member.eval()(part) for part in rows])[None]
             else:
                 outputs = outputs_of([samples.state_for(member, index) for index in indices], member, rows)

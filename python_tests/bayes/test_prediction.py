@@ -136,6 +136,12 @@ def test_running_statistics_are_taken_anew_for_each_sample(
     assert (result.mean - torch.stack(outputs).mean(0)).abs().max() < 0.1 * (stale.mean - result.mean).abs().max()
 
 
+def test_statistics_of_no_minibatches_are_refused(samples: PosteriorSamples, network: nn.Module):
+    once = iter([torch.ones(4, 3)])  # there for the first sample only
+    with pytest.raises(ValueError, match="batch_norm_loader: got no minibatches, expected minibatches each time"):
+        predict(samples, network, torch.ones(4, 3), batch_norm_loader=once)
+
+
 def test_dropout_is_off_and_networks_without_vmap_are_taken(data: tuple[Tensor, Tensor]):
     class Branching(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

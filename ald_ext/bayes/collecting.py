@@ -265,9 +265,13 @@ class Run:
     def resume(self) -> bool:
         """Continue from the state of the folder, if there is one; return whether there was."""
         path = self._path
-        if path is None or not path.exists():
-            return False
         argument = f"{OWNER}: samples"
+        if path is None or not path.exists():
+            others = path is not None and any(path.parent.parent.glob("chain-*/run.pt"))
+            fits = not others or not any(map(self.samples.num_offered, self.numbers))
+            expected = "as many processes as when the run began"
+            require(fits, argument, f"samples of chain {self.numbers.start} in the run of another process", expected)
+            return False
         contents = read_tensors(path, (), argument=argument, writer="collect_parameters")
         state = from_dict(RunState, contents, f"{argument}: {path.parent.name}/{path.name}")
         pairs = {name: (self.settings.get(name, value), value) for name, value in state.settings.items()}
@@ -293,8 +297,8 @@ class Run:
                 )
         self.batches.load_state_dict(state.batches)
         self.step, self.due, self.trace = state.step, state.due, state.trace
-        others = [row for row in self.samples.trace if row["chain"] not in self.numbers]
-        self.samples.trace[:] = others + state.trace
+        other_rows = [row for row in self.samples.trace if row["chain"] not in self.numbers]
+        self.samples.trace[:] = other_rows + state.trace
         return True
 
 

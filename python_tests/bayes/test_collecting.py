@@ -381,6 +381,22 @@ def test_a_run_continues_only_by_the_call_that_began_it(
     assert len(PosteriorSamples.load(tmp_path)) == 2
 
 
+def test_a_run_continues_only_on_as_many_processes(
+    network: nn.Module, loader: DataLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run() -> None:
+        samples = PosteriorSamples(tmp_path, resume=True)
+        arguments = (network, making(SGLD), cross_entropy, loader)
+        collect_parameters(*arguments, burn_in=1, num_samples=2, chains=2, samples=samples)
+
+    run()
+    for own, message in ((range(1), "chains of this process=1, expected .*=2"), (range(1, 2), "samples of chain 1 in")):
+        monkeypatch.setattr(collecting, "chains_of_rank", lambda _, own=own: own)
+        with pytest.raises(ValueError, match=message):
+            run()
+    assert len(PosteriorSamples.load(tmp_path)) == 4
+
+
 def test_milestones_of_a_schedule_are_kept(network: nn.Module, loader: DataLoader, tmp_path: Path):
     optimizer = SGLD(network.parameters(), lr=1e-3, num_data=60)
     scheduler = MultiStepLR(optimizer, [2, 5])  # a counter, in its state

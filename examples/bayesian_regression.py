@@ -22,14 +22,22 @@ BATCH_SIZE, CHAINS = 64, 4
 
 
 def load_table(path: Path | None) -> tuple[Tensor, Tensor]:
-    """Return inputs (n, d) and targets (n, 1), standardized."""
+    """Return inputs (n, d) and targets (n, 1), standardized, without columns that are constant."""
     if path is None:
-        inputs, target = load_diabetes(return_X_y=True)
-        table = torch.from_numpy(np.column_stack([inputs, target])).float()
+        table = np.column_stack(load_diabetes(return_X_y=True))
+    elif not path.is_file():
+        raise SystemExit(f"file: got {str(path)!r}, expected a CSV file")
     else:
-        table = torch.from_numpy(np.genfromtxt(path, delimiter=",", skip_header=1)).float()
-    table = (table - table.mean(0)) / table.std(0)
-    return table[:, :-1], table[:, -1:]
+        table = np.genfromtxt(path, delimiter=",", skip_header=1, ndmin=2)
+    varies = table.min(0) < table.max(0) if len(table) >= 10 and np.isfinite(table).all() else np.array([False])
+    if not (varies[-1] and varies.sum() > 1):
+        raise SystemExit(
+            f"file: got {table.shape[0]} rows of {table.shape[1]} columns, {np.sum(~np.isfinite(table))} cells without "
+            "a number, expected a line of names, and ten rows or more of numbers, of which the last is not constant"
+        )
+    table = table[:, varies]
+    columns = torch.from_numpy((table - table.mean(0)) / table.std(0, ddof=1)).float()
+    return columns[:, :-1], columns[:, -1:]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -58,7 +66,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             gaussian_prior(module, "he", num_data), lr=lr, momentum=0.9, num_data=num_data, seed=0, chain=chain
         ),
         lambda output, target: mse_loss(output, target) / (2 * variance),  # the mean potential of a datum
-        DataLoader(TensorDataset(x[train], y[train]), BATCH_SIZE, shuffle=True, drop_last=True),
+        DataLoader(TensorDataset(x[train], y[train]), min(BATCH_SIZE, num_data), shuffle=True, drop_last=True),
         burn_in=300 if options.quick else 2000,
         num_samples=30 if options.quick else 100,
         thinning=10 if options.quick else 50,

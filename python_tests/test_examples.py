@@ -67,6 +67,13 @@ def test_a_bayesian_regression_of_a_file(tmp_path: Path):
     assert results["rmse"] < 0.3
 
 
+@pytest.mark.parametrize("row", ["1,x,{}", "1,{}", "{},1"])
+def test_a_file_that_is_no_table_for_a_regression_is_refused_in_one_line(row: str, tmp_path: Path):
+    (tmp_path / "table.csv").write_text("\n".join(["a,y", *map(row.format, range(12))]))
+    with pytest.raises(SystemExit, match=r"file: got 12 rows of . columns, .* expected a line of names, and ten rows"):
+        run_example("bayesian_regression", tmp_path / "table.csv", "--out", tmp_path)
+
+
 def test_own_images_are_reconstructed(tmp_path: Path):
     results = run_example("own_images", "--out", tmp_path / "run")
     assert results["error"] < 0.8 * results["error_of_the_mean_image"]

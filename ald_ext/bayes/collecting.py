@@ -9,7 +9,9 @@ Note [Resumed runs]
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +32,13 @@ from .batches import BatchStream
 from .loss_checks import check_scale, parameter_temperature
 from .network_chains import Loss, MakeOptimizer, NetworkChains, separate_modules
 from .parameter_samples import TRACE_FILE, PosteriorSamples, named_tensors
+from .sample_files import check_fits
 
 OWNER = "ald_ext.bayes.collect_parameters"
 #: See Note [Resumed runs].
 SECONDS_BETWEEN_STATES = 30.0
+#: Of groups of parameters. A state that is loaded has its own, so that others would not be heeded.
+HYPERPARAMETERS = ("lr", "num_data", "temperature", "weight_decay", "momentum", "eps", "alpha", "localization")
 
 
 @dataclass
@@ -111,7 +116,8 @@ def collect_parameters(
 
     Raises:
         ValueError: a bad number; a loader without minibatches; an optimizer or scheduler that is no function, for
-            several chains; a chain that has diverged; a file that is damaged or of a run with other settings.
+            several chains; an optimizer of another module, or chains with the same noise; a chain that has diverged; a
+            file that is damaged or of a run with other settings, also of the optimizer, or of another module.
         BlockingIOError: another process is adding to the same chains of the folder.
         ImportError: ``progress`` without tqdm.
         OSError: a file cannot be written.
@@ -119,6 +125,8 @@ def collect_parameters(
     for name, number, least in (("burn_in", burn_in, 0), ("num_samples", num_samples, 1), ("thinning", thinning, 1)):
         require(isinstance(number, int) and number >= least, f"{OWNER}: {name}", number, f"an integer >= {least}")
     samples = PosteriorSamples() if samples is None else samples
+    fits = isinstance(samples, PosteriorSamples)
+    require(fits, f"{OWNER}: samples", shortened(samples), "PosteriorSamples, such as PosteriorSamples(folder)")
     in_group = dist.is_available() and dist.is_initialized()
     num_chains = chains if chains is not None else dist.get_world_size() if in_group else 1
     require(isinstance(num_chains, int) and num_chains >= 1, f"{OWNER}: chains", shortened(chains), "an integer > 0")
@@ -135,12 +143,14 @@ def collect_parameters(
     optimizers: list[Any] = [optimizer]
     if makes_optimizer:
         optimizers = [optimizer(member, chain) for member, chain in zip(modules, own, strict=True)]  # type: ignore[operator]
+    check_optimizers(optimizers, modules, own, num_chains if in_group else 1)
     schedulers = [scheduler if hasattr(scheduler, "step") else scheduler and scheduler(each) for each in optimizers]
     device = next(module.parameters()).device
     if in_group and num_chains > 1:
         dist.barrier()  # no process writes before all have opened a folder that they have in common
         torch.manual_seed(chain_seed(torch.initial_seed() % 2**63, own.start))  # minibatches of its own
-    settings = {"burn_in": burn_in, "thinning": thinning, "chains": num_chains}
+    settings = {"burn_in": burn_in, "thinning": thinning, "chains": num_chains, "chains of this process": len(own)}
+    settings |= settings_of(optimizers[0], schedulers[0], loader)
     run = Run(network_chains, optimizers, schedulers, BatchStream(loader, device), samples, own, settings)
     locks = [FolderLock(run.folder_of(chain), f"{OWNER}: samples") for chain in own if samples.folder is not None]
     try:
@@ -148,9 +158,7 @@ def collect_parameters(
             run.folder_of(chain).mkdir(parents=True, exist_ok=True)
             lock.acquire()
         if not run.resume():
-            first = next(iter(loader), None)
-            require(first is not None, f"{OWNER}: loader", "no minibatches", "one at least")
-            check_scale(module, optimizers[0], loss, loader, first)
+            check_scale(module, optimizers[0], loss, loader, next(BatchStream(loader, device)))
             run.save()
         run.run(num_samples, progress)
         run.save()
@@ -257,13 +265,22 @@ class Run:
     def resume(self) -> bool:
         """Continue from the state of the folder, if there is one; return whether there was."""
         path = self._path
-        if path is None or not path.exists():
-            return False
         argument = f"{OWNER}: samples"
+        if path is None or not path.exists():
+            others = path is not None and any(path.parent.parent.glob("chain-*/run.pt"))
+            fits = not others or not any(map(self.samples.num_offered, self.numbers))
+            expected = "as many processes as when the run began"
+            require(fits, argument, f"samples of chain {self.numbers.start} in the run of another process", expected)
+            return False
         contents = read_tensors(path, (), argument=argument, writer="collect_parameters")
         state = from_dict(RunState, contents, f"{argument}: {path.parent.name}/{path.name}")
-        got, expected = (", ".join(f"{k}={v}" for k, v in each.items()) for each in (self.settings, state.settings))
-        require(self.settings == state.settings, OWNER, got, f"{expected}, as when the run of {path.parent} began")
+        pairs = {name: (self.settings.get(name, value), value) for name, value in state.settings.items()}
+        changed = [pair for pair in pairs.items() if not is_same(*pair[1])][:3]
+        got, expected = (", ".join(f"{name}={pair[place]}" for name, pair in changed) for place in (0, 1))
+        require(not changed, OWNER, got, f"{expected}, as when the run of {path.parent} began")
+        for module, tensors in zip(self.chains.modules, state.modules, strict=True):
+            shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
+            check_fits(tensors, shapes, argument, f"the run of {path.parent}", "the module")
         for chain, offered in zip(self.numbers, state.offered, strict=True):
             self.samples.forget_after(chain, offered)
         with torch.no_grad():
@@ -274,15 +291,63 @@ class Run:
             optimizer.load_state_dict(saved)
         for scheduler, saved in zip(self.schedulers, state.schedulers, strict=True):
             if scheduler is not None:
-                scheduler.load_state_dict(saved)
+                counters = {name for name, value in vars(scheduler).items() if isinstance(value, Counter)}
+                scheduler.load_state_dict(
+                    {name: Counter(value) if name in counters else value for name, value in saved.items()}
+                )
         self.batches.load_state_dict(state.batches)
         self.step, self.due, self.trace = state.step, state.due, state.trace
-        others = [row for row in self.samples.trace if row["chain"] not in self.numbers]
-        self.samples.trace[:] = others + state.trace
+        other_rows = [row for row in self.samples.trace if row["chain"] not in self.numbers]
+        self.samples.trace[:] = other_rows + state.trace
         return True
 
 
+def check_optimizers(optimizers: list[Any], modules: list[nn.Module], chains: range, processes: int) -> None:
+    """Raise a ValueError for optimizers of other modules' parameters, or for chains of equal noise."""
+    argument, noises = f"{OWNER}: optimizer", dict[Any, int]()
+    for optimizer, module, chain in zip(optimizers, modules, chains, strict=True):
+        require(
+            hasattr(optimizer, "param_groups"),
+            argument,
+            shortened(optimizer),
+            "an optimizer, or a function (module, chain) -> optimizer",
+        )
+        own = {id(parameter) for parameter in module.parameters()}
+        fits = any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+        expected = "those of the module that it is for: a function is called with it as (module, chain)"
+        require(fits, argument, "parameters of another module", expected)
+        group = optimizer.param_groups[0]
+        if "seed" in group:
+            noise = (group["seed"], group.get("chain"))
+            fits = noise not in noises and (processes == 1 or group.get("chain") is not None)
+            got = f"seed={noise[0]}, chain={noise[1]} for chain {chain}" + (
+                f" as for chain {noises[noise]}" if noise in noises else ""
+            )
+            require(fits, argument, got, "chain=chain, so that each chain has noise of its own")
+            noises[noise] = chain
+
+
+def settings_of(optimizer: Any, scheduler: Any, loader: Any) -> dict[str, Any]:
+    """Return what has to be as it was when a run continues: its state would hold, whatever the call says."""
+    settings: dict[str, Any] = {"optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__}
+    for number, group in enumerate(optimizer.param_groups):
+        before_schedules = {"lr": group.get("initial_lr", group["lr"])}
+        if "sampling_temperature" in group:
+            before_schedules["temperature"] = group["sampling_temperature"]
+        for name, value in {**group, **before_schedules}.items():
+            if name in HYPERPARAMETERS:
+                settings[f"{name} of group {number}" if number else name] = float(value)
+    has_generator = getattr(loader, "generator", None) is not None
+    return {**settings, "batch_size": getattr(loader, "batch_size", None), "loader.generator": has_generator}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether settings are equal, or numbers that are but for rounding, as of another number of threads."""
+    is_number = isinstance(one, float) and isinstance(other, float)
+    return math.isclose(one, other, rel_tol=1e-6) if is_number else one == other
+
+
 def plain_state(scheduler: Any) -> dict[str, Any]:
-    """Return the state of a scheduler without what only this process can hold."""
-    state: dict[str, Any] = scheduler.state_dict()
-    return {name: value for name, value in state.items() if not callable(value)}
+    """Return the state of a scheduler as plain values, without what only this process can hold."""
+    state = {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
+    return {name: dict(value) if isinstance(value, Counter) else value for name, value in state.items()}

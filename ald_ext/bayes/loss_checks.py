@@ -67,8 +67,8 @@ def parameter_temperature(optimizer: Optimizer) -> float | None:
     """Return Σ θ·∇U / d over the d elements with gradients, whose mean over exp(-U/T) is T; None without ``num_data``.
 
     It is a virial (Wenzel et al. 2020, Appendix I; :func:`ald_ext.samplers.virial_temperature`). U = N (loss +
-    weight_decay θ²/2), with the gradients that are there: those of a minibatch, whose noise has mean zero, so that many
-    steps have to be averaged.
+    weight_decay θ²/2) + localization (θ - anchor)²/2, with the gradients that are there: those of a minibatch, whose
+    noise has mean zero, so that many steps have to be averaged.
     """
     if not all("num_data" in group for group in optimizer.param_groups):
         return None
@@ -77,9 +77,13 @@ def parameter_temperature(optimizer: Optimizer) -> float | None:
         for parameter in group["params"]:
             if parameter.grad is not None:
                 theta, grad = parameter.detach(), -parameter.grad if group.get("maximize") else parameter.grad
-                slope = (theta * grad).sum(dtype=torch.float64) + group.get("weight_decay", 0) * theta.square().sum(
-                    dtype=torch.float64
+                slope = float(group["num_data"]) * (
+                    (theta * grad).sum(dtype=torch.float64)
+                    + group.get("weight_decay", 0) * theta.square().sum(dtype=torch.float64)
                 )
-                total = total.to(slope.device) + float(group["num_data"]) * slope
+                if localization := group.get("localization", 0):
+                    pull = theta * (theta - optimizer.state[parameter]["anchor"])
+                    slope += localization * pull.sum(dtype=torch.float64)
+                total = total.to(slope.device) + slope
                 count += parameter.numel()
     return float(total) / max(count, 1)

@@ -90,7 +90,8 @@ class PosteriorSamples:
         resume: bool = False,
     ) -> None:
         owner = "ald_ext.bayes.PosteriorSamples"
-        require(max_samples is None or max_samples >= 2, f"{owner}: max_samples", max_samples, "None or an integer > 1")
+        fits = max_samples is None or (isinstance(max_samples, int) and max_samples >= 2)
+        require(fits, f"{owner}: max_samples", max_samples, "None or an integer > 1")
         fits = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
         require(fits, f"{owner}: dtype", dtype, "None or a floating-point dtype")
         self.folder = None if folder is None else Path(folder)
@@ -98,6 +99,7 @@ class PosteriorSamples:
         self.trace: list[dict[str, Any]] = []
         self._chains: dict[int, dict[int, Stored]] = {}
         self._offered: dict[int, int] = {}
+        self._spacings: dict[int, int] = {}  # s of Note [Bounded number of samples]
         self._is_selection = False
         if self.folder is not None:
             found = {chain: files for chain, files in files_by_chain(self.folder).items() if files}
@@ -143,7 +145,7 @@ class PosteriorSamples:
             )
             self.dtype = dtype
             self._chains.setdefault(chain, {})[position] = Stored(files[position], first)
-        self._offered[chain] = max(self._chains[chain]) + spacing
+        self._offered[chain], self._spacings[chain] = max(self._chains[chain]) + spacing, spacing
 
     # Keeping
 
@@ -153,14 +155,17 @@ class PosteriorSamples:
 
         Args:
             module: of the same names and shapes each time.
-            chain: which chain the sample belongs to.
+            chain: which chain the sample belongs to, from 0.
 
         Raises:
-            ValueError: other names or shapes than those of the samples before, or a parameter that is not finite.
+            ValueError: a chain that is no integer >= 0; other names or shapes than those of the samples before, or a
+                parameter that is not finite.
             OSError: the file cannot be written.
         """
         argument = "ald_ext.bayes.PosteriorSamples.add: module"
         require(not self._is_selection, argument, "a selection of samples to add to", "all of them")
+        is_number = isinstance(chain, int) and chain >= 0
+        require(is_number, "ald_ext.bayes.PosteriorSamples.add: chain", chain, "an integer >= 0")
         tensors = {name: self._as_kept(tensor) for name, tensor in named_tensors(module).items()}
         for name, _ in module.named_parameters():
             finite = bool(tensors[clean_name(name)].isfinite().all())
@@ -171,9 +176,13 @@ class PosteriorSamples:
             check_fits(tensors, shapes, argument, "the module", "the samples before")
         kept, position = self._chains.setdefault(chain, {}), self._offered.get(chain, 0)
         self._offered[chain] = position + 1
-        while self.max_samples and len(kept) >= self.max_samples and position % self._spacing(chain) == 0:
-            self._halve(chain)
-        if position % self._spacing(chain):
+        spacing = self._spacings.get(chain, 1)
+        while self.max_samples and len(kept) >= self.max_samples and position % spacing == 0:
+            for dropped in list(kept)[1::2]:  # the earliest first, so that _open sees if this was stopped
+                self._drop(chain, dropped)
+            spacing *= 2
+        self._spacings[chain] = spacing
+        if position % spacing:
             return False
         first = next(iter(kept.values())).first if kept else {}
         shared = {name for name, tensor in first.items() if torch.equal(tensor.to(tensors[name].device), tensors[name])}
@@ -195,16 +204,6 @@ class PosteriorSamples:
         write_sample(path, own, str(self.dtype).removeprefix("torch."))
         return path
 
-    def _spacing(self, chain: int) -> int:
-        """Return s of Note [Bounded number of samples]."""
-        positions = list(self._chains.get(chain, {}))
-        return positions[1] - positions[0] if len(positions) > 1 else 1
-
-    def _halve(self, chain: int) -> None:
-        """Drop every second sample of a chain, the earliest first, so that :meth:`_open` sees if this was stopped."""
-        for position in list(self._chains[chain])[1::2]:
-            self._drop(chain, position)
-
     def _drop(self, chain: int, position: int) -> None:
         stored = self._chains[chain].pop(position)
         if isinstance(stored.own, Path):
@@ -216,6 +215,8 @@ class PosteriorSamples:
             if position >= offered:
                 self._drop(chain, position)
         self._offered[chain] = offered
+        if not self._chains.get(chain):
+            self._spacings.pop(chain, None)
 
     def num_offered(self, chain: int) -> int:
         """Return how many samples a chain was offered, kept or not."""
@@ -247,7 +248,7 @@ class PosteriorSamples:
         return list(self._all())[index].tensors()
 
     def select(self, indices: Iterable[int]) -> PosteriorSamples:
-        """Return some of the samples, by their indices over all chains. They are not copied.
+        """Return some of the samples, by their indices over all chains, each once and in their order, not copied.
 
         Raises:
             IndexError: an index beyond the samples.
@@ -262,7 +263,12 @@ class PosteriorSamples:
 
     def thin(self, factor: int) -> PosteriorSamples:
         """Return every ``factor``-th sample of each chain, with the last of it. ValueError for a factor < 1."""
-        require(factor >= 1, "ald_ext.bayes.PosteriorSamples.thin: factor", factor, "an integer > 0")
+        require(
+            isinstance(factor, int) and factor >= 1,
+            "ald_ext.bayes.PosteriorSamples.thin: factor",
+            factor,
+            "an integer > 0",
+        )
         kept = {chain: list(self._chains[chain])[::-factor][::-1] for chain in self.chains}
         return self._with([(chain, position) for chain, positions in kept.items() for position in positions])
 

@@ -88,8 +88,7 @@ def predict(
         ValueError: no samples, or samples of another module; a bad kind, batch size or level; logits of other
             shape; outputs that are not finite.
     """
-    levels = torch.tensor(list(quantiles), dtype=torch.float64)
-    fits = bool(((levels >= 0) & (levels <= 1)).all())
+    fits = isinstance(quantiles, Sequence) and all(0 <= level <= 1 for level in quantiles)
     require(fits, "ald_ext.bayes.predict: quantiles", shortened(quantiles), "levels from 0 to 1")
     count, kept = 0, list[Tensor]()
     mean = squares = entropies = torch.empty(0)
@@ -103,7 +102,7 @@ def predict(
             entropies += torch.special.entr(values).sum(2).sum(0)
         kept += [values] if quantiles else []
     std = (squares / max(count - 1, 1)).sqrt()
-    result = {"quantiles": torch.quantile(torch.cat(kept), levels.to(mean), 0)} if quantiles else {}
+    result = {"quantiles": torch.quantile(torch.cat(kept), mean.new_tensor(quantiles), 0)} if quantiles else {}
     if kind == "classification":
         entropy = torch.special.entr(mean).sum(1)
         result |= {"entropy": entropy, "mutual_information": (entropy - entropies / count).clamp_min(0)}
@@ -121,7 +120,10 @@ def sampled_values(
 ) -> Iterator[Tensor]:
     """Yield what is averaged, in float64, for some samples at a time, (samples, n, …). Raises as :func:`predict`."""
     owner = f"ald_ext.bayes.{name}"
+    fits = isinstance(samples, PosteriorSamples)
+    require(fits, f"{owner}: samples", shortened(samples), "PosteriorSamples, such as PosteriorSamples.load(folder)")
     require(len(samples), f"{owner}: samples", "none", "one at least")
+    require(isinstance(x, Tensor), f"{owner}: {'probe' if name == 'diagnose' else 'x'}", shortened(x), "a tensor")
     require(batch_size is None or batch_size >= 1, f"{owner}: batch_size", batch_size, "None or an integer > 0")
     is_kind = callable(kind) or kind in ("classification", "regression")
     require(is_kind, f"{owner}: kind", shortened(kind), "'classification', 'regression' or a function of outputs")
@@ -134,6 +136,9 @@ def sampled_values(
             if batch_norm_loader is not None:
                 samples.load_into(member, start)
                 update_bn(batch_norm_loader, member, next(member.parameters()).device)
+                counts = [int(count) for name, count in member.named_buffers() if name.endswith("num_batches_tracked")]
+                expected = "minibatches each time it is iterated over"
+                require(not counts or any(counts), f"{owner}: batch_norm_loader", "no minibatches", expected)
                 outputs = torch.cat([member.eval()(part) for part in rows])[None]
             else:
                 outputs = outputs_of([samples.state_for(member, index) for index in indices], member, rows)

@@ -49,10 +49,12 @@ def gaussian_prior(
     is_number = isinstance(num_data, (int, float)) and 0 < num_data < math.inf
     require(is_number, f"{owner}: num_data", shortened(num_data), "a finite number > 0")
     stds = std if isinstance(std, Mapping) else {"": std}
-    for name, value in {**stds, "gain": gain, "bias_std": bias_std}.items():
+    for name, value in stds.items():
         fits = value in SCALES if isinstance(value, str) else isinstance(value, (int, float)) and value > 0
-        place = name if name in ("gain", "bias_std") else f"std: {name!r}" if name else "std"
+        place = f"std: {name!r}" if name else "std"
         require(fits, f"{owner}: {place}", shortened(value), f"a number > 0, {' or '.join(map(repr, SCALES))}")
+    for name, value in {"gain": gain, "bias_std": bias_std}.items():
+        require(isinstance(value, (int, float)) and value > 0, f"{owner}: {name}", shortened(value), "a number > 0")
     groups: dict[float, list[tuple[str, Tensor]]] = {}
     used = set()
     for name, parameter in module.named_parameters():

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..optim import PSGLD, SGHMC, SGLD, SGNHT
 from ..progress import progress_bar
 from ..settings import require, shortened
+from .loss_checks import is_summed
 
 OWNER = "ald_ext.bayes.suggest_settings"
 LangevinClass = type[SGLD] | type[PSGLD] | type[SGHMC] | type[SGNHT]
@@ -82,10 +83,17 @@ class ShortChains:
         params = [p for p in module.parameters() if p.requires_grad] if params is None else list(params)
         lists = all(isinstance(each.get("params"), (list, Tensor)) for each in params if isinstance(each, dict))
         require(lists, f"{OWNER}: params", "a group of something else", "groups whose params are lists")
+        require(params, f"{OWNER}: module", "no parameters that require gradients", "some")
+        anchored = any(each.get("localization") for each in params if isinstance(each, dict))
+        require(not anchored, f"{OWNER}: params", "a group with localization", "none: the chains begin elsewhere")
+        is_loader = not hasattr(loader, "__next__")
+        expected = "minibatches each time it is iterated over, as of a DataLoader"
+        require(is_loader, f"{OWNER}: loader", "an iterator", expected)
         self.module, self.groups = copy.deepcopy((module, params))
         self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
         size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
-        require(num_data or size, f"{OWNER}: num_data", num_data, "a number > 0, as the loader has no dataset")
+        fits = isinstance(num_data, (int, float)) or (num_data is None and size)
+        require(fits, f"{OWNER}: num_data", shortened(num_data), "a number > 0, or a loader with a dataset")
         self.num_data = float(size if num_data is None else num_data)  # type: ignore[arg-type]
         self.temperature, self.seed = temperature, seed
         self.device = next(self.module.parameters()).device
@@ -101,12 +109,11 @@ class ShortChains:
     def check_scale(self, size: int | None) -> None:
         """Warn of a summed loss, and of num_data that is not the number of data."""
         batch = next(self.batches(), [])
-        require(len(batch) > 1, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
-        rows = len(batch[-1])
+        require(batch, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
         with torch.no_grad():
-            whole, half = (float(self.batch_loss([part[:n] for part in batch])) for n in (rows, max(rows // 2, 1)))
-        require(math.isfinite(whole), f"{OWNER}: loss", whole, "a finite number at the module's parameters")
-        if rows > 1 and half and abs(whole / half - rows / (rows // 2)) < abs(whole / half - 1):
+            value = float(self.batch_loss(batch))
+        require(math.isfinite(value), f"{OWNER}: loss", value, "a finite number at the module's parameters")
+        if is_summed(self.module, self.loss, batch):
             warnings.warn(
                 f"{OWNER}: loss: got a sum over the minibatch, as half of it has half the loss, expected the mean",
                 stacklevel=4,
@@ -120,6 +127,8 @@ class ShortChains:
     def batches(self) -> Iterator[list[Tensor]]:
         """Minibatches of one epoch, on the module's device."""
         for batch in self.loader:
+            fits = isinstance(batch, (list, tuple)) and len(batch) > 1
+            require(fits, f"{OWNER}: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
             yield [part.to(self.device) for part in batch]
 
     def stream(self) -> Iterator[list[Tensor]]:
@@ -130,7 +139,8 @@ class ShortChains:
     def batch_loss(self, batch: list[Tensor]) -> Tensor:
         *inputs, targets = batch
         value = self.loss(self.module(*inputs), targets)
-        require(value.dim() == 0, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
+        fits = isinstance(value, Tensor) and value.dim() == 0
+        require(fits, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
         return value
 
     def make(self, **settings: Any) -> Any:

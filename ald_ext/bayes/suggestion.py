@@ -126,10 +126,15 @@ def suggest_settings(
     for name, count, least in (("warm_up", warm_up, 0), ("num_steps", num_steps, 2 * MEASUREMENTS)):
         require(isinstance(count, int) and count >= least, f"{OWNER}: {name}", count, f"an integer >= {least}")
     for name, value in (("temperature", temperature), ("tolerance", tolerance)):
-        require(0 < value < math.inf, f"{OWNER}: {name}", value, "a finite number > 0")
+        require(
+            isinstance(value, (int, float)) and 0 < value < math.inf, f"{OWNER}: {name}", value, "a finite number > 0"
+        )
     if lrs is not None:
-        fits = len(lrs) > 0 and all(0 < lr < math.inf for lr in lrs)
+        found = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # of an array
+        fits = isinstance(found, (list, tuple)) and len(found) > 0
+        fits = fits and all(isinstance(lr, (int, float)) and 0 < lr < math.inf for lr in found)
         require(fits, f"{OWNER}: lrs", shortened(lrs), "finite numbers > 0, one at least")
+        lrs = [float(lr) for lr in found]
     generator = getattr(loader, "generator", None)
     state = None if generator is None else generator.get_state()
     try:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
@@ -92,6 +93,21 @@ def test_the_posterior_of_a_linear_regression():
     product = precision @ covariance
     spread = ((2 * (product @ product).trace() + mean @ precision @ covariance @ precision @ mean) / 4).sqrt()
     assert abs(temperatures.mean() - expected) < 5 * spread / math.sqrt(count)
+
+
+def test_the_temperature_knows_of_anchors(network: nn.Module, loader: DataLoader):
+    """θ·∇U with U = N (L + weight_decay θ²/2) + γ (θ - θ₀)²/2, here with anchors that are all 2."""
+    anchored = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    anchors = [torch.full_like(parameter, 2) for parameter in anchored]
+    optimizer = SGLD(anchored, lr=0.0, num_data=60, weight_decay=0.5, localization=30.0, anchors=anchors)
+    (whole,) = loader_of_one = [next(iter(loader))]
+    samples = collect_parameters(network, optimizer, cross_entropy, loader_of_one, burn_in=0, num_samples=1)
+    with torch.enable_grad():
+        potential = 60 * cross_entropy(network(whole[0]), whole[1])
+        potential += sum(30 * p.square().sum() / 2 + 30 * (p - 2).square().sum() / 2 for p in anchored)
+        gradients = torch.autograd.grad(potential, anchored)
+    virial = sum((p.detach() * gradient).sum().item() for p, gradient in zip(anchored, gradients, strict=True))
+    assert samples.trace[0]["temperature"] == pytest.approx(virial / sum(map(torch.numel, anchored)), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -266,7 +282,7 @@ def test_a_run_with_other_settings_or_a_damaged_state_is_refused(
         )
 
     run(1)
-    with pytest.raises(ValueError, match=r"got burn_in=2, .* expected burn_in=1, .* as when the run of"):
+    with pytest.raises(ValueError, match=r"got burn_in=2, expected burn_in=1, as when the run of"):
         run(2)
     state = tmp_path / "chain-0000" / "run.pt"
     state.write_bytes(state.read_bytes()[:-100])
@@ -317,13 +333,97 @@ def test_a_diverged_chain_is_told(network: nn.Module, loader: DataLoader):
 
 
 @pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda other: lambda module, chain: SGLD(other.parameters(), lr=0.1, num_data=60), "of another module"),
+        (lambda _: lambda module, chain: SGLD(module.parameters(), lr=0.1, num_data=60, seed=3), "seed=3, chain=None"),
+        (lambda _: lambda module, chain: None, "got None, expected an optimizer"),
+    ],
+)
+def test_chains_without_a_life_of_their_own_are_refused(
+    make: Any, message: str, network: nn.Module, loader: DataLoader
+):
+    with pytest.raises(ValueError, match=f"collect_parameters: optimizer: .*{message}"):
+        collect_parameters(network, make(network), cross_entropy, loader, burn_in=0, num_samples=1, chains=2)
+
+
+def test_chains_with_seeds_of_their_own_need_no_number(network: nn.Module, loader: DataLoader):
+    def make(module: nn.Module, chain: int) -> Any:
+        return SGLD(module.parameters(), lr=1e-3, num_data=60)
+
+    samples = collect_parameters(network, make, cross_entropy, loader, burn_in=0, num_samples=1, chains=2)
+    assert samples.chains == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": making(SGHMC)}, r"got optimizer=SGHMC, expected optimizer=SGLD, as when the run of"),
+        ({"optimizer": making(SGLD, lr=1e-2)}, r"got lr=0.01, expected lr=0.00100\d+, as when"),
+        ({"scheduler": lambda optimizer: MultiStepLR(optimizer, [5])}, r"got scheduler=MultiStepLR, expected"),
+        ({"loader": [(torch.ones(20, 3), torch.zeros(20).long())]}, r"got batch_size=None, expected batch_size=20"),
+        ({"module": nn.Linear(3, 3)}, r"samples: got .* in the run of .*, expected the names of the module"),
+    ],
+)
+def test_a_run_continues_only_by_the_call_that_began_it(
+    changes: dict[str, Any], message: str, network: nn.Module, loader: DataLoader, tmp_path: Path
+):
+    def run(**options: Any) -> None:
+        samples = PosteriorSamples(tmp_path, resume=True)
+        arguments = {"module": network, "optimizer": making(SGLD), "loss": cross_entropy, "loader": loader, **options}
+        collect_parameters(**arguments, burn_in=1, num_samples=2, samples=samples)
+
+    run()
+    run(optimizer=making(SGLD, lr=1e-3 * (1 + 1e-8)))  # a rounding error of who computed it
+    with pytest.raises(ValueError, match=message) as caught:
+        run(**changes)
+    assert "\n" not in str(caught.value)
+    assert len(PosteriorSamples.load(tmp_path)) == 2
+
+
+def test_a_run_continues_only_on_as_many_processes(
+    network: nn.Module, loader: DataLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run() -> None:
+        samples = PosteriorSamples(tmp_path, resume=True)
+        arguments = (network, making(SGLD), cross_entropy, loader)
+        collect_parameters(*arguments, burn_in=1, num_samples=2, chains=2, samples=samples)
+
+    run()
+    for own, message in ((range(1), "chains of this process=1, expected .*=2"), (range(1, 2), "samples of chain 1 in")):
+        monkeypatch.setattr(collecting, "chains_of_rank", lambda _, own=own: own)
+        with pytest.raises(ValueError, match=message):
+            run()
+    assert len(PosteriorSamples.load(tmp_path)) == 4
+
+
+def test_milestones_of_a_schedule_are_kept(network: nn.Module, loader: DataLoader, tmp_path: Path):
+    optimizer = SGLD(network.parameters(), lr=1e-3, num_data=60)
+    scheduler = MultiStepLR(optimizer, [2, 5])  # a counter, in its state
+    for num_samples in (4, 8):
+        samples = PosteriorSamples(tmp_path, resume=True)
+        collect_parameters(
+            network,
+            optimizer,
+            cross_entropy,
+            loader,
+            burn_in=0,
+            num_samples=num_samples,
+            scheduler=scheduler,
+            samples=samples,
+        )
+    assert [row["lr"] for row in samples.trace] == pytest.approx([1e-3] * 2 + [1e-4] * 3 + [1e-5] * 3)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"burn_in": -1}, "burn_in: got -1, expected an integer >= 0"),
         ({"thinning": 0}, "thinning: got 0, expected an integer >= 1"),
         ({"chains": 0}, "chains: got 0, expected an integer > 0"),
         ({"chains": 2}, r"optimizer: got SGLD, expected a function \(module, chain\) -> optimizer"),
-        ({"loader": []}, "loader: got no minibatches, expected one at least"),
+        ({"samples": "runs/digits"}, "samples: got 'runs/digits', expected PosteriorSamples, such as"),
+        ({"loader": []}, "loader: got no minibatches, expected minibatches each time"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"loss: got float32 of shape \[20\].*, expected one number"),
         ({"loader": [torch.ones(3, 3)]}, r"loader: minibatch: got float32 .*, expected a tuple \(inputs …, targets\)"),
     ],

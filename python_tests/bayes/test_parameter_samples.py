@@ -110,6 +110,15 @@ def test_a_folder_that_was_left_in_the_middle_of_halving_is_read_as_halved(netwo
     assert again.num_offered(0) == 8
 
 
+def test_a_bounded_number_stays_even_after_samples_were_forgotten(network: nn.Module):
+    """A resumed run forgets what is younger than its state, of 6 samples here 3, and offers the same ones again."""
+    samples = PosteriorSamples(max_samples=2)
+    for offered in (7, 4):
+        expected = filled(network, samples, offered)
+        assert [sample["0.bias"][0] for sample in samples][1] == expected[4 if offered == 7 else 1]["0.bias"][0]
+        samples.forget_after(0, 3)
+
+
 def test_dtype(network: nn.Module, tmp_path: Path):
     samples = PosteriorSamples(tmp_path, dtype=torch.bfloat16)
     (expected,) = filled(network, samples, 1)
@@ -152,6 +161,8 @@ def test_what_does_not_fit_is_refused(network: nn.Module, tmp_path: Path):
     assert len(samples) == 2
     with pytest.raises(ValueError, match=r"load: folder: got .* without samples"):
         PosteriorSamples.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="add: chain: got -1, expected an integer >= 0"):
+        samples.add(network, chain=-1)
     with pytest.raises(ValueError, match="max_samples: got 1, expected None or an integer > 1"):
         PosteriorSamples(max_samples=1)
     with pytest.raises(ValueError, match=r"dtype: got torch.int8, expected None or a floating-point dtype"):

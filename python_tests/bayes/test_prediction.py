@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,12 @@ def test_running_statistics_are_taken_anew_for_each_sample(
     assert (result.mean - torch.stack(outputs).mean(0)).abs().max() < 0.1 * (stale.mean - result.mean).abs().max()
 
 
+def test_statistics_of_no_minibatches_are_refused(samples: PosteriorSamples, network: nn.Module):
+    once = iter([torch.ones(4, 3)])  # there for the first sample only
+    with pytest.raises(ValueError, match="batch_norm_loader: got no minibatches, expected minibatches each time"):
+        predict(samples, network, torch.ones(4, 3), batch_norm_loader=once)
+
+
 def test_dropout_is_off_and_networks_without_vmap_are_taken(data: tuple[Tensor, Tensor]):
     class Branching(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -156,6 +163,9 @@ def test_dropout_is_off_and_networks_without_vmap_are_taken(data: tuple[Tensor, 
         ({"kind": "classes"}, r"kind: got 'classes', expected 'classification', 'regression' or a function"),
         ({"batch_size": 0}, r"batch_size: got 0, expected None or an integer > 0"),
         ({"quantiles": [0.5, 1.1]}, r"quantiles: got \[0.5, 1.1\], expected levels from 0 to 1"),
+        ({"quantiles": 0.5}, r"quantiles: got 0.5, expected levels from 0 to 1"),
+        ({"x": np.ones((4, 3))}, r"x: got .*, expected a tensor"),
+        ({"samples": "runs/digits"}, r"samples: got 'runs/digits', expected PosteriorSamples, such as"),
         ({"samples": PosteriorSamples()}, r"samples: got none, expected one at least"),
         ({"x": torch.full((4, 3), torch.nan)}, r"outputs: got some that are not finite, expected finite numbers"),
         ({"module": nn.Linear(3, 3)}, r"PosteriorSamples: sample 0: got .* expected the names of the module"),

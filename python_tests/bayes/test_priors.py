@@ -78,3 +78,9 @@ def test_groups_carry_names_so_that_noise_does_not_depend_on_their_order():
 def test_bad_arguments(arguments: tuple[object, ...], message: str):
     with pytest.raises(ValueError, match=f"ald_ext.bayes.gaussian_prior: {message}"):
         gaussian_prior(nn.Sequential(nn.Linear(2, 2)), *arguments)
+
+
+@pytest.mark.parametrize("name", ["gain", "bias_std"])
+def test_factors_have_to_be_numbers(name: str):
+    with pytest.raises(ValueError, match=f"ald_ext.bayes.gaussian_prior: {name}: got 'he', expected a number > 0$"):
+        gaussian_prior(nn.Linear(2, 2), "he", 10, **{name: "he"})

@@ -31,7 +31,8 @@ def run_world(module: str, function: str, world: int, folder: Path, backend: str
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not log.exists():
             command = [sys.executable, __file__, module, function, str(world), str(folder), backend]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+            path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
             with open(log, "w") as output:
                 subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=600, check=False)
     assert target.exists(), log.read_text()

@@ -13,6 +13,8 @@ Note [Warm-up]
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -82,7 +84,8 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
         ImportError: progress without tqdm.
     """
     name = "ald_ext.samplers.warm_up"
-    require(num_steps >= 20, f"{name}: num_steps", num_steps, "an integer >= 20")
+    enough = isinstance(num_steps, Integral) and num_steps >= 20
+    require(enough, f"{name}: num_steps", repr(num_steps), "an integer >= 20")
     require(
         mass_matrix in MASS_MATRICES, f"{name}: mass_matrix", repr(mass_matrix), f"one of {', '.join(MASS_MATRICES)}"
     )

@@ -355,3 +355,16 @@ def test_distributions_validate_again_after_a_capture() -> None:
     )
     with pytest.raises(ValueError, match="Expected parameter"):
         Normal(0.0, torch.tensor(-1.0))
+
+
+def test_a_warm_up_says_what_it_cannot_adapt() -> None:
+    langevin: Any = LangevinDynamics(lambda _, z: z.square().sum(1), None, torch.zeros(1, 4, 2), step_size=0.1)
+    with pytest.raises(
+        ValueError, match="warm_up: sampler: got a LangevinDynamics, expected one with a Metropolis test"
+    ):
+        warm_up(langevin, 20)
+    at_a_point = MALA(lambda _, z: z.sum(1).where((z == 0).all(1), math.inf), None, torch.zeros(1, 4, 2), step_size=0.1)
+    with pytest.raises(
+        ValueError, match=r"warm_up: sampler: got chains that did not move in \d+ steps, expected other"
+    ):
+        warm_up(at_a_point, 20)

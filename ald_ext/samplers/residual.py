@@ -113,9 +113,7 @@ class ResidualALD(MinibatchSampler):
         if isinstance(q, MultivariateNormal):
             mean, factor = q.loc, q.scale_tril
         else:
-            normal = isinstance(q, Independent) and isinstance(
-                getattr(q, "base_dist", None), torch.distributions.Normal
-            )
+            normal = isinstance(q, Independent) and isinstance(getattr(q, "base_dist", None), Normal)
             expected = "Independent(Normal) or MultivariateNormal, as a GaussianEncoder gives"
             require(normal, name, f"a {type(q).__name__}", expected)
             mean, factor = q.mean, q.stddev.diag_embed()

@@ -38,6 +38,7 @@ from ald_ext.samplers import (
     tanh_network,
 )
 
+from .harness import make_folder
 from .page import PAGES, RESULTS, Results, Row, conditions, number, unique
 from .provenance import describe_run
 
@@ -318,7 +319,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     file = options.results / "amortized.json"
     out = PAGES if options.results.resolve() == RESULTS else options.results
+    if options.quick and out == PAGES:
+        parser.error("--quick: its rough figures do not go to benchmarks/results; give another folder by --results")
     if not options.page_only:
+        make_folder(options.results, parser)
         torch.set_num_threads(1)
         results: Results = {"quick": options.quick, **describe_run(torch.device("cpu"), "a run on a shared machine")}
         results["rows"] = []

@@ -13,6 +13,8 @@ Note [Warm-up]
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -57,11 +59,15 @@ class PooledCovariance:
         self.scatter += centred.mT @ centred if self.dense else centred.square().sum(1)
         self.count = merge_mean_(self.count, self.mean, self.scatter, draws.shape[1], mean)
 
+    @property
+    def variance(self) -> Tensor:
+        """The variances, (n, d)."""
+        return (self.scatter.diagonal(dim1=-2, dim2=-1) if self.dense else self.scatter) / (self.count - 1)
+
     def estimate(self) -> Tensor:
         """Return M of Note [Warm-up]."""
         covariance = self.scatter / (self.count - 1)
-        variance = covariance.diagonal(dim1=-2, dim2=-1) if self.dense else covariance
-        ridge = 5e-3 / self.count * variance
+        ridge = 5e-3 / self.count * self.variance
         shrunk = (covariance + torch.diag_embed(ridge)) if self.dense else (covariance + ridge)[:, None]
         return shrunk * (self.count / (self.count + 5))
 
@@ -82,7 +88,10 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
         ImportError: progress without tqdm.
     """
     name = "ald_ext.samplers.warm_up"
-    require(num_steps >= 20, f"{name}: num_steps", num_steps, "an integer >= 20")
+    metropolis = isinstance(sampler, MetropolisSampler)
+    require(metropolis, f"{name}: sampler", f"a {type(sampler).__name__}", "one with a Metropolis test: MALA or HMC")
+    enough = isinstance(num_steps, Integral) and num_steps >= 20
+    require(enough, f"{name}: num_steps", repr(num_steps), "an integer >= 20")
     require(
         mass_matrix in MASS_MATRICES, f"{name}: mass_matrix", repr(mass_matrix), f"one of {', '.join(MASS_MATRICES)}"
     )
@@ -108,6 +117,9 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
                 dynamic.trajectory_length = dynamic.record.best_length(dynamic.step_size.mean().item())
                 dynamic.record, dynamic.num_leapfrog_steps = None, longest
             if mass_matrix != "identity":
+                moved = bool((pooled.variance > 0).all())
+                got = f"chains that did not move in {length} steps"
+                require(moved, f"{name}: sampler", got, "other states to start from, or a smaller step_size")
                 sampler.inverse_mass_matrix = pooled.estimate().to(z.dtype)
         sampler.adapt_for(last)
         for _ in range(last):

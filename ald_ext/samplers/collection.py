@@ -295,6 +295,7 @@ class Collector:
     def run(self, num_samples: int) -> None:
         """Draw ``num_samples`` more, after what is left of the burn-in."""
         self._run(num_samples)
+        self.monitor.tell("Collector", stacklevel=3)
 
     def _run(self, num_samples: int) -> None:
         require(num_samples >= 0, "ald_ext.samplers.Collector: num_samples", num_samples, "an integer >= 0")
@@ -313,7 +314,6 @@ class Collector:
         with self.threads.in_use():
             for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):
                 self._step()
-        self.monitor.tell("Collector", stacklevel=4)  # the line that calls run or collect
 
     def _step(self) -> None:
         if self.num_steps >= self.burn_in:
@@ -391,5 +391,7 @@ def collect(
         ``into``, or without it all draws, (num_samples, n, d) or (num_samples, n, chains, d), on the sampler's device.
     """
     storage = SampleStorage()
-    Collector(sampler, into=storage if into is None else into, **options)._run(num_samples)
+    collector = Collector(sampler, into=storage if into is None else into, **options)
+    collector._run(num_samples)
+    collector.monitor.tell("Collector", stacklevel=3)
     return storage.samples if into is None else into

@@ -116,7 +116,7 @@ class DrawMonitor:
         fits = diverging.numel() == state[..., 0].numel()  # not if a minibatch of all data is returned
         return diverging.reshape(state.shape[:-1]) if fits else None
 
-    def tell(self, name: str, *, stacklevel: int) -> None:
+    def tell(self, name: str, *, stacklevel: int, remedy: str = "try a smaller step size") -> None:
         """Warn of chains that are not finite any more, or else of divergences, if there are more than were told."""
         found = {key: values.cpu().reshape(len(values), -1) for key, values in self._counts.items()}
         non_finite = found.get("non_finite", torch.zeros(1, 1))
@@ -130,7 +130,7 @@ class DrawMonitor:
             warnings.warn(
                 f"ald_ext.samplers.{name}: {number} transitions diverged, in {int((diverged > 0).sum())} of "
                 f"{diverged.numel()} chains, {int(diverged.max())} of them in chain {chain} of datum {datum}: where "
-                "the target is narrow, draws are too few; try a smaller step size",
+                f"the target is narrow, draws are too few; {remedy}",
                 stacklevel=stacklevel,
             )
 

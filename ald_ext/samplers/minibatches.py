@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Minibatches:
     """
 
     def __init__(self, sampler: str, num_data: int, batch_size: int, outputs: str, seed: int | None) -> None:
-        in_range = 1 <= batch_size <= num_data
+        in_range = isinstance(batch_size, Integral) and 1 <= batch_size <= num_data
         require(in_range, f"{sampler}: batch_size", batch_size, f"1 to {num_data}, the number of data")
         require(outputs in ("all", "batch"), f"{sampler}: outputs", repr(outputs), "'all' or 'batch'")
         self.num_data, self.batch_size = num_data, batch_size
@@ -90,6 +91,8 @@ class MinibatchSampler:
         self.minibatches = Minibatches(name, len(x), self.batch_size, outputs, seed)
         self.batch = torch.arange(len(x))
         self.step_count, self._acceptances = 0, 0.0
+        enough = isinstance(chains, Integral) and chains >= 1
+        require(enough, f"{name}: chains", repr(chains), "an integer >= 1")
         self._divergences = torch.zeros(len(x), chains, dtype=torch.int64, device=x.device)
         require(transitions >= 1, f"{name}: transitions", transitions, ">= 1")
         anew = "the kernel is made anew for a minibatch"

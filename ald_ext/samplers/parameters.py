@@ -20,11 +20,19 @@ from ..settings import require, shortened
 
 
 def leaves(structure: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of a structure by their names, which are keys joined by points; a lone leaf has the name ""."""
+    """Return the leaves of a structure by their names, which are keys joined by points; a lone leaf has the name "".
+
+    ValueError if two leaves have the same name.
+    """
     if not isinstance(structure, Mapping):
         return {name: structure}
-    named = {f"{name}.{key}".lstrip("."): value for key, value in structure.items()}
-    return {path: leaf for key, value in named.items() for path, leaf in leaves(value, key).items()}
+    found: dict[str, Any] = {}
+    for key, value in structure.items():
+        for path, leaf in leaves(value, f"{name}.{key}".lstrip(".")).items():
+            expected = "names, which are keys joined by points, that differ"
+            require(path not in found, "ald_ext.samplers.sample: parameters", f"two of the name {path!r}", expected)
+            found[path] = leaf
+    return found
 
 
 def structured(structure: Any, values: Mapping[str, Any], name: str = "") -> Any:
@@ -61,9 +69,12 @@ class ParameterSpace:
             try:
                 require(isinstance(constraint, Constraint), argument, shortened(constraint), "a Constraint")
                 self.transforms[name] = biject_to(constraint)
-                self.unconstrained_shapes[name] = torch.Size(self.transforms[name].inverse_shape(shape))
-            except (NotImplementedError, ValueError) as error:
-                if "got" in str(error):
+                free = torch.Size(self.transforms[name].inverse_shape(shape))
+                self.unconstrained_shapes[name] = free
+                if self.transforms[name].forward_shape(free) != shape:  # where bounds have more dimensions
+                    raise NotImplementedError
+            except (NotImplementedError, ValueError, RuntimeError) as error:
+                if str(error).startswith(owner):
                     raise
                 got, expected = f"{constraint} of shape {tuple(shape)}", "one that biject_to knows, and that fits"
                 raise ValueError(f"{argument}: got {got}, expected {expected}") from error
@@ -94,7 +105,7 @@ class ParameterSpace:
     def _checked_shape(owner: str, name: str, shape: Any) -> torch.Size:
         argument = f"{owner}: parameters: {name}".rstrip(": ")
         sizes = (shape,) if isinstance(shape, int) else shape
-        fits = isinstance(sizes, (tuple, list)) and all(type(size) is int and size >= 0 for size in sizes)
+        fits = isinstance(sizes, (tuple, list)) and all(type(size) is int and size > 0 for size in sizes)
         require(fits, argument, shortened(shape), "a shape such as (3,), or a tensor with a start for each chain")
         return torch.Size(sizes)
 
@@ -121,7 +132,7 @@ def batched_log_density(
         try:
             result = log_density(values) if batched else torch.func.vmap(log_density)(values)
         except (RuntimeError, ValueError) as error:
-            if "vmap" not in str(error):
+            if "vmap" not in str(error) and "data pointer" not in str(error):  # the second is what NumPy asks for
                 raise
             reason = " ".join(str(error).split())[:200]
             expected = "tensor operations without branches on values, or a function of batches with batched=True"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..ops import draw_seed
-from ..settings import require
+from ..settings import check_device, require
 from . import diagnostics
 from .adaptation import warm_up as adapt
 from .captured import CapturedPotential
-from .collection import SampleStorage, collect
+from .collection import Collector, SampleStorage
 from .datapoint import DatapointSampler
 from .dynamic_hmc import DynamicHMC
 from .export import chain_first, data_tree, write_netcdf
@@ -33,6 +34,9 @@ START, ATTEMPTS = 2.0, 100
 
 #: From which R-hat on chains are told to disagree.
 LARGE_R_HAT = 1.05
+
+#: What to do about divergences.
+REMEDY = "write the model in other parameters, or try kernel=partial(DynamicHMC, target_acceptance=0.95)"
 
 
 class Posterior:
@@ -164,10 +168,18 @@ def sample(
             where it is not finite; an improper posterior, see :class:`MetropolisSampler`.
         ImportError: progress without tqdm.
     """
-    require(num_samples >= 4, f"{OWNER}: num_samples", num_samples, "an integer >= 4")
+    enough = isinstance(num_samples, Integral) and num_samples >= 4
+    require(enough, f"{OWNER}: num_samples", repr(num_samples), "an integer >= 4")
     seed = draw_seed() if seed is None else seed
+    in_range = isinstance(seed, int) and 0 <= seed < 2**63
+    require(in_range, f"{OWNER}: seed", repr(seed), "an integer, 0 <= seed < 2**63")
+    if device is not None:
+        check_device(str(device), f"{OWNER}: device")
     space, given, chains = _read_parameters(parameters, constraints, chains)
     like = next(iter(given.values()), torch.empty(0, dtype=dtype, device=device))
+    fits = like.dtype in (torch.float32, torch.float64)
+    require(fits, f"{OWNER}: dtype", like.dtype, "torch.float32 or torch.float64")
+    require(dtype in (None, like.dtype), f"{OWNER}: dtype", dtype, f"{like.dtype}, as of the starts")
     density = batched_log_density(OWNER, space, log_density, batched=batched)
     potential = CapturedPotential(lambda _, y: -density(y), compile=compile)
     z = _starts(space, given, potential, like.new_empty(chains, space.dimension), seed)
@@ -178,7 +190,9 @@ def sample(
     else:
         burn_in = warm_up
     before = sampler.divergences.clone()
-    storage = collect(sampler, num_samples, into=SampleStorage(), burn_in=burn_in, progress=progress)
+    collector = Collector(sampler, into=(storage := SampleStorage()), burn_in=burn_in, progress=progress)
+    collector._run(num_samples)
+    collector.monitor.tell("sample", stacklevel=3, remedy=REMEDY)
     posterior = Posterior(space, storage, sampler, before)
     moments = StreamingMoments()
     for draw in storage.samples[:: max(num_samples // moments.num_batches, 1)]:
@@ -204,7 +218,8 @@ def _read_parameters(parameters: Any, constraints: Any, chains: int | None) -> t
         same = start.dtype == (first := next(iter(given.values()))).dtype and start.device == first.device
         require(same, argument, f"{start.dtype} on {start.device}", f"{first.dtype} on {first.device}, as of others")
     chains = 16 if chains is None else chains
-    require(chains >= 2, f"{OWNER}: chains", chains, "an integer >= 2, as chains are compared")
+    enough = isinstance(chains, Integral) and chains >= 2
+    require(enough, f"{OWNER}: chains", repr(chains), "an integer >= 2, as chains are compared")
     shapes = {name: tuple(leaf.shape[1:]) if name in given else leaf for name, leaf in leaves(parameters).items()}
     return ParameterSpace(OWNER, structured(parameters, shapes), constraints), given, chains
 
@@ -217,7 +232,7 @@ def _starts(
         name: space.unconstrain(f"{OWNER}: parameters: {name}".rstrip(": "), name, start.detach())
         for name, start in given.items()
     }
-    generator, bad = torch.Generator().manual_seed(seed % 2**63), torch.ones(len(z), dtype=torch.bool)
+    generator, bad = torch.Generator().manual_seed(seed), torch.ones(len(z), dtype=torch.bool)
     for _ in range(ATTEMPTS):
         drawn = (2 * torch.rand(z.shape, generator=generator, dtype=torch.float64) - 1) * START
         z = torch.where(bad[:, None].to(z.device), drawn.to(z), z)
@@ -230,6 +245,13 @@ def _starts(
             break
     got = f"one that is not finite, or has no finite gradient, at {int(bad.sum())} of {len(z)} starts"
     require(not bad.any(), f"{OWNER}: log_density", got, "other starts, or constraints= that keep parameters inside")
+    for name, part in zip(space.shapes, gradient.split(space.sizes, -1), strict=True):
+        if name not in fixed and not part.any():
+            warnings.warn(
+                f"{OWNER}: log_density: got one without a gradient for {name or 'z'!r} at any start, expected one that "
+                "depends on it by tensor operations, and neither detaches it nor is under torch.no_grad",
+                stacklevel=3,
+            )
     return z
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from ..ops import draw_seed, latent_normal
 from ..settings import require
@@ -109,12 +109,17 @@ class ResidualALD(MinibatchSampler):
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return μ(x), (m, d), and L(x), (m, d, d)."""
         q = self.encoder(x)
+        name = "ald_ext.samplers.ResidualALD: encoder"
         if isinstance(q, MultivariateNormal):
-            return q.loc, q.scale_tril
-        normal = isinstance(q, Independent) and isinstance(getattr(q, "base_dist", None), torch.distributions.Normal)
-        expected = "Independent(Normal) or MultivariateNormal, as a GaussianEncoder gives"
-        require(normal, "ald_ext.samplers.ResidualALD: encoder", f"a {type(q).__name__}", expected)
-        return q.mean, q.stddev.diag_embed()
+            mean, factor = q.loc, q.scale_tril
+        else:
+            normal = isinstance(q, Independent) and isinstance(getattr(q, "base_dist", None), Normal)
+            expected = "Independent(Normal) or MultivariateNormal, as a GaussianEncoder gives"
+            require(normal, name, f"a {type(q).__name__}", expected)
+            mean, factor = q.mean, q.stddev.diag_embed()
+        fits = mean.dim() == 2 and len(mean) == len(x)
+        require(fits, name, f"means of shape {tuple(mean.shape)}", f"({len(x)}, d), one for each datum")
+        return mean, factor
 
     def state_dict(self) -> dict[str, Any]:
         """Return z, step counter and minibatches; a run with the same encoder continues from them bit for bit."""

@@ -86,6 +86,8 @@ def main() -> None:
     packages = sorted({package for package, _ in PEERS.values() if importlib.util.find_spec(package)})
     facts["versions"] |= {package: version(packages_distributions()[package][0]) for package in packages}
     path = arguments.out / "samplers.json"
+    if path.exists() and json.loads(path.read_text())["settings"] != vars(settings):
+        sys.exit(f"--out: got {path} with other settings, expected a folder without it, or with runs of these settings")
     problems = run_all(path, arguments.targets, samplers, settings, facts)
     if problems:
         sys.exit("\n".join(["the results are written, but:", *problems]))

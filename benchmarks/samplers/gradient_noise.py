@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="with --page: fail where it is not of the file")
     arguments = parser.parse_args()
     path = arguments.out / "gradient_noise.json"
+    if arguments.quick and arguments.out.resolve() == RESULTS:
+        parser.error("--quick: its rough figures do not go to benchmarks/results; give another folder by --out")
     if not arguments.page:
         make_folder(arguments.out, parser)
         torch.set_num_threads(1)

@@ -19,6 +19,7 @@ from ald_ext.samplers import (
     SampleStorage,
     UnderdampedLangevin,
     collect,
+    sample,
 )
 
 from .runs import Run, Sampler, Settings
@@ -83,8 +84,6 @@ def run(make: Make, target: Target, settings: Settings) -> Run:
 
 def one_call(target: Target, settings: Settings, **options: Any) -> Run:
     """``ald_ext.samplers.sample`` of the density of one z; gradients as it counts them."""
-    from ald_ext.samplers import sample
-
     target.log_density(z := torch.as_tensor(settings.start(target), dtype=torch.float32))
     begin = time.process_time()
     with warnings.catch_warnings():

@@ -50,3 +50,9 @@ def test_the_page_is_that_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "amortized.json").write_bytes((RESULTS / "amortized.json").read_bytes())
     amortized.main(["--results", str(tmp_path), "--page-only"])
     assert (tmp_path / "amortized.md").read_text() == (PAGES / "amortized.md").read_text()
+
+
+def test_a_quick_run_does_not_replace_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        amortized.main(["--quick"])
+    assert "--quick: its rough figures do not go to benchmarks/results" in capsys.readouterr().err

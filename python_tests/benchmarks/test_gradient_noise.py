@@ -48,3 +48,12 @@ def test_the_written_page_is_of_its_file(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (PAGES / "gradient_noise.png").exists()
     monkeypatch.setattr(sys, "argv", ["", "--page", "--check"])
     main()
+
+
+def test_a_quick_run_does_not_replace_the_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["", "--quick"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--quick: its rough figures do not go to benchmarks/results" in capsys.readouterr().err

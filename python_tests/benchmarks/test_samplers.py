@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("arviz_stats")
 pytest.importorskip("matplotlib")
 
-from ald_ext import samplers
 from benchmarks.page import PAGES, RESULTS
 from benchmarks.samplers.__main__ import main
 from benchmarks.samplers.measures import measure
@@ -69,7 +68,6 @@ def test_gradients_are_counted(name: str) -> None:
     assert run.gradients == GRADIENTS[name]
 
 
-@pytest.mark.skipif(not hasattr(samplers, "sample"), reason="ald_ext.samplers.sample is not there")
 @pytest.mark.parametrize("name", sorted(set(OURS) - set(GRADIENTS)))
 def test_posteriors_in_one_call(name: str) -> None:
     """Every step takes a gradient at least."""
@@ -106,6 +104,9 @@ def test_a_quick_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {(row["target"], row["sampler"]) for row in rows} == {
         (target, sampler) for target in ("banana", "logistic regression") for sampler in ("HMC", "BAOAB")
     }
+    monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path), "--targets", "banana", "--samplers", "HMC"])
+    with pytest.raises(SystemExit, match=r"--out: got .*samplers.json with other settings, expected"):
+        main()  # rows of long and of quick runs would stand side by side
     monkeypatch.setattr(sys, "argv", ["", "--results", str(tmp_path)])
     write_page()
     text = (tmp_path / "samplers.md").read_text()

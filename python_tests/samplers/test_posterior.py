@@ -169,10 +169,26 @@ def test_divergences_are_told() -> None:
     """Beyond 1.5 the density is NaN, and trajectories that get there diverge, however small their steps are."""
     with pytest.warns(UserWarning, match="transitions diverged") as warned:
         posterior = sample(
-            lambda z: -z.where(z.abs() < 1.5, math.nan).square().sum(), torch.zeros(8, 2), num_samples=100, warm_up=40
+            lambda z: -z.where(z.abs() < 1.5, math.nan).square().sum(),
+            torch.zeros(8, 2),
+            num_samples=100,
+            warm_up=40,
+            seed=0,
         )
-    told = next(str(warning.message) for warning in warned if "diverged" in str(warning.message))
-    assert f"{int(posterior.divergences.sum())} transitions" in told
+    told = next(warning for warning in warned if "diverged" in str(warning.message))
+    number = int(posterior.divergences.sum())
+    assert str(told.message).startswith(f"ald_ext.samplers.sample: {number} transitions")
+    assert str(told.message).endswith("or try kernel=partial(DynamicHMC, target_acceptance=0.95)")
+    assert told.filename == __file__
+
+
+def test_a_missing_gradient_is_told() -> None:
+    def log_density(p: dict[str, Tensor]) -> Tensor:
+        return -p["a"].square() - p["b"].detach().square()
+
+    with pytest.warns(UserWarning, match="got one without a gradient for 'b' at any start") as warned:
+        sample(log_density, {"a": (), "b": ()}, num_samples=50, warm_up=40, chains=4, seed=0)
+    assert warned[0].filename == __file__
 
 
 Z = torch.zeros(4, 2)
@@ -186,6 +202,19 @@ Z = torch.zeros(4, 2)
         (torch.sum, {"a": Z, "b": Z.double()}, {}, "parameters: b: got torch.float64 on cpu, expected torch.float32"),
         (torch.sum, {"a": 2.5}, {}, r"parameters: a: got 2.5, expected a shape such as \(3,\)"),
         (torch.sum, {}, {}, "parameters: got no element"),
+        (torch.sum, {"a": (0,)}, {}, r"parameters: a: got \(0,\), expected a shape"),
+        (torch.sum, {"a.b": (), "a": {"b": ()}}, {}, "parameters: got two of the name 'a.b', expected names"),
+        (torch.sum, (3,), {"dtype": torch.int64}, "dtype: got torch.int64, expected torch.float32 or torch.float64"),
+        (torch.sum, Z, {"dtype": DTYPE}, "dtype: got torch.float64, expected torch.float32, as of the starts"),
+        (torch.sum, (3,), {"device": "nowhere"}, "device: got 'nowhere', expected cpu or a GPU"),
+        (
+            torch.sum,
+            (3,),
+            {"constraints": constraints.greater_than(torch.zeros(2))},
+            r"of shape \(3,\), expected one that",
+        ),
+        (torch.sum, (), {"constraints": constraints.greater_than(torch.zeros(4))}, r"of shape \(\), expected one that"),
+        (lambda z: torch.tensor(z.numpy().sum()), (3,), {}, "log_density: got one that vmap cannot run"),
         (torch.neg, (3,), {}, r"log_density: got a result of shape \(3,\), expected one number"),
         (lambda _: 1.0, (3,), {}, "log_density: got one that vmap cannot run"),
         (lambda z: z.sum() if z[0] > 0 else -z.sum(), (3,), {}, "log_density: got one that vmap cannot run"),
@@ -195,7 +224,11 @@ Z = torch.zeros(4, 2)
         (torch.sum, (3,), {"constraints": {"b": constraints.positive}}, "constraints: got that of 'b', expected those"),
         (torch.sum, (3,), {"constraints": 3}, "constraints: got 3, expected a Constraint"),
         (torch.sum, (3,), {"chains": 1}, "chains: got 1, expected an integer >= 2"),
+        (torch.sum, (3,), {"chains": 4.0}, "chains: got 4.0, expected an integer >= 2"),
         (torch.sum, (3,), {"num_samples": 3}, "num_samples: got 3, expected an integer >= 4"),
+        (torch.sum, (3,), {"num_samples": 4.5}, "num_samples: got 4.5, expected an integer >= 4"),
+        (torch.sum, (3,), {"warm_up": 20.5}, "num_steps: got 20.5, expected an integer >= 20"),
+        (torch.sum, (3,), {"seed": 1.5}, "seed: got 1.5, expected an integer, 0 <= seed"),
         (torch.sum, (3,), {"warm_up": 5}, "num_steps: got 5, expected an integer >= 20"),
         (torch.sum, (3,), {"mass_matrix": "full"}, "mass_matrix: got 'full', expected one of identity, diagonal"),
         (torch.sum, (3,), {"seed": -1}, "seed: got -1, expected an integer, 0 <= seed"),
@@ -322,3 +355,16 @@ def test_distributions_validate_again_after_a_capture() -> None:
     )
     with pytest.raises(ValueError, match="Expected parameter"):
         Normal(0.0, torch.tensor(-1.0))
+
+
+def test_a_warm_up_says_what_it_cannot_adapt() -> None:
+    langevin: Any = LangevinDynamics(lambda _, z: z.square().sum(1), None, torch.zeros(1, 4, 2), step_size=0.1)
+    with pytest.raises(
+        ValueError, match="warm_up: sampler: got a LangevinDynamics, expected one with a Metropolis test"
+    ):
+        warm_up(langevin, 20)
+    at_a_point = MALA(lambda _, z: z.sum(1).where((z == 0).all(1), math.inf), None, torch.zeros(1, 4, 2), step_size=0.1)
+    with pytest.raises(
+        ValueError, match=r"warm_up: sampler: got chains that did not move in \d+ steps, expected other"
+    ):
+        warm_up(at_a_point, 20)

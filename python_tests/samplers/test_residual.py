@@ -139,6 +139,8 @@ def test_resumed_run_is_the_same_bit_for_bit(options: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"batch_size": 7}, "batch_size: got 7, expected 1 to 6"),
+        ({"batch_size": 2.5}, "batch_size: got 2.5, expected 1 to 6"),
+        ({"chains": 0}, "chains: got 0, expected an integer >= 1"),
         ({"transitions": 0}, "transitions: got 0, expected >= 1"),
         ({"outputs": "some"}, "outputs: got 'some', expected 'all' or 'batch'"),
         ({"adapt_steps": 5}, "adapt_steps: got a value, expected none"),
@@ -155,6 +157,9 @@ def test_encoders_of_other_distributions_and_other_temperatures_are_refused() ->
         ResidualALD(lambda x: Independent(Cauchy(x, 1 + x.square()), 1), make_potential(), X, step_size=0.1)
     with pytest.raises(ValueError, match="encoder: got a Tensor, expected Independent"):
         ResidualALD(lambda x: x, make_potential(), X, step_size=0.1)
+    shared = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    with pytest.raises(ValueError, match=re.escape("encoder: got means of shape (2,), expected (6, d)")):
+        ResidualALD(lambda _: shared, make_potential(), X, step_size=0.1)
     gamma = torch.distributions.Gamma(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 1.0]))
     potential = TransformedPotential(prior_potential(gamma), gamma.support)
     with pytest.raises(ValueError, match=re.escape("temperature: got 2.0, expected 1.0, that of the Transformed")):

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .. import ops
 from ..files import write_atomically, write_json
 from ..optim import SGHMC
 from ..optim.base import LangevinOptimizer
@@ -180,7 +179,6 @@ def local_learning_coefficient(
         require(fits, f"{OWNER}: {name}", shortened(number), "a finite number > 0")
     num_data, temperature, localization = float(num_data), float(temperature), float(localization)
     options |= {"num_data": num_data, "temperature": temperature, "localization": localization * temperature}
-    seed = ops.draw_seed() if seed is None else seed
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -191,6 +189,7 @@ def local_learning_coefficient(
                 params = [param for param in walker.parameters() if param.requires_grad]
                 require(params, f"{OWNER}: module", "no parameter that requires a gradient", "at least one")
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
+                seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
                 batches = (on_device(batch, params[0].device) for batch in endless(loader))
                 results.append(run_chain(module, walker, optimizer, loss, batches, burn_in + num_steps, bar))
     finally:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 from ald_ext import SGHMC
 from ald_ext.bayes import PosteriorSamples, collect_parameters, local_learning_coefficient
-from benchmarks.exact_coefficients import NO_DATA, first, quadratic
 
 
 def collect(folder: Path, **options: Any) -> PosteriorSamples:
@@ -38,8 +37,10 @@ def collect(folder: Path, **options: Any) -> PosteriorSamples:
 def learning_coefficients() -> list[float]:
     """Estimates of all ranks, whose generators differ, without a seed."""
     torch.manual_seed(distributed.get_rank())
+    module, x, y = nn.Linear(1, 1), torch.ones(4, 1), torch.zeros(4, 1)
+    torch.nn.utils.vector_to_parameters(torch.zeros(2), module.parameters())
     result = local_learning_coefficient(
-        quadratic(1), first, NO_DATA, lr=0.1, num_data=100, localization=1.0, chains=2, num_steps=8, burn_in=0
+        module, mse_loss, [(x, y)], lr=0.1, num_data=100, localization=1.0, chains=2, num_steps=8, burn_in=0
     )
     estimates: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(estimates, result.estimate)

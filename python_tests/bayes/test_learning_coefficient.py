@@ -129,7 +129,7 @@ def test_minibatches_of_a_regression() -> None:
         lr=lr,
         momentum=momentum,
         localization=10.0,
-        num_steps=500,
+        num_steps=300,
         burn_in=100,
         seed=1,
     )
@@ -145,7 +145,7 @@ def test_minibatches_of_a_regression() -> None:
     assert torch.equal(model.weight, before)
     assert model.training
     assert model.weight.grad is None
-    assert result.traces.shape == (4, 600)
+    assert result.traces.shape == (4, 400)
     torch.testing.assert_close(result.traces[:, 100:].mean(1), result.of_chains)
 
 

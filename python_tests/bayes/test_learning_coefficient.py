@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from ald_ext import SGHMC, SGLD
 from ald_ext.bayes import LearningCoefficient, local_learning_coefficient
@@ -104,7 +104,9 @@ def regression(n: int, dimension: int) -> tuple[nn.Linear, DataLoader[Any], Tens
     y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
     model = nn.Linear(dimension, 1, bias=False).double()
     model.weight.data = torch.linalg.lstsq(x, y).solution.T.clone()
-    loader = DataLoader(TensorDataset(x, y), batch_size=250, shuffle=True, generator=generator)
+    dataset = TensorDataset(x, y)
+    batches = BatchSampler(RandomSampler(dataset, generator=generator), 250, drop_last=False)
+    loader = DataLoader(dataset, batch_size=None, sampler=batches)  # whole minibatches are faster than single data
     return model, loader, torch.linalg.eigvalsh(x.T @ x / n)
 
 

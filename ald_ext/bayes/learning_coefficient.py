@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .. import ops
 from ..files import write_atomically, write_json
 from ..optim import SGHMC
 from ..optim.base import LangevinOptimizer
 from ..progress import progress_bar
-from ..samplers.diagnostics import monte_carlo_standard_error, r_hat
+from ..samplers.diagnostics import arviz_functions, monte_carlo_standard_error, r_hat
 from ..settings import require, shortened
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
@@ -120,7 +120,7 @@ def local_learning_coefficient(
     num_steps: int = 1000,
     burn_in: int = 1000,
     temperature: float | None = None,
-    num_data: int | None = None,
+    num_data: float | None = None,
     optimizer_class: type[LangevinOptimizer] = SGHMC,
     seed: int | None = None,
     show_progress: bool = False,
@@ -151,23 +151,34 @@ def local_learning_coefficient(
 
     Returns:
         The estimate with its standard error and traces. A UserWarning tells of chains that diverge, disagree or still
-        drift, of a negative estimate, and of one that depends on γ; a line of ``warnings`` each.
+        drift, of an estimate that is negative beyond chance, and of one that depends on γ; a line of ``warnings`` each.
 
     Raises:
-        ValueError: an argument out of its range, minibatches of another form, or a loader without any.
+        ValueError: an argument out of its range or of another kind, minibatches of another form, or none.
         ImportError: arviz-stats is missing.
     """
+    arviz_functions(OWNER)
+    require(isinstance(module, nn.Module), f"{OWNER}: module", shortened(module), "a torch.nn.Module")
+    require(isinstance(loader, Iterable), f"{OWNER}: loader", shortened(loader), "minibatches")
+    is_ours = isinstance(optimizer_class, type) and issubclass(optimizer_class, LangevinOptimizer)
+    require(is_ours, f"{OWNER}: optimizer_class", optimizer_class, "a Langevin optimizer of ald_ext")
     if num_data is None:
-        num_data = len(loader.dataset) if hasattr(loader, "dataset") else 0
-        require(num_data, f"{OWNER}: num_data", "None beside a loader without a dataset", "the number of data")
-    require(num_data >= 3, f"{OWNER}: num_data", num_data, "a number >= 3")
+        dataset = getattr(loader, "dataset", None)
+        lacks = "without a dataset" if dataset is None else "whose dataset has no length"
+        require(
+            hasattr(dataset, "__len__"), f"{OWNER}: num_data", f"None beside a loader {lacks}", "the number of data"
+        )
+        num_data = len(dataset)  # type: ignore[arg-type]
+    is_count = isinstance(num_data, Real) and 3 <= num_data < math.inf
+    require(is_count, f"{OWNER}: num_data", repr(num_data), "a finite number >= 3")
     temperature = math.log(num_data) if temperature is None else temperature
     for name, value, least in (("chains", chains, 1), ("num_steps", num_steps, 8), ("burn_in", burn_in, 0)):
         require(isinstance(value, int) and value >= least, f"{OWNER}: {name}", value, f"an integer >= {least}")
     for name, number in (("lr", lr), ("localization", localization), ("temperature", temperature)):
-        require(0 < number < math.inf, f"{OWNER}: {name}", number, "a finite number > 0")
+        fits = isinstance(number, Real) and 0 < number < math.inf
+        require(fits, f"{OWNER}: {name}", shortened(number), "a finite number > 0")
+    num_data, temperature, localization = float(num_data), float(temperature), float(localization)
     options |= {"num_data": num_data, "temperature": temperature, "localization": localization * temperature}
-    seed = ops.draw_seed() if seed is None else seed
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -178,6 +189,7 @@ def local_learning_coefficient(
                 params = [param for param in walker.parameters() if param.requires_grad]
                 require(params, f"{OWNER}: module", "no parameter that requires a gradient", "at least one")
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
+                seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
                 batches = (on_device(batch, params[0].device) for batch in endless(loader))
                 results.append(run_chain(module, walker, optimizer, loss, batches, burn_in + num_steps, bar))
     finally:
@@ -219,6 +231,7 @@ def on_device(batch: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
+@torch.enable_grad()
 def run_chain(
     module: nn.Module,
     walker: nn.Module,
@@ -269,8 +282,9 @@ def examine(rises: Tensor, energies: Tensor) -> tuple[dict[str, float], list[str
     error, told = standard_error(rises), []
     agreement = r_hat(as_samples(rises)).item()
     if agreement > LARGEST_R_HAT:
+        who = "chains disagree" if len(rises) > 1 else "the halves of the chain disagree"
         told.append(
-            f"{OWNER}: chains disagree (R-hat {agreement:.2f}, estimates {rises.mean(1).min():.3g} to "
+            f"{OWNER}: {who} (R-hat {agreement:.2f}, estimates {rises.mean(1).min():.3g} to "
             f"{rises.mean(1).max():.3g}): more burn_in and num_steps, or a larger localization, may mend it"
         )
     halves = rises[:, : rises.shape[1] // 2], rises[:, rises.shape[1] // 2 :]
@@ -281,7 +295,7 @@ def examine(rises: Tensor, energies: Tensor) -> tuple[dict[str, float], list[str
             f"{OWNER}: the loss still drifts, by {drift:.3g} in the estimate from one half of the steps to the other: "
             "more burn_in is needed"
         )
-    if estimate < 0:
+    if estimate < -CHANCE * error:
         told.append(
             f"{OWNER}: the estimate is negative, {estimate:.3g} ± {error:.2g}: the chains found a lower loss, so the "
             "module is at no minimum; train it longer, or take a larger localization or a smaller lr"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, ClassVar
@@ -63,7 +64,7 @@ class LangevinOptimizer(GroupStepper):
         super().__init__(params, defaults)
         self._drew_seed = given is None
         if anchors is not None:
-            self._place_anchors(list(anchors))
+            self._place_anchors(anchors)
         if in_process_group():
             self._replicas = self._join_replicas()
 
@@ -93,21 +94,25 @@ class LangevinOptimizer(GroupStepper):
             raise
         place_step(group)
         if group.get("localization"):
+            # All states: torch.distributed.checkpoint makes none, nor loads them, where there are some already.
             for param in group["params"]:
-                self.state[param]["anchor"] = param.detach().to(reference.compute_dtype(param.dtype), copy=True)
+                for name in self._state_names(group):
+                    self.state[param][name] = self._state_of(param, name, [])
 
-    def _place_anchors(self, anchors: list[Tensor]) -> None:
+    def _place_anchors(self, anchors: Iterable[Tensor]) -> None:
         """Of the parameters of all groups, in their order, in the place of copies of the parameters."""
         name = f"ald_ext.{type(self).__name__}: anchors"
+        require(isinstance(anchors, Iterable), name, shortened(anchors), "one tensor for each parameter")
+        anchors = list(anchors)
         localized = any(group.get("localization") for group in self.param_groups)
         require(localized, name, "anchors with a localization of 0, which has no use for them", "a localization > 0")
         params = [param for group in self.param_groups for param in group["params"]]
         require(len(anchors) == len(params), name, f"{len(anchors)} tensors", f"{len(params)}, one for each parameter")
         for place, (param, anchor) in enumerate(zip(params, anchors, strict=True)):
-            fits = (
-                isinstance(anchor, Tensor) and anchor.shape == param.shape and is_dtensor(anchor) == is_dtensor(param)
-            )
-            expected = f"a tensor of shape {list(param.shape)} as of the parameter"
+            dense = isinstance(anchor, Tensor) and anchor.layout == torch.strided and anchor.is_floating_point()
+            plain = dense and anchor.is_meta == param.is_meta and is_dtensor(anchor) == is_dtensor(param)
+            expected = f"a tensor of real numbers of shape {list(param.shape)} as of the parameter"
+            fits = plain and anchor.shape == param.shape
             require(fits, f"{name}[{place}]", shortened(anchor, 100), expected)
             if "anchor" in self.state.get(param, {}):
                 self.state[param]["anchor"].copy_(anchor.detach())
@@ -236,7 +241,8 @@ class LangevinOptimizer(GroupStepper):
         """Load a state as torch's optimizers do, except that states of 16-bit parameters stay in float32.
 
         Where both have names of the same parameters, their order may differ. The state of another optimizer is refused,
-        but for :class:`ald_ext.PSGLD`.
+        but for :class:`ald_ext.PSGLD`. As options are those of the state, a UserWarning tells where they end a
+        localization; anchors stay.
 
         Raises:
             ValueError: the state of another optimizer, of other groups or parameters, or with bad options.
@@ -247,6 +253,7 @@ class LangevinOptimizer(GroupStepper):
             shortened(state_dict),
             "a dict",
         )
+        before = [group.get("localization") for group in self.param_groups]
         # The last of the pre-hooks sees what torch is going to load; __setstate__ comes before the post-hooks.
         anchors = [(param, state["anchor"]) for param, state in self.state.items() if "anchor" in state]
         handle = self.register_load_state_dict_pre_hook(prepare_loaded)
@@ -255,6 +262,13 @@ class LangevinOptimizer(GroupStepper):
         finally:
             handle.remove()
             self.__dict__.pop("_loaded", None)
+        pairs = zip(before, self.param_groups, strict=True)
+        if ended := [value for value, group in pairs if value and not group.get("localization")]:
+            warnings.warn(
+                f"ald_ext.{type(self).__name__}: load_state_dict: got a state without localization, which replaces "
+                f"that of {ended[0]}: set localization in param_groups again if parameters are to be pulled",
+                stacklevel=2,
+            )
         for param, anchor in anchors:  # of other optimizers' states, which have none
             self.state[param].setdefault("anchor", anchor)
 

@@ -67,15 +67,21 @@ def unmoved(array: Tensor) -> Tensor:
     return (array == array[0]).all(0) & array.isfinite().all(0).all(1, keepdim=True) & (len(array) >= 4)
 
 
+def arviz_functions(owner: str) -> Any:
+    """Return arviz-stats's functions of plain arrays. ImportError, which begins with ``owner``, if it is missing."""
+    try:
+        from arviz_stats.base import array_stats
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{owner}: needs arviz-stats: pip install 'ald_ext[diagnostics]'") from error
+    return array_stats
+
+
 def array_statistic(name: str, function: str, array: Tensor, method: str) -> Tensor:
     """Return what a function of arviz-stats gives for an array, by ald_ext.samplers.faults, Note [Faults of chains].
 
     Its functions for plain arrays need no xarray and no numba.
     """
-    try:
-        from arviz_stats.base import array_stats
-    except ModuleNotFoundError as error:
-        raise ImportError(f"ald_ext.samplers.{name}: needs arviz-stats: pip install 'ald_ext[diagnostics]'") from error
+    array_stats = arviz_functions(f"ald_ext.samplers.{name}")
     if function == "rhat" and array.shape[2] == 1:
         half = len(array) // 2
         array = torch.cat([array[:half], array[-half:]], 2)

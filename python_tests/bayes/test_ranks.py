@@ -19,7 +19,9 @@ def in_order(trace: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def test_chains_of_ranks_are_those_of_one_process(tmp_path: Path):
-    assert run_world("bayes.rank_chains", "both", 2, tmp_path) == [[0], [0]]
+    *chains_of_ranks, (first, second) = run_world("bayes.rank_chains", "both", 2, tmp_path)
+    assert chains_of_ranks == [[0], [0]]
+    assert first == second  # the learning coefficient, of one seed
     for chains in (2, 3):
         alone = collect(tmp_path / "alone" / str(chains), chains=chains)
         ranks = PosteriorSamples.load(tmp_path / str(chains) / "samples")

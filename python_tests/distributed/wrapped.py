@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from ald_ext.optim.names import clean_name
 
 warnings.filterwarnings("ignore", module="torch")
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgld": ald_ext.SGLD, "psgld": ald_ext.PSGLD, "sghmc": ald_ext.SGHMC}
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "sgld": ald_ext.SGLD,
+    "psgld": ald_ext.PSGLD,
+    "sghmc": ald_ext.SGHMC,
+    "psgld, anchored": partial(ald_ext.PSGLD, localization=20.0),
+}
 OPTIONS = {"lr": 0.01, "num_data": 50, "weight_decay": 0.1, "seed": 3}
 FLAGS: dict[str, dict[str, bool]] = {"fused": {}, "foreach": {"foreach": True}, "plain": {"fused": False}}
 #: Of the compiled op; fewer of the others, which take longer.

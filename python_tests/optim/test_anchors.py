@@ -166,6 +166,19 @@ def test_a_state_without_anchors_leaves_them() -> None:
     assert torch.equal(optimizer.state[param]["anchor"], torch.ones(3))
 
 
+def test_a_state_without_localization_ends_it_with_a_warning() -> None:
+    """Of one group of two; the anchor waits for the option to be set again."""
+    params, saved = [torch.zeros(3), torch.zeros(2)], [torch.ones(3), torch.ones(2)]
+    groups = [{"params": params[:1], "localization": 2.0}, {"params": params[1:], "localization": 3.0}]
+    optimizer = SGLD(groups, **OPTIONS)
+    plain = SGLD([{"params": saved[:1], "localization": 5.0}, {"params": saved[1:]}], **OPTIONS)
+    with pytest.warns(UserWarning, match="got a state without localization, which replaces that of 3.0: set"):
+        optimizer.load_state_dict(plain.state_dict())
+    assert [group.get("localization") for group in optimizer.param_groups] == [5.0, None]
+    assert torch.equal(optimizer.state[params[0]]["anchor"], saved[0])
+    assert torch.equal(optimizer.state[params[1]]["anchor"], torch.zeros(2))
+
+
 @EVERY_IMPLEMENTATION
 def test_groups_with_and_without(device: torch.device, flags: dict[str, bool]) -> None:
     """Each group by its own γ; one that gets it later is anchored where it is then, as is a cast parameter."""
@@ -230,8 +243,17 @@ def test_anchors_are_read_and_may_be_shared(device: torch.device) -> None:
         ({"localization": math.nan}, "localization: got nan, expected a finite number >= 0"),
         ({"anchors": [torch.zeros(3)]}, "anchors: got anchors with a localization of 0, .*expected a localization > 0"),
         ({"localization": 1.0, "anchors": []}, "anchors: got 0 tensors, expected 1, one for each parameter"),
-        ({"localization": 1.0, "anchors": [torch.zeros(4)]}, r"anchors\[0\]: got .*expected a tensor of shape \[3\]"),
-        ({"localization": 1.0, "anchors": [None]}, r"anchors\[0\]: got None, expected a tensor of shape \[3\]"),
+        ({"localization": 1.0, "anchors": 5}, "anchors: got 5, expected one tensor for each parameter"),
+        *(
+            ({"localization": 1.0, "anchors": [anchor]}, r"anchors\[0\]: got .*expected .* real numbers of shape \[3\]")
+            for anchor in (
+                None,
+                torch.zeros(4),
+                torch.zeros(3, dtype=torch.complex64),
+                torch.zeros(3, device="meta"),
+                torch.zeros(3).to_sparse(),
+            )
+        ),
     ],
     ids=str,
 )

@@ -1118,6 +1118,36 @@ def test_step_hooks_in_their_order(device: torch.device, name: str, implementati
 
 
 @EVERY_OPTIMIZER
+@pytest.mark.parametrize("register", ["register_step_pre_hook", "register_step_post_hook"])
+@pytest.mark.parametrize("of_all", [False, True])
+def test_each_kind_of_step_hook_alone(device: torch.device, name: str, register: str, of_all: bool) -> None:
+    optimizer = make(name, assorted(device))
+    train(optimizer, 1)
+    of_all_optimizers = {
+        "register_step_pre_hook": register_optimizer_step_pre_hook,
+        "register_step_post_hook": register_optimizer_step_post_hook,
+    }
+    seen: list[Any] = []
+    handle = (of_all_optimizers[register] if of_all else getattr(optimizer, register))(lambda *args: seen.append(args))
+    try:
+        train(optimizer, 2)
+    finally:
+        handle.remove()
+    train(optimizer, 1)
+    assert seen == [(optimizer, (optimizer,), {})] * 2
+
+
+@EVERY_OPTIMIZER
+def test_profilers_see_steps(device: torch.device, name: str) -> None:
+    optimizer = make(name, assorted(device))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        train(optimizer, 2)
+    train(optimizer, 1)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts[f"Optimizer.step#{name}.step"] == 2
+
+
+@EVERY_OPTIMIZER
 def test_a_pre_hook_may_give_the_closure(device: torch.device, name: str) -> None:
     optimizer = make(name, assorted(device))
     optimizer.register_step_pre_hook(lambda o, args, kwargs: (args, {"closure": lambda: 3.5}))

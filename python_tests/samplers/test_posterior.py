@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Exponential, Gamma, Normal, constraints
+from torch.distributions import Distribution, Exponential, Gamma, Normal, constraints
 
 from ald_ext.samplers import (
     HMC,
@@ -349,7 +349,8 @@ def test_errors_of_captured_potentials(potential: Any, error: type[Exception], e
         CapturedPotential(potential).value_and_gradient(None, torch.ones(2, 2))
 
 
-def test_distributions_validate_again_after_a_capture() -> None:
+def test_distributions_validate_again_after_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distribution, "_validate_args", True)  # torch.compile has turned it off for the whole process
     CapturedPotential(lambda _, z: -Exponential(z.exp()).log_prob(z.exp()).sum(1)).value_and_gradient(
         None, torch.ones(2, 2)
     )

@@ -55,11 +55,11 @@ pages: $(VENV)/built
 	$(BIN)/ald-ext report docs/results/models --out docs/results/models.md $(CHECK)
 	$(BIN)/ald-ext report docs/results/images --out docs/results/images.md --tried docs/results/what_was_tried.md $(CHECK)
 
-## The C++ tests and about 6,000 Python tests, on all cores: all but those that start processes or take long.
+## The C++ tests and about 9,000 Python tests, on all cores: all but those that start processes or take long.
 test: native-test
 	$(PYTEST) -m "not processes and not exhaustive"
 
-## All tests, about 6,400, as in CI.
+## All tests, about 10,000, as in CI.
 test-all: test
 	$(PYTEST) -m "processes or exhaustive"
 

@@ -112,6 +112,7 @@ def test_the_temperature_knows_of_anchors(network: nn.Module, loader: DataLoader
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_vectorized_chains_do_what_each_does_alone(name: str, network: nn.Module, loader: DataLoader):
+    before = [parameter.detach().clone() for parameter in network.parameters()]
     runs = []
     for vectorized in (True, False):
         torch.manual_seed(1)
@@ -129,7 +130,6 @@ def test_vectorized_chains_do_what_each_does_alone(name: str, network: nn.Module
                     vectorized=vectorized,
                 )
             )
-    before = [parameter.clone() for parameter in network.parameters()]
     assert all(map(torch.equal, before, network.parameters())), "the module itself does not change"
     assert runs[0].chains == [0, 1, 2]
     for one, other in zip(*map(values, runs), strict=True):

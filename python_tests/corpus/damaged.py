@@ -7,7 +7,7 @@ import io
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ from ald_ext.training import TrainingConfig
 from ald_ext.training.checkpoints import load_checkpoint, trained_model
 from ald_ext.training.loop import fit
 from ald_ext.training.run import start_run
+
+from .places import MISSING, places_of, replaced
 
 SIZES = {"network": "mlp", "hidden_units": 4, "hidden_layers": 1, "latent_dim": 2}
 
@@ -271,29 +273,6 @@ ODD_VALUES: dict[str, Callable[[], Any]] = {
     "sparse": lambda: torch.zeros(2, 2).to_sparse(),
     "expanded": lambda: torch.zeros(1).expand(1000, 1000, 1000),
 }
-
-
-def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys that lead to every value inside of one."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*place, key)
-        yield from places_of(item, (*place, key))
-
-
-def replaced(value: Any, place: tuple[Any, ...], by: Any) -> Any:
-    """A copy with another value, or with none where ``by`` is :data:`MISSING`, at a place."""
-    copied = dict(value) if isinstance(value, dict) else list(value)
-    if len(place) > 1:
-        copied[place[0]] = replaced(copied[place[0]], place[1:], by)
-    elif by is MISSING:
-        del copied[place[0]]
-    else:
-        copied[place[0]] = by
-    return copied
-
-
-MISSING = object()
 
 
 def saved(contents: Any) -> bytes:

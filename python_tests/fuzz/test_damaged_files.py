@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from corpus.damaged import DAMAGE, KINDS, MISSING, ODD_VALUES, overlaps, places_of, replaced, spoil
+from corpus.damaged import DAMAGE, KINDS, ODD_VALUES, overlaps, spoil
+from corpus.places import MISSING, places_of, replaced
 from torch import Tensor
 
 import ald_ext

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from corpus.damaged import replaced
+from corpus.places import replaced
 from optim.optimizers import EVERY_IMPLEMENTATION, EVERY_KIND, OPTIMIZERS, network, through_a_file, train
 from torch import Tensor, nn
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +85,18 @@ def test_the_page_names_the_files_that_ran() -> None:
 @pytest.mark.parametrize("name", [*tool.TESTS, *tool.ABI_TESTS, *sorted(tool.LEFT_OUT)])
 def test_named_tests_are_there(name: str) -> None:
     assert (tool.PYTHON_TESTS / f"{name}.py").is_file()
+
+
+@pytest.mark.processes
+def test_tests_of_a_cell_need_no_more_than_its_environment_has() -> None:
+    # What the extras bring.
+    missing = "arviz_base arviz_stats h5netcdf matplotlib pandas PIL safetensors scipy sklearn tqdm typer"
+    files = [f"python_tests/{name}.py" for name in (*tool.TESTS, *tool.COMPILE_TESTS, *tool.ABI_TESTS)]
+    arguments = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-qq", "--collect-only", *files]
+    block = f"import sys; sys.modules.update(dict.fromkeys({missing!r}.split()))"
+    code = f"{block}; import pytest; sys.exit(pytest.main({arguments}))"
+    collected = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert collected.returncode == 0, collected.stdout[-3000:] + collected.stderr[-3000:]
 
 
 def test_a_disk_that_may_become_full_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

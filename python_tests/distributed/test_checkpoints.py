@@ -8,8 +8,14 @@ import pytest
 from distributed.checkpoints import WAYS
 from distributed.worlds import run_world
 
-#: Saved by, resumed by, and how.
-RESUMED = [(2, 1, "resume_of_2"), (1, 2, "resume_of_1"), (2, 3, "resume_of_2"), (2, 2, "resume_of_2_under_ddp")]
+#: Saved by, resumed by, and how; all but the first are left to make test-all.
+RESUMED = [
+    (2, 1, "resume_of_2"),
+    *(
+        pytest.param(*resumed, marks=pytest.mark.exhaustive)
+        for resumed in [(1, 2, "resume_of_1"), (2, 3, "resume_of_2"), (2, 2, "resume_of_2_under_ddp")]
+    ),
+]
 
 
 @pytest.mark.processes

@@ -126,7 +126,7 @@ def exact_nll(problem: Problem, starts: list[Any], draws: int) -> tuple[Tensor, 
 def compare_choice(choice: Choice, *, quick: bool = False) -> dict[str, Any]:
     """The suggestion, distances from the posterior over the grid around it, and its ratio to the best lr."""
     problem = choice.problem
-    warm_up, steps, reach, chains, draws = (100, 40, 1, 2, 4) if quick else (WARM_UP, STEPS, REACH, CHAINS, DRAWS)
+    warm_up, steps, reach, chains, draws = (100, 80, 1, 2, 20) if quick else (WARM_UP, STEPS, REACH, CHAINS, DRAWS)
     torch.manual_seed(0)
     network = problem.make()
     began = time.process_time()

@@ -55,10 +55,10 @@ def page(results: dict[str, Any]) -> str:
 Written by `python -m benchmarks.network_posteriors.choices_page` from what `{run["origin"]}`
 measured on {run["machine"]["cpu"]}, torch {run["versions"]["torch"]}.
 
-Chains of {STEPS:,} steps with the suggested lr, and with others by factors of 2, from {CHAINS} optima, where {WARM_UP:,}
-steps of Adam had led. Of each chain the likelihood of held-out data is averaged over the last three quarters. The
-distance is the mean absolute difference of its logarithm from that of HMC's draws, which are exact, in nats. The best
-lr is that of the smallest distance, and so is every other whose distance is within a standard error of it; the ratio is
+Chains of {STEPS:,} steps with the suggested lr, and with others by factors of 2, from {CHAINS} optima, where
+{WARM_UP:,} steps of Adam had led. Of each chain the likelihood of held-out data is averaged over the last three
+quarters. The distance is the mean absolute difference of its logarithm from that of HMC's draws, in nats. The best lr
+is that of the smallest distance, and so is every other whose distance is within a standard error of it; the ratio is
 that of the suggestion to the nearest of them. What is best depends on the number of steps: more of them allow smaller
 ones. Seconds are CPU time of the suggestion, on one thread of a busy machine.
 

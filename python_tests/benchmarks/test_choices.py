@@ -43,7 +43,7 @@ def test_likelihoods_are_those_of_torch(make: Any) -> None:
 
 def test_the_exact_predictions_are_those_of_the_linear_gaussian_posterior() -> None:
     """Whose predictive density is a normal one, known in closed form."""
-    problem, draws = diabetes(), 100
+    problem, draws = diabetes(), 50
     starts = [choices.optimized(problem, seed, 200) for seed in range(4)]
     nll, chains = choices.exact_nll(problem, starts, draws)
     (x, y), (test_x, test_y) = ([part.double() for part in each] for each in (problem.train, problem.test))

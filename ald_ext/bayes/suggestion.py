@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,11 +172,14 @@ def choose(trials: list[Trial], limit: float) -> tuple[Trial, Trial | None]:
     """The last lr of each eps before a chain is too hot, of these the one that moves outputs farthest; the next lr."""
     best: Trial | None = None
     for eps in {trial.eps: None for trial in trials}:
-        heats = [
-            (math.inf if t.judged_temperature is None else t.judged_temperature, t) for t in trials if t.eps == eps
+        chains = [trial for trial in trials if trial.eps == eps]
+        heats = [math.inf if t.judged_temperature is None else t.judged_temperature for t in chains]
+        # Chains of small lr have not forgotten the heat of their start: the first after which it rises comes first.
+        first = next((place for place, (heat, later) in enumerate(pairwise(heats)) if later >= heat), len(heats) - 1)
+        good = [
+            trial
+            for trial, _ in takewhile(lambda pair: pair[1] <= limit, zip(chains[first:], heats[first:], strict=True))
         ]
-        coolest = min(range(len(heats)), key=lambda place: heats[place][0])  # smaller lr have not forgotten the start
-        good = [trial for _, trial in takewhile(lambda pair: pair[0] <= limit, heats[coolest:])]
         if good and (best is None or (good[-1].movement or 0) > (best.movement or 0)):
             best = good[-1]
     if best is None:

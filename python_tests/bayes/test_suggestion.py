@@ -91,12 +91,19 @@ def made_up(lr: float, heat: float | None, eps: float | None = None, movement: f
         ([0.6, 0.8, 1.2, None], 2, 3),
         ([0.6, 3.0, 1.2, 1.1], 0, 1),  # not past one that is hot
         ([4.0, 2.0, 0.6, 1.2], 3, None),  # small ones that have not forgotten where they began
-        ([0.9, 6.0, 188.0, 1.4], 0, 1),  # a large one that has come to rest far away
+        ([0.9, 6.0, 188.0, 0.8], 0, 1),  # a large one that has come to rest far away
     ],
 )
 def test_the_last_lr_before_a_hot_one_is_chosen(heats: list[float | None], chosen: int, following: int | None) -> None:
     trials = [made_up(2.0**place, heat) for place, heat in enumerate(heats)]
     assert choose(trials, 1.5) == (trials[chosen], None if following is None else trials[following])
+
+
+def test_a_ruined_chain_that_is_cool_is_not_chosen() -> None:
+    """Where all chains but that are too hot, from the smallest lr on."""
+    trials = [made_up(2.0**place, heat) for place, heat in enumerate([60.0, 188.0, 1.4])]
+    with pytest.raises(ValueError, match="a temperature of 60 at the smallest, 1,"):
+        choose(trials, 1.5)
 
 
 def test_of_several_eps_the_one_that_moves_farthest_is_chosen() -> None:

@@ -14,7 +14,6 @@ from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
 
 from .problems import (
     Problem,
-    convolutional_digits,
     cross_entropy,
     diabetes,
     friedman,
@@ -90,6 +89,5 @@ MADE_ON = (
     (heteroscedastic, SGNHT),
     (friedman, SGLD),
     (friedman, SGHMC),
-    (convolutional_digits, SGLD),
 )
 UNSEEN = ((iris, PSGLD), (cancer, SGNHT), (deep_digits, SGHMC), (impedance, SGLD), (counts, SGHMC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from benchmarks.network_posteriors.problems import diabetes, wine
 
 PROBLEMS = list(dict.fromkeys(make for make, _ in MADE_ON + UNSEEN))
 DEVIATIONS = {"diabetes, linear regression": 0.7, "friedman, perceptron": 0.2, "impedance, perceptron": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small networks on many threads are slow where other tests run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("make", PROBLEMS)

@@ -12,15 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ald_ext.files import write_atomically
 
-from .choices import CHAINS, FILE, SETS, STEPS, WARM_UP
+from .choices import CHAINS, DRAWS, FILE, SETS, STEPS, WARM_UP
 from .page import table
 
 PICTURE = "choices.png"
 TITLES = {"made on": "Problems the rule was made on", "unseen": "Problems it had not seen"}
-COLUMNS = ["problem", "optimizer", "suggested", "best of the grid", "ratio", "distance", "at the best", "seconds"]
+COLUMNS = [
+    "problem",
+    "optimizer",
+    "suggested",
+    "best of the grid",
+    "ratio",
+    "distance",
+    "at the best",
+    "a chain of HMC",
+    "seconds",
+]
 
 
 def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
@@ -37,7 +48,7 @@ def section(name: str, rows: list[dict[str, Any]]) -> str:
         at, least = dict(curve(row))[row["suggested_lr"]], min(distance for _, distance in curve(row))
         best = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
         shown = [row["problem"], row["optimizer"], row["suggested_lr"], best, row["ratio"]]
-        cells.append([*shown, f"{at:.4f}", f"{least:.4f}", f"{row['seconds']:.1f}"])
+        cells.append([*shown, f"{at:.4f}", f"{least:.4f}", f"{row['exact_distance']:.4f}", f"{row['seconds']:.1f}"])
     near = sum(0.5 <= row["ratio"] <= 2 for row in rows)
     return f"""## {TITLES[name]}
 
@@ -57,10 +68,11 @@ measured on {run["machine"]["cpu"]}, torch {run["versions"]["torch"]}.
 
 Chains of {STEPS:,} steps with the suggested lr, and with others by factors of 2, from {CHAINS} optima, where
 {WARM_UP:,} steps of Adam had led. Of each chain the likelihood of held-out data is averaged over the last three
-quarters. The distance is the mean absolute difference of its logarithm from that of HMC's draws, in nats. The best lr
-is that of the smallest distance, and so is every other whose distance is within a standard error of it; the ratio is
-that of the suggestion to the nearest of them. What is best depends on the number of steps: more of them allow smaller
-ones. Seconds are CPU time of the suggestion, on one thread of a busy machine.
+quarters. The distance is the mean absolute difference of its logarithm from that of {CHAINS * DRAWS} draws of HMC, in
+nats; how far a quarter of these is from all of them says what the smallest distances are worth. The best lr is that of
+the smallest distance, and so is every other whose distance is within a standard error of it; the ratio is that of the
+suggestion to the nearest of them. What is best depends on the number of steps: more of them allow smaller ones. Seconds
+are CPU time of the suggestion, on one thread of a busy machine.
 
 ![Distance from the posterior over lr: dots are best, the line is the suggestion]({PICTURE})
 """
@@ -81,6 +93,7 @@ def draw(results: dict[str, Any]) -> Figure:
         axes.axvline(row["suggested_lr"], color="#c03030")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{row['problem']},\n{row['optimizer']}{' (not seen)' if name == 'unseen' else ''}", fontsize=9)
         axes.tick_params(labelsize=7, which="both")
     figure.supxlabel("lr", fontsize=9)

@@ -94,7 +94,7 @@ def draw(results: dict[str, Any]) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(f"{row['problem']},\n{row['optimizer']}{' (not seen)' if name == 'unseen' else ''}", fontsize=9)
+        axes.set_title(f"{row['problem']},\n{row['optimizer']}{' (not seen)' if name == 'unseen' else ''}", fontsize=8)
         axes.tick_params(labelsize=7, which="both")
     figure.supxlabel("lr", fontsize=9)
     figure.supylabel("distance from the posterior", fontsize=9)

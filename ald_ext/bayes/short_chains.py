@@ -4,10 +4,17 @@ Note [Error of a step size]
     At every measurement the whole loader gives ∇U, so that minibatches add no noise to it, and central differences of
     ∇U along a Rademacher vector give ΔU (Hutchinson 1990), at a distance that smooths over the kinks of ReLU. Draws of
     exp(-U/T) have E|∇U|² = T·E[ΔU] (Rugh 1997). What the ratio is above T is the heat of the finite step and of
-    minibatches, which both grow with lr. It shows in the stiffest directions, which short chains explore; what is below
-    T is a chain that has not yet got around. SGHMC is judged by its momenta, which minibatches and large steps heat at
-    once: on quadratic potentials its positions are exact at every stable lr. The thermostats of SGNHT hold its momenta
-    at T, whatever its positions do.
+    minibatches, which both grow with lr; what is below T is a chain that has not yet got around. Momenta show heat,
+    too, but not that of positions: networks have chains of SGHMC whose momenta are at T where their positions are at
+    100 T. The hotter of both counts. The thermostats of SGNHT hold its momenta at T, whatever its positions do.
+
+Note [How hot a chain may be]
+    With the curvatures λᵢ of U and variances hᵢ·T/λᵢ, the ratio is T·Σ λᵢhᵢ/Σ λᵢ: the stiffest directions, where
+    finite steps heat first, weigh most. In predictions all directions that the data determine weigh alike, as each adds
+    hᵢ to the variance of the outputs in units of the likelihood's. Of heat in the stiffest, tr/λ_max of them, a share
+    (tr/λ_max)/k is left in the mean over all k = min(parameters, data · outputs). So the ratio may be
+    T·(1 + tolerance·k·λ_max/tr), with λ_max and tr of the Hessian at the optimum; if all curvatures are equal that is
+    T·(1 + tolerance). It may never be above 4 T, where the stiffest directions are about to become unstable.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ GRID = [2.0**power for power in range(-9, 1)]
 #: λ of PSGLD that are compared.
 EPS = (0.1, 0.01, 0.001)
 POWER_ITERATIONS, MEASUREMENTS, PROBED_OUTPUTS = 8, 8, 64
+#: Heat, as a share of T, from which on the stiffest directions are about to become unstable.
+MOST_HEAT = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Trial:
         temperature: E|∇U|²/E[ΔU] of Note [Error of a step size]; None if it diverged, as all that follows.
         temperature_error: its standard error.
         kinetic_temperature: N·p² of the momenta; None for optimizers without.
-        judged_temperature: the one that has to be near T: the kinetic for SGHMC, else the other.
+        judged_temperature: the higher of both.
         noise_ratio: variance of the minibatches' noise over that of the injected noise, in a step.
         movement: root mean square change of the outputs, from the first measurement to the last.
         loss: mean of the loss over data and measurements.
@@ -235,7 +244,7 @@ class ShortChains:
             if number <= num_steps // 2 or number % interval:
                 continue
             gradient, variance, loss = self.gradient()
-            signs = torch.randint(0, 2, (self.d,), device=self.device).double() * 2 - 1
+            signs = self.signs()
             squares.append(self.num_data * float(gradient.square().sum()))
             laplacians.append(float(signs @ self.curvature_along(signs, distance)))
             losses.append(loss)
@@ -251,6 +260,7 @@ class ShortChains:
         if not all(map(math.isfinite, numbers)) or mean(laplacians) <= 0:
             return Trial(lr, eps, diverged=True)
         temperature = mean(squares) / mean(laplacians)
+        kinetic_temperature = mean(kinetic) if kinetic else None
         error = statistics.stdev(s - temperature * c for s, c in zip(squares, laplacians, strict=True))
         movement = float((outputs[-1] - outputs[0]).square().mean().sqrt()) if outputs else None
         return Trial(
@@ -259,8 +269,8 @@ class ShortChains:
             diverged=False,
             temperature=temperature,
             temperature_error=error / mean(laplacians) / math.sqrt(len(squares)),
-            kinetic_temperature=mean(kinetic) if kinetic else None,
-            judged_temperature=mean(kinetic) if self.optimizer_class is SGHMC else temperature,
+            kinetic_temperature=kinetic_temperature,
+            judged_temperature=max(temperature, kinetic_temperature or 0.0),
             noise_ratio=mean(ratios),
             movement=movement,
             loss=mean(losses),
@@ -280,7 +290,7 @@ class ShortChains:
         """Optimize, and run a chain for each eps and each lr, in ascending order."""
         self.optimize(warm_up)
         start = [p.detach().clone() for p in self.parameters]
-        gradient, variance, _ = self.gradient()
+        gradient, variance, self.start_loss = self.gradient()
         square_avg = variance + gradient.square()
         factor = 4.0 if self.optimizer_class in (SGHMC, SGNHT) else 2.0
         jobs: list[tuple[float, float | None]] = []
@@ -288,8 +298,36 @@ class ShortChains:
             if lrs is None:
                 limit = factor / self.largest_curvature(1.0 if eps is None else 1 / (square_avg.sqrt() + eps))
             jobs += [(lr, eps) for lr in sorted([limit * part for part in GRID] if lrs is None else lrs)]
-        distance = math.sqrt(self.temperature / self.num_data / self.largest_curvature(1.0))
+        largest = self.largest_curvature(1.0)
+        distance = math.sqrt(self.temperature / self.num_data / largest)
+        self.shared_heat = self.determined_directions() * largest / self.trace(distance)
         return [
             self.trial(start, lr, eps, square_avg, num_steps, distance)
             for lr, eps in progress_bar(jobs, show=progress, desc="chains", unit="chain")
         ]
+
+    def determined_directions(self) -> int:
+        """The number k of Note [How hot a chain may be]."""
+        batch = next(self.batches())
+        with torch.no_grad():
+            output = self.module(*batch[:-1])
+        each = output.numel() / len(batch[-1]) if isinstance(output, Tensor) else math.inf
+        return int(min(self.d, self.num_data * each))
+
+    def trace(self, distance: float) -> float:
+        """That of ∇²(L + prior), by Hutchinson's estimate."""
+        values = []
+        for _ in range(MEASUREMENTS):
+            signs = self.signs()
+            values.append(float(signs @ self.curvature_along(signs, distance)))
+        trace = statistics.fmean(values)
+        require(trace > 0, f"{OWNER}: loss", f"curvatures whose sum is {trace:.3g}", "a sum > 0: try a longer warm_up")
+        return trace
+
+    def signs(self) -> Tensor:
+        """A Rademacher vector."""
+        return torch.randint(0, 2, (self.d,), device=self.device).double() * 2 - 1
+
+    def largest_temperature(self, tolerance: float) -> float:
+        """Of Note [How hot a chain may be]."""
+        return self.temperature * (1 + min(tolerance * self.shared_heat, MOST_HEAT))

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ class Suggestion:
         reasons: why these, in sentences.
         trials: the short chains.
         optimizer: the name of its class.
-        tolerance: the share by which the temperature may be too high.
+        tolerance: by how much the variance of outputs may be too large.
+        largest_temperature: what that allows, by Note [How hot a chain may be] of ``ald_ext/bayes/short_chains.py``.
     """
 
     settings: dict[str, float]
@@ -38,6 +40,7 @@ class Suggestion:
     trials: list[Trial]
     optimizer: str
     tolerance: float
+    largest_temperature: float
 
     def draw(self) -> Figure:
         """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line."""
@@ -52,9 +55,9 @@ class Suggestion:
             for axes, name in zip(panels, ("judged_temperature", "movement", "loss"), strict=True):
                 values = [getattr(trial, name) for trial in trials]
                 axes.plot([trial.lr for trial in trials], values, marker="o", markersize=3, label=label)
-        panels[0].axhspan(0, nominal * (1 + self.tolerance), color="#808080", alpha=0.2)
+        panels[0].axhspan(0, self.largest_temperature, color="#808080", alpha=0.2)
         panels[0].axhline(nominal, color="black", linewidth=0.8)
-        panels[0].set_ylim(0, 3 * max(nominal, 1e-12))
+        panels[0].set_ylim(0, 2 * self.largest_temperature)
         for axes, title in zip(panels, ("temperature", "movement of outputs", "loss"), strict=True):
             axes.axvline(self.settings["lr"], color="#c03030")
             for trial in self.trials:
@@ -88,17 +91,17 @@ def suggest_settings(
     lrs: Sequence[float] | None = None,
     warm_up: int = 1000,
     num_steps: int = 200,
-    tolerance: float = 0.5,
+    tolerance: float = 0.25,
     seed: int = 0,
     progress: bool = False,
 ) -> Suggestion:
     """Suggest the lr of a sampling optimizer, and PSGLD's eps, from short chains over a grid.
 
     All chains begin where a copy of the module is after a short optimization by Adam, and run with the minibatches of
-    the loader. The suggestion is the largest lr whose heat, by Note [Error of a step size] of
-    ``ald_ext/bayes/short_chains.py``, is at most ``tolerance``: larger steps sample another distribution, smaller ones
-    take longer to get around. Of several eps, the one that moves the outputs farthest is taken. The module, torch's
-    generators and the loader's generator are left as they were.
+    the loader. The suggestion is the last lr before the chains are too hot, by Note [How hot a chain may be] of
+    ``ald_ext/bayes/short_chains.py``: larger steps sample another distribution, smaller ones take longer to get around.
+    Of several eps, the one that moves the outputs farthest is taken. The module, torch's generators and the loader's
+    generator are left as they were.
 
     Args:
         module: the network, in the mode (training or evaluation) in which it will be sampled.
@@ -111,7 +114,7 @@ def suggest_settings(
         lrs: the grid, > 0; None for ten, by factors of 2 up to the largest that the curvature allows.
         warm_up: number of steps of the optimization.
         num_steps: number of steps of each chain, of which the second half is measured.
-        tolerance: how much hotter than T a chain may be, as a share of T; SGHMC's momenta.
+        tolerance: by how much the variance of outputs may be too large, as a share of that of the posterior.
         seed: of the noise, and of the minibatches of a loader without a generator of its own.
         progress: show a progress bar.
 
@@ -145,7 +148,8 @@ def suggest_settings(
     finally:
         if generator is not None:
             generator.set_state(state)
-    best, following = choose(trials, temperature * (1 + tolerance))
+    limit = chains.largest_temperature(tolerance)
+    best, following = choose(trials, limit)
     if following is None:
         warnings.warn(
             f"{OWNER}: lrs: got the largest of the grid, {best.lr:.3g}, as the best, expected larger ones, too",
@@ -154,18 +158,28 @@ def suggest_settings(
     settings = {"lr": best.lr, "num_data": chains.num_data, "temperature": temperature}
     if best.eps is not None:
         settings["eps"] = best.eps
-    reasons = [f"The chains began where Adam had come to in {warm_up} steps.", *reasons_for(best, following)]
+    reasons = [
+        f"The chains began where Adam had come to in {warm_up} steps, at a loss of {chains.start_loss:.3g}. They may "
+        f"be as hot as {limit:.3g}.",
+        *reasons_for(best, following),
+    ]
     if (best.temperature or 0.0) < 0.8 * temperature:
         reasons.append("It is below T: the chain had not yet got around, so that a long burn-in is needed.")
-    return Suggestion(settings, reasons, trials, optimizer.__name__, tolerance)
+    return Suggestion(settings, reasons, trials, optimizer.__name__, tolerance, limit)
 
 
 def choose(trials: list[Trial], limit: float) -> tuple[Trial, Trial | None]:
-    """The largest lr of each eps that is not too hot, of these the one that moves outputs farthest; and the next lr."""
+    """The last lr of each eps before a chain is too hot, of these the one that moves outputs farthest; the next lr."""
     best: Trial | None = None
     for eps in {trial.eps: None for trial in trials}:
-        chains = [trial for trial in trials if trial.eps == eps and trial.judged_temperature is not None]
-        good = [trial for trial in chains if trial.judged_temperature <= limit]  # type: ignore[operator]
+        chains = [trial for trial in trials if trial.eps == eps]
+        heats = [math.inf if t.judged_temperature is None else t.judged_temperature for t in chains]
+        # Chains of small lr have not forgotten the heat of their start: the first after which it rises comes first.
+        first = next((place for place, (heat, later) in enumerate(pairwise(heats)) if later >= heat), len(heats) - 1)
+        good = [
+            trial
+            for trial, _ in takewhile(lambda pair: pair[1] <= limit, zip(chains[first:], heats[first:], strict=True))
+        ]
         if good and (best is None or (good[-1].movement or 0) > (best.movement or 0)):
             best = good[-1]
     if best is None:
@@ -183,13 +197,13 @@ def reasons_for(best: Trial, following: Trial | None) -> Iterator[str]:
     momenta = "" if best.kinetic_temperature is None else f", the kinetic {best.kinetic_temperature:.3g}"
     yield (
         f"At lr = {best.lr:.3g} the configurational temperature was {best.temperature:.3g} ± "
-        f"{best.temperature_error:.2g}{momenta}. Minibatches add {best.noise_ratio:.1%} to the variance of the "
-        "injected noise."
+        f"{best.temperature_error:.2g}{momenta}, the loss {best.loss:.3g}. Minibatches add {best.noise_ratio:.1%} to "
+        "the variance of the injected noise."
     )
     if following is not None:
         heat, kinetic = following.temperature, following.kinetic_temperature
         momenta = "" if kinetic is None else f", the kinetic {kinetic:.3g}"
-        what = "the chain diverged" if heat is None else f"it was {heat:.3g}{momenta}"
+        what = "the chain diverged" if heat is None else f"it was {heat:.3g}{momenta}, the loss {following.loss:.3g}"
         yield f"At the next lr of the grid, {following.lr:.3g}, {what}."
     if best.eps is not None:
         yield f"Of the eps, {best.eps:g} moved the outputs farthest."

@@ -1,6 +1,6 @@
 """Measures posteriors of networks, and writes network_posteriors.json to the folder --out after each part.
 
-python -m benchmarks.network_posteriors --out benchmarks/results [--parts choices digits agreement] [--splits 1]
+python -m benchmarks.network_posteriors --out benchmarks/results [--parts digits agreement] [--splits 1]
 [--budget 10000] [--quick]
 
 `digits` takes the methods of other packages from torch-uncertainty and laplace-torch (the dependency group
@@ -22,9 +22,8 @@ from ald_ext.files import write_json
 from ald_ext.progress import progress_bar
 
 from ..provenance import describe_run
-from .choices import compare_choice
 from .methods import OTHERS, OURS, Predictor, hamiltonian, langevin
-from .problems import CHOICES, Problem, digits
+from .problems import Problem, digits
 from .scores import agreement, scores
 
 FILE = "network_posteriors.json"
@@ -101,16 +100,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, default=10_000, help="gradients of minibatches of each method")
     parser.add_argument("--quick", action="store_true", help="hardly any steps, to see that it runs")
     options = parser.parse_args(arguments)
-    budget, seeds = (200, 1) if options.quick else (options.budget, 2)
+    budget = 200 if options.quick else options.budget
     path = options.out / FILE
     results = json.loads(path.read_text()) if path.exists() else {}
     results["run"] = describe_run(torch.device("cpu"), "python -m benchmarks.network_posteriors")
     for part in options.parts:
-        if part == "choices":
-            bar = progress_bar(CHOICES[:1] if options.quick else CHOICES, show=not options.quick, desc=part)
-            found: Iterable[Any] = ([compare_choice(make(), seeds=seeds, quick=options.quick) for make in bar],)
-        elif part == "digits":
-            found = measure_digits(1 if options.quick else options.splits, budget, options.quick)
+        if part == "digits":
+            found: Iterable[Any] = measure_digits(1 if options.quick else options.splits, budget, options.quick)
         else:
             chosen = results.get("digits", {}).get("settings", [{}])[0].get("chosen")
             found = (measure_agreement(budget, *((2, 4) if options.quick else (80, 100)), chosen),)
@@ -120,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
             write_json(path, results)
 
 
-PARTS = ("choices", "digits", "agreement")
+PARTS = ("digits", "agreement")
 
 if __name__ == "__main__":
     main()

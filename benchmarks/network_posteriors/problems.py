@@ -156,7 +156,3 @@ def convolutional_digits() -> Problem:
     data = datasets.load_digits()
     parts = split(data.data / 16, data.target, (500, 0), 1)
     return Problem("digits, convolutional", *parts, small_convolutional, cross_entropy, prior_gain=2.0)
-
-
-#: Those on which the chooser's lr is compared with a grid.
-CHOICES = (wine, diabetes, heteroscedastic, friedman, convolutional_digits)

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
 from ald_ext.bayes import suggest_settings
+from ald_ext.bayes.short_chains import MOST_HEAT, Trial
+from ald_ext.bayes.suggestion import choose
 
 #: Elements of θ, each of which is a chain of its own, and data.
 D, N = 2000, 24
@@ -61,6 +63,70 @@ def test_momenta_have_the_temperature_that_was_asked_for(optimizer: Any) -> None
     deviation = 0.5 * math.sqrt(2 / (D * MEASUREMENTS))
     assert abs(trial.kinetic_temperature - 0.5) < 5 * deviation
     assert abs(trial.temperature - 0.5) < 5 * deviation
+    assert trial.judged_temperature == max(trial.temperature, trial.kinetic_temperature)
+
+
+def test_stiff_directions_may_be_hotter_the_fewer_they_are() -> None:
+    """Of D curvatures, one is 100: the mean heat is D·100/(99 + D) times less than that of the stiffest."""
+    curvatures = torch.ones(D)
+    curvatures[0] = 100
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (curvatures * outputs.square()).sum(1).mean() / 2
+
+    for tolerance, expected in ((0.01, 1 + 0.01 * D * 100 / (99 + D)), (0.2, 1 + MOST_HEAT)):
+        suggestion = suggest(loss=loss, lrs=[0.001, 0.1], num_steps=16, tolerance=tolerance)
+        assert suggestion.largest_temperature == pytest.approx(expected, rel=1e-3)
+    assert suggest(num_steps=16).largest_temperature == pytest.approx(1.2, rel=1e-3)
+
+
+def made_up(lr: float, heat: float | None, eps: float | None = None, movement: float = 1.0) -> Trial:
+    return Trial(lr, eps, heat is None, judged_temperature=heat, movement=movement)
+
+
+@pytest.mark.parametrize(
+    ("heats", "chosen", "following"),
+    [
+        ([0.6, 0.8, 1.2, 3.0], 2, 3),
+        ([0.6, 0.8, 1.2, None], 2, 3),
+        ([0.6, 3.0, 1.2, 1.1], 0, 1),  # not past one that is hot
+        ([4.0, 2.0, 0.6, 1.2], 3, None),  # small ones that have not forgotten where they began
+        ([0.9, 6.0, 188.0, 0.8], 0, 1),  # a large one that has come to rest far away
+    ],
+)
+def test_the_last_lr_before_a_hot_one_is_chosen(heats: list[float | None], chosen: int, following: int | None) -> None:
+    trials = [made_up(2.0**place, heat) for place, heat in enumerate(heats)]
+    assert choose(trials, 1.5) == (trials[chosen], None if following is None else trials[following])
+
+
+def test_a_ruined_chain_that_is_cool_is_not_chosen() -> None:
+    """Where all chains but that are too hot, from the smallest lr on."""
+    trials = [made_up(2.0**place, heat) for place, heat in enumerate([60.0, 188.0, 1.4])]
+    with pytest.raises(ValueError, match="a temperature of 60 at the smallest, 1,"):
+        choose(trials, 1.5)
+
+
+def test_of_several_eps_the_one_that_moves_farthest_is_chosen() -> None:
+    trials = [made_up(1, 0.9, 0.1, 2.0), made_up(2, 9.0, 0.1, 8.0), made_up(1, 0.9, 0.01, 3.0), made_up(2, None, 0.01)]
+    assert choose(trials, 1.5) == (trials[2], trials[3])
+
+
+def test_a_chain_that_momenta_do_not_show_to_be_ruined_is_not_chosen() -> None:
+    """A classifier with a wide prior: SGHMC's momenta are at T where its positions are far too hot."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=generator)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > x[:, 1].abs()).long()), 50, shuffle=True, generator=generator)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 50), nn.ReLU(), nn.Linear(50, 2))
+    groups = [{"params": list(network.parameters()), "weight_decay": 1e-4}]
+    options = {"optimizer": SGHMC, "params": groups, "lrs": [0.07, 0.3], "warm_up": 500}
+    suggestion = suggest_settings(network, nn.functional.cross_entropy, loader, **options)
+    good, ruined = suggestion.trials
+    assert ruined.kinetic_temperature < 1.5
+    assert ruined.temperature > suggestion.largest_temperature
+    assert ruined.loss > 2 * good.loss
+    assert suggestion.settings["lr"] == 0.07
+    assert f"the loss {ruined.loss:.3g}" in suggestion.reasons[-1]
 
 
 def test_noise_of_minibatches_is_set_beside_the_injected_noise() -> None:
@@ -80,7 +146,7 @@ def test_the_prior_is_a_part_of_the_potential() -> None:
     module = Mean()
     groups = [{"params": list(module.named_parameters()), "weight_decay": 2.0}]
     suggestion = suggest_settings(
-        module, half_square, make_loader(), params=groups, lrs=LRS, num_steps=400, tolerance=1
+        module, half_square, make_loader(), params=groups, lrs=LRS, warm_up=0, num_steps=400, tolerance=1
     )
     assert suggestion.trials[-1].diverged is (0.8 * 3 > 2)
     expected = 1 / (1 - 0.1 * 3 / 2)
@@ -112,7 +178,9 @@ def test_nothing_of_the_callers_changes() -> None:
     groups = [{"params": list(module.parameters()), "weight_decay": 0.5}]
     before = generator.get_state(), torch.get_rng_state()
     found = [
-        suggest_settings(module, half_square, loader, params=groups, lrs=[0.01], num_steps=32, tolerance=100.0)
+        suggest_settings(
+            module, half_square, loader, params=groups, lrs=[0.01], warm_up=50, num_steps=32, tolerance=100.0
+        )
         for _ in range(2)
     ]
     assert torch.equal(generator.get_state(), before[0])

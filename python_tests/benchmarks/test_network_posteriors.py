@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +12,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from benchmarks.network_posteriors import page
-from benchmarks.network_posteriors.__main__ import FILE, main
-from benchmarks.network_posteriors.choices import predictive_nll
-from benchmarks.network_posteriors.problems import CHOICES, wine
+from benchmarks.network_posteriors.__main__ import FILE
 from benchmarks.network_posteriors.scores import agreement, scores
 
 
@@ -32,40 +29,6 @@ def test_scores_of_known_predictions() -> None:
     assert found["auroc_same"] == 0.5
     other = torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.8, 0.2], [0.8, 0.2]])
     assert agreement(predicted, other) == pytest.approx({"top_1": 0.75, "total_variation": 0.125})
-
-
-@pytest.mark.parametrize("make", CHOICES)
-def test_likelihoods_are_those_of_torch(make: Any) -> None:
-    problem = make()
-    x, y = problem.train
-    outputs = problem.make()(x)
-    if y.dtype == torch.int64:
-        expected = -torch.distributions.Categorical(logits=outputs).log_prob(y)
-    elif outputs.shape[1] == 2:
-        expected = -torch.distributions.Normal(outputs[:, 0], outputs[:, 1].exp()).log_prob(y)
-    else:
-        deviation = {"diabetes, linear regression": 0.7, "friedman, perceptron": 0.2}[problem.name]
-        expected = -torch.distributions.Normal(outputs[:, 0], deviation).log_prob(y)
-    torch.testing.assert_close(problem.nll(outputs, y), expected)
-    inputs = next(iter(problem.make().parameters()))[0].numel()
-    (decay, *_) = (group["weight_decay"] for group in problem.groups(problem.make()))
-    assert decay == pytest.approx(inputs / (2 * problem.prior_gain**2 * len(x)))
-
-
-def test_a_chain_that_diverges_predicts_nothing() -> None:
-    problem = wine()
-    torch.manual_seed(0)
-    nll = predictive_nll(problem, 1e12, problem.make(), seed=0, steps=60)
-    assert nll.isinf().all()
-
-
-def test_a_quick_run_has_a_page(tmp_path: Path) -> None:
-    main(["--out", str(tmp_path), "--quick", "--parts", "choices"])
-    (choice,) = json.loads((tmp_path / FILE).read_text())["choices"]
-    assert choice["grid"][1] == choice["suggested_lr"]
-    assert choice["nll_at_best"] == min(choice["nll"])
-    page.main(["--results", str(tmp_path), "--page", str(tmp_path)])
-    assert f"| {choice['problem']} |" in (tmp_path / "network_posteriors.md").read_text()
 
 
 def test_the_written_page_is_of_the_written_file() -> None:

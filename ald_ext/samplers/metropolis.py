@@ -355,7 +355,7 @@ class HMC(MetropolisSampler):
 
     @torch.no_grad()
     def energy_error(self, step_size: Tensor) -> Tensor:
-        """Return -log r of one leapfrog step of this size from the current states, (n, [chains]), which stay as they are."""
+        """Return -log r of one leapfrog step of this size from the current states, which stay: (n, [chains])."""
         current = ChainStates(self._z, self._potential, self._gradient)
         v = self.temperature**0.5 * self._normal(self._z.shape, self.step_count, JITTER_DRAW)
         ((state, later),) = HMC._trajectory(self, current, v, step_size, 1)

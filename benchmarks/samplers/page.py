@@ -27,7 +27,7 @@ from .targets import TARGETS
 
 Row = dict[str, Any]
 #: Samplers without a Metropolis test, whose errors are those of their steps.
-UNADJUSTED = ("Langevin dynamics", "BAOAB", "blackjax MCLMC")
+UNADJUSTED = ("Langevin dynamics", "BAOAB", "blackjax MCLMC", "posteriors BAOA")
 
 INTRODUCTION = """# Samplers beside the field's
 
@@ -35,7 +35,8 @@ INTRODUCTION = """# Samplers beside the field's
 known, and `python -m benchmarks.samplers.page` writes this page from its file. Every sampler has the same initial
 states, uniform on [-2, 2], {chains} chains (pyro: {pyro}), {warm_up} steps of warm-up and {draws} draws, float32, one
 thread of a CPU, and otherwise its own defaults. MALA and HMC of this package adapt one step size; HMC makes ten
-leapfrog steps. Langevin dynamics and BAOAB have no adaptation of their own: they run at a quarter of the step to which
+leapfrog steps. `sample` is the call of that name with its defaults but for the warm-up, and BAOAB the same call with
+another kernel. Langevin dynamics and BAOA of posteriors have no adaptation: they run at a quarter of the step to which
 MALA adapts."""
 
 READING = """**ESS** is the least over all measured quantities of bulk ESS, tail ESS, and the ESS of squares, by ArviZ.
@@ -45,8 +46,8 @@ Where R-hat is {converged} or more, the chains do not agree and the ESS means no
 
 ERRORS = """The largest error of a mean or an sd, in standard errors, of all quantities. Of a sampler that is exact and
 whose chains agree, 5 or more would be a fault: bold. Where the moments are not exact themselves, their standard errors
-are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their steps,
-in italics. Divergences of a run, if there are any, stand in brackets."""
+are taken in. Errors of Langevin dynamics, BAOAB, BAOA and MCLMC, which have no Metropolis test, are those of their
+steps, in italics. Divergences of a run, if there are any, stand in brackets."""
 
 TROUBLE = """The centred funnel and eight schools, and the Rosenbrock density, are made so that samplers with one step
 size miss a part of them: there divergences, R-hat or a large error is to be expected, and the parametrization is the

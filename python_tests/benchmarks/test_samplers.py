@@ -26,7 +26,7 @@ from benchmarks.samplers.targets import TARGETS
 SHORT = Settings(chains=4, warm_up=20, draws=30)
 #: Gradients that each of ours takes for SHORT, beside the first of each chain: one a step, ten of HMC.
 STEPS = (SHORT.warm_up + SHORT.draws) * SHORT.chains
-GRADIENTS = {"MALA": STEPS + 4, "HMC": 10 * STEPS + 4, "Langevin dynamics": STEPS + 4, "BAOAB": STEPS + 4}
+GRADIENTS = {"MALA": STEPS + 4, "HMC": 10 * STEPS + 4, "Langevin dynamics": STEPS + 4}
 
 
 def independent_run(name: str, shift: float = 0.0, scale: float = 1.0) -> Run:

@@ -529,6 +529,31 @@ def test_the_inverse_mass_matrix_can_be_set(
     assert kept is None if matrix is None else torch.equal(kept, matrix)
 
 
+@pytest.mark.parametrize("matrix", [torch.tensor([0.25, 1.0, 9.0]), torch.linspace(0.5, 4, 15).view(5, 1, 3)])
+@pytest.mark.parametrize("chains", [(), (2,)])
+def test_underdamped_in_units_of_a_mass_matrix(matrix: Tensor, chains: tuple[int, ...]) -> None:
+    """It is the sampler of y = F⁻¹ z."""
+    x = torch.arange(5.0, dtype=torch.float64)[:, None]
+    factor = matrix.double().sqrt()
+    rows = factor.expand(5, 1, 3)
+    rows, of_rows = (rows if chains else rows[:, 0]), rows.expand(5, *(chains or (1,)), 3).reshape(-1, 3)
+
+    def potential(x: Tensor, z: Tensor) -> Tensor:
+        return ((z - x) ** 4).sum(1) / 40
+
+    z = torch.randn(5, *chains, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options: Any = {"step_size": 0.2, "friction": 2.0, "temperature": 0.7, "seed": SEED}
+    found = run(UnderdampedLangevin(potential, x, z, inverse_mass_matrix=matrix, **options), 6)
+    expected = run(UnderdampedLangevin(lambda x, y: potential(x, of_rows * y), x, z / rows, **options), 6)
+    torch.testing.assert_close(found, rows * expected)
+    with pytest.raises(
+        ValueError, match=r"UnderdampedLangevin: inverse_mass_matrix: got shape \(4,\), expected \(3,\) or"
+    ):
+        UnderdampedLangevin(potential, x, z, inverse_mass_matrix=torch.ones(4), **options)
+    with pytest.raises(ValueError, match=r"inverse_mass_matrix: got \[1.0, 1.0, 0.0\], expected finite numbers > 0"):
+        UnderdampedLangevin(potential, x, z, inverse_mass_matrix=[1.0, 1.0, 0.0], **options)
+
+
 def test_an_inverse_mass_matrix_is_not_ignored() -> None:
     sampler, options = SAMPLERS["ula"]
     with pytest.raises(AttributeError, match="inverse_mass_matrix"):

@@ -12,9 +12,9 @@ Note [Warm-up]
 
 Note [Warm-up without a test]
     Steps of :class:`UnderdampedLangevin` have no acceptance to steer by, and far out a step that is too long is not
-    rejected. So a :class:`DynamicHMC` of the same potential is warmed up, from which z and the diagonal of the mass
-    matrix are taken. While it goes on for a sixth as many steps, the step size h is found at its states: with ΔE the
-    energy error of one leapfrog step from there,
+    rejected. So a :class:`DynamicHMC` of the same potential is warmed up, from which z and the diagonal of the inverse
+    mass matrix are taken. While it goes on for a sixth as many steps, the step size h is found at its states: with ΔE
+    the energy error of one leapfrog step from there,
 
         h = (V / C)^(1/6),      C the mean of (ΔE/T)² / (d h⁶), later ones weighing more,      V = 5·10⁻⁴.
 
@@ -35,7 +35,7 @@ from ..progress import progress_bar
 from ..settings import require
 from .dynamic_hmc import DynamicHMC, TrajectoryRecord
 from .langevin import UnderdampedLangevin
-from .metropolis import MetropolisSampler
+from .metropolis import HMC, ChainStates, MetropolisSampler
 
 #: Steps of the first window; leapfrog steps in it, at most; draws for each dimension, from which on M is dense.
 FIRST_WINDOW, FIRST_LENGTH, DRAWS_A_DIMENSION = 15, 32, 10
@@ -122,7 +122,7 @@ def warm_up(
     if isinstance(sampler, UnderdampedLangevin):
         got = f"{mass_matrix!r} for an UnderdampedLangevin"
         require(mass_matrix != "dense", f"{name}: mass_matrix", got, "'diagonal', 'identity' or 'auto'")
-        return _warm_up_without_test(sampler, num_steps, mass_matrix.replace("auto", "diagonal"), progress)
+        return _warm_up_without_test(sampler, num_steps, mass_matrix, progress)
     z, longest = sampler.z, getattr(sampler, "num_leapfrog_steps", 0)
     center = z.mean(1, keepdim=True) if z.dim() == 3 else z
     *lengths, last = windows(num_steps)
@@ -156,28 +156,30 @@ def warm_up(
     return None
 
 
+@torch.no_grad()
 def _warm_up_without_test(sampler: UnderdampedLangevin, num_steps: int, mass_matrix: str, progress: bool) -> None:
     """Warm up by Note [Warm-up without a test]."""
-    rows, z, d = sampler._rows_of_x, sampler.z, sampler.z.shape[-1]
-    pilot = DynamicHMC(
-        sampler.potential,
-        rows if rows is None or z.dim() == 2 else rows[:: z.shape[1]],
-        z,
-        step_size=sampler.step_size,
-        temperature=sampler.temperature,
-        inverse_mass_matrix=sampler.inverse_mass_matrix,
-        seed=sampler.seed ^ OTHER_SEED,
-        index=sampler.index,
-        first_chain=sampler.first_chain,
-    )
+    rows, z = sampler._rows_of_x, sampler.z
+    x = rows if rows is None or z.dim() == 2 else rows[:: z.shape[1]]
+    common = {name: getattr(sampler, name) for name in ("temperature", "index", "first_chain")}
+    common["seed"] = sampler.seed ^ OTHER_SEED
+    matrix, step_size = sampler.inverse_mass_matrix, sampler.step_size
+    pilot = DynamicHMC(sampler.potential, x, z, step_size=step_size, inverse_mass_matrix=matrix, **common)
     warm_up(pilot, num_steps, mass_matrix=mass_matrix, progress=progress)
-    h, mean = pilot.step_size.min().double(), 0.0
+    matrix = pilot.inverse_mass_matrix
+    if matrix is not None and matrix.dim() == 3 and matrix.shape[1] > 1:
+        matrix = matrix.diagonal(dim1=1, dim2=2)[:, None]
+    h, mean, num_gradients = pilot.step_size.min().double(), torch.zeros(()), 0
     for count in range(1, num_steps // 6 + 1):
-        pilot.step()
-        error = pilot.energy_error(h.to(z.dtype)).double().square() / d
+        one = HMC(
+            sampler.potential, x, pilot.step(), step_size=h, num_leapfrog_steps=1, inverse_mass_matrix=matrix, **common
+        )
+        _, log_ratio = one._propose(ChainStates(one._z, one._potential, one._gradient), count)
+        error = log_ratio.double().square() / z.shape[-1]
         error = error.nan_to_num(math.inf).clamp_max(1).mean() / h**6
         mean = mean + 2 / (count + 1) * (error - mean)
         h = (ENERGY_VARIANCE / mean) ** (1 / 6)
+        num_gradients += one.num_gradients
     sampler._z, sampler.step_size = pilot.z, h.item()
-    sampler.inverse_mass_matrix = pilot.inverse_mass_matrix
-    sampler.num_gradients += pilot.num_gradients
+    sampler.inverse_mass_matrix = matrix
+    sampler.num_gradients += pilot.num_gradients + num_gradients

@@ -70,7 +70,7 @@ class MetropolisSampler(DatapointSampler):
     """
 
     rejects: ClassVar = True
-    adapted: ClassVar = ("inverse_mass_matrix", "adapt_steps", "adapted_from", "harmonic")
+    adapted: ClassVar[tuple[str, ...]] = ("inverse_mass_matrix", "adapt_steps", "adapted_from", "harmonic")
 
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
@@ -352,14 +352,6 @@ class HMC(MetropolisSampler):
         for state, v in trajectory:  # noqa: B007
             pass
         return state, self._log_ratio(current, initial, state, v)
-
-    @torch.no_grad()
-    def energy_error(self, step_size: Tensor) -> Tensor:
-        """Return -log r of one leapfrog step of this size from the current states, which stay: (n, [chains])."""
-        current = ChainStates(self._z, self._potential, self._gradient)
-        v = self.temperature**0.5 * self._normal(self._z.shape, self.step_count, JITTER_DRAW)
-        ((state, later),) = HMC._trajectory(self, current, v, step_size, 1)
-        return -self._log_ratio(current, v, state, later)
 
     def _length(self, step: int) -> int:
         """Return L of step number ``step``."""

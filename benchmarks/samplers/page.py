@@ -50,8 +50,13 @@ are taken in. Errors of Langevin dynamics, BAOAB, BAOA and MCLMC, which have no 
 steps, in italics. Divergences of a run, if there are any, stand in brackets."""
 
 TROUBLE = """The centred funnel and eight schools, and the Rosenbrock density, are made so that samplers with one step
-size miss a part of them: there divergences, R-hat or a large error is to be expected, and the parametrization is the
-way out, as the non-centred ones show."""
+size miss a part of them: there divergences, R-hat or a large error is to be expected, of NUTS as of any other, and the
+parametrization is the way out, as the non-centred ones show."""
+
+
+NUTS = "numpyro NUTS"
+BESIDE_NUTS = """ESS per gradient of `sample` over that of NUTS of numpyro. Where chains of one of them do not agree,
+which the last column tells, its ESS and so the ratio say little."""
 
 
 def cell(row: Row | None, show: Callable[[Row], str]) -> str:
@@ -61,12 +66,18 @@ def cell(row: Row | None, show: Callable[[Row], str]) -> str:
         return "not finite"
     if row["r_hat"] is None:
         return "stuck"
-    return show(row) if row["converged"] else f"R-hat {number(row['r_hat'])}"
+    return show(row)
+
+
+def where_chains_agree(key: str, scale: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: number(scale * row[key]) if row["converged"] else f"R-hat {number(row['r_hat'])}"
 
 
 def errors(row: Row) -> str:
     worst = max(row["mean_z"], row["sd_z"])
     shown = f"{worst:.1f}"
+    if not row["converged"]:
+        return f"{shown} at R-hat {number(row['r_hat'])}"
     if row["sampler"] in UNADJUSTED:
         shown = f"*{shown}*"
     elif worst >= SIGNIFICANT:
@@ -90,6 +101,21 @@ def pivot(rows: list[Row], show: Callable[[Row], str]) -> str:
     return markdown_table(["", *map(escape, names)], lines)
 
 
+def beside_nuts(rows: list[Row]) -> str:
+    """A table of ESS per gradient of each call of ``sample`` over that of NUTS, and of what R-hat says of both."""
+    found = {(row["target"], row["sampler"]): row for row in rows}
+    own = [name for name in OURS if name.startswith("sample") and any(row["sampler"] == name for row in rows)]
+    lines = []
+    for target in TARGETS:
+        nuts, runs = found.get((target, NUTS)), [found.get((target, name)) for name in own]
+        if nuts is None or not nuts.get("ess") or not all(run and run["finite"] for run in runs):
+            continue
+        ratios = [number(run["ess_per_gradient"] / nuts["ess_per_gradient"]) for run in runs if run]
+        unsure = [name for name, run in ((NUTS, nuts), *zip(own, runs, strict=True)) if run and not run["converged"]]
+        lines.append([escape(target), *ratios, escape("; ".join(unsure))])
+    return markdown_table(["", *own, "R-hat of 1.01 or more"], lines)
+
+
 def samplers_page(results: dict[str, Any]) -> str:
     rows, settings = results["rows"], results["settings"]
     versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
@@ -102,10 +128,13 @@ def samplers_page(results: dict[str, Any]) -> str:
         ERRORS,
         pivot(rows, errors),
         TROUBLE,
+        "## Beside NUTS",
+        BESIDE_NUTS,
+        beside_nuts(rows),
         "## ESS per 1,000 gradients",
-        pivot(rows, lambda row: number(1000 * row["ess_per_gradient"])),
+        pivot(rows, where_chains_agree("ess_per_gradient", 1000)),
         "## ESS per second of CPU",
-        pivot(rows, lambda row: number(row["ess_per_second"])),
+        pivot(rows, where_chains_agree("ess_per_second")),
         "## Targets",
         markdown_table(["target", "dimension", "moments"], sources),
         f"`benchmarks/results/samplers.json`, {results['date'][:10]}: {results['machine']['cpu']}, "

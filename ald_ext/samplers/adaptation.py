@@ -25,6 +25,7 @@ Note [Warm-up without a test]
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral
 
 import torch
@@ -33,6 +34,7 @@ from torch import Tensor
 from ..moments import merge_mean_
 from ..progress import progress_bar
 from ..settings import require
+from .dual_averaging import DualAveraging
 from .dynamic_hmc import DynamicHMC, TrajectoryRecord
 from .langevin import UnderdampedLangevin
 from .metropolis import HMC, ChainStates, MetropolisSampler
@@ -122,7 +124,8 @@ def warm_up(
     if isinstance(sampler, UnderdampedLangevin):
         got = f"{mass_matrix!r} for an UnderdampedLangevin"
         require(mass_matrix != "dense", f"{name}: mass_matrix", got, "'diagonal', 'identity' or 'auto'")
-        return _warm_up_without_test(sampler, num_steps, mass_matrix, progress)
+        _warm_up_without_test(sampler, num_steps, mass_matrix, progress)
+        return
     z, longest = sampler.z, getattr(sampler, "num_leapfrog_steps", 0)
     center = z.mean(1, keepdim=True) if z.dim() == 3 else z
     *lengths, last = windows(num_steps)
@@ -153,7 +156,6 @@ def warm_up(
         for _ in range(last):
             sampler.step()
             bar.update()
-    return None
 
 
 @torch.no_grad()
@@ -162,24 +164,26 @@ def _warm_up_without_test(sampler: UnderdampedLangevin, num_steps: int, mass_mat
     rows, z = sampler._rows_of_x, sampler.z
     x = rows if rows is None or z.dim() == 2 else rows[:: z.shape[1]]
     common = {name: getattr(sampler, name) for name in ("temperature", "index", "first_chain")}
-    common["seed"] = sampler.seed ^ OTHER_SEED
-    matrix, step_size = sampler.inverse_mass_matrix, sampler.step_size
-    pilot = DynamicHMC(sampler.potential, x, z, step_size=step_size, inverse_mass_matrix=matrix, **common)
+    common |= {"step_size": sampler.step_size, "seed": sampler.seed ^ OTHER_SEED}
+    matrix = sampler.inverse_mass_matrix
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to tell of z was told when the sampler was made
+        pilot = DynamicHMC(sampler.potential, x, z, inverse_mass_matrix=matrix, **common)
+        one_step = HMC(sampler.potential, x, z, num_leapfrog_steps=1, **common)
     warm_up(pilot, num_steps, mass_matrix=mass_matrix, progress=progress)
     matrix = pilot.inverse_mass_matrix
     if matrix is not None and matrix.dim() == 3 and matrix.shape[1] > 1:
         matrix = matrix.diagonal(dim1=1, dim2=2)[:, None]
-    h, mean, num_gradients = pilot.step_size.min().double(), torch.zeros(()), 0
+    one_step.inverse_mass_matrix = matrix
+    h, mean = pilot.step_size.min().double(), torch.zeros(())
     for count in range(1, num_steps // 6 + 1):
-        one = HMC(
-            sampler.potential, x, pilot.step(), step_size=h, num_leapfrog_steps=1, inverse_mass_matrix=matrix, **common
-        )
-        _, log_ratio = one._propose(ChainStates(one._z, one._potential, one._gradient), count)
+        one_step._z, one_step._adaptation = pilot.step(), DualAveraging.start(h.to(z.dtype).expand(len(z)))
+        one_step.refresh()
+        _, log_ratio = one_step._propose(ChainStates(one_step._z, one_step._potential, one_step._gradient), count)
         error = log_ratio.double().square() / z.shape[-1]
         error = error.nan_to_num(math.inf).clamp_max(1).mean() / h**6
         mean = mean + 2 / (count + 1) * (error - mean)
         h = (ENERGY_VARIANCE / mean) ** (1 / 6)
-        num_gradients += one.num_gradients
     sampler._z, sampler.step_size = pilot.z, h.item()
     sampler.inverse_mass_matrix = matrix
-    sampler.num_gradients += pilot.num_gradients + num_gradients
+    sampler.num_gradients += pilot.num_gradients + one_step.num_gradients

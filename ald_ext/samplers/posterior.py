@@ -155,7 +155,7 @@ def sample(
         warm_up: number of steps of :func:`warm_up`, which are no samples.
         chains: number of chains; None stands for as many as there are starts, or 16.
         kernel: the sampler, called as kernel(potential, None, z, seed=seed), such as ``partial(MALA, step_size=0.1)``.
-            :func:`warm_up` adapts all but :class:`LangevinDynamics`.
+            :func:`warm_up` adapts those that it can.
         mass_matrix: see :func:`warm_up`.
         batched: whether ``log_density`` takes parameters (batch, *shape) and returns (batch,).
         compile: see :class:`CapturedPotential`.

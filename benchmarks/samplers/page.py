@@ -77,8 +77,8 @@ def errors(row: Row) -> str:
     worst = max(row["mean_z"], row["sd_z"])
     shown = f"{worst:.1f}"
     if not row["converged"]:
-        return f"{shown} at R-hat {number(row['r_hat'])}"
-    if row["sampler"] in UNADJUSTED:
+        shown = f"{shown} at R-hat {number(row['r_hat'])}"
+    elif row["sampler"] in UNADJUSTED:
         shown = f"*{shown}*"
     elif worst >= SIGNIFICANT:
         shown = f"**{shown}**"

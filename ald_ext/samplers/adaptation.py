@@ -9,10 +9,23 @@ Note [Warm-up]
     which is the inverse mass matrix from there on; of a :class:`DynamicHMC` the trajectory length is chosen, too. The
     last sixth of the steps only adapts the step sizes to what has been found. These follow the harmonic mean of the
     acceptance of chains, so that chains which start far out, or come to a narrow place, move as well.
+
+Note [Warm-up without a test]
+    Steps of :class:`UnderdampedLangevin` have no acceptance to steer by, and far out a step that is too long is not
+    rejected. So a :class:`DynamicHMC` of the same potential is warmed up, from which z and the diagonal of the inverse
+    mass matrix are taken. While it goes on for a sixth as many steps, the step size h is found at its states: with ΔE
+    the energy error of one leapfrog step from there,
+
+        h = (V / C)^(1/6),      C the mean of (ΔE/T)² / (d h⁶), later ones weighing more,      V = 5·10⁻⁴.
+
+    The energy error for each dimension tells of the error of what is sampled (Robnik, De Luca, Silverstein & Seljak
+    2023, which V is from, too), and is of the order h³.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from numbers import Integral
 
 import torch
@@ -21,13 +34,20 @@ from torch import Tensor
 from ..moments import merge_mean_
 from ..progress import progress_bar
 from ..settings import require
+from .dual_averaging import DualAveraging
 from .dynamic_hmc import DynamicHMC, TrajectoryRecord
-from .metropolis import MetropolisSampler
+from .langevin import UnderdampedLangevin
+from .metropolis import HMC, ChainStates, MetropolisSampler
 
 #: Steps of the first window; leapfrog steps in it, at most; draws for each dimension, from which on M is dense.
 FIRST_WINDOW, FIRST_LENGTH, DRAWS_A_DIMENSION = 15, 32, 10
 
 MASS_MATRICES = ("identity", "diagonal", "dense", "auto")
+
+#: V of Note [Warm-up without a test], and what the seed of the sampler there is made of by exclusive or.
+ENERGY_VARIANCE, OTHER_SEED = 5e-4, 1 << 62
+
+ADAPTABLE = (MetropolisSampler, UnderdampedLangevin)
 
 
 def windows(num_steps: int) -> list[int]:
@@ -72,15 +92,21 @@ class PooledCovariance:
         return shrunk * (self.count / (self.count + 5))
 
 
-def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "auto", progress: bool = False) -> None:
+def warm_up(
+    sampler: MetropolisSampler | UnderdampedLangevin,
+    num_steps: int,
+    *,
+    mass_matrix: str = "auto",
+    progress: bool = False,
+) -> None:
     """Adapt a sampler by Note [Warm-up], so that what it draws afterwards are samples.
 
     Args:
-        sampler: MALA, HMC or :class:`DynamicHMC`, whose step size, inverse mass matrix and trajectory length are set.
-            They are not part of its ``state_dict``, but attributes.
+        sampler: MALA, HMC, :class:`DynamicHMC` or :class:`UnderdampedLangevin` (Note [Warm-up without a test]), whose
+            step size, inverse mass matrix and trajectory length are set, which are part of its ``state_dict``.
         num_steps: number of steps, 20 at least.
-        mass_matrix: "diagonal"; "dense"; "identity", which leaves it as it is; or "auto": dense from windows that have
-            10 draws for each dimension, over steps and chains, and else diagonal.
+        mass_matrix: "diagonal"; "dense", for samplers with a Metropolis test; "identity", which leaves it as it is; or
+            "auto": dense from windows that have 10 draws for each dimension, over steps and chains, and else diagonal.
         progress: whether to show a progress bar.
 
     Raises:
@@ -88,13 +114,18 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
         ImportError: progress without tqdm.
     """
     name = "ald_ext.samplers.warm_up"
-    metropolis = isinstance(sampler, MetropolisSampler)
-    require(metropolis, f"{name}: sampler", f"a {type(sampler).__name__}", "one with a Metropolis test: MALA or HMC")
+    adapts, expected = isinstance(sampler, ADAPTABLE), "one of MALA, HMC, DynamicHMC, UnderdampedLangevin"
+    require(adapts, f"{name}: sampler", f"a {type(sampler).__name__}", expected)
     enough = isinstance(num_steps, Integral) and num_steps >= 20
     require(enough, f"{name}: num_steps", repr(num_steps), "an integer >= 20")
     require(
         mass_matrix in MASS_MATRICES, f"{name}: mass_matrix", repr(mass_matrix), f"one of {', '.join(MASS_MATRICES)}"
     )
+    if isinstance(sampler, UnderdampedLangevin):
+        got = f"{mass_matrix!r} for an UnderdampedLangevin"
+        require(mass_matrix != "dense", f"{name}: mass_matrix", got, "'diagonal', 'identity' or 'auto'")
+        _warm_up_without_test(sampler, num_steps, mass_matrix, progress)
+        return
     z, longest = sampler.z, getattr(sampler, "num_leapfrog_steps", 0)
     center = z.mean(1, keepdim=True) if z.dim() == 3 else z
     *lengths, last = windows(num_steps)
@@ -125,3 +156,34 @@ def warm_up(sampler: MetropolisSampler, num_steps: int, *, mass_matrix: str = "a
         for _ in range(last):
             sampler.step()
             bar.update()
+
+
+@torch.no_grad()
+def _warm_up_without_test(sampler: UnderdampedLangevin, num_steps: int, mass_matrix: str, progress: bool) -> None:
+    """Warm up by Note [Warm-up without a test]."""
+    rows, z = sampler._rows_of_x, sampler.z
+    x = rows if rows is None or z.dim() == 2 else rows[:: z.shape[1]]
+    common = {name: getattr(sampler, name) for name in ("temperature", "index", "first_chain")}
+    common |= {"step_size": sampler.step_size, "seed": sampler.seed ^ OTHER_SEED}
+    matrix = sampler.inverse_mass_matrix
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to tell of z was told when the sampler was made
+        pilot = DynamicHMC(sampler.potential, x, z, inverse_mass_matrix=matrix, **common)
+        one_step = HMC(sampler.potential, x, z, num_leapfrog_steps=1, **common)
+    warm_up(pilot, num_steps, mass_matrix=mass_matrix, progress=progress)
+    matrix = pilot.inverse_mass_matrix
+    if matrix is not None and matrix.dim() == 3 and matrix.shape[1] > 1:
+        matrix = matrix.diagonal(dim1=1, dim2=2)[:, None]
+    one_step.inverse_mass_matrix = matrix
+    h, mean = pilot.step_size.min().double(), torch.zeros(())
+    for count in range(1, num_steps // 6 + 1):
+        one_step._z, one_step._adaptation = pilot.step(), DualAveraging.start(h.to(z.dtype).expand(len(z)))
+        one_step.refresh()
+        _, log_ratio = one_step._propose(ChainStates(one_step._z, one_step._potential, one_step._gradient), count)
+        error = log_ratio.double().square() / z.shape[-1]
+        error = error.nan_to_num(math.inf).clamp_max(1).mean() / h**6
+        mean = mean + 2 / (count + 1) * (error - mean)
+        h = (ENERGY_VARIANCE / mean) ** (1 / 6)
+    sampler._z, sampler.step_size = pilot.z, h.item()
+    sampler.inverse_mass_matrix = matrix
+    sampler.num_gradients += pilot.num_gradients + one_step.num_gradients

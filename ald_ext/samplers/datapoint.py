@@ -14,6 +14,7 @@ Note [Noise of datapoint samplers]
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -58,6 +59,9 @@ class DatapointSampler(ABC):
 
     #: Whether proposals outside of a prior's support are rejected.
     rejects: ClassVar[bool] = False
+
+    #: Names of the attributes that adaptation sets, which are part of the state.
+    adapted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -127,13 +131,16 @@ class DatapointSampler(ABC):
         return self.z
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that changes, and the seed; they load with weights_only=True."""
+        """Return copies of all that changes, what a warm-up found, and the seed; they load with weights_only=True."""
         tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
         numbers = {"seed": self.seed, "step_count": self.step_count, "first_chain": self.first_chain}
-        return {**numbers, "index": self.index.clone(), **tensors}
+        found = {name: copy.deepcopy(getattr(self, name)) for name in self.adapted}
+        return {**numbers, "index": self.index.clone(), **tensors, **found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue bit for bit from the state of a sampler with the same arguments; options are not part of it.
+        """Continue bit for bit from the state of a sampler with the same arguments.
+
+        Options are not part of it, beside those that a warm-up sets: step size, inverse mass matrix, trajectory length.
 
         Raises:
             ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
@@ -156,8 +163,11 @@ class DatapointSampler(ABC):
         same = torch.equal(state_dict["index"].to(self.index.device), self.index)
         self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
-        self.seed = self._checked_seed(state_dict["seed"])
-        self.step_count = int(state_dict["step_count"])
+        seed = self._checked_seed(state_dict["seed"])
+        for name in self.adapted:
+            if name in state_dict:  # not saved earlier
+                setattr(self, name, state_dict[name])
+        self.seed, self.step_count = seed, int(state_dict["step_count"])
         self._restore(tensors)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class DynamicHMC(HMC):
         options: options of :class:`HMC`: jitter, temperature, inverse_mass_matrix, adapt_steps, target_acceptance,
             seed, index, first_chain.
     """
+
+    adapted: ClassVar = (*HMC.adapted, "trajectory_length")
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class MetropolisSampler(DatapointSampler):
     """
 
     rejects: ClassVar = True
+    adapted: ClassVar[tuple[str, ...]] = ("inverse_mass_matrix", "adapt_steps", "adapted_from", "harmonic")
 
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
@@ -95,8 +96,8 @@ class MetropolisSampler(DatapointSampler):
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
-        self.adapt_steps, self._adapted_from = adapt_steps, 0
-        self._harmonic = False
+        self.adapt_steps, self.adapted_from = adapt_steps, 0
+        self.harmonic = False
         self.target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
         in_range = 0 < self.target_acceptance < 1
         self._require(in_range, "target_acceptance", self.target_acceptance, "a number between 0 and 1")
@@ -144,8 +145,8 @@ class MetropolisSampler(DatapointSampler):
         makes steps smaller.
         """
         self._require(num_steps >= 1, "num_steps", num_steps, "an integer > 0")
-        self._harmonic = True
-        self.adapt_steps, self._adapted_from = self.step_count + num_steps, self.step_count
+        self.harmonic = True
+        self.adapt_steps, self.adapted_from = self.step_count + num_steps, self.step_count
         self._adaptation = DualAveraging.start(self.step_size)
 
     def refresh(self) -> None:
@@ -170,8 +171,8 @@ class MetropolisSampler(DatapointSampler):
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
             probability = probability[:, None] if probability.dim() == 1 else probability
             inverse = 1 / probability.clamp_min(LEAST_ACCEPTANCE)
-            mean = 1 / inverse.mean(1) if self._harmonic else probability.mean(1)
-            adapted = self._adaptation.update(mean, self.target_acceptance, step - self._adapted_from)
+            mean = 1 / inverse.mean(1) if self.harmonic else probability.mean(1)
+            adapted = self._adaptation.update(mean, self.target_acceptance, step - self.adapted_from)
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted

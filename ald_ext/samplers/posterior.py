@@ -14,13 +14,13 @@ from torch import Tensor
 from ..ops import draw_seed
 from ..settings import check_device, require
 from . import diagnostics
+from .adaptation import ADAPTABLE
 from .adaptation import warm_up as adapt
 from .captured import CapturedPotential
 from .collection import Collector, SampleStorage
 from .datapoint import DatapointSampler
 from .dynamic_hmc import DynamicHMC
 from .export import chain_first, data_tree, write_netcdf
-from .metropolis import MetropolisSampler
 from .parameters import ParameterSpace, batched_log_density, leaves, structured
 from .streaming import StreamingMoments
 
@@ -155,7 +155,7 @@ def sample(
         warm_up: number of steps of :func:`warm_up`, which are no samples.
         chains: number of chains; None stands for as many as there are starts, or 16.
         kernel: the sampler, called as kernel(potential, None, z, seed=seed), such as ``partial(MALA, step_size=0.1)``.
-            :func:`warm_up` adapts it if it has a Metropolis test.
+            :func:`warm_up` adapts those that it can.
         mass_matrix: see :func:`warm_up`.
         batched: whether ``log_density`` takes parameters (batch, *shape) and returns (batch,).
         compile: see :class:`CapturedPotential`.
@@ -184,7 +184,7 @@ def sample(
     potential = CapturedPotential(lambda _, y: -density(y), compile=compile)
     z = _starts(space, given, potential, like.new_empty(chains, space.dimension), seed)
     sampler = kernel(potential, None, z[None], seed=seed)
-    if isinstance(sampler, MetropolisSampler):
+    if isinstance(sampler, ADAPTABLE):
         adapt(sampler, warm_up, mass_matrix=mass_matrix, progress=progress)
         burn_in = 0
     else:

@@ -27,7 +27,7 @@ from .targets import Target
 
 #: Leapfrog steps of HMC, its jitter, and the step size at which MALA and HMC begin to adapt.
 LEAPFROG_STEPS, JITTER, FIRST_STEP_SIZE = 10, 0.2, 0.1
-#: Step size of a sampler without a Metropolis test as a share of that at which MALA accepts as it should.
+#: Step size of a sampler that does not adapt as a share of that at which MALA accepts as it should.
 UNADJUSTED_SHARE = 0.25
 
 
@@ -55,15 +55,18 @@ def adapted_hmc(potential: CountedPotential, z: Tensor, settings: Settings) -> H
     return HMC(potential, None, z, step_size=FIRST_STEP_SIZE, num_leapfrog_steps=LEAPFROG_STEPS, **options)
 
 
-def unadjusted(potential: CountedPotential, z: Tensor, settings: Settings, *, underdamped: bool) -> DatapointSampler:
-    """At a share of the step to which MALA adapts in half of the warm-up: its h is a leapfrog step of √(2h)."""
-    pilot = adapted_mala(potential, z, settings)
-    for _ in range(pilot.adapt_steps):
-        pilot.step()
-    h, options = float(pilot.step_size), {"seed": settings.seed + 1}
-    if underdamped:
-        return UnderdampedLangevin(potential, None, pilot.z, step_size=UNADJUSTED_SHARE * (2 * h) ** 0.5, **options)
-    return LangevinDynamics(potential, None, pilot.z, step_size=UNADJUSTED_SHARE * h, **options)
+def pilot(potential: CountedPotential, z: Tensor, settings: Settings) -> MALA:
+    """MALA after half of the warm-up, whose h is a leapfrog step of √(2h), for samplers that do not adapt."""
+    sampler = adapted_mala(potential, z, settings)
+    for _ in range(sampler.adapt_steps):
+        sampler.step()
+    return sampler
+
+
+def langevin_dynamics(potential: CountedPotential, z: Tensor, settings: Settings) -> LangevinDynamics:
+    first = pilot(potential, z, settings)
+    step_size = UNADJUSTED_SHARE * float(first.step_size)
+    return LangevinDynamics(potential, None, first.z, step_size=step_size, seed=settings.seed + 1)
 
 
 def run(make: Make, target: Target, settings: Settings) -> Run:
@@ -96,8 +99,8 @@ def one_call(target: Target, settings: Settings, **options: Any) -> Run:
     return Run(posterior.samples.double().numpy(), gradients, seconds, divergences=divergences)
 
 
-def one_call_of_equal_warm_up(target: Target, settings: Settings) -> Run:
-    return one_call(target, settings, warm_up=settings.warm_up)
+def one_call_of_equal_warm_up(target: Target, settings: Settings, **options: Any) -> Run:
+    return one_call(target, settings, warm_up=settings.warm_up, **options)
 
 
 OURS: dict[str, Sampler] = {
@@ -105,6 +108,6 @@ OURS: dict[str, Sampler] = {
     "sample, its own warm-up": one_call,
     "MALA": partial(run, adapted_mala),
     "HMC": partial(run, adapted_hmc),
-    "Langevin dynamics": partial(run, partial(unadjusted, underdamped=False)),
-    "BAOAB": partial(run, partial(unadjusted, underdamped=True)),
+    "Langevin dynamics": partial(run, langevin_dynamics),
+    "BAOAB": partial(one_call_of_equal_warm_up, kernel=partial(UnderdampedLangevin, step_size=FIRST_STEP_SIZE)),
 }

@@ -27,7 +27,7 @@ from .targets import TARGETS
 
 Row = dict[str, Any]
 #: Samplers without a Metropolis test, whose errors are those of their steps.
-UNADJUSTED = ("Langevin dynamics", "BAOAB", "blackjax MCLMC")
+UNADJUSTED = ("Langevin dynamics", "BAOAB", "blackjax MCLMC", "posteriors BAOA")
 
 INTRODUCTION = """# Samplers beside the field's
 
@@ -35,7 +35,8 @@ INTRODUCTION = """# Samplers beside the field's
 known, and `python -m benchmarks.samplers.page` writes this page from its file. Every sampler has the same initial
 states, uniform on [-2, 2], {chains} chains (pyro: {pyro}), {warm_up} steps of warm-up and {draws} draws, float32, one
 thread of a CPU, and otherwise its own defaults. MALA and HMC of this package adapt one step size; HMC makes ten
-leapfrog steps. Langevin dynamics and BAOAB have no adaptation of their own: they run at a quarter of the step to which
+leapfrog steps. `sample` is the call of that name with its defaults but for the warm-up, and BAOAB the same call with
+another kernel. Langevin dynamics and BAOA of posteriors have no adaptation: they run at a quarter of the step to which
 MALA adapts."""
 
 READING = """**ESS** is the least over all measured quantities of bulk ESS, tail ESS, and the ESS of squares, by ArviZ.
@@ -45,12 +46,17 @@ Where R-hat is {converged} or more, the chains do not agree and the ESS means no
 
 ERRORS = """The largest error of a mean or an sd, in standard errors, of all quantities. Of a sampler that is exact and
 whose chains agree, 5 or more would be a fault: bold. Where the moments are not exact themselves, their standard errors
-are taken in. Errors of Langevin dynamics, BAOAB and MCLMC, which have no Metropolis test, are those of their steps,
-in italics. Divergences of a run, if there are any, stand in brackets."""
+are taken in. Errors of Langevin dynamics, BAOAB, BAOA and MCLMC, which have no Metropolis test, are those of their
+steps, in italics. Divergences of a run, if there are any, stand in brackets."""
 
 TROUBLE = """The centred funnel and eight schools, and the Rosenbrock density, are made so that samplers with one step
-size miss a part of them: there divergences, R-hat or a large error is to be expected, and the parametrization is the
-way out, as the non-centred ones show."""
+size miss a part of them: there divergences, R-hat or a large error is to be expected, of NUTS as of any other, and the
+parametrization is the way out, as the non-centred ones show."""
+
+
+NUTS = "numpyro NUTS"
+BESIDE_NUTS = """ESS per gradient of `sample` over that of NUTS of numpyro. Where chains of one of them do not agree,
+which the last column tells, its ESS and so the ratio say little."""
 
 
 def cell(row: Row | None, show: Callable[[Row], str]) -> str:
@@ -60,13 +66,19 @@ def cell(row: Row | None, show: Callable[[Row], str]) -> str:
         return "not finite"
     if row["r_hat"] is None:
         return "stuck"
-    return show(row) if row["converged"] else f"R-hat {number(row['r_hat'])}"
+    return show(row)
+
+
+def where_chains_agree(key: str, scale: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: number(scale * row[key]) if row["converged"] else f"R-hat {number(row['r_hat'])}"
 
 
 def errors(row: Row) -> str:
     worst = max(row["mean_z"], row["sd_z"])
     shown = f"{worst:.1f}"
-    if row["sampler"] in UNADJUSTED:
+    if not row["converged"]:
+        shown = f"{shown} at R-hat {number(row['r_hat'])}"
+    elif row["sampler"] in UNADJUSTED:
         shown = f"*{shown}*"
     elif worst >= SIGNIFICANT:
         shown = f"**{shown}**"
@@ -89,6 +101,21 @@ def pivot(rows: list[Row], show: Callable[[Row], str]) -> str:
     return markdown_table(["", *map(escape, names)], lines)
 
 
+def beside_nuts(rows: list[Row]) -> str:
+    """A table of ESS per gradient of each call of ``sample`` over that of NUTS, and of what R-hat says of both."""
+    found = {(row["target"], row["sampler"]): row for row in rows}
+    own = [name for name in OURS if name.startswith("sample") and any(row["sampler"] == name for row in rows)]
+    lines = []
+    for target in TARGETS:
+        nuts, runs = found.get((target, NUTS)), [found.get((target, name)) for name in own]
+        if nuts is None or not nuts.get("ess") or not all(run and run["finite"] for run in runs):
+            continue
+        ratios = [number(run["ess_per_gradient"] / nuts["ess_per_gradient"]) for run in runs if run]
+        unsure = [name for name, run in ((NUTS, nuts), *zip(own, runs, strict=True)) if run and not run["converged"]]
+        lines.append([escape(target), *ratios, escape("; ".join(unsure))])
+    return markdown_table(["", *own, "R-hat of 1.01 or more"], lines)
+
+
 def samplers_page(results: dict[str, Any]) -> str:
     rows, settings = results["rows"], results["settings"]
     versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
@@ -101,10 +128,13 @@ def samplers_page(results: dict[str, Any]) -> str:
         ERRORS,
         pivot(rows, errors),
         TROUBLE,
+        "## Beside NUTS",
+        BESIDE_NUTS,
+        beside_nuts(rows),
         "## ESS per 1,000 gradients",
-        pivot(rows, lambda row: number(1000 * row["ess_per_gradient"])),
+        pivot(rows, where_chains_agree("ess_per_gradient", 1000)),
         "## ESS per second of CPU",
-        pivot(rows, lambda row: number(row["ess_per_second"])),
+        pivot(rows, where_chains_agree("ess_per_second")),
         "## Targets",
         markdown_table(["target", "dimension", "moments"], sources),
         f"`benchmarks/results/samplers.json`, {results['date'][:10]}: {results['machine']['cpu']}, "

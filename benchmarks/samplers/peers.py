@@ -164,6 +164,29 @@ def pyro_nuts(target: Target, settings: Settings) -> Run:
     return Run(np.stack(draws, 1), gradients, time.process_time() - begin, divergences=divergences)
 
 
+def posteriors_baoa(target: Target, settings: Settings) -> Run:
+    """Chains side by side, at the share of a leapfrog step to which MALA of ald_ext adapts: it has no adaptation."""
+    import posteriors
+    import torch
+
+    from .ours import UNADJUSTED_SHARE, CountedPotential, pilot
+
+    potential = CountedPotential(target)
+    z = torch.as_tensor(settings.start(target), dtype=torch.float32)
+    torch.manual_seed(settings.seed)
+    begin = time.process_time()
+    first = pilot(potential, z[None], settings)
+    step_size = UNADJUSTED_SHARE * (2 * float(first.step_size)) ** 0.5
+    transform = posteriors.sgmcmc.baoa.build(
+        lambda z, _: (-potential(None, z).sum(), torch.zeros(())), step_size, alpha=1.0
+    )
+    state, draws = transform.init(first.z[0]), []
+    for _ in range(settings.warm_up - first.adapt_steps + settings.draws):
+        state, _ = transform.update(state, None)
+        draws.append(state.params.double().numpy())
+    return Run(np.stack(draws[-settings.draws :]), potential.rows, time.process_time() - begin)
+
+
 PYRO_CHAINS = 2
 
 #: By name: the package, and what runs.
@@ -174,4 +197,5 @@ PEERS: dict[str, tuple[str, Sampler]] = {
     "blackjax MCLMC": ("blackjax", partial(run_chains, blackjax_mclmc)),
     "numpyro NUTS": ("numpyro", partial(run_chains, numpyro_nuts)),
     "pyro NUTS": ("pyro", pyro_nuts),
+    "posteriors BAOA": ("posteriors", posteriors_baoa),
 }

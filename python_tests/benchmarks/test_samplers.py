@@ -16,7 +16,7 @@ from benchmarks.page import PAGES, RESULTS
 from benchmarks.samplers.__main__ import main
 from benchmarks.samplers.measures import measure
 from benchmarks.samplers.ours import OURS
-from benchmarks.samplers.page import UNADJUSTED
+from benchmarks.samplers.page import UNADJUSTED, beside_nuts
 from benchmarks.samplers.page import main as write_page
 from benchmarks.samplers.peers import PEERS
 from benchmarks.samplers.reference import agreed
@@ -26,7 +26,7 @@ from benchmarks.samplers.targets import TARGETS
 SHORT = Settings(chains=4, warm_up=20, draws=30)
 #: Gradients that each of ours takes for SHORT, beside the first of each chain: one a step, ten of HMC.
 STEPS = (SHORT.warm_up + SHORT.draws) * SHORT.chains
-GRADIENTS = {"MALA": STEPS + 4, "HMC": 10 * STEPS + 4, "Langevin dynamics": STEPS + 4, "BAOAB": STEPS + 4}
+GRADIENTS = {"MALA": STEPS + 4, "HMC": 10 * STEPS + 4, "Langevin dynamics": STEPS + 4}
 
 
 def independent_run(name: str, shift: float = 0.0, scale: float = 1.0) -> Run:
@@ -95,14 +95,14 @@ def test_references_are_averaged_by_their_errors() -> None:
 
 
 def test_a_quick_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["", "--out", str(tmp_path), "--quick", "--samplers", "HMC", "BAOAB", "--targets"]
+    arguments = ["", "--out", str(tmp_path), "--quick", "--samplers", "HMC", "Langevin dynamics", "--targets"]
     for targets in (["banana", "logistic regression"], ["banana"]):  # the second time, the other rows are kept
         monkeypatch.setattr(sys, "argv", [*arguments, *targets])
         main()
     rows = json.loads((tmp_path / "samplers.json").read_text())["rows"]
     assert len(rows) == 4
     assert {(row["target"], row["sampler"]) for row in rows} == {
-        (target, sampler) for target in ("banana", "logistic regression") for sampler in ("HMC", "BAOAB")
+        (target, sampler) for target in ("banana", "logistic regression") for sampler in ("HMC", "Langevin dynamics")
     }
     monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path), "--targets", "banana", "--samplers", "HMC"])
     with pytest.raises(SystemExit, match=r"--out: got .*samplers.json with other settings, expected"):
@@ -110,7 +110,7 @@ def test_a_quick_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["", "--results", str(tmp_path)])
     write_page()
     text = (tmp_path / "samplers.md").read_text()
-    assert "BAOAB" in text
+    assert "\n| Langevin dynamics | " in text
     assert (tmp_path / "samplers.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(sys, "argv", ["", "--results", str(tmp_path), "--check"])
     write_page()
@@ -134,3 +134,13 @@ def test_what_samplers_miss_is_told_in_the_written_results() -> None:
     silent = [row for row in rows if row["converged"] and row["sampler"] not in UNADJUSTED and not row["divergences"]]
     assert silent
     assert all(max(row["mean_z"], row["sd_z"]) < 5 for row in silent)
+
+
+def test_what_is_set_beside_nuts() -> None:
+    """The ratio of ESS per gradient, and whose chains disagree; targets that one of them lacks are left out."""
+    common = {"finite": True, "ess": 1.0, "r_hat": 1.02}
+    nuts = {**common, "sampler": "numpyro NUTS", "target": "banana", "ess_per_gradient": 0.1, "converged": True}
+    own = {**common, "sampler": "sample", "target": "banana", "ess_per_gradient": 0.25, "converged": False}
+    lines = beside_nuts([nuts, own, {**nuts, "target": "mixture"}]).splitlines()
+    assert lines[0].split("|")[1:-1] == ["  ", " sample ", " R-hat of 1.01 or more "]
+    assert lines[2:] == ["| banana | 2.5 | sample |"]

@@ -286,16 +286,16 @@ def test_states_that_do_not_fit(make: Make) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(name + message)):
             sampler.load_state_dict({**before, **change})
-    for missing in before.keys() - {"first_chain", "divergences"}:
+    for missing in before.keys() - {"first_chain", "divergences", *sampler.adapted}:
         with pytest.raises(ValueError, match=re.escape(f"{name}got no entry '{missing}'")):
             sampler.load_state_dict({key: value for key, value in before.items() if key != missing})
-    # Of earlier versions, which named some entries otherwise and lacked two.
+    # Of earlier versions, which named some entries otherwise and lacked some.
     earlier = {{"index": "data", "momenta": "momentum"}.get(key, key): value for key, value in before.items()}
-    del earlier["first_chain"]
-    earlier.pop("divergences", None)
+    for lacking in ("first_chain", "divergences", *sampler.adapted):
+        earlier.pop(lacking, None)
     sampler.load_state_dict(earlier)
     after = sampler.state_dict()
-    assert all(torch.equal(torch.as_tensor(after[key]), torch.as_tensor(before[key])) for key in before)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 def test_states_are_not_overwritten(make: Make) -> None:
@@ -529,9 +529,33 @@ def test_the_inverse_mass_matrix_can_be_set(
     assert kept is None if matrix is None else torch.equal(kept, matrix)
 
 
-@pytest.mark.parametrize("name", ["ula", "underdamped"])
-def test_an_inverse_mass_matrix_is_not_ignored(name: str) -> None:
-    sampler, options = SAMPLERS[name]
+@pytest.mark.parametrize("matrix", [torch.tensor([0.25, 1.0, 9.0]), torch.linspace(0.5, 4, 15).view(5, 1, 3)])
+@pytest.mark.parametrize("chains", [(), (2,)])
+def test_underdamped_in_units_of_a_mass_matrix(matrix: Tensor, chains: tuple[int, ...]) -> None:
+    """It is the sampler of y = F⁻¹ z."""
+    x = torch.arange(5.0, dtype=torch.float64)[:, None]
+    factor = matrix.double().sqrt()
+    rows = factor.expand(5, 1, 3)
+    rows, of_rows = (rows if chains else rows[:, 0]), rows.expand(5, *(chains or (1,)), 3).reshape(-1, 3)
+
+    def potential(x: Tensor, z: Tensor) -> Tensor:
+        return ((z - x) ** 4).sum(1) / 40
+
+    z = torch.randn(5, *chains, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options: Any = {"step_size": 0.2, "friction": 2.0, "temperature": 0.7, "seed": SEED}
+    found = run(UnderdampedLangevin(potential, x, z, inverse_mass_matrix=matrix, **options), 6)
+    expected = run(UnderdampedLangevin(lambda x, y: potential(x, of_rows * y), x, z / rows, **options), 6)
+    torch.testing.assert_close(found, rows * expected)
+    with pytest.raises(
+        ValueError, match=r"UnderdampedLangevin: inverse_mass_matrix: got shape \(4,\), expected \(3,\) or"
+    ):
+        UnderdampedLangevin(potential, x, z, inverse_mass_matrix=torch.ones(4), **options)
+    with pytest.raises(ValueError, match=r"inverse_mass_matrix: got \[1.0, 1.0, 0.0\], expected finite numbers > 0"):
+        UnderdampedLangevin(potential, x, z, inverse_mass_matrix=[1.0, 1.0, 0.0], **options)
+
+
+def test_an_inverse_mass_matrix_is_not_ignored() -> None:
+    sampler, options = SAMPLERS["ula"]
     with pytest.raises(AttributeError, match="inverse_mass_matrix"):
         sampler(potential, *data_and_states(5, 2), **options).inverse_mass_matrix = torch.ones(3)
 

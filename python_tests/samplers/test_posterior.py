@@ -22,12 +22,13 @@ from ald_ext.samplers import (
     GaussianPotential,
     LangevinDynamics,
     LinearGaussianPotential,
+    UnderdampedLangevin,
     collect,
     monte_carlo_standard_error,
     sample,
     warm_up,
 )
-from ald_ext.samplers.adaptation import PooledCovariance, windows
+from ald_ext.samplers.adaptation import ENERGY_VARIANCE, PooledCovariance, windows
 from ald_ext.samplers.dynamic_hmc import van_der_corput
 
 pytest.importorskip("arviz_stats")
@@ -128,7 +129,10 @@ def test_the_seed_decides_all() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(("kernel", "variance"), [(MALA, 1.0), (LangevinDynamics, 1 / (1 - 0.2 / 2))])
+@pytest.mark.parametrize(
+    ("kernel", "variance"),
+    [(MALA, 1.0), (UnderdampedLangevin, 1.0), (LangevinDynamics, 1 / (1 - 0.2 / 2))],
+)
 def test_other_kernels(kernel: Any, variance: float) -> None:
     posterior = sample(
         lambda z: -z.square().sum() / 2,
@@ -293,6 +297,56 @@ def test_warm_up_of_many_data(sampler_class: Any, chains: tuple[int, ...]) -> No
             assert_within_errors(values / x[datum], torch.zeros(2), torch.ones(2))
 
 
+@pytest.mark.parametrize(("temperature", "chains"), [(1.0, (6,)), (4.0, (6,)), (1.0, ())])
+def test_warm_up_without_a_metropolis_test(temperature: float, chains: tuple[int, ...]) -> None:
+    """On Gaussians whose sds are 1 in units of the mass matrix, ΔE of a leapfrog step has the variance d h⁶/16."""
+    x = torch.tensor([[0.01, 0.1], [1.0, 10.0], [100.0, 1000.0]], dtype=DTYPE)
+    z = torch.zeros(3, *chains, 2, dtype=DTYPE)
+    sampler = UnderdampedLangevin(
+        lambda x, z: ((z / x) ** 2).sum(1) / 2, x, z, step_size=0.01, temperature=temperature, seed=0
+    )
+    warm_up(sampler, 200)
+    assert sampler.inverse_mass_matrix is not None
+    variance = temperature * x.square()
+    assert (sampler.inverse_mass_matrix[:, 0] / variance).log().abs().max() < math.log(2)
+    # M holds T, so that lengths of time do, too.
+    expected = (16 * ENERGY_VARIANCE) ** (1 / 6) / temperature**0.5
+    assert abs(math.log(sampler.step_size / expected)) < 0.25
+    assert sampler.num_gradients > 200
+    if chains:
+        draws = collect(sampler, 400)
+        for datum in range(3):
+            values = draws[:, datum : datum + 1] / variance[datum].sqrt()
+            assert_within_errors(values, torch.zeros(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("kernel", [partial(HMC, num_leapfrog_steps=3), MALA, DynamicHMC, UnderdampedLangevin])
+def test_a_state_holds_what_a_warm_up_found(kernel: Any, tmp_path: Path) -> None:
+    target = correlated_gaussian(3, 20.0)
+    make = partial(kernel, target, None, torch.zeros(1, 4, 3, dtype=DTYPE), step_size=0.1)
+    sampler = make(seed=0)
+    warm_up(sampler, 30)
+    torch.save(sampler.state_dict(), tmp_path / "state.pt")
+    expected = torch.stack([sampler.step() for _ in range(5)])
+    resumed = make(seed=1)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(torch.stack([resumed.step() for _ in range(5)]), expected)
+    if kernel is not UnderdampedLangevin:
+        assert torch.equal(resumed.acceptance_rate, sampler.acceptance_rate)
+
+
+def test_a_state_within_an_adaptation_goes_on_with_it() -> None:
+    target = correlated_gaussian(3, 20.0)
+    first, second = (MALA(target, None, torch.zeros(1, 4, 3, dtype=DTYPE), step_size=0.1, seed=0) for _ in range(2))
+    first.adapt_for(20)
+    for _ in range(10):
+        first.step()
+    second.load_state_dict(first.state_dict())
+    for _ in range(15):
+        assert torch.equal(first.step(), second.step())
+    assert torch.equal(first.step_size, second.step_size)
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "dense"])
 @pytest.mark.parametrize("chains", [(), (3,)])
 def test_a_mass_matrix_for_each_datum(kind: str, chains: tuple[int, ...]) -> None:
@@ -361,9 +415,12 @@ def test_distributions_validate_again_after_a_capture(monkeypatch: pytest.Monkey
 def test_a_warm_up_says_what_it_cannot_adapt() -> None:
     langevin: Any = LangevinDynamics(lambda _, z: z.square().sum(1), None, torch.zeros(1, 4, 2), step_size=0.1)
     with pytest.raises(
-        ValueError, match="warm_up: sampler: got a LangevinDynamics, expected one with a Metropolis test"
+        ValueError, match="warm_up: sampler: got a LangevinDynamics, expected one of MALA, HMC, DynamicHMC, Underdamped"
     ):
         warm_up(langevin, 20)
+    underdamped = UnderdampedLangevin(lambda _, z: z.square().sum(1), None, torch.zeros(1, 4, 2), step_size=0.1)
+    with pytest.raises(ValueError, match="mass_matrix: got 'dense' for an UnderdampedLangevin, expected 'diagonal'"):
+        warm_up(underdamped, 20, mass_matrix="dense")
     at_a_point = MALA(lambda _, z: z.sum(1).where((z == 0).all(1), math.inf), None, torch.zeros(1, 4, 2), step_size=0.1)
     with pytest.raises(
         ValueError, match=r"warm_up: sampler: got chains that did not move in \d+ steps, expected other"

@@ -16,16 +16,24 @@ Note [Captured potentials]
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from .potential import Potential, one_value_a_datum
 
+
+#: (a, factor, b) ↦ a + factor · b, in the sense of what it is.
+Add = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+#: Leapfrog steps that are compiled as one function, besides a single one: calling one takes as long as ten small steps.
+BLOCK = 8
 
 
 def log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +65,7 @@ class CapturedPotential:
     def __init__(self, potential: Potential, *, compile: bool = False) -> None:
         self.potential, self.compile = potential, compile
         self._graphs: dict[Any, list[Any]] = {}
+        self._blocks: dict[Any, Any] = {}
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(x, z), (batch,), as the potential itself does."""
@@ -70,25 +79,62 @@ class CapturedPotential:
         """Return ∇_z U(x, z), (batch, d)."""
         return self._graphs_of(x, z)[1](x, z)
 
+    def leapfrogs(
+        self, x: Tensor | None, z: Tensor, v: Tensor, add: Add, drift: Tensor, kick: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return z and v after so many leapfrog steps, z ← add(z, drift, v), v ← add(v, kick, ∇U(z)), by blocks.
+
+        Args:
+            x: (batch, ...), or None.
+            z, v: (batch, d), or (n, chains, d) with n · chains = batch.
+            add: a function of three tensors.
+            drift, kick: its second arguments.
+            number: of steps.
+        """
+        for size in (BLOCK, 1):
+            while number >= size:
+                z, v = self._block_of(size, add, x, z, v, drift, kick)(x, z, v, drift, kick)
+                number -= size
+        return z, v
+
+    def _block_of(self, size: int, add: Add, x: Tensor | None, z: Tensor, *tensors: Tensor) -> Any:
+        """Return the function of x, z, v, drift and kick that makes a block of leapfrog steps."""
+        key = (size, add, z.device, z.dtype, z.shape, tensors[-1].shape, None if x is None else (x.shape, x.dtype))
+        function = self._blocks.get(key)
+        if function is None:
+            gradient = self._modules_of(x, z.view(-1, z.shape[-1]))[1]
+
+            def block(x: Any, z: Tensor, v: Tensor, drift: Tensor, kick: Tensor) -> tuple[Tensor, Tensor]:
+                for _ in range(size):
+                    z = add(z, drift, v)
+                    v = add(v, kick, gradient(x, z.view(-1, z.shape[-1])).view(z.shape))
+                return z, v
+
+            function = self._blocks[key] = torch.compile(make_fx(block)(x, z, *tensors))
+        return function
+
+    def _modules_of(self, x: Tensor | None, z: Tensor) -> tuple[GraphModule, GraphModule]:
+        """Return the graphs of value and gradient, and of the gradient."""
+        both = self._traced(x, z.detach())
+        gradient = GraphModule(both, copy.deepcopy(both.graph))
+        (output,) = gradient.graph.find_nodes(op="output")
+        output.args = (output.args[0][1],)
+        for module in (both, gradient):
+            module.graph.eliminate_dead_code()
+            module.recompile()
+        return both, gradient
+
     def _graphs_of(self, x: Tensor | None, z: Tensor) -> list[Any]:
         """Return the functions of x and z that compute value and gradient, and the gradient."""
         key = (z.shape, z.dtype, z.device) + (() if x is None else (x.shape, x.dtype, x.device))
         graphs = self._graphs.get(key)
         if graphs is None:
-            both = self._traced(x, z.detach())
-            gradient = GraphModule(both, copy.deepcopy(both.graph))
-            (output,) = gradient.graph.find_nodes(op="output")
-            output.args = (output.args[0][1],)
-            for module in (both, gradient):
-                module.graph.eliminate_dead_code()
-                module.recompile()
-            graphs = [torch.compile(module) if self.compile else module.forward for module in (both, gradient)]
+            modules = self._modules_of(x, z)
+            graphs = [torch.compile(module) if self.compile else module.forward for module in modules]
             self._graphs[key] = graphs
         return graphs
 
     def _traced(self, x: Tensor | None, z: Tensor) -> GraphModule:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         def value(x: Tensor | None, z: Tensor) -> Tensor:
             return one_value_a_datum("CapturedPotential", "potential", self.potential(x, z), z)
 

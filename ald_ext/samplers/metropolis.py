@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .captured import CapturedPotential
 from .datapoint import DatapointSampler
 from .dual_averaging import DualAveraging
 from .potential import Potential
@@ -31,6 +32,21 @@ class ChainStates(NamedTuple):
     z: Tensor
     potential: Tensor
     gradient: Tensor
+
+
+class Adding(NamedTuple):
+    """The function (a, v) ↦ add(a, factor, v), such as a + c F v with what c and F are now."""
+
+    add: Callable[[Tensor, Tensor, Tensor], Tensor]
+    factor: Tensor
+
+    def __call__(self, a: Tensor, v: Tensor) -> Tensor:
+        return self.add(a, self.factor, v)
+
+
+def add_product(a: Tensor, factor: Tensor, v: Tensor) -> Tensor:
+    """Return a + v S of rows, (n, chains, d), for matrices (n, d, d)."""
+    return torch.baddbmm(a, v, factor)
 
 
 class MetropolisSampler(DatapointSampler):
@@ -232,6 +248,11 @@ class MetropolisSampler(DatapointSampler):
         kick = self._adding(-step_size, transposed=True) if length > 1 else half_kick
         z, gradient = state.z, state.gradient
         v = half_kick(v, gradient)
+        captured = self.potential if isinstance(self.potential, CapturedPotential) else None
+        if captured and captured.compile and visit is None and drift.add in (torch.addcmul, add_product):
+            z, v = captured.leapfrogs(self._rows_of_x, z, v, drift.add, drift.factor, kick.factor, length - 1)
+            self.num_gradients += length - 1
+            length = 1
         for left in reversed(range(length)):
             z = drift(z, v)
             if left and visit is None:
@@ -250,31 +271,15 @@ class MetropolisSampler(DatapointSampler):
         difference = current.potential - state.potential + kinetic_difference
         return difference if self.temperature == 1 else difference / self.temperature
 
-    def _adding(self, scale: Tensor, *, transposed: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the function (a, v) → a + c F v, or a + c Fᵀ v, for c that broadcasts with z, as one kernel if it can.
-
-        It is for F as it is now, and for many calls.
-        """
+    def _adding(self, scale: Tensor, *, transposed: bool = False) -> Adding:
+        """Return a ↦ a + c F v, or a + c Fᵀ v, for c that broadcasts with z, and for F as it is now."""
         factor = self._mass_factor
         if factor is None or factor.dim() == 1 or factor.shape[-2] == 1:
-            scaled = self._by_mass_factor(scale)
-            return lambda a, v: torch.addcmul(a, scaled, v)
-        if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == len(factor.view(-1, *factor.shape[-2:])):
-            scaled = scale * (factor if transposed else factor.mT)
-            return lambda a, v: torch.baddbmm(a, v, scaled)
-        return lambda a, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed))
-
-    def whitened(self, z: Tensor) -> Tensor:
-        """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""
-        factor = self._mass_factor
-        if factor is None:
-            return z
-        lone = factor.dim() > self._z.dim()
-        if factor.dim() == 1 or factor.shape[-2] == 1:
-            return z / (factor[:, 0] if lone else factor)
-        rows = z[..., None, :] if lone else z
-        solved = torch.linalg.solve_triangular(factor.mT, rows, upper=True, left=False)
-        return solved[..., 0, :] if lone else solved
+            return Adding(torch.addcmul, self._by_mass_factor(scale))
+        num_factors = len(factor) if factor.dim() == 3 else 1
+        if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == num_factors:
+            return Adding(add_product, scale * (factor if transposed else factor.mT))
+        return Adding(lambda a, scale, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed)), scale)
 
     def _tensors(self) -> dict[str, Tensor]:
         adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}

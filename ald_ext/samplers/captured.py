@@ -9,28 +9,24 @@ Note [Captured potentials]
 
     From the list are removed: what only the value needs where the gradient alone is asked for, as in all but the last
     leapfrog step of HMC; views of tensors that the potential refers to, and what is made of autograd's first gradient,
-    a one, which are made when it is traced; powers of one. Of PyTorch's log σ, whose log1p takes four fifths of the
+    a one, which are made when it is traced. Of PyTorch's log σ, whose log1p takes four fifths of the
     time of a logistic regression, the parts of log σ(x) = min(x, 0) + log σ(|x|), and σ(-x), its gradient, are left.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from .leapfrog import Add
 from .potential import Potential, one_value_a_datum
-
-
-#: (a, factor, b) ↦ a + factor · b, in the sense of what it is.
-Add = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: Leapfrog steps that are compiled as one function, besides a single one: calling one takes as long as ten small steps.
 BLOCK = 8
@@ -102,12 +98,14 @@ class CapturedPotential:
         key = (size, add, z.device, z.dtype, z.shape, tensors[-1].shape, None if x is None else (x.shape, x.dtype))
         function = self._blocks.get(key)
         if function is None:
+            from torch.fx.experimental.proxy_tensor import make_fx
+
             gradient = self._modules_of(x, z.view(-1, z.shape[-1]))[1]
 
             def block(x: Any, z: Tensor, v: Tensor, drift: Tensor, kick: Tensor) -> tuple[Tensor, Tensor]:
                 for _ in range(size):
                     z = add(z, drift, v)
-                    v = add(v, kick, gradient(x, z.view(-1, z.shape[-1])).view(z.shape))
+                    v = add(v, kick, gradient(x, z.view(-1, z.shape[-1])).reshape(z.shape))
                 return z, v
 
             function = self._blocks[key] = torch.compile(make_fx(block)(x, z, *tensors))
@@ -135,6 +133,8 @@ class CapturedPotential:
         return graphs
 
     def _traced(self, x: Tensor | None, z: Tensor) -> GraphModule:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         def value(x: Tensor | None, z: Tensor) -> Tensor:
             return one_value_a_datum("CapturedPotential", "potential", self.potential(x, z), z)
 
@@ -156,26 +156,28 @@ class CapturedPotential:
             raise ValueError(f"{argument}: got one that cannot be traced ({reason}), expected {expected}") from error
         finally:
             Distribution.set_default_validate_args(validate)
-        for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.pow.Tensor_Scalar):
-            if node.args[1] == 1:
-                node.replace_all_uses_with(node.args[0])
-        _fold_constants(module, first)
+        fold_constants(module, first)
         return module
 
 
-def _fold_constants(module: GraphModule, first: Tensor) -> None:
-    """Make what is a function of ``first``, or a view of a tensor that the module refers to, an attribute of it."""
+def fold_constants(module: GraphModule, first: Tensor) -> None:
+    """Make what is a function of ``first``, or a view of a tensor that the module refers to, an attribute of it.
+
+    A graph that writes to tensors stays as it is, and what it returns is made anew.
+    """
+    if any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in module.graph.nodes):
+        return
     constants = {id(first)}
     for number, node in enumerate(module.graph.nodes):
         nodes = node.all_input_nodes
-        if node.op != "call_function" or not nodes or any(each.op != "get_attr" for each in nodes):
+        returned = any(user.op == "output" for user in node.users)
+        if node.op != "call_function" or returned or not nodes or any(each.op != "get_attr" for each in nodes):
             continue
         inputs = {each: getattr(module, each.target) for each in nodes}
         args, kwargs = map_arg((node.args, node.kwargs), inputs.__getitem__)
         result = node.target(*args, **kwargs)
         constant = all(id(tensor) in constants for tensor in inputs.values())
-        is_view = isinstance(result, Tensor) and any(same_storage(result, tensor) for tensor in inputs.values())
-        if not (constant or is_view):
+        if not isinstance(result, Tensor) or not (constant or any(map(partial(same_memory, result), inputs.values()))):
             continue
         if constant:
             constants.add(id(result))
@@ -184,5 +186,5 @@ def _fold_constants(module: GraphModule, first: Tensor) -> None:
             node.replace_all_uses_with(module.graph.get_attr(name))
 
 
-def same_storage(first: Tensor, second: Tensor) -> bool:
+def same_memory(first: Tensor, second: Tensor) -> bool:
     return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr() != 0

@@ -186,7 +186,7 @@ class DatapointSampler(ABC):
         if not isinstance(self.potential, CapturedPotential):
             return self._evaluate(z)[1]
         self.num_gradients += 1
-        return self.potential.gradient(self._rows_of_x, z.view(-1, z.shape[-1])).view(z.shape)
+        return self.potential.gradient(self._rows_of_x, z.view(-1, z.shape[-1])).reshape(z.shape)
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""

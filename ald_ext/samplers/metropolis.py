@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from .captured import CapturedPotential
 from .datapoint import DatapointSampler
 from .dual_averaging import DualAveraging
+from .leapfrog import ChainStates, Update, add_product
 from .potential import Potential
 
 #: Numbers of the draws that decide about a proposal and vary HMC's step size, see Note [Noise of datapoint samplers].
@@ -24,29 +25,6 @@ MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
 
 #: What counts as a chain's least acceptance in a harmonic mean.
 LEAST_ACCEPTANCE = 0.1
-
-
-class ChainStates(NamedTuple):
-    """States z (n, [chains,] d) with the potential U (n, [chains]) and its gradient ∇U in the shape of z."""
-
-    z: Tensor
-    potential: Tensor
-    gradient: Tensor
-
-
-class Adding(NamedTuple):
-    """The function (a, v) ↦ add(a, factor, v), such as a + c F v with what c and F are now."""
-
-    add: Callable[[Tensor, Tensor, Tensor], Tensor]
-    factor: Tensor
-
-    def __call__(self, a: Tensor, v: Tensor) -> Tensor:
-        return self.add(a, self.factor, v)
-
-
-def add_product(a: Tensor, factor: Tensor, v: Tensor) -> Tensor:
-    """Return a + v S of rows, (n, chains, d), for matrices (n, d, d)."""
-    return torch.baddbmm(a, v, factor)
 
 
 class MetropolisSampler(DatapointSampler):
@@ -244,8 +222,8 @@ class MetropolisSampler(DatapointSampler):
 
         The half steps of v at the end of a leapfrog step and at the beginning of the next are made as one.
         """
-        drift, half_kick = self._adding(step_size), self._adding(step_size / -2, transposed=True)
-        kick = self._adding(-step_size, transposed=True) if length > 1 else half_kick
+        drift, half_kick = self._update(step_size), self._update(step_size / -2, transposed=True)
+        kick = self._update(-step_size, transposed=True) if length > 1 else half_kick
         z, gradient = state.z, state.gradient
         v = half_kick(v, gradient)
         captured = self.potential if isinstance(self.potential, CapturedPotential) else None
@@ -271,15 +249,29 @@ class MetropolisSampler(DatapointSampler):
         difference = current.potential - state.potential + kinetic_difference
         return difference if self.temperature == 1 else difference / self.temperature
 
-    def _adding(self, scale: Tensor, *, transposed: bool = False) -> Adding:
-        """Return a ↦ a + c F v, or a + c Fᵀ v, for c that broadcasts with z, and for F as it is now."""
+    def _update(self, scale: Tensor, *, transposed: bool = False) -> Update:
+        """Return (a, v) ↦ a + c F v, or a + c Fᵀ v, for c that broadcasts with z, and for F as it is now."""
         factor = self._mass_factor
         if factor is None or factor.dim() == 1 or factor.shape[-2] == 1:
-            return Adding(torch.addcmul, self._by_mass_factor(scale))
+            return Update(torch.addcmul, self._by_mass_factor(scale))
         num_factors = len(factor) if factor.dim() == 3 else 1
         if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == num_factors:
-            return Adding(add_product, scale * (factor if transposed else factor.mT))
-        return Adding(lambda a, scale, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed)), scale)
+            return Update(add_product, scale * (factor if transposed else factor.mT))
+        return Update(
+            lambda a, scale, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed)), scale
+        )
+
+    def whitened(self, z: Tensor) -> Tensor:
+        """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""
+        factor = self._mass_factor
+        if factor is None:
+            return z
+        lone = factor.dim() > self._z.dim()
+        if factor.dim() == 1 or factor.shape[-2] == 1:
+            return z / (factor[:, 0] if lone else factor)
+        rows = z[..., None, :] if lone else z
+        solved = torch.linalg.solve_triangular(factor.mT, rows, upper=True, left=False)
+        return solved[..., 0, :] if lone else solved
 
     def _tensors(self) -> dict[str, Tensor]:
         adaptation = {f"adaptation.{name}": tensor for name, tensor in self._adaptation._asdict().items()}

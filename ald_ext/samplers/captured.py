@@ -139,7 +139,7 @@ class CapturedPotential:
             return one_value_a_datum("CapturedPotential", "potential", self.potential(x, z), z)
 
         def value_and_gradient(x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-            values, pull_back = torch.func.vjp(lambda z: value(x, z), z)
+            values, pull_back = torch.func.vjp(lambda z: value(x, z), z)[:2]
             return values, pull_back(first)[0]
 
         validate, first = Distribution._validate_args, z.new_ones(len(z))

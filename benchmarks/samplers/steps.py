@@ -142,9 +142,9 @@ the same start, step size and number of leapfrog steps, and as it is the same Ma
 in effective samples a second. Times are of CPU, medians over runs that take turns. First steps are what compiling and
 capturing take besides."""
 
-READING = """On a logistic regression of 569 data the products with the data are most of the work of a leapfrog step. On ten
-dimensions without data there is hardly any: what is left is the time to call each kernel from Python, of which a loop that
-is compiled as a whole has none.
+READING = """On a logistic regression of 569 data the products with the data are most of the work of a leapfrog step.
+On ten dimensions without data there is hardly any: what is left is the time to call each kernel from Python, of which a
+loop that is compiled as a whole has none.
 
 ![Microseconds of a step](sampler_steps.png)"""
 

@@ -3,14 +3,15 @@
 Note [Captured potentials]
     Where a gradient takes a tenth of a millisecond, most of its time is Python's, autograd's and vmap's. So value and
     gradient are traced once for each shape, by ``make_fx``, and run as the plain list of kernels that they are; with
-    ``compile=True`` ``torch.compile`` fuses these. What is no tensor is a constant of the graph: numbers, and the way
-    that Python's branches took. Tensors that the potential refers to are referred to, so that they may be changed in
-    place. A potential that looks at its values cannot be traced, which is an error.
+    ``compile=True`` ``torch.compile`` fuses these, and makes blocks of leapfrog steps of HMC one function. What is no
+    tensor is a constant of the graph: numbers, and the way that Python's branches took. Tensors that the potential
+    refers to are referred to, so that they may be changed in place. A potential that looks at its values cannot be
+    traced, which is an error.
 
-    From the list are removed: what only the value needs where the gradient alone is asked for, as in all but the last
-    leapfrog step of HMC; views of tensors that the potential refers to, and what is made of autograd's first gradient,
-    a one, which are made when it is traced. Of PyTorch's log σ, whose log1p takes four fifths of the
-    time of a logistic regression, the parts of log σ(x) = min(x, 0) + log σ(|x|), and σ(-x), its gradient, are left.
+    Where the gradient alone is asked for, as in all but the last leapfrog step of HMC, the list lacks what only the
+    value needs. Views of tensors that the potential refers to, and what follows from autograd's first gradient, a one,
+    are made while it is traced. PyTorch's log σ, whose log1p is most of the time of a logistic regression, becomes
+    log σ(x) = min(x, 0) + log σ(|x|), which is exact to a rounding of 1, with the gradient σ(-x).
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ INTRODUCTION = """# The cost of a step of HMC and MALA
 
 {chains} chains, {leapfrog_steps} leapfrog steps of HMC, no adaptation, float32, one thread of {cpu}. blackjax runs with
 the same start, step size and number of leapfrog steps, and as it is the same Markov chain, speed over blackjax is that
-in effective samples a second. Times are of CPU, medians over runs that take turns. First steps are what compiling and
-capturing take besides."""
+in effective samples a second. Times are of CPU, medians over runs that take turns, as other processes share the cores.
+First steps are what compiling and capturing take besides."""
 
 READING = """On a logistic regression of 569 data the products with the data are most of the work of a leapfrog step.
 On ten dimensions without data there is hardly any: what is left is the time to call each kernel from Python, of which a
@@ -157,7 +157,7 @@ def steps_page(results: dict[str, Any]) -> str:
             row["version"],
             f"{row['microseconds']:,.0f}",
             f"{row['over_blackjax']:.2f}",
-            f"{row['first_seconds']:.1f}",
+            f"{max(row['first_seconds'], 0):.1f}",
         ]
         for row in results["rows"]
     ]
@@ -170,14 +170,14 @@ def steps_page(results: dict[str, Any]) -> str:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     pairs = [(target, name) for target in TARGET_NAMES for name in ("HMC", "MALA")]
-    picture, panels = new_picture(1, len(pairs), (11, 2.8))
+    picture, panels = new_picture(1, len(pairs), (11, 2.8), sharey=True)
     for axes, (target, name) in zip(panels[0], pairs, strict=True):
         rows = [row for row in results["rows"] if (row["target"], row["sampler"]) == (target, name)]
         colors = ["#c03030" if row["version"] == "blackjax" else "#2060b0" for row in rows]
         axes.barh(
             [row["version"] for row in rows][::-1], [row["microseconds"] for row in rows][::-1], color=colors[::-1]
         )
-        axes.set(title=f"{name}: {target}", xlabel="µs a step")
+        axes.set(title=f"{name},\n{target}", xlabel="µs a step")
     save_picture(picture, path)
 
 

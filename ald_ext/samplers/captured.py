@@ -3,20 +3,46 @@
 Note [Captured potentials]
     Where a gradient takes a tenth of a millisecond, most of its time is Python's, autograd's and vmap's. So value and
     gradient are traced once for each shape, by ``make_fx``, and run as the plain list of kernels that they are; with
-    ``compile=True`` ``torch.compile`` fuses these. What is no tensor is a constant of the graph: numbers, and the way
-    that Python's branches took. Tensors that the potential refers to are referred to, so that they may be changed in
-    place. A potential that looks at its values cannot be traced, which is an error.
+    ``compile=True`` ``torch.compile`` fuses these, and makes blocks of leapfrog steps of HMC one function. What is no
+    tensor is a constant of the graph: numbers, and the way that Python's branches took. Tensors that the potential
+    refers to are referred to, so that they may be changed in place. A potential that looks at its values cannot be
+    traced, which is an error.
+
+    Where the gradient alone is asked for, as in all but the last leapfrog step of HMC, the list lacks what only the
+    value needs. Views of tensors that the potential refers to, and what follows from autograd's first gradient, a one,
+    are made while it is traced. PyTorch's log σ, whose log1p is most of the time of a logistic regression, becomes
+    log σ(x) = min(x, 0) + log σ(|x|), which is exact to a rounding of 1, with the gradient σ(-x).
 """
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.fx import GraphModule
+from torch.fx.node import map_arg
 
-from .potential import Potential, ValueAndGradient, one_value_a_datum
+from .leapfrog import Add
+from .potential import Potential, one_value_a_datum
+
+#: Leapfrog steps that are compiled as one function, besides a single one: calling one takes as long as ten small steps.
+BLOCK = 8
+
+
+def log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log σ(x), to a rounding of 1, and no buffer."""
+    return x.clamp_max(0) + x.abs().sigmoid().log(), x.new_empty(0)
+
+
+#: The kernels of log σ and its gradient by others.
+LOG_SIGMOID: dict[Any, Any] = {
+    torch.ops.aten.log_sigmoid_forward.default: log_sigmoid,
+    torch.ops.aten.log_sigmoid_backward.default: lambda gradient, x, _buffer: gradient * (-x).sigmoid(),
+}
 
 
 class CapturedPotential:
@@ -35,7 +61,8 @@ class CapturedPotential:
 
     def __init__(self, potential: Potential, *, compile: bool = False) -> None:
         self.potential, self.compile = potential, compile
-        self._graphs: dict[Any, ValueAndGradient] = {}
+        self._graphs: dict[Any, list[Any]] = {}
+        self._blocks: dict[Any, Any] = {}
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(x, z), (batch,), as the potential itself does."""
@@ -43,28 +70,84 @@ class CapturedPotential:
 
     def value_and_gradient(self, x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return U(x, z), (batch,), and ∇_z U(x, z), (batch, d)."""
-        key = (z.shape, z.dtype, z.device) + (() if x is None else (x.shape, x.dtype, x.device))
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = self._traced(x, z.detach())
-        return graph(x, z)
+        return self._graphs_of(x, z)[0](x, z)
 
-    def _traced(self, x: Tensor | None, z: Tensor) -> ValueAndGradient:
+    def gradient(self, x: Tensor | None, z: Tensor) -> Tensor:
+        """Return ∇_z U(x, z), (batch, d)."""
+        return self._graphs_of(x, z)[1](x, z)
+
+    def leapfrogs(
+        self, x: Tensor | None, z: Tensor, v: Tensor, add: Add, drift: Tensor, kick: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return z and v after so many leapfrog steps, z ← add(z, drift, v), v ← add(v, kick, ∇U(z)), by blocks.
+
+        Args:
+            x: (batch, ...), or None.
+            z, v: (batch, d), or (n, chains, d) with n · chains = batch.
+            add: a function of three tensors.
+            drift, kick: its second arguments.
+            number: of steps.
+        """
+        for size in (BLOCK, 1):
+            while number >= size:
+                z, v = self._block_of(size, add, x, z, v, drift, kick)(x, z, v, drift, kick)
+                number -= size
+        return z, v
+
+    def _block_of(self, size: int, add: Add, x: Tensor | None, z: Tensor, *tensors: Tensor) -> Any:
+        """Return the function of x, z, v, drift and kick that makes a block of leapfrog steps."""
+        key = (size, add, z.device, z.dtype, z.shape, tensors[-1].shape, None if x is None else (x.shape, x.dtype))
+        function = self._blocks.get(key)
+        if function is None:
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            gradient = self._modules_of(x, z.view(-1, z.shape[-1]))[1]
+
+            def block(x: Any, z: Tensor, v: Tensor, drift: Tensor, kick: Tensor) -> tuple[Tensor, Tensor]:
+                for _ in range(size):
+                    z = add(z, drift, v)
+                    v = add(v, kick, gradient(x, z.view(-1, z.shape[-1])).reshape(z.shape))
+                return z, v
+
+            function = self._blocks[key] = torch.compile(make_fx(block)(x, z, *tensors))
+        return function
+
+    def _modules_of(self, x: Tensor | None, z: Tensor) -> tuple[GraphModule, GraphModule]:
+        """Return the graphs of value and gradient, and of the gradient."""
+        both = self._traced(x, z.detach())
+        gradient = GraphModule(both, copy.deepcopy(both.graph))
+        (output,) = gradient.graph.find_nodes(op="output")
+        output.args = (output.args[0][1],)
+        for module in (both, gradient):
+            module.graph.eliminate_dead_code()
+            module.recompile()
+        return both, gradient
+
+    def _graphs_of(self, x: Tensor | None, z: Tensor) -> list[Any]:
+        """Return the functions of x and z that compute value and gradient, and the gradient."""
+        key = (z.shape, z.dtype, z.device) + (() if x is None else (x.shape, x.dtype, x.device))
+        graphs = self._graphs.get(key)
+        if graphs is None:
+            modules = self._modules_of(x, z)
+            graphs = [torch.compile(module) if self.compile else module.forward for module in modules]
+            self._graphs[key] = graphs
+        return graphs
+
+    def _traced(self, x: Tensor | None, z: Tensor) -> GraphModule:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        def total(x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-            value = one_value_a_datum("CapturedPotential", "potential", self.potential(x, z), z)
-            return value.sum(), value
+        def value(x: Tensor | None, z: Tensor) -> Tensor:
+            return one_value_a_datum("CapturedPotential", "potential", self.potential(x, z), z)
 
         def value_and_gradient(x: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-            gradient, value = torch.func.grad(total, argnums=1, has_aux=True)(x, z)
-            return value, gradient
+            values, pull_back = torch.func.vjp(lambda z: value(x, z), z)[:2]
+            return values, pull_back(first)[0]
 
-        validate = Distribution._validate_args
+        validate, first = Distribution._validate_args, z.new_ones(len(z))
         Distribution.set_default_validate_args(False)
         try:
-            total(x, z)  # errors of the potential itself come as they are
-            graph = make_fx(value_and_gradient)(x, z)
+            value(x, z)  # errors of the potential itself come as they are
+            module = make_fx(value_and_gradient, decomposition_table=LOG_SIGMOID)(x, z)
         except RuntimeError as error:
             if "trac" not in str(error):
                 raise
@@ -74,6 +157,35 @@ class CapturedPotential:
             raise ValueError(f"{argument}: got one that cannot be traced ({reason}), expected {expected}") from error
         finally:
             Distribution.set_default_validate_args(validate)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        return torch.compile(graph) if self.compile else graph.forward
+        fold_constants(module, first)
+        return module
+
+
+def fold_constants(module: GraphModule, first: Tensor) -> None:
+    """Make what is a function of ``first``, or a view of a tensor that the module refers to, an attribute of it.
+
+    A graph that writes to tensors stays as it is, and what it returns is made anew.
+    """
+    if any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in module.graph.nodes):
+        return
+    constants = {id(first)}
+    for number, node in enumerate(module.graph.nodes):
+        nodes = node.all_input_nodes
+        returned = any(user.op == "output" for user in node.users)
+        if node.op != "call_function" or returned or not nodes or any(each.op != "get_attr" for each in nodes):
+            continue
+        inputs = {each: getattr(module, each.target) for each in nodes}
+        args, kwargs = map_arg((node.args, node.kwargs), inputs.__getitem__)
+        result = node.target(*args, **kwargs)
+        constant = all(id(tensor) in constants for tensor in inputs.values())
+        if not isinstance(result, Tensor) or not (constant or any(map(partial(same_memory, result), inputs.values()))):
+            continue
+        if constant:
+            constants.add(id(result))
+        module.register_buffer(name := f"_folded{number}", result)
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(name))
+
+
+def same_memory(first: Tensor, second: Tensor) -> bool:
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr() != 0

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..settings import require
+from .captured import CapturedPotential
 from .potential import Potential, potential_and_gradient
 from .transforms import TransformedPotential
 
@@ -189,6 +190,13 @@ class DatapointSampler(ABC):
         value, gradient = potential_and_gradient(self.potential, self._rows_of_x, rows, rejects=self.rejects)
         self.num_gradients += 1
         return value.view(z.shape[:-1]), gradient.reshape(z.shape).contiguous()
+
+    def _gradient_at(self, z: Tensor) -> Tensor:
+        """Return ∇U in the shape of z, without U if the potential is captured."""
+        if not isinstance(self.potential, CapturedPotential):
+            return self._evaluate(z)[1]
+        self.num_gradients += 1
+        return self.potential.gradient(self._rows_of_x, z.view(-1, z.shape[-1])).reshape(z.shape)
 
     def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
         """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""

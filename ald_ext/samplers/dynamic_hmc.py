@@ -18,7 +18,7 @@ Note [Trajectory length]
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,10 +85,19 @@ class DynamicHMC(HMC):
         return min(math.ceil(2 * van_der_corput(step) * mean), self.num_leapfrog_steps)
 
     def _trajectory(
-        self, state: ChainStates, v: Tensor, step_size: Tensor, length: int
-    ) -> Iterator[tuple[ChainStates, Tensor]]:
-        trajectory = super()._trajectory(state, v, step_size, length)
-        return trajectory if self.record is None else self.record.taking(self, state, v, trajectory)
+        self,
+        state: ChainStates,
+        v: Tensor,
+        step_size: Tensor,
+        length: int,
+        visit: Callable[[ChainStates, Tensor], None] | None = None,
+    ) -> tuple[ChainStates, Tensor]:
+        if self.record is None:
+            return super()._trajectory(state, v, step_size, length, visit)
+        visited: list[tuple[ChainStates, Tensor]] = []
+        end = super()._trajectory(state, v, step_size, length, lambda *place: visited.append(place))
+        self.record.take(self, state, v, visited)
+        return end
 
 
 class TrajectoryRecord:
@@ -103,15 +112,12 @@ class TrajectoryRecord:
         self._sums: Tensor | float = 0.0  # (NUM_BINS, 2 + 2d), of 1, t and E[α (f(t) - f(0))²] of a trajectory
         self._moments: list[Tensor] = []  # (2, 2d) of each trajectory, the means of f(0) and its square
 
-    def taking(
-        self, sampler: DynamicHMC, start: ChainStates, v: Tensor, trajectory: Iterator[tuple[ChainStates, Tensor]]
-    ) -> Iterator[tuple[ChainStates, Tensor]]:
-        """Yield what a trajectory yields, and take it in at its end."""
-        positions, log_ratios = [start.z], []
-        for state, momenta in trajectory:
-            positions.append(state.z)
-            log_ratios.append(sampler._log_ratio(start, v, state, momenta))
-            yield state, momenta
+    def take(
+        self, sampler: DynamicHMC, start: ChainStates, v: Tensor, visited: list[tuple[ChainStates, Tensor]]
+    ) -> None:
+        """Take in the states and v that the trajectory from ``start`` and v visited."""
+        positions = [start.z, *(state.z for state, _ in visited)]
+        log_ratios = [sampler._log_ratio(start, v, *place) for place in visited]
         y = sampler.whitened(torch.stack(positions) - self.center)
         f = torch.cat([y, y.abs()], -1).double()
         first = f[0].flatten(0, -2)

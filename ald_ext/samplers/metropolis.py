@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .captured import CapturedPotential
 from .datapoint import DatapointSampler
 from .dual_averaging import DualAveraging
+from .leapfrog import ChainStates, Update, add_product
 from .potential import Potential
 
 #: Numbers of the draws that decide about a proposal and vary HMC's step size, see Note [Noise of datapoint samplers].
@@ -23,14 +25,6 @@ MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
 
 #: What counts as a chain's least acceptance in a harmonic mean.
 LEAST_ACCEPTANCE = 0.1
-
-
-class ChainStates(NamedTuple):
-    """States z (n, [chains,] d) with the potential U (n, [chains]) and its gradient ∇U in the shape of z."""
-
-    z: Tensor
-    potential: Tensor
-    gradient: Tensor
 
 
 class MetropolisSampler(DatapointSampler):
@@ -164,8 +158,12 @@ class MetropolisSampler(DatapointSampler):
         current = ChainStates(self._z, self._potential, self._gradient)
         proposal, log_ratio = self._propose(current, step)
         log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
-        finite = (log_ratio + proposal.z.sum(-1)).isfinite()  # both of them, by one test
-        log_ratio = torch.where(finite, log_ratio, -math.inf)
+        log_ratio = torch.add(log_ratio, proposal.z.sum(-1), alpha=0)  # NaN where the state is not finite
+        if not (log_ratio.abs() <= MAX_ENERGY_ERROR).all():  # rare
+            log_ratio = torch.where(log_ratio.isfinite(), log_ratio, -math.inf)
+            diverged = log_ratio < -MAX_ENERGY_ERROR
+            unbounded = (proposal.potential == math.inf) & (proposal.gradient == 0).all(-1)
+            self._divergences = self._divergences + (diverged & ~(unbounded & proposal.z.isfinite().all(-1)))
         accepted = log_uniform < log_ratio
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
@@ -176,10 +174,6 @@ class MetropolisSampler(DatapointSampler):
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
-        diverged = log_ratio < -MAX_ENERGY_ERROR
-        if (unbounded := proposal.potential == math.inf).any():
-            diverged = diverged & ~(unbounded & (proposal.gradient == 0).all(-1) & proposal.z.isfinite().all(-1))
-        self._divergences = self._divergences + diverged
         self._potential = torch.where(accepted, proposal.potential, current.potential)
         accepted = accepted[..., None]
         self._gradient = torch.where(accepted, proposal.gradient, current.gradient)
@@ -207,6 +201,66 @@ class MetropolisSampler(DatapointSampler):
             return v * (factor[:, 0] if factor.dim() > v.dim() else factor)
         factor = factor if transposed else factor.mT
         return (v[:, None] @ factor)[:, 0] if factor.dim() > v.dim() else v @ factor
+
+    def _hamiltonian(
+        self, current: ChainStates, step: int, step_size: Tensor, length: int
+    ) -> tuple[ChainStates, Tensor]:
+        """Return the end of a trajectory from fresh momenta, and log r."""
+        initial = self._normal(self._z.shape, step, draw=0)
+        initial = initial if self.temperature == 1 else self.temperature**0.5 * initial
+        state, v = self._trajectory(current, initial, step_size, length)
+        return state, self._log_ratio(current, initial, state, v)
+
+    def _trajectory(
+        self,
+        state: ChainStates,
+        v: Tensor,
+        step_size: Tensor,
+        length: int,
+        visit: Callable[[ChainStates, Tensor], None] | None = None,
+    ) -> tuple[ChainStates, Tensor]:
+        """Return the state and v at the end of ``length`` leapfrog steps, and show both after each to ``visit``.
+
+        The half steps of v at the end of a leapfrog step and at the beginning of the next are made as one.
+        """
+        drift, half_kick = self._update(step_size), self._update(step_size / -2, transposed=True)
+        kick = self._update(-step_size, transposed=True) if length > 1 else half_kick
+        z, gradient = state.z, state.gradient
+        v = half_kick(v, gradient)
+        captured = self.potential if isinstance(self.potential, CapturedPotential) else None
+        if captured and captured.compile and visit is None and drift.add in (torch.addcmul, add_product):
+            z, v = captured.leapfrogs(self._rows_of_x, z, v, drift.add, drift.factor, kick.factor, length - 1)
+            self.num_gradients += length - 1
+            length = 1
+        for left in reversed(range(length)):
+            z = drift(z, v)
+            if left and visit is None:
+                v = kick(v, gradient := self._gradient_at(z))
+                continue
+            state = ChainStates(z, *self._evaluate(z))
+            end, gradient = half_kick(v, state.gradient), state.gradient
+            if visit is not None:
+                visit(state, end)
+            v = kick(v, gradient) if left else end
+        return state, v
+
+    def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
+        """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
+        kinetic_difference = ((initial - v) * (initial + v)).sum(-1) / 2
+        difference = current.potential - state.potential + kinetic_difference
+        return difference if self.temperature == 1 else difference / self.temperature
+
+    def _update(self, scale: Tensor, *, transposed: bool = False) -> Update:
+        """Return (a, v) ↦ a + c F v, or a + c Fᵀ v, for c that broadcasts with z, and for F as it is now."""
+        factor = self._mass_factor
+        if factor is None or factor.dim() == 1 or factor.shape[-2] == 1:
+            return Update(torch.addcmul, self._by_mass_factor(scale))
+        num_factors = len(factor) if factor.dim() == 3 else 1
+        if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == num_factors:
+            return Update(add_product, scale * (factor if transposed else factor.mT))
+        return Update(
+            lambda a, scale, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed)), scale
+        )
 
     def whitened(self, z: Tensor) -> Tensor:
         """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""
@@ -261,9 +315,9 @@ class MALA(MetropolisSampler):
         z' = z - h M ∇U(z) + √(2hT) F ξ,      M = F Fᵀ,      ξ ~ N(0, I)
         log r = (U(z) - U(z'))/T + aᵀξ - ‖a‖²/2,      a = √(h/2T) Fᵀ (∇U(z) + ∇U(z'))
 
-    log r is the log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z), without differences of large numbers. A step
-    takes one gradient. With M = I the proposal is a step of :class:`LangevinDynamics`; it is also one leapfrog step, of
-    size √(2h), of :class:`HMC`. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
+    log r is the log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z). A step takes one gradient. With M = I the
+    proposal is a step of :class:`LangevinDynamics`; it is one leapfrog step, of size √(2h), of :class:`HMC`, and so it
+    is computed. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
 
     Args:
         potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
@@ -275,15 +329,8 @@ class MALA(MetropolisSampler):
     largest_step_size: ClassVar = MAX_SCALE**2 / 2
 
     def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
-        h, temperature = self._step_size_of_chains(), self.temperature
-        noise = self._normal(self._z.shape, step, draw=0)
-        whitened = -h * self._by_mass_factor(current.gradient, transposed=True) + (2 * h * temperature).sqrt() * noise
-        z = current.z + self._by_mass_factor(whitened)
-        proposal = ChainStates(z, *self._evaluate(z))
-        both = self._by_mass_factor(current.gradient + proposal.gradient, transposed=True)
-        a = (h / (2 * temperature)).sqrt() * both
-        correction = (a * (noise - a / 2)).sum(-1)
-        return proposal, (current.potential - proposal.potential) / temperature + correction
+        step_size = (2 * self._step_size_of_chains()).sqrt()
+        return self._hamiltonian(current, step, step_size, 1)
 
 
 class HMC(MetropolisSampler):
@@ -347,30 +394,8 @@ class HMC(MetropolisSampler):
         if self.jitter > 0:
             uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
             step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
-        initial = self.temperature**0.5 * self._normal(self._z.shape, step, draw=0)
-        trajectory = self._trajectory(current, initial, step_size, self._length(step))
-        for state, v in trajectory:  # noqa: B007
-            pass
-        return state, self._log_ratio(current, initial, state, v)
+        return self._hamiltonian(current, step, step_size, self._length(step))
 
     def _length(self, step: int) -> int:
         """Return L of step number ``step``."""
         return self.num_leapfrog_steps
-
-    def _trajectory(
-        self, state: ChainStates, v: Tensor, step_size: Tensor, length: int
-    ) -> Iterator[tuple[ChainStates, Tensor]]:
-        """Yield the states of a trajectory and their v, after each of ``length`` leapfrog steps."""
-        half, force = step_size / 2, self._by_mass_factor(state.gradient, transposed=True)
-        for _ in range(length):
-            v = torch.addcmul(v, half, force, value=-1)
-            z = torch.addcmul(state.z, step_size, self._by_mass_factor(v))
-            state = ChainStates(z, *self._evaluate(z))
-            force = self._by_mass_factor(state.gradient, transposed=True)
-            v = torch.addcmul(v, half, force, value=-1)
-            yield state, v
-
-    def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
-        """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
-        kinetic_difference = (initial.square() - v.square()).sum(-1) / 2
-        return (current.potential - state.potential + kinetic_difference) / self.temperature

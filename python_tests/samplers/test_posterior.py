@@ -28,8 +28,10 @@ from ald_ext.samplers import (
     sample,
     warm_up,
 )
+from ald_ext.samplers import captured as captured_module
 from ald_ext.samplers.adaptation import ENERGY_VARIANCE, PooledCovariance, windows
 from ald_ext.samplers.dynamic_hmc import van_der_corput
+from ald_ext.samplers.potential import potential_and_gradient
 
 pytest.importorskip("arviz_stats")
 
@@ -389,6 +391,52 @@ def test_a_captured_potential_follows_its_tensors() -> None:
     value, gradient = captured.value_and_gradient(None, z)
     assert value.tolist() == [6, 6]
     assert torch.equal(gradient, 4 * z)
+
+
+INDEX = torch.tensor([2, 0, 2])
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [
+        lambda _, z: -torch.nn.functional.logsigmoid(100 * z).sum(1) + z.square().sum(1) / 2,
+        lambda _, z: z[:, INDEX].sum(1),  # whose gradient is a constant that autograd writes to
+        lambda _, z: z.sum(1),
+        lambda _, z: z[:, :2].cumsum(1).exp().sum(1) + (z @ torch.ones(3, 3, dtype=DTYPE).T).prod(1),
+    ],
+    ids=["log sigmoid", "index", "constant gradient", "slice"],
+)
+def test_a_captured_gradient_is_that_of_autograd(potential: Any) -> None:
+    captured = CapturedPotential(potential)
+    for seed in range(3):
+        z = torch.randn(4, 3, dtype=DTYPE, generator=torch.Generator().manual_seed(seed))
+        expected = potential_and_gradient(potential, None, z)
+        for found, exact in zip(captured.value_and_gradient(None, z), expected, strict=True):
+            torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(captured.gradient(None, z), expected[1])
+
+
+def test_a_captured_log_sigmoid_at_its_limits() -> None:
+    captured = CapturedPotential(lambda _, z: torch.nn.functional.logsigmoid(z).sum(1))
+    z = torch.tensor([[-1e4], [-90.0], [-1.0], [0.0], [1.0], [1e4]])
+    value, gradient = captured.value_and_gradient(None, z)
+    torch.testing.assert_close(value.double(), torch.nn.functional.logsigmoid(z.double())[:, 0], rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(gradient.double(), torch.sigmoid(-z.double()), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("mass", "chains"), [(None, 2), ("diagonal", None), ("dense", 2)])
+def test_blocks_of_leapfrog_steps(monkeypatch: pytest.MonkeyPatch, mass: str | None, chains: int | None) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph: graph)  # what it makes faster
+    monkeypatch.setattr(captured_module, "BLOCK", 2)
+    target = LinearGaussianPotential(torch.zeros(2), torch.eye(2), torch.eye(2))
+    x, matrix = torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 0.3], [0.3, 0.5]])
+    matrices = {"diagonal": matrix.diagonal(), "dense": matrix}
+    options: dict[str, Any] = {"step_size": 0.1, "num_leapfrog_steps": 4, "seed": 0}
+    options["inverse_mass_matrix"] = matrices.get(mass or "")
+    z = torch.zeros(1, 2) if chains is None else torch.zeros(1, chains, 2)
+    expected, blocks = HMC(target, x, z, **options), HMC(CapturedPotential(target, compile=True), x, z, **options)
+    torch.testing.assert_close(collect(blocks, 5), collect(expected, 5))
+    assert blocks.num_gradients == expected.num_gradients
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class BatchStream(Iterator[Any]):
             except StopIteration:
                 self._iterator = None
                 expected = "minibatches each time it is iterated over"
-                require(self._count, "ald_ext.bayes.collect_parameters: loader", "no minibatches", expected)
+                require(self._count, "ald_ext.bayes: loader", "no minibatches", expected)
                 continue
             self._count += 1
             return tree_map(lambda leaf: leaf.to(self.device) if isinstance(leaf, Tensor) else leaf, batch)

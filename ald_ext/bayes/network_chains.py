@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
 from ..optim.seeds import chain_seed
-from ..settings import require, shortened
+from ..settings import shortened
 
 #: Where vmap is faster on the CPU: chains at least, and parameters of each at most.
 MANY_CHAINS, SMALL_NETWORK = 8, 10_000
@@ -34,12 +34,14 @@ MakeOptimizer = Callable[[nn.Module, int], Optimizer]
 
 def batch_loss(module: Callable[..., Any], loss: Loss, batch: Sequence[Any]) -> Tensor:
     """Return the loss of a minibatch (inputs …, targets). ValueError unless it is one number."""
-    fits = isinstance(batch, (list, tuple)) and len(batch) > 1
-    require(fits, "ald_ext.bayes: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        expected = "a tuple (inputs …, targets), which collate_fn of a DataLoader can make"
+        raise ValueError(f"ald_ext.bayes: loader: minibatch: got {shortened(batch)}, expected {expected}")
     *inputs, targets = batch
     value = loss(module(*inputs), targets)
-    fits = isinstance(value, Tensor) and value.dim() == 0
-    require(fits, "ald_ext.bayes: loss", shortened(value), "one number, the mean over the minibatch")
+    if not isinstance(value, Tensor) or value.dim() > 0:
+        expected = "one number, the mean over the minibatch"
+        raise ValueError(f"ald_ext.bayes: loss: got {shortened(value)}, expected {expected}")
     return value
 
 

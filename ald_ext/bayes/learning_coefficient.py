@@ -31,7 +31,7 @@ from ..progress import progress_bar
 from ..samplers.diagnostics import arviz_functions, monte_carlo_standard_error, r_hat
 from ..settings import require, shortened
 from .batches import BatchStream
-from .network_chains import Loss, batch_loss
+from .network_chains import Loss, backward, batch_loss, trainable
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
 
@@ -168,8 +168,7 @@ def local_learning_coefficient(
         ImportError: arviz-stats is missing.
     """
     arviz_functions(OWNER)
-    require(isinstance(module, nn.Module), f"{OWNER}: module", shortened(module), "a torch.nn.Module")
-    require(isinstance(loader, Iterable), f"{OWNER}: loader", shortened(loader), "minibatches")
+    trainable(module, OWNER)
     is_ours = isinstance(optimizer_class, type) and issubclass(optimizer_class, LangevinOptimizer)
     require(is_ours, f"{OWNER}: optimizer_class", optimizer_class, "a Langevin optimizer of ald_ext")
     if num_data is None:
@@ -199,8 +198,7 @@ def local_learning_coefficient(
             results = []
             for chain in range(chains):
                 walker = copy.deepcopy(module)
-                params = [param for param in walker.parameters() if param.requires_grad]
-                require(params, f"{OWNER}: module", "no parameter that requires a gradient", "at least one")
+                params = trainable(walker, OWNER)
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
                 seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
                 batches = BatchStream(loader, params[0].device)
@@ -242,7 +240,7 @@ def run_chain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return minibatch losses, those at θ*, and squared distances before each step, on the CPU; NaN once diverged."""
     params = optimizer.param_groups[0]["params"]
-    starts = [param.detach() for param in module.parameters() if param.requires_grad]
+    starts = [param.detach() for param in trainable(module, OWNER)]
     differences = [torch.empty_like(start) for start in starts]  # new ones would be new pages in each step
     trace = []
     for step in range(steps):
@@ -251,7 +249,7 @@ def run_chain(
         batch = next(batches)
         walker.zero_grad()
         value = batch_loss(walker, loss, batch)
-        value.backward()  # type: ignore[no-untyped-call]
+        backward(value)
         with torch.no_grad():
             torch._foreach_copy_(differences, params)
             torch._foreach_sub_(differences, starts)

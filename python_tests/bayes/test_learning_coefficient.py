@@ -280,7 +280,10 @@ def test_chains_are_a_function_of_the_seed() -> None:
         ({"lr": 0.0}, "lr: got 0.0, expected a finite number > 0"),
         ({"localization": 0.0}, "localization: got 0.0, expected a finite number > 0"),
         ({"temperature": math.inf}, "temperature: got inf, expected a finite number > 0"),
-        ({"weight_decay": 0.1}, "weight_decay: got 0.1, expected none: localization is the prior; what else belongs to"),
+        (
+            {"weight_decay": 0.1},
+            "weight_decay: got 0.1, expected none: localization is the prior; what else belongs to",
+        ),
         ({"anchors": [torch.ones(1)]}, r"anchors: got \[float32 .*, expected none: chains are pulled to the module's"),
         ({"maximize": True}, "maximize: got True, expected none: the loss is low where the module is likely"),
         ({"chain": 3}, "chain: got 3, expected none: chains are numbered from 0"),

@@ -187,8 +187,9 @@ def local_learning_coefficient(
         fits = isinstance(number, Real) and 0 < number < math.inf
         require(fits, f"{OWNER}: {name}", shortened(number), "a finite number > 0")
     for name, why in TAKEN.items():
-        is_set = isinstance(options.get(name), Iterable) or bool(options.get(name))
-        require(not is_set, f"{OWNER}: {name}", shortened(options.get(name)), f"none: {why}")
+        value = options.pop(name, None)
+        is_set = isinstance(value, Iterable) or bool(value)
+        require(not is_set, f"{OWNER}: {name}", shortened(value), f"none: {why}")
     num_data, temperature, localization = float(num_data), float(temperature), float(localization)
     options |= {"num_data": num_data, "temperature": temperature, "localization": localization * temperature}
     training = {part: part.training for part in module.modules()}

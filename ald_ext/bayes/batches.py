@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..settings import require
+from ..settings import require, shortened
 
 
 def generator_states(loader: Any) -> dict[str, Any]:
@@ -44,6 +44,7 @@ class BatchStream(Iterator[Any]):
     """
 
     def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
+        require(isinstance(loader, Iterable), "ald_ext.bayes: loader", shortened(loader), "minibatches")
         self.loader, self.device = loader, device
         self._iterator: Iterator[Any] | None = None
         self._start: dict[str, Any] = {}
@@ -59,7 +60,7 @@ class BatchStream(Iterator[Any]):
             except StopIteration:
                 self._iterator = None
                 expected = "minibatches each time it is iterated over"
-                require(self._count, "ald_ext.bayes.collect_parameters: loader", "no minibatches", expected)
+                require(self._count, "ald_ext.bayes: loader", "no minibatches", expected)
                 continue
             self._count += 1
             return tree_map(lambda leaf: leaf.to(self.device) if isinstance(leaf, Tensor) else leaf, batch)

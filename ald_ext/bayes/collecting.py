@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..files import FolderLock, write_json
 from ..optim.seeds import chain_seed
@@ -30,7 +31,7 @@ from ..settings import from_dict, require, shortened
 from ..tensor_files import read_tensors, write_tensors
 from .batches import BatchStream
 from .loss_checks import check_scale, parameter_temperature
-from .network_chains import Loss, MakeOptimizer, NetworkChains, separate_modules
+from .network_chains import Loss, MakeOptimizer, NetworkChains, separate_modules, trainable
 from .parameter_samples import TRACE_FILE, PosteriorSamples, named_tensors
 from .sample_files import check_fits
 
@@ -115,15 +116,17 @@ def collect_parameters(
         past the burn-in ("sampling").
 
     Raises:
-        ValueError: a bad number; a loader without minibatches; an optimizer or scheduler that is no function, for
-            several chains; an optimizer of another module, or chains with the same noise; a chain that has diverged; a
-            file that is damaged or of a run with other settings, also of the optimizer, or of another module.
+        ValueError: a bad number; a loader without minibatches, or with others than tuples; an optimizer or scheduler
+            that is no function, for several chains; an optimizer of another module, or chains with the same noise; an
+            optimizer that needs a closure, or a scheduler that needs a metric; a chain that has diverged; a file that
+            is damaged or of a run with other settings, also of the optimizer, or of another module.
         BlockingIOError: another process is adding to the same chains of the folder.
         ImportError: ``progress`` without tqdm.
         OSError: a file cannot be written.
     """
     for name, number, least in (("burn_in", burn_in, 0), ("num_samples", num_samples, 1), ("thinning", thinning, 1)):
         require(isinstance(number, int) and number >= least, f"{OWNER}: {name}", number, f"an integer >= {least}")
+    trainable(module, OWNER)
     samples = PosteriorSamples() if samples is None else samples
     fits = isinstance(samples, PosteriorSamples)
     require(fits, f"{OWNER}: samples", shortened(samples), "PosteriorSamples, such as PosteriorSamples(folder)")
@@ -131,11 +134,11 @@ def collect_parameters(
     num_chains = chains if chains is not None else dist.get_world_size() if in_group else 1
     require(isinstance(num_chains, int) and num_chains >= 1, f"{OWNER}: chains", shortened(chains), "an integer > 0")
     own = chains_of_rank(num_chains)
-    makes_optimizer = callable(optimizer) and not isinstance(optimizer, Optimizer)
+    makes_optimizer = callable(optimizer) and not isinstance(optimizer, (Optimizer, type))
     if num_chains > 1:
         expected = "a function (module, chain) -> optimizer, for several chains"
         require(makes_optimizer, f"{OWNER}: optimizer", type(optimizer).__name__, expected)
-        is_function = scheduler is None or not hasattr(scheduler, "step")
+        is_function = not hasattr(scheduler, "step") or isinstance(scheduler, type)
         expected = "a function optimizer -> scheduler, for several chains"
         require(is_function, f"{OWNER}: scheduler", type(scheduler).__name__, expected)
     modules = [module] if num_chains == 1 else separate_modules(module, own, initialize)
@@ -144,7 +147,7 @@ def collect_parameters(
     if makes_optimizer:
         optimizers = [optimizer(member, chain) for member, chain in zip(modules, own, strict=True)]  # type: ignore[operator]
     check_optimizers(optimizers, modules, own, num_chains if in_group else 1)
-    schedulers = [scheduler if hasattr(scheduler, "step") else scheduler and scheduler(each) for each in optimizers]
+    schedulers = [scheduler_of(each, scheduler) for each in optimizers]
     device = next(module.parameters()).device
     if in_group and num_chains > 1:
         dist.barrier()  # no process writes before all have opened a folder that they have in common
@@ -306,12 +309,9 @@ def check_optimizers(optimizers: list[Any], modules: list[nn.Module], chains: ra
     """Raise a ValueError for optimizers of other modules' parameters, or for chains of equal noise."""
     argument, noises = f"{OWNER}: optimizer", dict[Any, int]()
     for optimizer, module, chain in zip(optimizers, modules, chains, strict=True):
-        require(
-            hasattr(optimizer, "param_groups"),
-            argument,
-            shortened(optimizer),
-            "an optimizer, or a function (module, chain) -> optimizer",
-        )
+        fits = hasattr(optimizer, "param_groups") and not isinstance(optimizer, torch.optim.LBFGS)
+        expected = "an optimizer whose step needs no closure, or a function (module, chain) -> optimizer"
+        require(fits, argument, shortened(optimizer), expected)
         own = {id(parameter) for parameter in module.parameters()}
         fits = any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
         expected = "those of the module that it is for: a function is called with it as (module, chain)"
@@ -325,6 +325,18 @@ def check_optimizers(optimizers: list[Any], modules: list[nn.Module], chains: ra
             )
             require(fits, argument, got, "chain=chain, so that each chain has noise of its own")
             noises[noise] = chain
+
+
+def scheduler_of(optimizer: Optimizer, scheduler: Any) -> Any:
+    """Return an optimizer's scheduler, or what the function makes for it. ValueError for what cannot be stepped."""
+    argument, is_made = f"{OWNER}: scheduler", hasattr(scheduler, "step") and not isinstance(scheduler, type)
+    own = scheduler(optimizer) if callable(scheduler) and not is_made else scheduler
+    fits = own is None or (hasattr(own, "step") and not isinstance(own, ReduceLROnPlateau))
+    expected = "a scheduler whose step takes no metric, as an lr that follows the losses biases samples, or a function"
+    require(fits, argument, type(own).__name__, f"{expected} optimizer -> scheduler")
+    expected = "one of the optimizer that makes the steps: a function optimizer -> scheduler is called with it"
+    require(getattr(own, "optimizer", optimizer) is optimizer, argument, "one of another optimizer", expected)
+    return own
 
 
 def settings_of(optimizer: Any, scheduler: Any, loader: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..files import write_atomically, write_json
-from ..optim import SGHMC
+from ..optim import PSGLD, SGHMC
 from ..optim.base import LangevinOptimizer
 from ..progress import progress_bar
 from ..samplers.diagnostics import arviz_functions, monte_carlo_standard_error, r_hat
 from ..settings import require, shortened
+from .batches import BatchStream
+from .network_chains import Loss, backward, batch_loss, trainable
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
 
@@ -41,6 +42,14 @@ CHANCE = 3.0
 LARGEST_R_HAT = 1.1
 #: Steps from one look at the loss to the next, as a look waits for the device.
 STEPS_BETWEEN_LOOKS = 100
+#: Options of an optimizer that are no matter of choice here, with what there is in their place.
+TAKEN = {
+    "params": "all of the module that require a gradient move",
+    "weight_decay": "localization is the prior; what else belongs to the loss is a part of loss",
+    "anchors": "chains are pulled to the module's parameters, to which losses are compared",
+    "maximize": "the loss is low where the module is likely",
+    "chain": "chains are numbered from 0",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class LearningCoefficient:
 
 def local_learning_coefficient(
     module: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
+    loss: Loss,
     loader: Iterable[Any],
     *,
     lr: float,
@@ -144,10 +153,11 @@ def local_learning_coefficient(
         burn_in: ≥ 0 steps before.
         temperature: T > 0; log n if None.
         num_data: n ≥ 3; None: the length of the loader's data set.
-        optimizer_class: SGHMC, which gets along flat directions; or SGLD, as in most of the literature.
+        optimizer_class: SGHMC, which gets along flat directions; SGLD, as in most of the literature; or another, with a
+            preconditioner that is frozen after the burn-in.
         seed: of the noise, as for :class:`ald_ext.SGLD`. Minibatches are drawn by the loader.
         show_progress: show a progress bar.
-        options: of the optimizer, such as ``momentum``.
+        options: of the optimizer, such as ``momentum``; not those that would sample another distribution.
 
     Returns:
         The estimate with its standard error and traces. A UserWarning tells of chains that diverge, disagree or still
@@ -158,8 +168,7 @@ def local_learning_coefficient(
         ImportError: arviz-stats is missing.
     """
     arviz_functions(OWNER)
-    require(isinstance(module, nn.Module), f"{OWNER}: module", shortened(module), "a torch.nn.Module")
-    require(isinstance(loader, Iterable), f"{OWNER}: loader", shortened(loader), "minibatches")
+    trainable(module, OWNER)
     is_ours = isinstance(optimizer_class, type) and issubclass(optimizer_class, LangevinOptimizer)
     require(is_ours, f"{OWNER}: optimizer_class", optimizer_class, "a Langevin optimizer of ald_ext")
     if num_data is None:
@@ -177,6 +186,10 @@ def local_learning_coefficient(
     for name, number in (("lr", lr), ("localization", localization), ("temperature", temperature)):
         fits = isinstance(number, Real) and 0 < number < math.inf
         require(fits, f"{OWNER}: {name}", shortened(number), "a finite number > 0")
+    for name, why in TAKEN.items():
+        value = options.pop(name, None)
+        is_set = isinstance(value, Iterable) or bool(value)
+        require(not is_set, f"{OWNER}: {name}", shortened(value), f"none: {why}")
     num_data, temperature, localization = float(num_data), float(temperature), float(localization)
     options |= {"num_data": num_data, "temperature": temperature, "localization": localization * temperature}
     training = {part: part.training for part in module.modules()}
@@ -186,12 +199,11 @@ def local_learning_coefficient(
             results = []
             for chain in range(chains):
                 walker = copy.deepcopy(module)
-                params = [param for param in walker.parameters() if param.requires_grad]
-                require(params, f"{OWNER}: module", "no parameter that requires a gradient", "at least one")
+                params = trainable(walker, OWNER)
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
                 seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
-                batches = (on_device(batch, params[0].device) for batch in endless(loader))
-                results.append(run_chain(module, walker, optimizer, loss, batches, burn_in + num_steps, bar))
+                batches = BatchStream(loader, params[0].device)
+                results.append(run_chain(module, walker, optimizer, loss, batches, burn_in, burn_in + num_steps, bar))
     finally:
         for part, mode in training.items():
             part.training = mode
@@ -216,46 +228,34 @@ def local_learning_coefficient(
     )
 
 
-def endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """Go through a loader's minibatches again and again."""
-    while True:
-        batch = None
-        for batch in loader:
-            fits = isinstance(batch, (list, tuple)) and len(batch) > 1
-            require(fits, f"{OWNER}: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
-            yield batch
-        require(batch is not None, f"{OWNER}: loader", "no minibatches", "at least one, each time it is gone through")
-
-
-def on_device(batch: Any, device: torch.device) -> Any:
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
-
-
 @torch.enable_grad()
 def run_chain(
     module: nn.Module,
     walker: nn.Module,
     optimizer: LangevinOptimizer,
-    loss: Callable[[Any, Any], Tensor],
+    loss: Loss,
     batches: Iterator[Any],
+    burn_in: int,
     steps: int,
     bar: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return minibatch losses, those at θ*, and squared distances before each step, on the CPU; NaN once diverged."""
     params = optimizer.param_groups[0]["params"]
-    starts = [param.detach() for param in module.parameters() if param.requires_grad]
+    starts = [param.detach() for param in trainable(module, OWNER)]
+    differences = [torch.empty_like(start) for start in starts]  # new ones would be new pages in each step
     trace = []
     for step in range(steps):
-        *inputs, targets = next(batches)
+        if step == burn_in and isinstance(optimizer, PSGLD):
+            optimizer.freeze_preconditioner()
+        batch = next(batches)
         walker.zero_grad()
-        value = loss(walker(*inputs), targets)
-        fits = isinstance(value, Tensor) and value.dim() == 0
-        require(fits, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
-        value.backward()  # type: ignore[no-untyped-call]
+        value = batch_loss(walker, loss, batch)
+        backward(value)
         with torch.no_grad():
-            differences = torch._foreach_sub(params, starts)
+            torch._foreach_copy_(differences, params)
+            torch._foreach_sub_(differences, starts)
             distance = torch.stack(torch._foreach_norm(differences)).double().square().sum()
-            trace.append(torch.stack([value.double(), loss(module(*inputs), targets).double(), distance]))
+            trace.append(torch.stack([value.double(), batch_loss(module, loss, batch).double(), distance]))
         if step % STEPS_BETWEEN_LOOKS == 0 and not trace[-1].isfinite().all():
             trace += [torch.full_like(trace[-1], math.nan)] * (steps - step - 1)
             bar.update(steps - step)

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from ..optim.seeds import chain_seed
 from ..settings import require, shortened
+from .batches import generator_states, restore_generators
 
 #: Where vmap is faster on the CPU: chains at least, and parameters of each at most.
 MANY_CHAINS, SMALL_NETWORK = 8, 10_000
@@ -32,15 +33,33 @@ Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[nn.Module, int], Optimizer]
 
 
+def trainable(module: nn.Module, owner: str) -> list[nn.Parameter]:
+    """Return the parameters that require a gradient. ValueError for no module, or one that has none."""
+    require(isinstance(module, nn.Module), f"{owner}: module", shortened(module), "a torch.nn.Module")
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    require(parameters, f"{owner}: module", "no parameter that requires a gradient", "at least one")
+    return parameters
+
+
 def batch_loss(module: Callable[..., Any], loss: Loss, batch: Sequence[Any]) -> Tensor:
     """Return the loss of a minibatch (inputs …, targets). ValueError unless it is one number."""
-    fits = isinstance(batch, (list, tuple)) and len(batch) > 1
-    require(fits, "ald_ext.bayes: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
+    if not callable(loss):
+        raise ValueError(f"ald_ext.bayes: loss: got {shortened(loss)}, expected a function of outputs and targets")
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        expected = "a tuple (inputs …, targets), which collate_fn of a DataLoader can make"
+        raise ValueError(f"ald_ext.bayes: loader: minibatch: got {shortened(batch)}, expected {expected}")
     *inputs, targets = batch
     value = loss(module(*inputs), targets)
-    fits = isinstance(value, Tensor) and value.dim() == 0
-    require(fits, "ald_ext.bayes: loss", shortened(value), "one number, the mean over the minibatch")
+    if not isinstance(value, Tensor) or value.dim() > 0:
+        expected = "one number, the mean over the minibatch"
+        raise ValueError(f"ald_ext.bayes: loss: got {shortened(value)}, expected {expected}")
     return value
+
+
+def backward(loss: Tensor) -> None:
+    """Write the gradients of a loss to the parameters. ValueError for one that has none."""
+    require(loss.requires_grad, "ald_ext.bayes: loss", "one without gradient", "one that is not detached")
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def reset_parameters(module: nn.Module) -> None:
@@ -78,7 +97,7 @@ class NetworkChains:
             parameters = list(modules[0].parameters())
             is_small = sum(parameter.numel() for parameter in parameters) <= SMALL_NETWORK
             vectorized = parameters[0].device.type != "cpu" or (is_small and len(modules) >= MANY_CHAINS)
-        self.vectorized = vectorized and len(modules) > 1
+        self.vectorized, self._is_tried = vectorized and len(modules) > 1, False
         self._stacks: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         if self.vectorized:
             self._stacks = (self._stacked("named_parameters"), self._stacked("named_buffers"))
@@ -102,30 +121,38 @@ class NetworkChains:
         for module, batch in zip(self.modules, batches, strict=True):
             module.zero_grad()
             loss = batch_loss(module, self.loss, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            backward(loss)
             losses_of_chains.append(loss.detach())
         return losses_of_chains
 
     def _vectorized_gradients(self, batches: list[Any]) -> Tensor | None:
         """Return the losses of all chains at once; None if the minibatches are of different sizes, or vmap fails."""
+        if not all(isinstance(batch, (list, tuple)) for batch in batches):
+            return None
         columns = list(zip(*batches, strict=True))
         is_tensor = all(isinstance(part, Tensor) for column in columns for part in column)
         if not is_tensor or any(part.shape != column[0].shape for column in columns for part in column):
             return None
         parameters, buffers = self._stacks
+        for stack in parameters.values():
+            stack.grad = None
+        states, saved = ({}, {}) if self._is_tried else (generator_states(None), copy.deepcopy(buffers))
         try:
             losses = vmap(self._loss_of, randomness="different")(parameters, buffers, *map(torch.stack, columns))
+            losses.sum().backward()
         except (RuntimeError, ValueError) as error:
             self.vectorized = False
+            if not self._is_tried:  # as if nothing had been drawn and no statistics been taken
+                restore_generators(None, states)
+                for name, buffer in buffers.items():
+                    buffer.copy_(saved[name])
             warnings.warn(
                 f"ald_ext.bayes: chains go one after another, as torch.func.vmap does not take the network: "
                 f"{shortened(str(error), 120)}",
                 stacklevel=6,  # the line that calls collect_parameters
             )
             return None
-        for stack in parameters.values():
-            stack.grad = None
-        losses.sum().backward()
+        self._is_tried = True
         for number, module in enumerate(self.modules):
             for name, parameter in module.named_parameters():
                 grad = parameters[name].grad

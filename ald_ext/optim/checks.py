@@ -74,7 +74,7 @@ def check_memory(optimizer: str, lists: StepLists) -> None:
 
 def check_param(where: str, group: Group, param: Tensor, grad: Tensor) -> None:
     if grad.is_sparse:
-        raise RuntimeError(f"{where}: got a sparse gradient, expected a dense one")
+        raise RuntimeError(f"{where}: got a sparse gradient, expected a dense one, as without sparse=True")
     if param.dtype not in ops.PARAMETER_DTYPES:
         expected = ", ".join(str(dtype) for dtype in ops.PARAMETER_DTYPES)
         raise RuntimeError(f"{where}: got dtype {param.dtype}, expected one of {expected}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..settings import require
+from ..settings import require, shortened
 from .datapoint import DatapointSampler
 from .metropolis import MALA
 from .minibatches import Minibatches
@@ -115,14 +115,23 @@ class AmortizedLangevin:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; an lr that is a tensor stays this very tensor."""
+        """Continue from :meth:`state_dict`; an lr that is a tensor stays this very tensor.
+
+        Raises:
+            ValueError: a state that lacks a part, or whose minibatches or optimizer's part do not fit.
+            RuntimeError: that of another network.
+        """
+        owner = "ald_ext.samplers.AmortizedLangevin: state_dict"
+        require(isinstance(state, dict), owner, shortened(state), "a dict")
+        for name in ("network", "optimizer", "minibatches"):
+            require(name in state, owner, f"no {name!r}", "dict")
+        self.minibatches.load_state_dict(state["minibatches"], f"{owner}: minibatches")
         self.network.load_state_dict(state["network"])
         own = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, own, strict=True):
             if isinstance(lr, Tensor):  # which the caller may set step by step
                 group["lr"] = lr.fill_(float(group["lr"]))
-        self.minibatches.load_state_dict(state["minibatches"])
 
 
 def sampler_from_encoder(

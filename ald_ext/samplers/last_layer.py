@@ -236,6 +236,5 @@ class LastLayerSGALD(MinibatchSampler, LastLayer):
         return {"weight": self._weight.clone(), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
-        self._weight = self._checked(state["weight"].to(self._weight), tuple(self._weight.shape))  # type: ignore[arg-type]
-        super().load_state_dict(state)
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit; nothing has changed then."""
+        (self._weight,) = self._load(state, {"weight": self._weight})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ..ops import draw_seed
-from ..settings import require
+from ..settings import from_dict, require, shortened
 from .datapoint import DatapointSampler
 from .langevin import UnderdampedLangevin
 from .metropolis import MetropolisSampler
@@ -50,9 +51,39 @@ class Minibatches:
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "order": self.order, "position": self.position}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
-        self.order, self.position = state["order"], state["position"]
+    def load_state_dict(self, state: dict[str, Any], owner: str) -> None:
+        """Continue from :meth:`state_dict`. ValueError, which begins with ``owner``, for one that does not fit."""
+        saved = from_dict(MinibatchesState, state, owner)
+        expected = f"the numbers from 0 to {self.num_data - 1}, each once"
+        fits = torch.equal(saved.order.cpu().sort().values, torch.arange(self.num_data))
+        require(fits, f"{owner}: order", shortened(saved.order), expected)
+        in_range = 0 <= saved.position <= self.num_data
+        require(in_range, f"{owner}: position", saved.position, f"0 to {self.num_data}")
+        try:
+            self.generator.set_state(saved.generator.cpu())
+        except RuntimeError as error:
+            raise ValueError(f"{owner}: generator: got no state of a generator, expected one ({error})") from error
+        self.order, self.position = saved.order.clone(), saved.position
+
+
+@dataclass
+class MinibatchesState:
+    """What :meth:`Minibatches.state_dict` gives."""
+
+    generator: Annotated[Tensor, torch.uint8, 1]
+    order: Annotated[Tensor, torch.int64, 1]
+    position: int
+
+
+@dataclass
+class SamplerState:
+    """What all samplers of minibatches have in their states; earlier ones lacked ``divergences``."""
+
+    step_count: int
+    seed: int
+    acceptances: float
+    minibatches: dict[str, Any]
+    divergences: Annotated[Tensor, torch.int64, 2] | None = None
 
 
 class MinibatchSampler:
@@ -137,7 +168,24 @@ class MinibatchSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. ValueError for a state that does not fit."""
-        self.step_count, self.seed, self._acceptances = state["step_count"], state["seed"], state["acceptances"]
-        self._divergences = state.get("divergences", torch.zeros_like(self._divergences)).to(self._divergences)
-        self.minibatches.load_state_dict(state["minibatches"])
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit; nothing has changed then."""
+        self._load(state, {})
+
+    def _load(self, state: Any, own: dict[str, Tensor]) -> list[Tensor]:
+        """Continue from a state; return copies of its tensors of the names, shapes, dtypes and devices of ``own``."""
+        owner = f"ald_ext.samplers.{type(self).__name__}: state_dict"
+        saved = from_dict(SamplerState, state, owner, ignore_unknown=True)
+        for name, tensor in own.items():
+            require(name in state, owner, f"no {name!r}", "Tensor")
+            fits = isinstance(state[name], Tensor) and state[name].shape == tensor.shape
+            fits = fits and state[name].dtype == tensor.dtype and not state[name].is_meta
+            require(fits, f"{owner}: {name}", shortened(state[name]), shortened(tensor))
+        require(saved.step_count >= 0, f"{owner}: step_count", saved.step_count, ">= 0")
+        require(saved.seed >= 0, f"{owner}: seed", saved.seed, "0 <= seed < 2**63")
+        divergences = torch.zeros_like(self._divergences) if saved.divergences is None else saved.divergences
+        fits = divergences.shape == self._divergences.shape
+        require(fits, f"{owner}: divergences", shortened(divergences), shortened(self._divergences))
+        self.minibatches.load_state_dict(saved.minibatches, f"{owner}: minibatches")
+        self.step_count, self.seed, self._acceptances = saved.step_count, saved.seed, float(saved.acceptances)
+        self._divergences = divergences.to(self._divergences, copy=True)
+        return [state[name].detach().to(tensor, copy=True) for name, tensor in own.items()]

@@ -126,8 +126,5 @@ class ResidualALD(MinibatchSampler):
         return {"z": self._z.clone(), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. ValueError for a state of another shape."""
-        got, expected = f"'z' of shape {tuple(state['z'].shape)}", f"{tuple(self._z.shape)}"
-        require(state["z"].shape == self._z.shape, "ald_ext.samplers.ResidualALD: state_dict", got, expected)
-        self._z = state["z"].to(self._z, copy=True)
-        super().load_state_dict(state)
+        """Continue from :meth:`state_dict`. ValueError for a state that does not fit; nothing has changed then."""
+        (self._z,) = self._load(state, {"z": self._z})

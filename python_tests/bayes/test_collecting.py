@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim.lr_scheduler import MultiStepLR
+from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, TensorDataset
 
 from ald_ext import PSGLD, SGHMC, SGLD, SGNHT
@@ -360,7 +360,10 @@ def test_chains_with_seeds_of_their_own_need_no_number(network: nn.Module, loade
     [
         ({"optimizer": making(SGHMC)}, r"got optimizer=SGHMC, expected optimizer=SGLD, as when the run of"),
         ({"optimizer": making(SGLD, lr=1e-2)}, r"got lr=0.01, expected lr=0.00100\d+, as when"),
-        ({"scheduler": lambda optimizer: MultiStepLR(optimizer, [5])}, r"got scheduler=MultiStepLR, expected"),
+        (
+            {"scheduler": lambda optimizer: schedules.MultiStepLR(optimizer, [5])},
+            r"got scheduler=MultiStepLR, expected",
+        ),
         ({"loader": [(torch.ones(20, 3), torch.zeros(20).long())]}, r"got batch_size=None, expected batch_size=20"),
         ({"module": nn.Linear(3, 3)}, r"samples: got .* in the run of .*, expected the names of the module"),
     ],
@@ -397,22 +400,50 @@ def test_a_run_continues_only_on_as_many_processes(
     assert len(PosteriorSamples.load(tmp_path)) == 4
 
 
-def test_milestones_of_a_schedule_are_kept(network: nn.Module, loader: DataLoader, tmp_path: Path):
-    optimizer = SGLD(network.parameters(), lr=1e-3, num_data=60)
-    scheduler = MultiStepLR(optimizer, [2, 5])  # a counter, in its state
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "milestones": lambda optimizer: schedules.MultiStepLR(optimizer, [2, 5]),  # a counter, in its state
+    "warm restarts": lambda optimizer: schedules.CosineAnnealingWarmRestarts(optimizer, 3),
+    "one cycle": lambda optimizer: schedules.OneCycleLR(optimizer, 1e-3, total_steps=8),  # momentum has a cycle, too
+    "triangles": lambda optimizer: schedules.CyclicLR(optimizer, 1e-4, 1e-3, step_size_up=2, cycle_momentum=False),
+    "in sequence": lambda optimizer: schedules.SequentialLR(
+        optimizer, [schedules.ConstantLR(optimizer, 0.5, 3), schedules.ExponentialLR(optimizer, 0.9)], [5]
+    ),
+    "chained": lambda optimizer: schedules.ChainedScheduler(
+        [schedules.ConstantLR(optimizer, 0.5, 3), schedules.ExponentialLR(optimizer, 0.9)]
+    ),
+    "function": lambda optimizer: schedules.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
+    "class": schedules.LinearLR,
+}
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_schedules_are_followed_and_continued(make: Any, network: nn.Module, loader: DataLoader, tmp_path: Path):
+    alone = SGHMC([nn.Parameter(torch.zeros(1))], lr=1e-3, num_data=60)
+    schedule, expected = make(alone), []
+    for _ in range(8):
+        expected.append(alone.param_groups[0]["lr"])
+        alone.step()
+        schedule.step()
     for num_samples in (4, 8):
         samples = PosteriorSamples(tmp_path, resume=True)
-        collect_parameters(
-            network,
-            optimizer,
-            cross_entropy,
-            loader,
-            burn_in=0,
-            num_samples=num_samples,
-            scheduler=scheduler,
-            samples=samples,
-        )
-    assert [row["lr"] for row in samples.trace] == pytest.approx([1e-3] * 2 + [1e-4] * 3 + [1e-5] * 3)
+        arguments = (network, making(SGHMC), cross_entropy, loader)
+        collect_parameters(*arguments, burn_in=0, num_samples=num_samples, scheduler=make, samples=samples)
+    assert [row["lr"] for row in samples.trace] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (schedules.ReduceLROnPlateau, "got ReduceLROnPlateau, expected a scheduler whose step takes no metric"),
+        (lambda optimizer: 0.9, "got float, expected a scheduler whose step takes no metric"),
+        (schedules.StepLR(SGLD([torch.ones(1)], lr=1, num_data=1), 1), "got one of another optimizer, expected one of"),
+    ],
+    ids=["plateau", "number", "other"],
+)
+def test_schedulers_that_cannot_be_stepped(make: Any, message: str, network: nn.Module, loader: DataLoader):
+    arguments = (network, making(SGLD), cross_entropy, loader)
+    with pytest.raises(ValueError, match=f"collect_parameters: scheduler: {message}"):
+        collect_parameters(*arguments, burn_in=0, num_samples=1, scheduler=make)
 
 
 @pytest.mark.parametrize(
@@ -426,9 +457,28 @@ def test_milestones_of_a_schedule_are_kept(network: nn.Module, loader: DataLoade
         ({"loader": []}, "loader: got no minibatches, expected minibatches each time"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"loss: got float32 of shape \[20\].*, expected one number"),
         ({"loader": [torch.ones(3, 3)]}, r"loader: minibatch: got float32 .*, expected a tuple \(inputs …, targets\)"),
+        ({"loader": [{"x": torch.ones(3, 3)}]}, r"loader: minibatch: got {'x'.*, which collate_fn of a DataLoader can"),
+        ({"loader": None}, "loader: got None, expected minibatches"),
+        ({"loss": None}, "loss: got None, expected a function of outputs and targets"),
+        (
+            {"loss": lambda outputs, _: (outputs.sum(), outputs)},
+            r"loss: got \(float32 of shape .*, expected one number",
+        ),
+        ({"loss": lambda outputs, _: outputs.mean().detach()}, "loss: got one without gradient, expected one that is"),
+        (
+            {"optimizer": torch.optim.LBFGS([torch.ones(1)])},
+            "optimizer: got LBFGS .*, expected an optimizer whose step",
+        ),
+        (
+            {"optimizer": SGLD},
+            "optimizer: got <class .*SGLD'>, expected an optimizer whose step needs no closure, or a",
+        ),
+        ({"module": nn.ReLU()}, "module: got no parameter that requires a gradient, expected at least one"),
+        ({"module": len}, "module: got .*, expected a torch.nn.Module"),
     ],
 )
 def test_bad_arguments(changes: dict[str, Any], message: str, network: nn.Module, loader: DataLoader):
-    arguments = {"loss": cross_entropy, "loader": loader, "burn_in": 0, "num_samples": 1, **changes}
+    optimizer = SGLD(network.parameters(), lr=1e-3, num_data=60)
+    usual = {"module": network, "optimizer": optimizer, "loss": cross_entropy, "loader": loader}
     with pytest.raises(ValueError, match=message):
-        collect_parameters(network, SGLD(network.parameters(), lr=1e-3, num_data=60), **arguments)
+        collect_parameters(**{**usual, "burn_in": 0, "num_samples": 1, **changes})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from ald_ext import SGHMC, SGLD
+from ald_ext import PSGLD, SGHMC, SGLD
 from ald_ext.bayes import LearningCoefficient, local_learning_coefficient
 from ald_ext.bayes.learning_coefficient import examine
 from benchmarks.exact_coefficients import (
@@ -25,6 +25,7 @@ from benchmarks.exact_coefficients import (
     ExactCase,
     Potential,
     expected_of_crossing,
+    expected_of_quadratic,
     expected_of_reduced_rank,
     first,
     quadratic,
@@ -243,6 +244,20 @@ def test_file_and_picture(tmp_path: Path) -> None:
     assert (tmp_path / "llc.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_options_that_change_nothing_are_let_pass() -> None:
+    usual = run(quadratic(1), num_steps=8, burn_in=0)
+    given = run(quadratic(1), num_steps=8, burn_in=0, weight_decay=0.0, anchors=None, maximize=False, chain=0)
+    assert torch.equal(usual.losses, given.losses)
+
+
+def test_a_preconditioner_is_frozen_at_the_end_of_the_burn_in() -> None:
+    """Where it adapts on, as samples are biased then, this estimate is 15 standard errors too large."""
+    options: dict[str, Any] = {"lr": 2e-3, "eps": 1e-2, "burn_in": 600, "num_steps": 1200, "localization": 1.0}
+    result = run(quadratic(4), optimizer_class=PSGLD, **options)
+    expected = 4 * expected_of_quadratic(1000 / math.log(1000), 1.0)
+    assert result.estimate == pytest.approx(expected, abs=5 * result.standard_error)
+
+
 def test_chains_are_a_function_of_the_seed() -> None:
     first_run, again, other = (run(quadratic(1), localization=1.0, seed=seed, num_steps=8) for seed in (5, 5, 6))
     assert torch.equal(first_run.losses, again.losses)
@@ -265,6 +280,14 @@ def test_chains_are_a_function_of_the_seed() -> None:
         ({"lr": 0.0}, "lr: got 0.0, expected a finite number > 0"),
         ({"localization": 0.0}, "localization: got 0.0, expected a finite number > 0"),
         ({"temperature": math.inf}, "temperature: got inf, expected a finite number > 0"),
+        (
+            {"weight_decay": 0.1},
+            "weight_decay: got 0.1, expected none: localization is the prior; what else belongs to",
+        ),
+        ({"anchors": [torch.ones(1)]}, r"anchors: got \[float32 .*, expected none: chains are pulled to the module's"),
+        ({"maximize": True}, "maximize: got True, expected none: the loss is low where the module is likely"),
+        ({"chain": 3}, "chain: got 3, expected none: chains are numbered from 0"),
+        ({"params": [torch.ones(1)]}, "params: got .*, expected none: all of the module that require a gradient move"),
     ],
     ids=str,
 )
@@ -276,7 +299,7 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        ([], "loader: got no minibatches, expected at least one"),
+        ([], "loader: got no minibatches, expected minibatches each time"),
         ([torch.zeros(3)], "loader: minibatch: got .*expected a tuple"),
         (None, "loader: got None, expected minibatches"),
     ],

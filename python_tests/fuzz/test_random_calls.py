@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ald_ext import ops
+from ald_ext import PSGLD, SGHMC, SGLD, SGNHT, ops
+from tools.fuzz import calls
 from tools.fuzz.calls import DRAWERS, check_call, make_call
 from tools.fuzz.page import fuzz_page
+from tools.fuzz.tensors import draw_shape, laid_out
 
 PAGES = Path(__file__).resolve().parents[2] / "docs/results"
 
 
 def differences(numbers: range, name: str = "") -> list[str]:
-    calls = ((number, make_call(1, number)) for number in numbers)
-    return [f"{number}, {c.name}: {text}" for number, c in calls if name in ("", c.name) for text in check_call(c)]
+    made = ((number, make_call(1, number)) for number in numbers)
+    return [f"{number}, {c.name}: {text}" for number, c in made if name in ("", c.name) for text in check_call(c)]
 
 
 @pytest.mark.exhaustive
@@ -59,6 +62,49 @@ def test_planted_faults_are_found(monkeypatch: pytest.MonkeyPatch, fault: Any) -
 
     monkeypatch.setattr(ops, "marginal_gaussian_log_prob", wrong)
     assert differences(range(300), "marginal_gaussian_log_prob")
+
+
+def test_anchors_that_are_not_heeded_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = calls.anchored_step
+    assert differences(range(100), "sgld_anchored_step_") == []
+
+    def wrong(name: str, **arguments: Any) -> None:
+        right(name, **{**arguments, "localization": 0.0 * arguments["localization"]})
+
+    monkeypatch.setattr(calls, "anchored_step", wrong)
+    assert differences(range(100), "sgld_anchored_step_")
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_groups_with_and_without_anchors(number: int) -> None:
+    """Parameters of random shapes, layouts and dtypes: the kernels' steps are the reference's but for rounding, and
+    those of the group without localization are as if the other had none, either."""
+    draw, generator = random.Random(number), torch.Generator().manual_seed(number)
+    optimizer_class = draw.choice([SGLD, PSGLD, SGHMC, SGNHT])
+    params, anchors = [], []
+    for _ in range(draw.randrange(2, 6)):
+        shape, dtype = draw_shape(draw), draw.choice([torch.float32, torch.float64])
+        values = torch.randn((2, *shape), dtype=dtype, generator=generator)
+        params.append(laid_out(draw, values[0], dense=True, written=True))
+        anchors.append(values[1])
+    cut, steps = draw.randrange(1, len(params)), []
+    options: dict[str, Any] = {"lr": 0.01, "num_data": 10, "seed": number}
+    for fused, localization in ((True, 3.0), (False, 3.0), (True, 0.0)):
+        copies = [torch.empty_like(param).copy_(param).requires_grad_() for param in params]
+        groups = [{"params": copies[:cut]}, {"params": copies[cut:], "localization": localization}]
+        given = anchors if localization else None
+        optimizer = optimizer_class(groups, **options, fused=fused, anchors=given)
+        for _ in range(3):
+            for param in copies:
+                param.grad = torch.full_like(param, 0.1)
+            optimizer.step()
+        steps.append([param.detach() for param in copies])
+    for fused, plain in zip(steps[0], steps[1], strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    if optimizer_class is not SGNHT:  # whose groups have a thermostat in common
+        assert all(torch.equal(one, other) for one, other in zip(steps[0][:cut], steps[2][:cut], strict=True))
+    moved = [one for one, other in zip(steps[0][cut:], steps[2][cut:], strict=True) if not torch.equal(one, other)]
+    assert moved or not any(param.numel() for param in params[cut:])
 
 
 def test_steps_that_refuse_after_they_wrote_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,20 @@ def test_resumed_run_is_the_same_bit_for_bit(batch_size: int | None, kind: str) 
         assert torch.equal(resumed.step(), samples)
 
 
+def test_states_that_do_not_fit() -> None:
+    sampler = make_sampler("sgld", 4, seed=1)
+    state = sampler.state_dict()
+    for missing in state:
+        with pytest.raises(ValueError, match=f"AmortizedLangevin: state_dict: got no '{missing}', expected dict"):
+            sampler.load_state_dict({name: value for name, value in state.items() if name != missing})
+    for changes, message in (
+        ({"minibatches": {**state["minibatches"], "position": -1}}, "state_dict: minibatches: position: got -1"),
+        ({"optimizer": {}}, "SGLD: load_state_dict: got no 'state'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampler.load_state_dict({**state, **changes})
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("inputs", ["one-hot", "orthonormal"])
 def test_orthonormal_inputs_make_it_langevin_dynamics_of_each_datum(inputs: str, temperature: float) -> None:

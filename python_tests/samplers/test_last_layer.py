@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -386,7 +385,7 @@ def test_resumed_run_is_the_same_bit_for_bit(kind: str) -> None:
 
 
 def test_state_of_other_chains_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("weight: got shape (3, 2, 24), expected (2, 2, 24)")):
+    with pytest.raises(ValueError, match=r"weight: got float64 of shape \[3, 2, 24\], expected .* \[2, 2, 24\]"):
         make_sgald().load_state_dict(make_sgald(chains=3).state_dict())
     with pytest.raises(ValueError, match="'z' of shape"):
         make_ald().load_state_dict(make_ald(chains=3).state_dict())

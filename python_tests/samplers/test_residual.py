@@ -131,8 +131,63 @@ def test_resumed_run_is_the_same_bit_for_bit(options: dict[str, Any]) -> None:
     for samples in expected:
         assert torch.equal(resumed.step(), samples)
     assert resumed.acceptance_rate == sampler.acceptance_rate
-    with pytest.raises(ValueError, match=re.escape("'z' of shape (6, 3, 2), expected (6, 2, 2)")):
-        sampler.load_state_dict(make(chains=3).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"z": torch.zeros(6, 3, 2, dtype=X.dtype)},
+            ": z: got float64 of shape [6, 3, 2], expected float64 of shape [",
+        ),
+        ({"z": torch.zeros(6, 2, 2)}, ": z: got float32 of shape [6, 2, 2], expected float64 of shape [6, 2, 2]"),
+        ({"z": None}, ": z: got None, expected float64 of shape [6, 2, 2]"),
+        ({"step_count": "4"}, ": step_count: got '4', expected int"),
+        ({"step_count": -1}, ": step_count: got -1, expected >= 0"),
+        ({"seed": -1}, ": seed: got -1, expected 0 <= seed < 2**63"),
+        (
+            {"divergences": torch.zeros(6, 3).long()},
+            ": divergences: got int64 of shape [6, 3], expected int64 of shape",
+        ),
+        ({"minibatches": {}}, ": minibatches: got no 'generator', expected Tensor of dtype torch.uint8 with 1 dim"),
+    ],
+    ids=str,
+)
+def test_states_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    """One line each; the sampler goes on as it was."""
+    sampler, untouched = make(batch_size=4), make(batch_size=4)
+    with pytest.raises(ValueError, match=re.escape(f"ald_ext.samplers.ResidualALD: state_dict{message}")) as caught:
+        sampler.load_state_dict({**make(batch_size=4, seed=2).state_dict(), **changes})
+    assert "\n" not in str(caught.value)
+    assert torch.equal(sampler.step(), untouched.step())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"order": torch.arange(5)}, "order: got int64 of shape [5], expected the numbers from 0 to 5, each once"),
+        ({"order": torch.zeros(6).long()}, "order: got int64 of shape [6], expected the numbers from 0 to 5"),
+        ({"position": 7}, "position: got 7, expected 0 to 6"),
+        ({"generator": torch.zeros(3, dtype=torch.uint8)}, "generator: got no state of a generator, expected one ("),
+    ],
+    ids=str,
+)
+def test_minibatches_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    sampler = make(batch_size=4)
+    state = sampler.state_dict()
+    with pytest.raises(ValueError, match=re.escape(f"ResidualALD: state_dict: minibatches: {message}")):
+        sampler.load_state_dict({**state, "minibatches": {**state["minibatches"], **changes}})
+
+
+def test_a_state_without_an_entry() -> None:
+    sampler = make()
+    state = sampler.state_dict()
+    for missing in state.keys() - {"divergences"}:
+        with pytest.raises(ValueError, match=f"ResidualALD: state_dict: got no '{missing}', expected "):
+            sampler.load_state_dict({name: value for name, value in state.items() if name != missing})
+    for nothing in ({}, None, [state]):
+        with pytest.raises(ValueError, match="ResidualALD: state_dict: got "):
+            sampler.load_state_dict(nothing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ald_ext import ops, reference
 from ald_ext.ops.library import PARAMETER_DTYPES
+from ald_ext.ops.steps import _run_unrecorded_step
 
 from .tensors import copied, draw_shape, draw_values, laid_out, same_bits
 
@@ -21,6 +22,9 @@ FLOATS = (torch.float32, torch.float64)
 #: How far results may be from the reference's, as a share of the largest term of a sum.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
 PRIORS = ("flat", "jeffreys", (2.0, 0.5), (0.01, 100.0))
+
+#: Of a step, in the order in which it takes them.
+STEP_LISTS = ("params", "grads", "square_avgs", "momenta", "anchors")
 
 Arguments = dict[str, Any]
 
@@ -45,13 +49,20 @@ class Call:
         leaves = [] if self.spoilt else [arguments[name] for name in self.differentiated]
         for leaf in leaves:
             leaf.requires_grad_()
-        result = getattr(ops, self.name)(**arguments)
+        function = getattr(ops, self.name, None) or functools.partial(anchored_step, self.name)
+        result = function(**arguments)
         if self.written:
             return [tensor for name in self.written for tensor in tensors_of(arguments[name])]
         results = list(result) if isinstance(result, tuple) else [result]
         if leaves:
             results += torch.autograd.grad([r.sum() for r in results], leaves)
         return [result.detach() for result in results]
+
+
+def anchored_step(name: str, **arguments: Any) -> None:
+    """Run a step with anchors, which has no function of its own, by what runs the steps that have."""
+    lists = {argument: arguments.pop(argument) for argument in STEP_LISTS if argument in arguments}
+    _run_unrecorded_step(name, lists, **{"row_lengths": None, "row_strides": None, **arguments})
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -140,7 +151,7 @@ def draw_step(draw: random.Random, name: str) -> Call:
         params.append(laid_out(draw, draw_values(draw, shape, dtype), dense=True, written=True))
         grads.append(like(params[-1], draw_values(draw, shape, dtype)))
         state = draw_values(draw, shape, state_dtype)
-        states.append(like(params[-1], state.square() if name == "psgld_step_" else state))
+        states.append(like(params[-1], state.square() if name.startswith("psgld") else state))
         if draw.random() < 0.1:
             grads[-1] = torch._neg_view(copied(-grads[-1]))
     arguments: Arguments = {
@@ -162,13 +173,16 @@ def draw_step(draw: random.Random, name: str) -> Call:
         arguments["lr"] = torch.tensor(arguments["lr"], dtype=torch.float64)
         arguments["step"] = torch.tensor(arguments["step"])
     written: tuple[str, ...] = ("params",)
-    if name == "psgld_step_":
+    if name.startswith("psgld"):
         written = ("params", "square_avgs")
         arguments |= {"square_avgs": states, "alpha": 0.9, "eps": draw.choice([0.1, 1e-2])}
         arguments["freeze_after"] = draw.choice([-1, 0, 2**63 - 1])
-    elif name == "sghmc_step_":
+    elif name.startswith("sghmc"):
         written = ("params", "momenta")
         arguments |= {"momenta": states, "momentum": draw.choice([0.0, 0.9])}
+    if "anchored" in name:
+        arguments["anchors"] = [like(p, draw_values(draw, tuple(p.shape), state_dtype)) for p in params]
+        arguments["localization"] = draw.choice([0.0, 0.1, 30.0])
     return Call(name, arguments, functools.partial(expected_step, name), written)
 
 
@@ -186,19 +200,22 @@ def expected_step(name: str, given: Arguments, _: list[Tensor]) -> list[tuple[Te
     preconditioner = 1 / given.get("eps", 1.0)
     sizes, state_sizes = [], []
     states = given.get("square_avgs", given.get("momenta", given["params"]))
-    for param, grad, state in zip(given["params"], given["grads"], states, strict=True):
+    pull, anchors = given.get("localization", 0) / given["num_data"], given.get("anchors", given["params"])
+    for param, grad, state, anchor in zip(given["params"], given["grads"], states, anchors, strict=True):
         compute = reference.compute_dtype(param.dtype)
-        slope = grad.to(compute).abs() + decay * param.to(compute).abs()
+        slope = grad.to(compute).abs() + (decay + pull) * param.to(compute).abs() + pull * anchor.to(compute).abs()
         noise = math.sqrt(2 * (lr + 1) * given["temperature"] * preconditioner / given["num_data"])
-        speed = math.sqrt(lr) if name == "sghmc_step_" else lr * preconditioner
-        momenta = state.abs() if name == "sghmc_step_" else 0
+        speed = math.sqrt(lr) if name.startswith("sghmc") else lr * preconditioner
+        momenta = state.abs() if name.startswith("sghmc") else 0
         sizes.append(param.to(compute).abs() + speed * slope + noise + momenta)
-        state_sizes.append(state.abs() + slope.square() if name == "psgld_step_" else sizes[-1])
+        state_sizes.append(state.abs() + slope.square() if name.startswith("psgld") else sizes[-1])
     # The kernels' own noise, or where a tensor is made of rows, which ops.normal does not know, the reference's.
     normal = lambda n, **key: (reference if "row_length" in key else ops).normal(n, **key)  # noqa: E731
-    getattr(reference, name)(normal=normal, **given)
-    results = list(zip(given["params"], sizes, strict=True))
-    return results + (list(zip(states, state_sizes, strict=True)) if states is not given["params"] else [])
+    lists = [given.pop(argument) for argument in STEP_LISTS if argument in given]
+    params = lists[0]
+    getattr(reference, name)(*lists, normal=normal, **given)
+    results = list(zip(params, sizes, strict=True))
+    return results + (list(zip(states, state_sizes, strict=True)) if states is not params else [])
 
 
 def draw_log_prob(draw: random.Random) -> Call:
@@ -296,7 +313,10 @@ DRAWERS: dict[str, Callable[[random.Random], Call]] = {
         name: functools.partial(draw_latent_step, name=name)
         for name in ("latent_langevin_step_", "latent_underdamped_step_")
     },
-    **{name: functools.partial(draw_step, name=name) for name in ("sgld_step_", "psgld_step_", "sghmc_step_")},
+    **{
+        f"{kind}_step_": functools.partial(draw_step, name=f"{kind}_step_")
+        for kind in ("sgld", "psgld", "sghmc", "sgld_anchored", "psgld_anchored", "sghmc_anchored")
+    },
     "marginal_gaussian_log_prob": draw_log_prob,
     "langevin_dequantize": draw_dequantize,
     "dequantized_log_prob": draw_dequantized_log_prob,
@@ -321,6 +341,7 @@ SPOILT_NUMBERS: dict[str, Any] = {
     "num_data": (0.0, -1.0, math.nan, None),
     "temperature": (-1.0, math.inf, math.nan, None),
     "weight_decay": (-1e-9, math.inf),
+    "localization": (-1e-9, math.inf, math.nan),
     "alpha": (-0.1, 1.0, math.nan),
     "momentum": (-0.1, 1.0, math.nan),
     "eps": (-1e-9, math.nan),

@@ -15,7 +15,7 @@ from corpus.draw_files import DAMAGED, OTHER_FILES, STATES, npy
 from torch import Tensor
 
 from ald_ext import PSGLD, SGLD, threads
-from ald_ext.samplers import HMC, AmortizedLangevin, GaussianPotential, LangevinDynamics, UnderdampedLangevin
+from ald_ext.samplers import HMC, AmortizedLangevin, GaussianPotential, LangevinDynamics, UnderdampedLangevin, sample
 from ald_ext.samplers.collection import Collector, Sampler, SampleStorage, collect
 from ald_ext.samplers.streaming import StreamingMoments
 
@@ -329,6 +329,13 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match="progress: needs tqdm"):
         collect(Counter(1, 1), 3, progress=True)
+
+
+def test_without_tqdm_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    posterior = sample(lambda z: -z.square().sum() / 2, (1,), num_samples=100, warm_up=100, seed=0)
+    assert len(posterior.samples) == 100
+    assert len(collect(Counter(1, 1), 3)) == 3
 
 
 @pytest.mark.parametrize(

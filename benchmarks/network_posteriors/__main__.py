@@ -91,7 +91,9 @@ def measure(part: str, splits: int, results: Results) -> None:
 def measure_agreement(results: Results) -> None:
     """Add the cases of the comparison with HMC that the file lacks."""
     quick = results.quick
-    effort = {"adaptation": 2, "samples": 4, "show": False} if quick else {"adaptation": 80, "samples": 60, "show": True}
+    effort = (
+        {"adaptation": 2, "samples": 4, "show": False} if quick else {"adaptation": 80, "samples": 60, "show": True}
+    )
     for case in [(*CASES[0][:2], QUICK_BUDGET)] if quick else CASES:
         rows = results.values.get("agreement", [])
         if not any((row["prior_gain"], row["temperature"], row["budget"]) == case for row in rows):

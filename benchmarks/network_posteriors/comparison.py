@@ -61,4 +61,3 @@ def compare(problem: Problem, method: str, seed: int, suggest: Suggest) -> dict[
         shifted = predict(shift(x))
         row["shifts"][name] = {**scores(problem, shifted, y), "auroc": entropy_auroc(outputs, shifted)}
     return row
-

@@ -52,6 +52,10 @@ def validation_nll(problem: Problem, network: nn.Module) -> float:
         return float(problem.loss(network.eval()(x), y))
 
 
+def adam_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+
+
 def early_stopped(problem: Problem, budget: int, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """Adam without weight decay; the network is that of the best likelihood on the validation data."""
     torch.manual_seed(seed)
@@ -65,7 +69,7 @@ def early_stopped(problem: Problem, budget: int, seed: int, make: Callable[[], n
                 best[:] = nll, copy.deepcopy(network)
             network.train()
 
-    train(problem, network, torch.optim.Adam(network.parameters(), lr=1e-3), budget, seed, look)
+    train(problem, network, adam_optimizer(network), budget, seed, look)
     return best[1].eval()
 
 
@@ -77,7 +81,7 @@ def adam(problem: Problem, seed: int) -> Predictor:
 def adam_to_the_end(problem: Problem, seed: int) -> Predictor:
     torch.manual_seed(seed)
     network = problem.make()
-    train(problem, network, torch.optim.Adam(network.parameters(), lr=1e-3), problem.budget, seed, lambda step: None)
+    train(problem, network, adam_optimizer(network), problem.budget, seed, lambda step: None)
     return lambda x: outputs([network], x)
 
 
@@ -94,7 +98,8 @@ def dropout(problem: Problem, seed: int) -> Predictor:
         layers = list(problem.make())
         return nn.Sequential(*layers[:-1], nn.Dropout(0.2), layers[-1])
 
-    wrapped = mc_dropout(early_stopped(problem, problem.budget, seed, make), num_estimators=DRAWS, on_batch=False).eval()
+    network = early_stopped(problem, problem.budget, seed, make)
+    wrapped = mc_dropout(network, num_estimators=DRAWS, on_batch=False).eval()
 
     @torch.no_grad()
     def predict(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from .scores import class_scores, entropy_auroc, regression_scores
 
 #: Gains of the prior and temperatures of which the validation data choose one, for classes and for regressions.
 CLASS_PRIORS = ((16.0, 0.1), (16.0, 0.02))
-REGRESSION_PRIORS = ((2.0, 1.0), (2.0, 0.1))
+REGRESSION_PRIORS = ((1.0, 1.0), (0.5, 1.0))
 Suggest = Callable[[str, Problem], dict[str, Any]]
 
 

@@ -40,8 +40,8 @@ def methods_of(rows: Rows) -> list[str]:
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean, and the standard deviation over the splits where there are several."""
-    mean = f"{fmean(values):.{digits}f}"
-    return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
+    found = [fmean(values), *([stdev(values)] if len(values) > 1 else [])]
+    return " ± ".join(f"{value:.{digits}f}" if found[0] < 1000 else f"{value:.2g}" for value in found)
 
 
 def splits_of(rows: Rows) -> str:

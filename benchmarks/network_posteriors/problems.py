@@ -156,7 +156,7 @@ def mnist(seed: int = 0, **options: Any) -> Problem:
     shifts = {f"turned by {angle}°": rotated(angle, 32) for angle in ANGLES}
     shifts |= {f"noise of {deviation:g}": noisy(deviation) for deviation in (0.2, 0.4)}
     parts = (training, validation, tuple(part[:MNIST_TESTS] for part in test))
-    return Problem("MNIST", *parts, perceptron(1024, 100, 10), cross_entropy, budget=4000, shifts=shifts, **options)
+    return Problem("MNIST", *parts, perceptron(1024, 100, 10), cross_entropy, budget=3000, shifts=shifts, **options)
 
 
 def wine() -> Problem:

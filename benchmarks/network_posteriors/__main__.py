@@ -92,7 +92,7 @@ def measure_agreement(results: Results) -> None:
     """Add the cases of the comparison with HMC that the file lacks."""
     quick = results.quick
     effort = (
-        {"adaptation": 2, "samples": 4, "show": False} if quick else {"adaptation": 80, "samples": 60, "show": True}
+        {"adaptation": 2, "samples": 4, "show": False} if quick else {"adaptation": 80, "samples": 200, "show": True}
     )
     for case in [(*CASES[0][:2], QUICK_BUDGET)] if quick else CASES:
         rows = results.values.get("agreement", [])

@@ -21,6 +21,8 @@ CHAINS, LEAPFROG_STEPS = 4, 30
 #: The prior's gain, the temperature and the gradients of the chains by minibatches in each comparison.
 CASES = ((4.0, 1.0, 20_000), (16.0, 0.02, 20_000))
 COMPARED = ("SGLD", "SGHMC")
+#: Draws of each chain by minibatches, so many that their averages are not noisy beside the differences.
+NUM_DRAWS = 400
 
 
 def hamiltonian(problem: Problem, seed: int, *, adaptation: int, samples: int, show: bool) -> list[Tensor]:
@@ -73,7 +75,7 @@ def compare_with_hmc(
     exact = torch.cat(halves)
     compared = {"HMC, half of the chains and the others": (halves[0], halves[1], exact)}
     for method in COMPARED:
-        found = langevin(OURS[method], problem, 0, suggest(method, problem))(x)
+        found = langevin(OURS[method], problem, 0, suggest(method, problem), NUM_DRAWS)(x)
         compared[method] = (found, exact, found)
     common = {"prior_gain": gain, "temperature": temperature, "budget": budget, "samples": samples}
     return [

@@ -139,12 +139,14 @@ def last_layer_laplace(problem: Problem, seed: int) -> Predictor:
     return lambda x: approximation(x).detach().log()[None]
 
 
-def langevin(optimizer_class: Any, problem: Problem, seed: int, settings: dict[str, Any]) -> Predictor:
+def langevin(
+    optimizer_class: Any, problem: Problem, seed: int, settings: dict[str, Any], num_draws: int = DRAWS
+) -> Predictor:
     """One of ours, from random weights; without the first fifth of the steps."""
     torch.manual_seed(seed)
     network, budget = problem.make(), problem.budget
     burn_in = round(BURN_IN * budget)
-    thinning = max((budget - burn_in) // DRAWS, 1)
+    thinning = max((budget - burn_in) // num_draws, 1)
     frozen = {"freeze_after": burn_in} if optimizer_class is PSGLD else {}
     optimizer = optimizer_class(problem.groups(network), **settings, **frozen, seed=seed)
     draws: list[Any] = []

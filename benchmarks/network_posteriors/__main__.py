@@ -1,6 +1,6 @@
 """Measures posteriors of networks, and writes network_posteriors.json to the folder --out after each result.
 
-python -m benchmarks.network_posteriors --out benchmarks/results [--parts choices digits mnist regression agreement]
+python -m benchmarks.network_posteriors --out benchmarks/results [--parts digits mnist regression agreement]
 [--splits 3] [--again] [--quick]
 
 A result that the file has is kept, so that a run that was stopped continues; --again measures it anew. The methods of
@@ -24,14 +24,13 @@ from ald_ext.files import write_json
 from ald_ext.progress import progress_bar
 
 from ..provenance import describe_run
-from .choices import compare_choice
 from .comparison import compare, methods_for
 from .hmc import CASES, compare_with_hmc
 from .methods import OURS, suggested
-from .problems import CHOICES, COMPARED, Problem, digits
+from .problems import COMPARED, Problem, digits
 
 FILE = "network_posteriors.json"
-PARTS = ("choices", *COMPARED, "agreement")
+PARTS = (*COMPARED, "agreement")
 #: The budget of each method in a quick run, which is there to see that it runs.
 QUICK_BUDGET = 100
 
@@ -111,11 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     results = Results(options.out / FILE, [*options.parts, "suggestions"] if options.again else [], options.quick)
     for part in options.parts:
-        if part == "choices":
-            bar = progress_bar(CHOICES[:1] if options.quick else CHOICES, show=not options.quick, desc=part)
-            seeds = 1 if options.quick else 2
-            results.add(part, [compare_choice(make(), seeds=seeds, quick=options.quick) for make in bar])
-        elif part == "agreement":
+        if part == "agreement":
             measure_agreement(results)
         else:
             measure(part, 1 if options.quick else options.splits, results)

@@ -225,35 +225,11 @@ gradients of minibatches, from random initial weights.
 """
 
 
-def choices_section(part: list[dict[str, Any]]) -> str:
-    rows = [
-        [
-            row["problem"],
-            row["suggested_lr"],
-            row["best_lr"],
-            row["ratio"],
-            f"{row['nll_at_suggestion']:.4f}",
-            f"{row['nll_at_best']:.4f}",
-        ]
-        for row in part
-    ]
-    return f"""## The lr of suggest_settings
-
-SGLD with the suggested lr and with others around it, by factors of 2: the held-out NLL of the average over 2,000 steps
-from where 1,000 steps of Adam had led, without the first quarter. Means over 2 seeds. The suggestion is made for an
-accurate posterior, and that is not always the best likelihood after so few steps: where the posterior is too unsure,
-smaller steps stay nearer to the optimum, and where the optimum fits badly, larger ones leave it faster.
-
-{table(["problem", "suggested", "best of the grid", "ratio", "NLL at the suggestion", "NLL at the best"], rows)}
-"""
-
-
 SECTIONS = {
     "digits": digits_section,
     "mnist": mnist_section,
     "regression": regression_section,
     "agreement": agreement_section,
-    "choices": choices_section,
 }
 
 

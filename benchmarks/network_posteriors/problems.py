@@ -216,6 +216,14 @@ def friedman_network(seed: int = 0, **options: Any) -> Problem:
     return regression("Friedman's first function", x, y, (240, 60), seed, **options)
 
 
+#: Those of each part of the comparison of methods: functions of the split's number.
+COMPARED = {
+    "digits": (digits,),
+    "mnist": (mnist,),
+    "regression": (diabetes_network, alcohol_network, friedman_network),
+}
+
+
 def small_convolutional() -> nn.Module:
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
@@ -235,13 +243,3 @@ def convolutional_digits() -> Problem:
     data = datasets.load_digits()
     parts = split(data.data / 16, data.target, (500, 0), 1)
     return Problem("digits, convolutional", *parts, small_convolutional, cross_entropy, prior_gain=2.0)
-
-
-#: Those of each part of the comparison of methods: functions of the split's number.
-COMPARED = {
-    "digits": (digits,),
-    "mnist": (mnist,),
-    "regression": (diabetes_network, alcohol_network, friedman_network),
-}
-#: Those on which the chooser's lr is compared with a grid.
-CHOICES = (wine, diabetes, heteroscedastic, friedman, convolutional_digits)

@@ -65,7 +65,6 @@ class Results:
 
 def measure(part: str, splits: int, results: Results) -> None:
     """Add the scores of every method on each split of a part's problems that the file lacks."""
-
     quick = results.quick
 
     def jobs() -> Iterator[tuple[Problem, int, str]]:
@@ -78,11 +77,13 @@ def measure(part: str, splits: int, results: Results) -> None:
 
     for problem, split, method in progress_bar(list(jobs()), show=not quick, desc=part, unit="run"):
         rows = results.values.get(part, [])
-        key = {"problem": problem.name, "split": split, "method": method, "budget": problem.budget}
-        if any({name: row[name] for name in key} == key for row in rows):
+        key = {"problem": problem.name, "split": split, "method": method}
+        same = [row for row in rows if {name: row[name] for name in key} == key]
+        if any(row["budget"] == problem.budget for row in same):
             continue
         try:
-            results.add(part, [*rows, {**key, **compare(problem, method, split, results.suggest)}])
+            found = {**key, "budget": problem.budget, **compare(problem, method, split, results.suggest)}
+            results.add(part, [*(row for row in rows if row not in same), found])
         except ImportError as error:
             warnings.warn(f"benchmarks.network_posteriors: {method} is left out: {error}", stacklevel=2)
 
@@ -95,9 +96,10 @@ def measure_agreement(results: Results) -> None:
     )
     for case in [(*CASES[0][:2], QUICK_BUDGET)] if quick else CASES:
         rows = results.values.get("agreement", [])
-        if not any((row["prior_gain"], row["temperature"], row["budget"]) == case for row in rows):
+        same = [row for row in rows if (row["prior_gain"], row["temperature"]) == case[:2]]
+        if not any((row["budget"], row["samples"]) == (case[2], effort["samples"]) for row in same):
             found = compare_with_hmc(digits(0), case, results.suggest, **effort)
-            results.add("agreement", [*results.values.get("agreement", []), *found])
+            results.add("agreement", [*(row for row in rows if row not in same), *found])
 
 
 def main(arguments: list[str] | None = None) -> None:

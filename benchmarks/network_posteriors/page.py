@@ -106,7 +106,7 @@ def choice_table(rows: Rows) -> str:
 
 
 CHOICE = """The prior of weights is N(0, 2·gain²/inputs), which a temperature T narrows to gain·√T. Gain and T of ours
-are those with the least NLL on the validation data, for each split and method; the lr is that of `suggest_settings` on
+are those with the least NLL on the validation data, for each split and method, of those in the table; the lr is that of `suggest_settings` on
 the first split, whose gradients are not counted."""
 
 
@@ -168,7 +168,7 @@ AUROC of the predictive entropy, for images as they are against those that are t
 
 ![NLL and ECE over the angle, by method](network_posteriors_mnist.png)
 
-{CHOICE}
+Gain and T of ours were chosen for the digits, the lr as there.
 
 {choice_table(rows)}
 """

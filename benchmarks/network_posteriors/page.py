@@ -105,9 +105,9 @@ def choice_table(rows: Rows) -> str:
     return table(["method", "gain", "T", "lr", "validation NLL", "chosen"], lines)
 
 
-CHOICE = """The prior of weights is N(0, 2·gain²/inputs), which a temperature T narrows to gain·√T. Gain and T of ours
-are those with the least NLL on the validation data, for each split and method, of those in the table; the lr is that of `suggest_settings` on
-the first split, whose gradients are not counted."""
+CHOICE = """The prior of weights is N(0, 2·gain²/inputs), which a temperature T narrows to gain·√T. Of those in the
+table, gain and T of ours are those with the least NLL on the validation data, for each split and method; the lr is that
+of `suggest_settings` on the first split, whose gradients are not counted."""
 
 
 def digits_section(rows: Rows) -> str:

@@ -44,9 +44,9 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return " ± ".join(f"{value:.{digits}f}" if found[0] < 1000 else f"{value:.2g}" for value in found)
 
 
-def splits_of(rows: Rows) -> str:
+def over_splits(rows: Rows) -> str:
     count = len({row["split"] for row in rows})
-    return "one split" if count == 1 else f"{count} splits"
+    return "Figures of one split" if count == 1 else f"Means and standard deviations over {count} splits"
 
 
 def score_table(rows: Rows) -> str:
@@ -76,9 +76,12 @@ def ratio_table(rows: Rows) -> str:
     for name in baselines:
         above = [method for method in ours if fmean(nll_ratios(rows, method, name)) > 1]
         if above:
-            sentences.append(f"Worse than {BASELINES[name]}: {', '.join(above)}.")
+            sentences.append(f"The NLL is above {BASELINES[name]}: {', '.join(above)}.")
         else:
-            sentences.append(f"All of ours are better than {BASELINES[name]}.")
+            sentences.append(f"The NLL of all of ours is below {BASELINES[name]}.")
+    ece = {name: fmean(row["test"]["ece"] for row in rows if row["method"] == name) for name in methods}
+    if above := [method for method in ours if ENSEMBLE in ece and ece[method] > ece[ENSEMBLE]]:
+        sentences.append(f"The ECE is above {BASELINES[ENSEMBLE]}: {', '.join(above)}.")
     return table(["NLL over", *(BASELINES[name] for name in baselines)], lines) + "\n\n" + "\n".join(sentences)
 
 
@@ -105,6 +108,9 @@ def choice_table(rows: Rows) -> str:
     return table(["method", "gain", "T", "lr", "validation NLL", "chosen"], lines)
 
 
+#: A total variation between predictions that is told of.
+FAR = 0.05
+
 CHOICE = """The prior of weights is N(0, 2·gain²/inputs), which a temperature T narrows to gain·√T. Of those in the
 table, gain and T of ours are those with the least NLL on the validation data, for each split and method; the lr is that
 of `suggest_settings` on the first split, whose gradients are not counted."""
@@ -117,7 +123,7 @@ A perceptron 64-100-10 on 500 of scikit-learn's digits; 297 others choose settin
 {rows[0]["budget"]:,} gradients of minibatches of 50, the ensemble's members a fifth of that each. Adam has lr 0.001 and
 stops where the validation data have the best likelihood, but for "to the end". MC dropout and SWAG are
 torch-uncertainty's, the Laplace approximation is laplace-torch's, with its precision chosen on the validation data.
-Means and standard deviations over {splits_of(rows)} of the data; NLL in nats.
+{over_splits(rows)} of the data; NLL in nats.
 
 {score_table(rows)}
 
@@ -140,7 +146,7 @@ def mnist_section(rows: Rows) -> str:
     return f"""## MNIST, and images that are turned or noisy
 
 A perceptron 1024-100-10 on 2,000 of MNIST's digits, at their size; 500 others choose settings, 1,500 test. Each method
-has {rows[0]["budget"]:,} gradients of minibatches of 50. Means over {splits_of(rows)} of the data. Images as they are:
+has {rows[0]["budget"]:,} gradients of minibatches of 50. {over_splits(rows)} of the data. Images as they are:
 
 {score_table(rows)}
 
@@ -194,9 +200,9 @@ def regression_section(rows: Rows) -> str:
 A perceptron with 50 hidden units gives mean and log deviation; the predictive distribution is the mixture of these
 normals. Diabetes (442 patients, 250 to train on) and wine (178, 100 to train on) are real data of scikit-learn,
 Friedman's function is made up (240 to train on). Targets are in units of the training data's deviation. Each method has
-{rows[0]["budget"]:,} gradients of minibatches of 50; the coverage is that of central 90 % intervals. Means and standard
-deviations over {splits_of(rows)}. The Laplace approximation of laplace-torch has one deviation for all data, and is
-left out.
+{rows[0]["budget"]:,} gradients of minibatches of 50; the coverage is that of central 90 % intervals.
+{over_splits(rows)} of the data. The Laplace approximation of laplace-torch has one deviation for all data,
+and is left out.
 
 {CHOICE}
 
@@ -214,6 +220,8 @@ def agreement_section(rows: Rows) -> str:
         ]
         for row in rows
     ]
+    far = [f"{row['method']} at T = {row['temperature']:g}" for row in rows if row["total_variation"] > FAR]
+    sentence = f"\nA total variation above {FAR}: {', '.join(far)}.\n" if far else ""
     return f"""## Beside HMC
 
 How near the predictions on the test digits are to those of {{class}}`ald_ext.samplers.HMC`, which is exact, with
@@ -222,7 +230,7 @@ class, and the mean total variation between the class probabilities. Ours are si
 gradients of minibatches, from random initial weights.
 
 {table(["method", "gain", "T", "same class", "total variation", "accuracy", "NLL", "ECE"], lines)}
-"""
+{sentence}"""
 
 
 SECTIONS = {

@@ -205,18 +205,28 @@ def made_up_row(method: str, split: int, nll: float, **scores: float) -> dict[st
 def test_the_page_has_means_over_splits_and_tells_where_ours_are_worse() -> None:
     nlls = {page.ENSEMBLE: (0.2, 0.2), page.ADAM: (0.4, 0.4), "SGHMC": (0.1, 0.2), "SGLD": (0.3, 0.3)}
     rows = [made_up_row(name, split, nll) for name, both in nlls.items() for split, nll in enumerate(both)]
+    one = [{**row, "test": {**row["test"], "ece": 0.6}} if row["method"] == "SGLD" else row for row in rows[::2]]
+    assert "The ECE is above the ensemble's: SGLD." in page.digits_section(one)
+    assert "Figures of one split of the data" in page.digits_section(one)
     for section in (page.digits_section, page.mnist_section):
         text = section(rows)
         assert "| SGHMC | 0.500 ± 0.000 | 0.150 ± 0.071 |" in text
         assert "2 splits of the data" in text
         assert "| SGHMC | 0.75 ± 0.35 | 0.38 ± 0.18 |" in text
-        assert "Worse than the ensemble's: SGLD." in text
-        assert "All of ours are better than Adam's." in text
+        assert "The NLL is above the ensemble's: SGLD." in text
+        assert "The NLL of all of ours is below Adam's." in text
+        assert "The ECE is above" not in text
         assert "| SGLD | 16 | 0.02 | 0.1 | 0.300 ± 0.000 | 2 of 2 |" in text
     assert "The least NLL is that of SGHMC." in page.regression_section(rows)
     assert len(pictures.draw_methods(rows).axes) == 2
     assert len(pictures.draw_angles(rows).axes[0].lines) == len(nlls)
     common = {"prior_gain": 16.0, "temperature": 0.02, "samples": 5, "budget": 1000}
-    scores = {"top_1": 0.98, "total_variation": 0.04, "accuracy": 0.5, "nll": 0.5, "ece": 0.5}
-    text = page.agreement_section([{**common, **scores, "method": "SGLD"}])
+    scores = {"top_1": 0.98, "accuracy": 0.5, "nll": 0.5, "ece": 0.5}
+    near, far = (
+        {**common, **scores, "method": name, "total_variation": distance}
+        for name, distance in (("SGLD", 0.04), ("SGHMC", 0.06))
+    )
+    text = page.agreement_section([near, far])
     assert "| SGLD | 16 | 0.02 | 0.980 | 0.040 | 0.500 | 0.500 | 0.500 |" in text
+    assert "above 0.05: SGHMC at T = 0.02." in text
+    assert "above" not in page.agreement_section([near])

@@ -145,7 +145,7 @@ The AUROC of the predictive entropy, for test images against the same turned by 
 def mnist_section(rows: Rows) -> str:
     return f"""## MNIST, and images that are turned or noisy
 
-A perceptron 1024-100-10 on 2,000 of MNIST's digits, at their size; 500 others choose settings, 1,500 test. Each method
+A perceptron 1024-100-10 on 2,000 of MNIST's digits, padded to 32 x 32; 500 others validate, 1,500 test. Each method
 has {rows[0]["budget"]:,} gradients of minibatches of 50. {over_splits(rows)} of the data. Images as they are:
 
 {score_table(rows)}

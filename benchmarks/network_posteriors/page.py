@@ -38,9 +38,12 @@ def methods_of(rows: Rows) -> list[str]:
     return list(dict.fromkeys(row["method"] for row in rows))
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean, and the standard deviation over the splits where there are several."""
-    found = [fmean(values), *([stdev(values)] if len(values) > 1 else [])]
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """Mean, and the standard deviation over the splits where there are several; None is what was not finite."""
+    if None in values:
+        return "not finite"
+    finite = [value for value in values if value is not None]
+    found = [fmean(finite), *([stdev(finite)] if len(finite) > 1 else [])]
     return " ± ".join(f"{value:.{digits}f}" if found[0] < 1000 else f"{value:.2g}" for value in found)
 
 
@@ -192,17 +195,17 @@ def regression_section(rows: Rows) -> str:
         parts.append(
             f"### {problem[0].upper()}{problem[1:]}\n\n{table(['method', *REGRESSION_SCORES.values()], lines)}"
         )
-        best = min(methods_of(own), key=lambda name: fmean(r["test"]["nll"] for r in own if r["method"] == name))
+        finite = [row for row in own if row["test"]["nll"] is not None]
+        best = min(methods_of(finite), key=lambda name: fmean(r["test"]["nll"] for r in finite if r["method"] == name))
         parts.append(f"The least NLL is that of {best}.\n\n{choice_table(own)}")
     tables = "\n\n".join(parts)
     return f"""## Regressions
 
 A perceptron with 50 hidden units gives mean and log deviation; the predictive distribution is the mixture of these
-normals. Diabetes (442 patients, 250 to train on) and wine (178, 100 to train on) are real data of scikit-learn,
-Friedman's function is made up (240 to train on). Targets are in units of the training data's deviation. Each method has
+normals. Data are scikit-learn's, targets in units of the training data's deviation. Each method has
 {rows[0]["budget"]:,} gradients of minibatches of 50; the coverage is that of central 90 % intervals.
 {over_splits(rows)} of the data. The Laplace approximation of laplace-torch has one deviation for all data,
-and is left out.
+and is left out. SWAG is trained by SGD with lr 0.05, as for images; where that is too large, its figures are not finite.
 
 {CHOICE}
 

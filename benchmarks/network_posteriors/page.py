@@ -205,7 +205,8 @@ A perceptron with 50 hidden units gives mean and log deviation; the predictive d
 normals. Data are scikit-learn's, targets in units of the training data's deviation. Each method has
 {rows[0]["budget"]:,} gradients of minibatches of 50; the coverage is that of central 90 % intervals.
 {over_splits(rows)} of the data. The Laplace approximation of laplace-torch has one deviation for all data,
-and is left out. SWAG is trained by SGD with lr 0.05, as for images; where that is too large, its figures are not finite.
+and is left out. SWAG is trained by SGD with lr 0.05, as for images; where that is too large, its figures are not
+finite.
 
 {CHOICE}
 

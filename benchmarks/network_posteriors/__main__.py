@@ -1,18 +1,20 @@
-"""Measures posteriors of networks, and writes network_posteriors.json to the folder --out after each part.
+"""Measures posteriors of networks, and writes network_posteriors.json to the folder --out after each result.
 
-python -m benchmarks.network_posteriors --out benchmarks/results [--parts digits agreement] [--splits 1]
-[--budget 10000] [--quick]
+python -m benchmarks.network_posteriors --out benchmarks/results [--parts digits mnist regression agreement]
+[--splits 3] [--again] [--quick]
 
-`digits` takes the methods of other packages from torch-uncertainty and laplace-torch (the dependency group
-network-posteriors of pyproject.toml), and leaves out those it lacks.
+A result that the file has is kept, so that a run that was stopped continues; --again measures it anew. The methods of
+other packages are those of torch-uncertainty and laplace-torch (the dependency group network-posteriors of
+pyproject.toml); those that are missing are left out, with a warning.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,101 +24,99 @@ from ald_ext.files import write_json
 from ald_ext.progress import progress_bar
 
 from ..provenance import describe_run
-from .methods import OTHERS, OURS, Predictor, hamiltonian, langevin
-from .problems import Problem, digits
-from .scores import agreement, scores
+from .comparison import compare, methods_for
+from .hmc import CASES, compare_with_hmc
+from .methods import OURS, suggested
+from .problems import COMPARED, Problem, digits
 
 FILE = "network_posteriors.json"
-#: Of the temperatures the validation data choose.
-PRIOR_GAIN, TEMPERATURES = 16.0, (1.0, 0.1, 0.02)
+PARTS = (*COMPARED, "agreement")
+#: The budget of each method in a quick run, which is there to see that it runs.
+QUICK_BUDGET = 100
 
 
-def foreign_inputs(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Images turned by a quarter, and with noise of deviation 0.3."""
-    images = x.view(-1, 8, 8)
-    noise = 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return {"turned": images.rot90(1, (1, 2)).reshape(x.shape), "noisy": (x + noise).clamp(0, 1)}
+class Results:
+    """What has been measured, in a file that is written after each result."""
+
+    def __init__(self, path: Path, again: list[str], quick: bool) -> None:
+        self.path, self.quick = path, quick
+        self.values = json.loads(path.read_text()) if path.exists() else {}
+        self.values = {name: value for name, value in self.values.items() if name not in again}
+        self.values["run"] = describe_run(torch.device("cpu"), "python -m benchmarks.network_posteriors")
+
+    def add(self, part: str, value: Any) -> None:
+        self.values[part] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, self.values)
+
+    def suggest(self, method: str, problem: Problem) -> dict[str, Any]:
+        """The settings that were suggested for the first split of a problem that was measured, and for all others."""
+        key = [problem.name, method, problem.prior_gain, problem.temperature]
+        if self.quick:
+            return {"lr": 1e-3, "num_data": len(problem.train[0]), "temperature": problem.temperature}
+        found = self.values.get("suggestions", [])
+        for each in found:
+            if each["key"] == key:
+                return dict(each["settings"])
+        settings = suggested(OURS[method], problem)
+        self.add("suggestions", [*found, {"key": key, "settings": settings}])
+        return settings
 
 
-def score(predict: Predictor, problem: Problem) -> dict[str, float]:
-    x, y = problem.test
-    return scores(predict(x), y, {name: predict(inputs) for name, inputs in foreign_inputs(x).items()})
+def measure(part: str, splits: int, results: Results) -> None:
+    """Add the scores of every method on each split of a part's problems that the file lacks."""
+    quick = results.quick
+
+    def jobs() -> Iterator[tuple[Problem, int, str]]:
+        for make in COMPARED[part][:1] if quick else COMPARED[part]:
+            for split in range(splits):
+                problem = make(split)
+                problem = replace(problem, budget=QUICK_BUDGET) if quick else problem
+                for method in methods_for(problem):
+                    yield problem, split, method
+
+    for problem, split, method in progress_bar(list(jobs()), show=not quick, desc=part, unit="run"):
+        rows = results.values.get(part, [])
+        key = {"problem": problem.name, "split": split, "method": method}
+        same = [row for row in rows if {name: row[name] for name in key} == key]
+        if any(row["budget"] == problem.budget for row in same):
+            continue
+        try:
+            found = {**key, "budget": problem.budget, **compare(problem, method, split, results.suggest)}
+            results.add(part, [*(row for row in rows if row not in same), found])
+        except ImportError as error:
+            warnings.warn(f"benchmarks.network_posteriors: {method} is left out: {error}", stacklevel=2)
 
 
-def tuned(split: int, budget: int, temperatures: Sequence[float]) -> list[dict[str, Any]]:
-    """What SGHMC reaches on validation and test data at each temperature, the best on validation data first."""
-    tried = []
-    for temperature in temperatures:
-        problem = digits(split, prior_gain=PRIOR_GAIN, temperature=temperature)
-        x, y = problem.validation
-        predict = langevin(OURS["SGHMC"], problem, budget, 0)
-        row = {"prior_gain": PRIOR_GAIN, "temperature": temperature}
-        tried.append({**row, "validation": scores(predict(x), y, {}), "test": score(predict, problem)})
-    return sorted(tried, key=lambda row: row["validation"]["nll"])
-
-
-def measure_digits(splits: int, budget: int, quick: bool) -> Iterator[dict[str, Any]]:
-    """Scores of every method on the test digits, after each split."""
-    rows, settings, left_out = [], [], {}
-    for split in progress_bar(range(splits), show=not quick, desc="digits", unit="split"):
-        tried = tuned(split, budget, (0.1,) if quick else TEMPERATURES)
-        chosen = {name: tried[0][name] for name in ("prior_gain", "temperature")}
-        problem = digits(split, **chosen)
-        settings.append({"split": split, "chosen": chosen, "tried": tried})
-        runs = {name: partial(make, problem, budget, split) for name, make in OTHERS.items()}
-        runs |= {name: partial(langevin, kind, problem, budget, split) for name, kind in OURS.items()}
-        for name, run in runs.items():
-            try:
-                rows.append({"method": name, "split": split, **score(run(), problem)})
-            except ImportError as error:
-                left_out[name] = str(error)
-        yield {"budget": budget, "settings": settings, "rows": rows, "left_out": left_out}
-
-
-def measure_agreement(budget: int, adaptation: int, samples: int, chosen: dict[str, float] | None) -> dict[str, Any]:
-    """Scores of HMC under several priors, and how near the predictions of SGLD and SGHMC are to it under two."""
-    cases = [{"prior_gain": gain, "temperature": 1.0} for gain in (4.0, 16.0)]
-    compared = [cases[0], *([chosen] if chosen else [])]
-    rows = []
-    for case in [*compared, *cases[1:]]:
-        problem = digits(0, **case)
-        x, y = problem.test
-        first, second = (predict(x) for predict in hamiltonian(problem, 0, adaptation=adaptation, samples=samples))
-        exact = (first + second) / 2
-        predictions = {"HMC, a chain and the other": (first, second, exact)}
-        for name in ("SGLD", "SGHMC") if case in compared else ():
-            found = langevin(OURS[name], problem, budget, 0)(x)
-            predictions[name] = (found, exact, found)
-        for name, (one, other, scored) in predictions.items():
-            rows.append({**case, "method": name, **agreement(one, other), **scores(scored, y, {})})
-    return {"budget": budget, "samples": samples, "rows": rows}
+def measure_agreement(results: Results) -> None:
+    """Add the cases of the comparison with HMC that the file lacks."""
+    quick = results.quick
+    effort = (
+        {"adaptation": 2, "samples": 4, "show": False} if quick else {"adaptation": 80, "samples": 200, "show": True}
+    )
+    for case in [(*CASES[0][:2], QUICK_BUDGET)] if quick else CASES:
+        rows = results.values.get("agreement", [])
+        same = [row for row in rows if (row["prior_gain"], row["temperature"]) == case[:2]]
+        if not any((row["budget"], row["samples"]) == (case[2], effort["samples"]) for row in same):
+            found = compare_with_hmc(digits(0), case, results.suggest, **effort)
+            results.add("agreement", [*(row for row in rows if row not in same), *found])
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--splits", type=int, default=1, help="of the digits")
-    parser.add_argument("--budget", type=int, default=10_000, help="gradients of minibatches of each method")
+    parser.add_argument("--splits", type=int, default=3, help="of the data of each problem")
+    parser.add_argument("--again", action="store_true", help="measure what the file has, too")
     parser.add_argument("--quick", action="store_true", help="hardly any steps, to see that it runs")
     options = parser.parse_args(arguments)
-    budget = 200 if options.quick else options.budget
-    path = options.out / FILE
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results["run"] = describe_run(torch.device("cpu"), "python -m benchmarks.network_posteriors")
+    results = Results(options.out / FILE, [*options.parts, "suggestions"] if options.again else [], options.quick)
     for part in options.parts:
-        if part == "digits":
-            found: Iterable[Any] = measure_digits(1 if options.quick else options.splits, budget, options.quick)
+        if part == "agreement":
+            measure_agreement(results)
         else:
-            chosen = results.get("digits", {}).get("settings", [{}])[0].get("chosen")
-            found = (measure_agreement(budget, *((2, 4) if options.quick else (80, 100)), chosen),)
-        for so_far in found:
-            results[part] = so_far
-            options.out.mkdir(parents=True, exist_ok=True)
-            write_json(path, results)
+            measure(part, 1 if options.quick else options.splits, results)
 
-
-PARTS = ("digits", "agreement")
 
 if __name__ == "__main__":
     main()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from sklearn import datasets
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from ald_ext.data import load_dataset
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Problem:
         nll: of outputs and targets, (n,): the loss is its mean. Of classes it is the cross-entropy.
         prior_gain: the prior of weights is N(0, 2·gain²/inputs), that of He initialization at 1.
         temperature: T of the posterior.
+        budget: number of gradients of minibatches that each method has.
+        shifts: functions of the test inputs, by name, that give inputs unlike the training data.
     """
 
     name: str
@@ -36,13 +40,21 @@ class Problem:
     prior_gain: float = 1.0
     temperature: float = 1.0
     batch_size: int = 50
+    budget: int = 10_000
+    shifts: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    @property
+    def classifies(self) -> bool:
+        return self.nll is cross_entropy
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.nll(outputs, targets).mean()
 
     def loader(self, seed: int) -> DataLoader[Any]:
-        generator = torch.Generator().manual_seed(seed)
-        return DataLoader(TensorDataset(*self.train), self.batch_size, shuffle=True, generator=generator)
+        """Minibatches of a shuffled epoch, each indexed at once, which is several times as fast as datum by datum."""
+        generator, data = torch.Generator().manual_seed(seed), TensorDataset(*self.train)
+        batches = BatchSampler(RandomSampler(data, generator=generator), self.batch_size, drop_last=False)
+        return DataLoader(data, sampler=batches, batch_size=None, generator=generator)
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups whose weight decay is the prior; a bias has that of its layer's weights."""
@@ -99,11 +111,52 @@ def perceptron(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[
     return make
 
 
+def noisy(deviation: float) -> Callable[[Tensor], Tensor]:
+    """Brightness in [0, 1] with Gaussian noise, always the same."""
+
+    def shift(x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        return (x + deviation * noise).clamp(0, 1)
+
+    return shift
+
+
+def rotated(degrees: float, side: int) -> Callable[[Tensor], Tensor]:
+    """Square images (n, side²), turned counterclockwise by an angle, with zeros where nothing was."""
+    angle = math.radians(degrees)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]])
+
+    def shift(x: Tensor) -> Tensor:
+        images = x.view(-1, 1, side, side)
+        grid = F.affine_grid(turn.expand(len(x), 2, 3), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False).view_as(x)
+
+    return shift
+
+
 def digits(seed: int = 0, **options: Any) -> Problem:
     """500 of scikit-learn's digits, 8 x 8 with brightness in [0, 1]; 297 for validation, 1,000 for tests."""
     data = datasets.load_digits()
     parts = split(data.data / 16, data.target, (500, 297), seed)
-    return Problem("digits", *parts, perceptron(64, 100, 10), cross_entropy, **options)
+    shifts = {"turned": rotated(90, 8), "noisy": noisy(0.3)}
+    return Problem("digits", *parts, perceptron(64, 100, 10), cross_entropy, shifts=shifts, **options)
+
+
+#: Angles in degrees by which the test images of MNIST are turned.
+ANGLES = (15, 30, 45, 60)
+#: Number of test images of MNIST.
+MNIST_TESTS = 1500
+
+
+def mnist(seed: int = 0, **options: Any) -> Problem:
+    """2,000 of MNIST's digits, padded to 32 x 32; 500 for validation; 1,500 for tests."""
+    data = load_dataset("mnist5k")
+    images, labels = torch.cat([data.train_images, data.test_images]), torch.cat([data.train_labels, data.test_labels])
+    training, validation, test = split(images.flatten(1) / 255, labels, (2000, 500), seed)
+    shifts = {f"turned by {angle}°": rotated(angle, 32) for angle in ANGLES}
+    shifts |= {f"noise of {deviation:g}": noisy(deviation) for deviation in (0.2, 0.4)}
+    parts = (training, validation, tuple(part[:MNIST_TESTS] for part in test))
+    return Problem("MNIST", *parts, perceptron(1024, 100, 10), cross_entropy, budget=3000, shifts=shifts, **options)
 
 
 def wine() -> Problem:
@@ -137,22 +190,35 @@ def friedman() -> Problem:
     return Problem("friedman, perceptron", *parts, perceptron(10, 50, 1), normal_nll(0.2))
 
 
-def small_convolutional() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64, 10),
-    )
+def regression(name: str, x: Any, y: Any, sizes: tuple[int, int], seed: int, **options: Any) -> Problem:
+    """Inputs and targets in units of the training data's deviations; a perceptron gives mean and log deviation."""
+    parts = split(x, torch.as_tensor(y).float(), sizes, seed)
+    (x_mean, x_deviation), (y_mean, y_deviation) = ((part.mean(0), part.std(0)) for part in parts[0])
+    scaled = [((x - x_mean) / x_deviation, (y - y_mean) / y_deviation) for x, y in parts]
+    return Problem(name, *scaled, perceptron(x.shape[1], 50, 2), heteroscedastic_nll, budget=3000, **options)
 
 
-def convolutional_digits() -> Problem:
-    """A convolutional network on 500 digits of 8 x 8."""
-    data = datasets.load_digits()
-    parts = split(data.data / 16, data.target, (500, 0), 1)
-    return Problem("digits, convolutional", *parts, small_convolutional, cross_entropy, prior_gain=2.0)
+def diabetes_network(seed: int = 0, **options: Any) -> Problem:
+    """How far diabetes has progressed after a year, from ten measurements of 442 patients."""
+    data = datasets.load_diabetes()
+    return regression("diabetes", data.data, data.target, (250, 60), seed, **options)
+
+
+def alcohol_network(seed: int = 0, **options: Any) -> Problem:
+    """The alcohol of 178 wines, from their twelve other measurements."""
+    data = datasets.load_wine().data
+    return regression("alcohol of wines", data[:, 1:], data[:, 0], (100, 30), seed, **options)
+
+
+def friedman_network(seed: int = 0, **options: Any) -> Problem:
+    """Friedman's first function, of ten variables of which five matter, with noise."""
+    x, y = datasets.make_friedman1(1300, noise=1.0, random_state=0)
+    return regression("Friedman's first function", x, y, (240, 60), seed, **options)
+
+
+#: Those of each part of the comparison of methods: functions of the split's number.
+COMPARED = {
+    "digits": (digits,),
+    "mnist": (mnist,),
+    "regression": (diabetes_network, alcohol_network, friedman_network),
+}

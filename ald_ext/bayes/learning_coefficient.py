@@ -30,7 +30,8 @@ from ..optim.base import LangevinOptimizer
 from ..progress import progress_bar
 from ..samplers.diagnostics import arviz_functions, monte_carlo_standard_error, r_hat
 from ..settings import require, shortened
-from .batches import BatchStream
+from .batches import BatchStream, dataset_length
+from .loss_checks import scale_faults
 from .network_chains import Loss, backward, batch_loss, trainable
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
@@ -161,7 +162,8 @@ def local_learning_coefficient(
 
     Returns:
         The estimate with its standard error and traces. A UserWarning tells of chains that diverge, disagree or still
-        drift, of an estimate that is negative beyond chance, and of one that depends on γ; a line of ``warnings`` each.
+        drift, of an estimate that is negative beyond chance or depends on γ, of a loss that seems to be a sum, and of
+        ``num_data`` that is not the length of the loader's dataset; a line of ``warnings`` each.
 
     Raises:
         ValueError: an argument out of its range or of another kind, minibatches of another form, or none.
@@ -170,14 +172,12 @@ def local_learning_coefficient(
     arviz_functions(OWNER)
     trainable(module, OWNER)
     is_ours = isinstance(optimizer_class, type) and issubclass(optimizer_class, LangevinOptimizer)
-    require(is_ours, f"{OWNER}: optimizer_class", optimizer_class, "a Langevin optimizer of ald_ext")
+    require(is_ours, f"{OWNER}: optimizer_class", shortened(optimizer_class), "a Langevin optimizer of ald_ext")
     if num_data is None:
-        dataset = getattr(loader, "dataset", None)
-        lacks = "without a dataset" if dataset is None else "whose dataset has no length"
-        require(
-            hasattr(dataset, "__len__"), f"{OWNER}: num_data", f"None beside a loader {lacks}", "the number of data"
-        )
-        num_data = len(dataset)  # type: ignore[arg-type]
+        num_data = dataset_length(loader)
+        if num_data is None:
+            lacks = "None beside a loader without a dataset that has a length"
+            raise ValueError(f"{OWNER}: num_data: got {lacks}, expected the number of data")
     is_count = isinstance(num_data, Real) and 3 <= num_data < math.inf
     require(is_count, f"{OWNER}: num_data", repr(num_data), "a finite number >= 3")
     temperature = math.log(num_data) if temperature is None else temperature
@@ -204,6 +204,8 @@ def local_learning_coefficient(
                 seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
                 batches = BatchStream(loader, params[0].device)
                 results.append(run_chain(module, walker, optimizer, loss, batches, burn_in, burn_in + num_steps, bar))
+        faults = scale_faults(OWNER, module, loss, loader, next(batches), [num_data])
+        told = list(faults)  # after the chains, whose minibatches do not change by it
     finally:
         for part, mode in training.items():
             part.training = mode
@@ -211,7 +213,8 @@ def local_learning_coefficient(
     beta_n = num_data / temperature
     rises = beta_n * (losses - start_losses)[:, burn_in:]
     energies = localization / 2 * squared_distances[:, burn_in:]
-    figures, told = examine(rises, energies)
+    figures, seen = examine(rises, energies)
+    told += seen
     for line in told:
         warnings.warn(line, stacklevel=2)
     return LearningCoefficient(
@@ -283,9 +286,10 @@ def examine(rises: Tensor, energies: Tensor) -> tuple[dict[str, float], list[str
     agreement = r_hat(as_samples(rises)).item()
     if agreement > LARGEST_R_HAT:
         who = "chains disagree" if len(rises) > 1 else "the halves of the chain disagree"
+        of_chains = f", estimates {rises.mean(1).min():.3g} to {rises.mean(1).max():.3g}" if len(rises) > 1 else ""
         told.append(
-            f"{OWNER}: {who} (R-hat {agreement:.2f}, estimates {rises.mean(1).min():.3g} to "
-            f"{rises.mean(1).max():.3g}): more burn_in and num_steps, or a larger localization, may mend it"
+            f"{OWNER}: {who} (R-hat {agreement:.2f}{of_chains}): more burn_in and num_steps, or a larger localization, "
+            "may mend it"
         )
     halves = rises[:, : rises.shape[1] // 2], rises[:, rises.shape[1] // 2 :]
     drift = (halves[1].mean() - halves[0].mean()).item()

@@ -33,6 +33,7 @@ from ..settings import require, shortened
 from .batches import BatchStream, dataset_length
 from .loss_checks import scale_faults
 from .network_chains import Loss, backward, batch_loss, trainable
+from .pictures import new_figure
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
 
@@ -98,11 +99,9 @@ class LearningCoefficient:
         write_json(Path(path), values)
 
     def draw(self, path: str | Path) -> None:
-        """Draw the traces and the estimates of the chains as a PNG."""
-        from matplotlib.figure import Figure
-
+        """Draw the traces and the estimates of the chains as a PNG. ImportError if matplotlib is missing."""
         traces, steps = self.traces.cpu(), self.losses.shape[1]
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = new_figure(OWNER, 9, 3.2)
         over_time, of_chains = figure.subplots(1, 2, width_ratios=[3, 1])
         width = max(1, steps // 100)
         means = traces[:, : steps // width * width].unflatten(1, (-1, width)).mean(2)

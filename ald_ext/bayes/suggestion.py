@@ -18,6 +18,7 @@ from ..files import write_atomically, write_json
 from ..optim import PSGLD, SGHMC, SGLD, SGNHT
 from ..settings import require, shortened
 from .network_chains import Loss
+from .pictures import new_figure
 from .short_chains import MEASUREMENTS, OWNER, LangevinClass, ShortChains, Trial
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class Suggestion:
     largest_temperature: float
 
     def draw(self) -> Figure:
-        """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line."""
-        from matplotlib.figure import Figure
+        """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line.
 
-        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        figure = new_figure(OWNER, 11, 3.2)
         panels = figure.subplots(1, 3)
         nominal = self.settings["temperature"]
         for eps in sorted({trial.eps for trial in self.trials}, key=lambda eps: eps or 0):
@@ -74,11 +77,16 @@ class Suggestion:
         return figure
 
     def save(self, folder: str | Path) -> None:
-        """Write ``suggestion.json`` and ``suggestion.png`` to a folder, which is made. OSError if it cannot be."""
-        folder = Path(folder)
+        """Write ``suggestion.json`` and ``suggestion.png`` to a folder, which is made.
+
+        Raises:
+            ImportError: matplotlib is missing; nothing is written then.
+            OSError: a file cannot be written.
+        """
+        folder, figure = Path(folder), self.draw()
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "suggestion.json", asdict(self))
-        write_atomically(folder / "suggestion.png", lambda path: self.draw().savefig(path, dpi=100))
+        write_atomically(folder / "suggestion.png", lambda path: figure.savefig(path, dpi=100))
 
 
 def suggest_settings(
@@ -145,7 +153,7 @@ def suggest_settings(
     generator = getattr(loader, "generator", None)
     state = None if generator is None else generator.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(seed)
             chains = ShortChains(module, params, loss, loader, optimizer, num_data, temperature, seed)
             trials = chains.run(lrs, warm_up, num_steps, progress)

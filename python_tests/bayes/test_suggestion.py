@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,14 @@ def test_bad_arguments_are_refused(options: dict[str, Any], expected: str) -> No
     assert "\n" not in str(error.value)
 
 
+def test_nothing_is_written_without_matplotlib(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    suggestion = suggest(num_steps=16, lrs=[0.01, 1.9])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"^ald_ext.bayes.suggest_settings: needs matplotlib: pip install"):
+        suggestion.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_modules_without_parameters_that_move_are_refused() -> None:
     for module, got in ((abs, "<built-in function abs>"), (nn.ReLU(), "no parameter that requires a gradient")):
         with pytest.raises(ValueError, match=f"suggest_settings: module: got {got}, expected "):
@@ -287,7 +296,7 @@ class Pair(nn.Module):
 
 def test_inputs_and_outputs_may_be_trees_and_parts_frozen() -> None:
     module, x = Pair(), torch.randn(20, 3)
-    suggestion = suggest_settings(
+    suggestion = torch.no_grad()(suggest_settings)(  # gradients are taken wherever it is called
         module,
         lambda outputs, targets: (outputs[1] - targets["y"]).square().mean(),
         [({"x": x}, {"y": torch.zeros(20, 2), "names": ["a"] * 20})],

@@ -13,6 +13,7 @@ Note [The estimate]
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -195,16 +196,18 @@ def local_learning_coefficient(
     module.eval()
     try:
         with progress_bar(total=chains * (burn_in + num_steps), desc="chains", unit="step", show=show_progress) as bar:
-            results = []
+            results, told = [], list[str]()
             for chain in range(chains):
                 walker = copy.deepcopy(module)
                 params = trainable(walker, OWNER)
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
                 seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
-                batches = BatchStream(loader, params[0].device)
+                batches: Iterator[Any] = BatchStream(loader, params[0].device)
+                if chain == 0:
+                    batch = next(batches)
+                    told += scale_faults(OWNER, module, loss, loader, batch, [num_data])
+                    batches = itertools.chain([batch], batches)
                 results.append(run_chain(module, walker, optimizer, loss, batches, burn_in, burn_in + num_steps, bar))
-        faults = scale_faults(OWNER, module, loss, loader, next(batches), [num_data])
-        told = list(faults)  # after the chains, whose minibatches do not change by it
     finally:
         for part, mode in training.items():
             part.training = mode

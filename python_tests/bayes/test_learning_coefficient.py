@@ -281,6 +281,18 @@ def test_a_sum_and_another_number_of_data_are_told() -> None:
         assert all(warning.filename == __file__ for warning in record)
 
 
+def test_minibatches_that_have_no_halves_and_no_successor_are_enough() -> None:
+    """Whether the loss is a sum cannot be seen then, and nothing is lost by that."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        assert len(outputs) == 10
+        return nn.functional.mse_loss(outputs, targets)
+
+    minibatches = iter([(torch.zeros(10, 3), torch.zeros(10, 1))] * 8)
+    options: dict[str, Any] = {"lr": 1e-4, "num_steps": 8, "burn_in": 0, "chains": 1, "num_data": 30}
+    assert len(local_learning_coefficient(nn.Linear(3, 1), loss, minibatches, **options).losses[0]) == 8
+
+
 def test_chains_are_a_function_of_the_seed() -> None:
     first_run, again, other = (run(quadratic(1), localization=1.0, seed=seed, num_steps=8) for seed in (5, 5, 6))
     assert torch.equal(first_run.losses, again.losses)

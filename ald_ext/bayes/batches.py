@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..settings import require, shortened
 
@@ -28,6 +28,22 @@ def restore_generators(loader: Any, states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     if states["loader"] is not None:
         loader.generator.set_state(states["loader"].cpu())
+
+
+def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
+    """Return a minibatch with a function of each of its tensors in their places."""
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def num_rows(batch: Any) -> int:
+    """Return the number of data of a minibatch, as its first tensor tells; 0 if none does."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+
+
+def dataset_length(loader: Any) -> int | None:
+    """Return the number of data of a loader's dataset; None for a loader or dataset that does not know it."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None  # type: ignore[arg-type]
 
 
 class BatchStream(Iterator[Any]):
@@ -63,7 +79,7 @@ class BatchStream(Iterator[Any]):
                 require(self._count, "ald_ext.bayes: loader", "no minibatches", expected)
                 continue
             self._count += 1
-            return tree_map(lambda leaf: leaf.to(self.device) if isinstance(leaf, Tensor) else leaf, batch)
+            return map_tensors(lambda leaf: leaf.to(self.device), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, and the present states of generators."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from ..samplers.chains import chains_of_rank
 from ..settings import from_dict, require, shortened
 from ..tensor_files import read_tensors, write_tensors
 from .batches import BatchStream
-from .loss_checks import check_scale, parameter_temperature
+from .loss_checks import parameter_temperature, scale_faults
 from .network_chains import Loss, MakeOptimizer, NetworkChains, separate_modules, trainable
 from .parameter_samples import TRACE_FILE, PosteriorSamples, named_tensors
 from .sample_files import check_fits
@@ -161,7 +162,9 @@ def collect_parameters(
             run.folder_of(chain).mkdir(parents=True, exist_ok=True)
             lock.acquire()
         if not run.resume():
-            check_scale(module, optimizers[0], loss, loader, next(BatchStream(loader, device)))
+            numbers = [group["num_data"] for group in optimizers[0].param_groups if "num_data" in group]
+            for fault in scale_faults(OWNER, module, loss, loader, next(BatchStream(loader, device)), numbers):
+                warnings.warn(fault, stacklevel=2)
             run.save()
         run.run(num_samples, progress)
         run.save()

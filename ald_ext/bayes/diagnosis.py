@@ -14,6 +14,7 @@ from ..files import write_atomically, write_json
 from ..samplers import effective_sample_size, monte_carlo_standard_error, r_hat
 from ..settings import require
 from .parameter_samples import PosteriorSamples
+from .pictures import new_figure
 from .prediction import Kind, sampled_values
 
 if TYPE_CHECKING:
@@ -82,11 +83,7 @@ class PosteriorDiagnosis:
 
     def draw(self) -> Figure:
         """Return the picture: loss and temperature over time, ESS and R-hat, and a predicted value of each chain."""
-        try:
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise ImportError("ald_ext.bayes.diagnose: needs matplotlib: pip install 'ald_ext[bayes]'") from error
-        figure = Figure(figsize=(10, 6), layout="constrained")
+        figure = new_figure("ald_ext.bayes.diagnose", 10, 6)
         loss, temperature, traces, ess, rank = figure.subplot_mosaic("aabbcc;dddeee").values()
         chains = sorted({row["chain"] for row in self.steps})
         for chain in chains:

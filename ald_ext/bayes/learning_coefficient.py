@@ -13,6 +13,7 @@ Note [The estimate]
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,8 +31,10 @@ from ..optim.base import LangevinOptimizer
 from ..progress import progress_bar
 from ..samplers.diagnostics import arviz_functions, monte_carlo_standard_error, r_hat
 from ..settings import require, shortened
-from .batches import BatchStream
+from .batches import BatchStream, dataset_length
+from .loss_checks import scale_faults
 from .network_chains import Loss, backward, batch_loss, trainable
+from .pictures import new_figure
 
 OWNER = "ald_ext.bayes.local_learning_coefficient"
 
@@ -97,11 +100,9 @@ class LearningCoefficient:
         write_json(Path(path), values)
 
     def draw(self, path: str | Path) -> None:
-        """Draw the traces and the estimates of the chains as a PNG."""
-        from matplotlib.figure import Figure
-
+        """Draw the traces and the estimates of the chains as a PNG. ImportError if matplotlib is missing."""
         traces, steps = self.traces.cpu(), self.losses.shape[1]
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = new_figure(OWNER, 9, 3.2)
         over_time, of_chains = figure.subplots(1, 2, width_ratios=[3, 1])
         width = max(1, steps // 100)
         means = traces[:, : steps // width * width].unflatten(1, (-1, width)).mean(2)
@@ -161,7 +162,8 @@ def local_learning_coefficient(
 
     Returns:
         The estimate with its standard error and traces. A UserWarning tells of chains that diverge, disagree or still
-        drift, of an estimate that is negative beyond chance, and of one that depends on γ; a line of ``warnings`` each.
+        drift, of an estimate that is negative beyond chance or depends on γ, of a loss that seems to be a sum, and of
+        ``num_data`` that is not the length of the loader's dataset; a line of ``warnings`` each.
 
     Raises:
         ValueError: an argument out of its range or of another kind, minibatches of another form, or none.
@@ -170,14 +172,12 @@ def local_learning_coefficient(
     arviz_functions(OWNER)
     trainable(module, OWNER)
     is_ours = isinstance(optimizer_class, type) and issubclass(optimizer_class, LangevinOptimizer)
-    require(is_ours, f"{OWNER}: optimizer_class", optimizer_class, "a Langevin optimizer of ald_ext")
+    require(is_ours, f"{OWNER}: optimizer_class", shortened(optimizer_class), "a Langevin optimizer of ald_ext")
     if num_data is None:
-        dataset = getattr(loader, "dataset", None)
-        lacks = "without a dataset" if dataset is None else "whose dataset has no length"
-        require(
-            hasattr(dataset, "__len__"), f"{OWNER}: num_data", f"None beside a loader {lacks}", "the number of data"
-        )
-        num_data = len(dataset)  # type: ignore[arg-type]
+        num_data = dataset_length(loader)
+        if num_data is None:
+            lacks = "None beside a loader without a dataset that has a length"
+            raise ValueError(f"{OWNER}: num_data: got {lacks}, expected the number of data")
     is_count = isinstance(num_data, Real) and 3 <= num_data < math.inf
     require(is_count, f"{OWNER}: num_data", repr(num_data), "a finite number >= 3")
     temperature = math.log(num_data) if temperature is None else temperature
@@ -196,13 +196,17 @@ def local_learning_coefficient(
     module.eval()
     try:
         with progress_bar(total=chains * (burn_in + num_steps), desc="chains", unit="step", show=show_progress) as bar:
-            results = []
+            results, told = [], list[str]()
             for chain in range(chains):
                 walker = copy.deepcopy(module)
                 params = trainable(walker, OWNER)
                 optimizer = optimizer_class(params, lr=lr, seed=seed, chain=chain, **options)  # type: ignore[call-arg]
                 seed = optimizer.param_groups[0]["seed"]  # one for all chains, and for all ranks
-                batches = BatchStream(loader, params[0].device)
+                batches: Iterator[Any] = BatchStream(loader, params[0].device)
+                if chain == 0:
+                    batch = next(batches)
+                    told += scale_faults(OWNER, module, loss, loader, batch, [num_data])
+                    batches = itertools.chain([batch], batches)
                 results.append(run_chain(module, walker, optimizer, loss, batches, burn_in, burn_in + num_steps, bar))
     finally:
         for part, mode in training.items():
@@ -211,7 +215,8 @@ def local_learning_coefficient(
     beta_n = num_data / temperature
     rises = beta_n * (losses - start_losses)[:, burn_in:]
     energies = localization / 2 * squared_distances[:, burn_in:]
-    figures, told = examine(rises, energies)
+    figures, seen = examine(rises, energies)
+    told += seen
     for line in told:
         warnings.warn(line, stacklevel=2)
     return LearningCoefficient(
@@ -283,9 +288,10 @@ def examine(rises: Tensor, energies: Tensor) -> tuple[dict[str, float], list[str
     agreement = r_hat(as_samples(rises)).item()
     if agreement > LARGEST_R_HAT:
         who = "chains disagree" if len(rises) > 1 else "the halves of the chain disagree"
+        of_chains = f", estimates {rises.mean(1).min():.3g} to {rises.mean(1).max():.3g}" if len(rises) > 1 else ""
         told.append(
-            f"{OWNER}: {who} (R-hat {agreement:.2f}, estimates {rises.mean(1).min():.3g} to "
-            f"{rises.mean(1).max():.3g}): more burn_in and num_steps, or a larger localization, may mend it"
+            f"{OWNER}: {who} (R-hat {agreement:.2f}{of_chains}): more burn_in and num_steps, or a larger localization, "
+            "may mend it"
         )
     halves = rises[:, : rises.shape[1] // 2], rises[:, rises.shape[1] // 2 :]
     drift = (halves[1].mean() - halves[0].mean()).item()

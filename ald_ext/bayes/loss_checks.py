@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
+from .batches import dataset_length, map_tensors, num_rows
 from .network_chains import Loss, batch_loss
 
 
 @torch.no_grad()
 def is_summed(module: nn.Module, loss: Loss, batch: Any) -> bool:
     """Return whether the loss of a minibatch is nearer to the sum of its halves' losses than to their mean."""
-    size = next((len(part) for part in batch if isinstance(part, Tensor) and part.dim()), 0)
+    size = num_rows(batch)
     if size < 2:
         return False
     modes = {part: part.training for part in module.modules()}
     module.eval()  # without dropout, and without a change of running statistics
     try:
         halves = [
-            tree_map(lambda leaf, rows=rows: leaf[rows] if isinstance(leaf, Tensor) and leaf.dim() else leaf, batch)
+            map_tensors(lambda leaf, rows=rows: leaf[rows] if leaf.dim() else leaf, batch)  # type: ignore[misc]
             for rows in (slice(size // 2), slice(size // 2, 2 * (size // 2)), slice(2 * (size // 2)))
         ]
         first, second, whole = (float(batch_loss(module, loss, part)) for part in halves)
-    except (RuntimeError, ValueError, IndexError):  # the run itself will tell what is wrong
+    except Exception:  # of any kind, as halves may be what the module does not take; a run tells of what it cannot do
         return False
     finally:
         for part, training in modes.items():
@@ -36,29 +35,23 @@ def is_summed(module: nn.Module, loss: Loss, batch: Any) -> bool:
     return abs(whole - first - second) < abs(whole - (first + second) / 2)
 
 
-def check_scale(module: nn.Module, optimizer: Optimizer, loss: Loss, loader: Iterable[Any], batch: Any) -> None:
-    """Warn of a summed loss, and of ``num_data`` that is not the number of data."""
-    owner = "ald_ext.bayes.collect_parameters"
-    found = [float(group["num_data"]) for group in optimizer.param_groups if "num_data" in group]
-    if not found:
-        return  # an optimizer that does not sample
-    size = len(loader.dataset) if hasattr(loader, "dataset") and hasattr(loader.dataset, "__len__") else None
+def scale_faults(
+    owner: str, module: nn.Module, loss: Loss, loader: Any, batch: Any, numbers: Iterable[float]
+) -> Iterator[str]:
+    """Yield a line for a summed loss, and for ``num_data`` that is not the number of data of the loader."""
+    found, size = sorted(set(map(float, numbers))), dataset_length(loader)
     summed = is_summed(module, loss, batch)
-    count = next((len(part) for part in batch if isinstance(part, Tensor) and part.dim()), None)
-    if summed and count == size and set(found) == {1}:
-        return  # the potential itself
+    if not found or (summed and found == [1] and num_rows(batch) == size):
+        return  # an optimizer that does not sample, or the potential itself
     if summed:
-        warnings.warn(
+        yield (
             f"{owner}: loss: got a sum over the minibatch, as half of one has half of the loss; expected the mean, "
-            f"with num_data={size or 'the number of data'}: else gradients are too large for the noise",
-            stacklevel=3,
+            f"with num_data={size or 'the number of data'}: else gradients are too large for the noise"
         )
-    if size is not None and set(found) != {size}:
-        got = ", ".join(f"{number:g}" for number in sorted(set(found)))
-        warnings.warn(
-            f"{owner}: optimizer: got num_data={got}, expected {size}, the number of data of the loader: the posterior "
-            "is too wide with a smaller number, and too narrow with a larger one",
-            stacklevel=3,
+    if size is not None and found != [size]:
+        yield (
+            f"{owner}: num_data: got {', '.join(f'{number:g}' for number in found)}, expected {size}, the number of "
+            "data of the loader: the posterior is too wide with a smaller number, and too narrow with a larger one"
         )
 
 

@@ -23,17 +23,21 @@ import copy
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..optim import PSGLD, SGHMC, SGLD, SGNHT
 from ..progress import progress_bar
 from ..settings import require, shortened
-from .loss_checks import is_summed
+from .batches import BatchStream, dataset_length, map_tensors, num_rows
+from .loss_checks import scale_faults
+from .network_chains import Loss, backward, batch_loss, trainable
 
 OWNER = "ald_ext.bayes.suggest_settings"
 LangevinClass = type[SGLD] | type[PSGLD] | type[SGHMC] | type[SGNHT]
@@ -43,6 +47,8 @@ GRID = [2.0**power for power in range(-9, 1)]
 #: λ of PSGLD that are compared.
 EPS = (0.1, 0.01, 0.001)
 POWER_ITERATIONS, MEASUREMENTS, PROBED_OUTPUTS = 8, 8, 64
+#: What a group of parameters may say for itself.
+OWN_OPTIONS = {"params", "weight_decay", "momentum", "diffusion", "alpha"}
 #: Heat, as a share of T, from which on the stiffest directions are about to become unstable.
 MOST_HEAT = 3.0
 
@@ -82,75 +88,67 @@ class ShortChains:
         self,
         module: nn.Module,
         params: Sequence[Any] | None,
-        loss: Callable[[Any, Tensor], Tensor],
-        loader: Iterable[Sequence[Tensor]],
+        loss: Loss,
+        loader: Iterable[Any],
         optimizer: LangevinClass,
         num_data: float | None,
         temperature: float,
         seed: int,
     ) -> None:
-        params = [p for p in module.parameters() if p.requires_grad] if params is None else list(params)
-        lists = all(isinstance(each.get("params"), (list, Tensor)) for each in params if isinstance(each, dict))
+        own_params = trainable(module, OWNER)
+        params = own_params if params is None else list(params)
+        require(params, f"{OWNER}: params", "an empty list", "some, or None for all")
+        groups = [each for each in params if isinstance(each, dict)]
+        lists = all(isinstance(group.get("params"), (list, Tensor)) for group in groups)
         require(lists, f"{OWNER}: params", "a group of something else", "groups whose params are lists")
-        require(params, f"{OWNER}: module", "no parameters that require gradients", "some")
-        anchored = any(each.get("localization") for each in params if isinstance(each, dict))
-        require(not anchored, f"{OWNER}: params", "a group with localization", "none: the chains begin elsewhere")
+        others = {name for group in groups for name in group.keys() - OWN_OPTIONS}
+        expected = f"none but {', '.join(sorted(OWN_OPTIONS))}: all else is as the call says"
+        require(not others, f"{OWNER}: params", f"a group with {', '.join(sorted(others))}", expected)
         is_loader = not hasattr(loader, "__next__")
         expected = "minibatches each time it is iterated over, as of a DataLoader"
         require(is_loader, f"{OWNER}: loader", "an iterator", expected)
         self.module, self.groups = copy.deepcopy((module, params))
         self.optimizer_class, self.loss, self.loader = optimizer, loss, loader
-        size = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None  # type: ignore[attr-defined]
-        fits = isinstance(num_data, (int, float)) or (num_data is None and size)
+        size = dataset_length(loader)
+        fits = isinstance(num_data, Real) or (num_data is None and size)
         require(fits, f"{OWNER}: num_data", shortened(num_data), "a number > 0, or a loader with a dataset")
         self.num_data = float(size if num_data is None else num_data)  # type: ignore[arg-type]
         self.temperature, self.seed = temperature, seed
         self.device = next(self.module.parameters()).device
         optimizer_of_groups = self.make(lr=0.0)
-        self.parameters = [p for group in optimizer_of_groups.param_groups for p in group["params"]]
-        self.decays = [group["weight_decay"] for group in optimizer_of_groups.param_groups for _ in group["params"]]
+        moving = [
+            (p, g["weight_decay"]) for g in optimizer_of_groups.param_groups for p in g["params"] if p.requires_grad
+        ]
+        self.parameters, self.decays = [p for p, _ in moving], [decay for _, decay in moving]
         own = {id(p) for p in self.module.parameters()}
         found = sum(id(p) in own for p in self.parameters)
         require(found and found == len(self.parameters), f"{OWNER}: params", f"{found} of the module", "only these")
         self.d = sum(p.numel() for p in self.parameters)
-        self.check_scale(size)
+        self.check_loss()
 
-    def check_scale(self, size: int | None) -> None:
-        """Warn of a summed loss, and of num_data that is not the number of data."""
-        batch = next(self.batches(), [])
-        require(batch, f"{OWNER}: loader", "no minibatches", "some, of inputs and targets")
-        with torch.no_grad():
-            value = float(self.batch_loss(batch))
+    def check_loss(self) -> None:
+        """Warn of a summed loss, and of num_data that is not the number of data. ValueError if it is not finite."""
+        batch = next(BatchStream(self.loader, self.device))
+        backward(loss := self.batch_loss(batch))
+        value = float(loss.detach())
         require(math.isfinite(value), f"{OWNER}: loss", value, "a finite number at the module's parameters")
-        if is_summed(self.module, self.loss, batch):
-            warnings.warn(
-                f"{OWNER}: loss: got a sum over the minibatch, as half of it has half the loss, expected the mean",
-                stacklevel=4,
-            )
-        if size is not None and self.num_data != size:
-            warnings.warn(
-                f"{OWNER}: num_data: got {self.num_data:g}, expected {size}, the number of data of the loader",
-                stacklevel=4,
-            )
+        for fault in scale_faults(OWNER, self.module, self.loss, self.loader, batch, [self.num_data]):
+            warnings.warn(fault, stacklevel=4)
 
-    def batches(self) -> Iterator[list[Tensor]]:
+    def batches(self) -> Iterator[Any]:
         """Minibatches of one epoch, on the module's device."""
         for batch in self.loader:
-            fits = isinstance(batch, (list, tuple)) and len(batch) > 1
-            require(fits, f"{OWNER}: loader: minibatch", shortened(batch), "a tuple (inputs …, targets)")
-            yield [part.to(self.device) for part in batch]
+            yield map_tensors(lambda leaf: leaf.to(self.device), batch)
 
-    def stream(self) -> Iterator[list[Tensor]]:
-        """Minibatches without end."""
-        while True:
-            yield from self.batches()
+    def batch_loss(self, batch: Any) -> Tensor:
+        return batch_loss(self.module, self.loss, batch)
 
-    def batch_loss(self, batch: list[Tensor]) -> Tensor:
-        *inputs, targets = batch
-        value = self.loss(self.module(*inputs), targets)
-        fits = isinstance(value, Tensor) and value.dim() == 0
-        require(fits, f"{OWNER}: loss", shortened(value), "one number, the mean over the minibatch")
-        return value
+    def outputs(self, batch: Any) -> Tensor:
+        """All of what the module gives for a minibatch, flat."""
+        *inputs, _ = batch
+        with torch.no_grad():
+            leaves = tree_leaves(self.module(*inputs))
+        return torch.cat([leaf.flatten().double() for leaf in leaves if isinstance(leaf, Tensor)])
 
     def make(self, **settings: Any) -> Any:
         """The optimizer on the copy, whose groups keep their prior."""
@@ -159,7 +157,7 @@ class ShortChains:
             groups, num_data=self.num_data, temperature=self.temperature, seed=self.seed, **{"lr": 0.0, **settings}
         )
 
-    def step(self, optimizer: Any, batch: list[Tensor]) -> float:
+    def step(self, optimizer: Any, batch: Any) -> float:
         optimizer.zero_grad()
         loss = self.batch_loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -177,7 +175,7 @@ class ShortChains:
         for batch in self.batches():
             loss = self.batch_loss(batch)
             flat = torch.cat([part.flatten() for part in self.gradients_of(loss)]).double()
-            rows = len(batch[-1])
+            rows = num_rows(batch)
             total, squares, count, weight = total + rows * flat, squares + flat.square(), count + 1, weight + rows
             value += rows * float(loss.detach())
         mean = total / weight
@@ -217,7 +215,7 @@ class ShortChains:
         """By Adam, whose lr falls from 0.01 to 0."""
         groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(self.parameters, self.decays, strict=True)]
         adam = torch.optim.Adam(groups, lr=0.01)
-        for number, batch in zip(range(steps), self.stream(), strict=False):
+        for number, batch in zip(range(steps), BatchStream(self.loader, self.device), strict=False):
             for group in adam.param_groups:
                 group["lr"] = 0.01 * (1 - number / steps)
             self.step(adam, batch)
@@ -234,11 +232,11 @@ class ShortChains:
         if eps is not None:
             for part, p in zip(square_avg.split([p.numel() for p in self.parameters]), self.parameters, strict=True):
                 optimizer.state[p]["square_avg"] = part.view_as(p).to(p.dtype)
-        first = next(self.batches())
+        first = map_tensors(lambda leaf: leaf[:PROBED_OUTPUTS], next(self.batches()))
         interval = num_steps // (2 * MEASUREMENTS)
         squares, laplacians, kinetic, losses, ratios = [], [], [], [], []
         outputs: list[Tensor] = []
-        for number, batch in zip(range(1, num_steps + 1), self.stream(), strict=False):
+        for number, batch in zip(range(1, num_steps + 1), BatchStream(self.loader, self.device), strict=False):
             if not math.isfinite(self.step(optimizer, batch)):
                 return Trial(lr, eps, diverged=True)
             if number <= num_steps // 2 or number % interval:
@@ -252,9 +250,7 @@ class ShortChains:
             if "momentum_buffer" in optimizer.state_names:
                 buffers = [optimizer.state[p]["momentum_buffer"] for p in self.parameters]
                 kinetic.append(self.num_data * sum(float(p.double().square().sum()) for p in buffers) / self.d)
-            with torch.no_grad():
-                output = self.module(*(part[:PROBED_OUTPUTS] for part in first[:-1]))
-            outputs += [output.double()] if isinstance(output, Tensor) else []
+            outputs.append(self.outputs(first))
         mean = statistics.fmean
         numbers = [*squares, *laplacians, *losses]
         if not all(map(math.isfinite, numbers)) or mean(laplacians) <= 0:
@@ -262,7 +258,6 @@ class ShortChains:
         temperature = mean(squares) / mean(laplacians)
         kinetic_temperature = mean(kinetic) if kinetic else None
         error = statistics.stdev(s - temperature * c for s, c in zip(squares, laplacians, strict=True))
-        movement = float((outputs[-1] - outputs[0]).square().mean().sqrt()) if outputs else None
         return Trial(
             lr,
             eps,
@@ -272,7 +267,7 @@ class ShortChains:
             kinetic_temperature=kinetic_temperature,
             judged_temperature=max(temperature, kinetic_temperature or 0.0),
             noise_ratio=mean(ratios),
-            movement=movement,
+            movement=float((outputs[-1] - outputs[0]).square().mean().sqrt()),
             loss=mean(losses),
         )
 
@@ -309,10 +304,7 @@ class ShortChains:
     def determined_directions(self) -> int:
         """The number k of Note [How hot a chain may be]."""
         batch = next(self.batches())
-        with torch.no_grad():
-            output = self.module(*batch[:-1])
-        each = output.numel() / len(batch[-1]) if isinstance(output, Tensor) else math.inf
-        return int(min(self.d, self.num_data * each))
+        return int(min(self.d, self.num_data * self.outputs(batch).numel() / num_rows(batch)))
 
     def trace(self, distance: float) -> float:
         """That of ∇²(L + prior), by Hutchinson's estimate."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, takewhile
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..files import write_atomically, write_json
 from ..optim import PSGLD, SGHMC, SGLD, SGNHT
 from ..settings import require, shortened
+from .network_chains import Loss
+from .pictures import new_figure
 from .short_chains import MEASUREMENTS, OWNER, LangevinClass, ShortChains, Trial
 
 if TYPE_CHECKING:
@@ -43,10 +46,12 @@ class Suggestion:
     largest_temperature: float
 
     def draw(self) -> Figure:
-        """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line."""
-        from matplotlib.figure import Figure
+        """Draw temperature, movement and loss of the trials over lr; the suggestion is a vertical line.
 
-        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        figure = new_figure(OWNER, 11, 3.2)
         panels = figure.subplots(1, 3)
         nominal = self.settings["temperature"]
         for eps in sorted({trial.eps for trial in self.trials}, key=lambda eps: eps or 0):
@@ -72,17 +77,22 @@ class Suggestion:
         return figure
 
     def save(self, folder: str | Path) -> None:
-        """Write ``suggestion.json`` and ``suggestion.png`` to a folder, which is made. OSError if it cannot be."""
-        folder = Path(folder)
+        """Write ``suggestion.json`` and ``suggestion.png`` to a folder, which is made.
+
+        Raises:
+            ImportError: matplotlib is missing; nothing is written then.
+            OSError: a file cannot be written.
+        """
+        folder, figure = Path(folder), self.draw()
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "suggestion.json", asdict(self))
-        write_atomically(folder / "suggestion.png", lambda path: self.draw().savefig(path, dpi=100))
+        write_atomically(folder / "suggestion.png", lambda path: figure.savefig(path, dpi=100))
 
 
 def suggest_settings(
     module: nn.Module,
-    loss: Callable[[Any, Tensor], Tensor],
-    loader: Iterable[Sequence[Tensor]],
+    loss: Loss,
+    loader: Iterable[Any],
     *,
     optimizer: LangevinClass = SGLD,
     params: Sequence[Any] | None = None,
@@ -108,7 +118,8 @@ def suggest_settings(
         loss: of outputs and targets, the mean over the minibatch.
         loader: minibatches (inputs, …, targets), as of a DataLoader; the whole of it is read for each measurement.
         optimizer: a class, SGLD, PSGLD, SGHMC or SGNHT.
-        params: parameter groups whose ``weight_decay`` is the prior; None for all parameters with a flat prior.
+        params: parameter groups whose ``weight_decay`` is the prior; None for all parameters with a flat prior. They
+            may have ``momentum``, ``diffusion`` or ``alpha``, but no settings that are suggested.
         num_data: N; None for ``len(loader.dataset)``.
         temperature: T > 0.
         lrs: the grid, > 0; None for ten, by factors of 2 up to the largest that the curvature allows.
@@ -125,23 +136,24 @@ def suggest_settings(
         UserWarning: the loss seems to be a sum; ``num_data`` is not the length of the loader's dataset; the largest lr
             of the grid is still good.
     """
-    require(optimizer in (SGLD, PSGLD, SGHMC, SGNHT), f"{OWNER}: optimizer", optimizer, "SGLD, PSGLD, SGHMC or SGNHT")
+    fits = optimizer in (SGLD, PSGLD, SGHMC, SGNHT)
+    require(fits, f"{OWNER}: optimizer", shortened(optimizer), "SGLD, PSGLD, SGHMC or SGNHT")
     for name, count, least in (("warm_up", warm_up, 0), ("num_steps", num_steps, 2 * MEASUREMENTS)):
         require(isinstance(count, int) and count >= least, f"{OWNER}: {name}", count, f"an integer >= {least}")
     for name, value in (("temperature", temperature), ("tolerance", tolerance)):
-        require(
-            isinstance(value, (int, float)) and 0 < value < math.inf, f"{OWNER}: {name}", value, "a finite number > 0"
-        )
+        fits = isinstance(value, Real) and 0 < value < math.inf
+        require(fits, f"{OWNER}: {name}", shortened(value), "a finite number > 0")
+    temperature, tolerance = float(temperature), float(tolerance)
     if lrs is not None:
-        found = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # of an array
-        fits = isinstance(found, (list, tuple)) and len(found) > 0
-        fits = fits and all(isinstance(lr, (int, float)) and 0 < lr < math.inf for lr in found)
-        require(fits, f"{OWNER}: lrs", shortened(lrs), "finite numbers > 0, one at least")
-        lrs = [float(lr) for lr in found]
+        found: Any = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # of an array
+        fits = isinstance(found, (list, tuple)) and len(found) > 0 and all(isinstance(lr, Real) for lr in found)
+        lrs = list(map(float, found)) if fits else []
+        fits = fits and all(0 < lr < math.inf for lr in lrs)
+        require(fits, f"{OWNER}: lrs", shortened(found), "finite numbers > 0, one at least")
     generator = getattr(loader, "generator", None)
     state = None if generator is None else generator.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(seed)
             chains = ShortChains(module, params, loss, loader, optimizer, num_data, temperature, seed)
             trials = chains.run(lrs, warm_up, num_steps, progress)
@@ -164,7 +176,7 @@ def suggest_settings(
         *reasons_for(best, following),
     ]
     if (best.temperature or 0.0) < 0.8 * temperature:
-        reasons.append("It is below T: the chain had not yet got around, so that a long burn-in is needed.")
+        reasons.append("That chain was below T: it had not yet got around, so that a long burn-in is needed.")
     return Suggestion(settings, reasons, trials, optimizer.__name__, tolerance, limit)
 
 

@@ -178,7 +178,12 @@ class MinibatchSampler:
         for name, tensor in own.items():
             require(name in state, owner, f"no {name!r}", "Tensor")
             fits = isinstance(state[name], Tensor) and state[name].shape == tensor.shape
-            fits = fits and state[name].dtype == tensor.dtype and not state[name].is_meta
+            fits = (
+                fits
+                and state[name].dtype == tensor.dtype
+                and not state[name].is_meta
+                and state[name].layout == torch.strided
+            )
             require(fits, f"{owner}: {name}", shortened(state[name]), shortened(tensor))
         require(saved.step_count >= 0, f"{owner}: step_count", saved.step_count, ">= 0")
         require(saved.seed >= 0, f"{owner}: seed", saved.seed, "0 <= seed < 2**63")

@@ -320,7 +320,7 @@ def test_summed_losses_and_num_data_are_told(network: nn.Module, loader: DataLoa
     assert network[1].num_batches_tracked == 1, "the check leaves running statistics as they are"
     assert warned(network, loader, cross_entropy, optimizer) == []
     (message,) = warned(network, loader, cross_entropy, SGLD(network.parameters(), lr=1e-6, num_data=6))
-    assert "optimizer: got num_data=6, expected 60, the number of data of the loader" in message
+    assert "num_data: got 6, expected 60, the number of data of the loader" in message
     whole = DataLoader(TensorDataset(*data), 60)
     assert warned(network, whole, summed, SGLD(network.parameters(), lr=1e-6, num_data=1)) == [], "a potential"
     assert warned(network, loader, summed, torch.optim.SGD(network.parameters(), lr=1e-6)) == []

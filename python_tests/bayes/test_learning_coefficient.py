@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,40 @@ def test_a_preconditioner_is_frozen_at_the_end_of_the_burn_in() -> None:
     assert result.estimate == pytest.approx(expected, abs=5 * result.standard_error)
 
 
+def test_a_sum_and_another_number_of_data_are_told() -> None:
+    data = TensorDataset(torch.zeros(30, 3), torch.zeros(30, 1))
+    loader = DataLoader(data, 10)
+    options: dict[str, Any] = {"lr": 1e-4, "num_steps": 8, "burn_in": 0, "chains": 1}
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    for loss, num_data, told in (
+        (nn.functional.mse_loss, None, []),
+        (nn.functional.mse_loss, 60, ["num_data: got 60, expected 30, the number of data of the loader"]),
+        (nn.MSELoss(reduction="sum"), None, ["loss: got a sum over the minibatch"]),
+    ):
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            result = local_learning_coefficient(network, loss, loader, num_data=num_data, seed=0, **options)
+        lines = [line for line in result.warnings if "num_data" in line]
+        assert [line.split(": ", 1)[1].startswith(start) for line, start in zip(lines, told, strict=True)] == [
+            True
+        ] * len(told)
+        assert [str(warning.message) for warning in record] == list(result.warnings)
+        assert all(warning.filename == __file__ for warning in record)
+
+
+def test_minibatches_that_have_no_halves_and_no_successor_are_enough() -> None:
+    """Whether the loss is a sum cannot be seen then, and nothing is lost by that."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        assert len(outputs) == 10
+        return nn.functional.mse_loss(outputs, targets)
+
+    minibatches = iter([(torch.zeros(10, 3), torch.zeros(10, 1))] * 8)
+    options: dict[str, Any] = {"lr": 1e-4, "num_steps": 8, "burn_in": 0, "chains": 1, "num_data": 30}
+    assert len(local_learning_coefficient(nn.Linear(3, 1), loss, minibatches, **options).losses[0]) == 8
+
+
 def test_chains_are_a_function_of_the_seed() -> None:
     first_run, again, other = (run(quadratic(1), localization=1.0, seed=seed, num_steps=8) for seed in (5, 5, 6))
     assert torch.equal(first_run.losses, again.losses)
@@ -268,7 +303,7 @@ def test_chains_are_a_function_of_the_seed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_data": None}, "num_data: got None beside a loader without a dataset, expected the number of data"),
+        ({"num_data": None}, "num_data: got None beside a loader without a dataset that has a length, expected"),
         ({"num_data": 2}, "num_data: got 2, expected a finite number >= 3"),
         ({"num_data": "9"}, "num_data: got '9', expected a finite number >= 3"),
         ({"num_data": math.inf}, "num_data: got inf, expected a finite number >= 3"),
@@ -323,7 +358,9 @@ def test_a_stream_has_no_length() -> None:
         def __iter__(self) -> Any:
             return iter([(torch.zeros(1), torch.zeros(1))])
 
-    with pytest.raises(ValueError, match="num_data: got None beside a loader whose dataset has no length, expected"):
+    with pytest.raises(
+        ValueError, match="num_data: got None beside a loader without a dataset that has a length, expected"
+    ):
         local_learning_coefficient(quadratic(1), first, DataLoader(Stream()), lr=0.1)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -235,22 +237,81 @@ def test_what_is_right_is_not_told() -> None:
         ({"loss": lambda outputs, targets: outputs.sum() * math.nan}, "loss: got nan, expected a finite number"),
         ({"lrs": [3.0, 5.0]}, "lrs: got .* at the smallest, 3, expected at most 1.2: try smaller ones"),
         ({"loader": [(torch.zeros(2, D), torch.zeros(2))]}, "num_data: got None, expected a number > 0"),
+        (
+            {"optimizer": SGLD([nn.Parameter(torch.zeros(1))], lr=1.0, num_data=1)},
+            "optimizer: got SGLD .*, expected SGLD",
+        ),
+        ({"loss": None}, "loss: got None, expected a function"),
+        ({"loss": lambda outputs, targets: outputs.sum().detach()}, "loss: got one without gradient"),
         ({"params": [nn.Parameter(torch.zeros(3))]}, "params: got 0 of the module, expected only these"),
         (
             {"params": [{"params": iter([])}]},
             "params: got a group of something else, expected groups whose params are l",
         ),
-        (
-            {"params": [{"params": [nn.Parameter(torch.zeros(3))], "localization": 2.0}]},
-            "params: got a group with localization, expected none",
+        *(
+            (
+                {"params": [{"params": [nn.Parameter(torch.zeros(3))], name: value}]},
+                f"params: got a group with {name}, expected none but alpha, ",
+            )
+            for name, value in (("localization", 2.0), ("lr", 0.1), ("temperature", 2.0), ("maximize", True))
         ),
         ({"num_data": "24"}, "num_data: got '24', expected a number > 0"),
-        ({"params": []}, "module: got no parameters that require gradients, expected some"),
+        ({"params": []}, "params: got an empty list, expected some, or None"),
         ({"loader": iter([]), "num_data": 3}, "loader: got an iterator, expected minibatches each time"),
         ({"loader": [torch.zeros(2, D)], "num_data": 3}, "loader: minibatch: got .*, expected a tuple"),
-        ({"loader": [], "num_data": 3}, "loader: got no minibatches, expected some"),
+        ({"loader": [], "num_data": 3}, "loader: got no minibatches, expected minibatches each"),
+        ({"loader": 5, "num_data": 3}, "loader: got 5, expected minibatches"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], expected: str) -> None:
-    with pytest.raises(ValueError, match=f"^ald_ext.bayes.suggest_settings: {expected}"):
+    with pytest.raises(ValueError, match=rf"^ald_ext\.bayes(\.suggest_settings)?: {expected}.*$") as error:
         suggest(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_written_without_matplotlib(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    suggestion = suggest(num_steps=16, lrs=[0.01, 1.9])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"^ald_ext.bayes.suggest_settings: needs matplotlib: pip install"):
+        suggestion.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_modules_without_parameters_that_move_are_refused() -> None:
+    for module, got in ((abs, "<built-in function abs>"), (nn.ReLU(), "no parameter that requires a gradient")):
+        with pytest.raises(ValueError, match=f"suggest_settings: module: got {got}, expected "):
+            suggest_settings(module, half_square, make_loader())  # type: ignore[arg-type]
+
+
+class Pair(nn.Module):
+    """Two outputs of inputs in a dictionary, of which a frozen part is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.moving = nn.Linear(3, 2).requires_grad_(False), nn.Linear(3, 2)
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.frozen(inputs["x"]), self.moving(inputs["x"])
+
+
+def test_inputs_and_outputs_may_be_trees_and_parts_frozen() -> None:
+    module, x = Pair(), torch.randn(20, 3)
+    suggestion = torch.no_grad()(suggest_settings)(  # gradients are taken wherever it is called
+        module,
+        lambda outputs, targets: (outputs[1] - targets["y"]).square().mean(),
+        [({"x": x}, {"y": torch.zeros(20, 2), "names": ["a"] * 20})],
+        params=list(module.parameters()),
+        num_data=np.float32(20),
+        temperature=np.float32(1),
+        lrs=np.float32([1e-4, 1e-3]).tolist(),
+        num_steps=16,
+        tolerance=100.0,
+    )
+    assert all(trial.movement > 0 for trial in suggestion.trials)
+    assert {type(value) for value in suggestion.settings.values()} == {float}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_potential_of_all_data_is_no_fault() -> None:
+    """Its loss is a sum with num_data=1."""
+    suggest(loss=lambda outputs, targets: outputs.square().sum() / 2, num_data=1, lrs=[0.1 / N, 1.9 / N], num_steps=64)

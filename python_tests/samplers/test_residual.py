@@ -141,6 +141,7 @@ def test_resumed_run_is_the_same_bit_for_bit(options: dict[str, Any]) -> None:
             ": z: got float64 of shape [6, 3, 2], expected float64 of shape [",
         ),
         ({"z": torch.zeros(6, 2, 2)}, ": z: got float32 of shape [6, 2, 2], expected float64 of shape [6, 2, 2]"),
+        ({"z": torch.zeros(6, 2, 2, dtype=X.dtype).to_sparse()}, ": z: got "),
         ({"z": None}, ": z: got None, expected float64 of shape [6, 2, 2]"),
         ({"step_count": "4"}, ": step_count: got '4', expected int"),
         ({"step_count": -1}, ": step_count: got -1, expected >= 0"),

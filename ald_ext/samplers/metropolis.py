@@ -157,14 +157,12 @@ class MetropolisSampler(DatapointSampler):
     def _advance(self, step: int) -> None:
         *current, z, potential, gradient, log_ratio, accepted, bounded = self._propose(step)
         if not bounded:  # rare
-            diverged = log_ratio < -MAX_ENERGY_ERROR
-            unbounded = (potential == math.inf) & (gradient == 0).all(-1)
-            self._divergences = self._divergences + (diverged & ~(unbounded & z.isfinite().all(-1)))
+            unbounded = (potential == math.inf) & (gradient == 0).all(-1) & z.isfinite().all(-1)
+            self._divergences = self._divergences + ((log_ratio < -MAX_ENERGY_ERROR) & ~unbounded)
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
             probability = probability[:, None] if probability.dim() == 1 else probability
-            inverse = 1 / probability.clamp_min(LEAST_ACCEPTANCE)
-            mean = 1 / inverse.mean(1) if self.harmonic else probability.mean(1)
+            mean = 1 / (1 / probability.clamp_min(LEAST_ACCEPTANCE)).mean(1) if self.harmonic else probability.mean(1)
             adapted = self._adaptation.update(mean, self.target_acceptance, step - self.adapted_from)
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
@@ -174,8 +172,7 @@ class MetropolisSampler(DatapointSampler):
     def _propose(self, step: int) -> tuple[Tensor, ...]:
         """Return what :meth:`_decide` does for a step."""
         step_size, length = self._leapfrog_steps(step)
-        v = self._normal(self._z.shape, step, draw=0)
-        v = v if self.temperature == 1 else self.temperature**0.5 * v
+        v = self._normal(self._z.shape, step, draw=0).mul_(self.temperature**0.5)
         normal = self._normal(self._z.shape[:-1], step, TEST_DRAW)
         place = first = (self._z, self._gradient, v)
         for size in (BLOCK, 1) if self._compiled() else ():
@@ -199,8 +196,8 @@ class MetropolisSampler(DatapointSampler):
         """
         potential, normal, *start = others
         first, first_gradient, initial = start or (z, gradient, v)
-        current = ChainStates(first, potential, first_gradient)
-        proposal, v = self._trajectory(ChainStates(z, potential, gradient), v, step_size, length)
+        current, place = ChainStates(first, potential, first_gradient), ChainStates(z, potential, gradient)
+        proposal, v = self._trajectory(place, v, step_size, length)
         log_ratio = self._log_ratio(current, initial, proposal, v)
         log_ratio = log_ratio.add(proposal.z.sum(-1), alpha=0)  # NaN where the state is not finite
         bounded = (log_ratio.abs() <= MAX_ENERGY_ERROR).all()
@@ -264,8 +261,7 @@ class MetropolisSampler(DatapointSampler):
 
     def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
         """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
-        kinetic_difference = ((initial - v) * (initial + v)).sum(-1) / 2
-        difference = current.potential - state.potential + kinetic_difference
+        difference = current.potential - state.potential + ((initial - v) * (initial + v)).sum(-1) / 2
         return difference if self.temperature == 1 else difference / self.temperature
 
     def whitened(self, z: Tensor) -> Tensor:
@@ -290,8 +286,7 @@ class MetropolisSampler(DatapointSampler):
         self.refresh()
 
     def _checked_step_size(self, step_size: float | Tensor) -> Tensor:
-        n = len(self._z)
-        result = torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
+        n, result = len(self._z), torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
         fits = result.shape in ((), (n,))
         self._require(fits, "step_size", f"shape {tuple(result.shape)}", f"a number or shape ({n},)")
         self._require((result.isfinite() & (result > 0)).all(), "step_size", step_size, "finite, > 0")

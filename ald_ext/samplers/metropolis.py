@@ -196,8 +196,8 @@ class MetropolisSampler(DatapointSampler):
         """
         potential, normal, *start = others
         first, first_gradient, initial = start or (z, gradient, v)
-        current, place = ChainStates(first, potential, first_gradient), ChainStates(z, potential, gradient)
-        proposal, v = self._trajectory(place, v, step_size, length)
+        current, state = ChainStates(first, potential, first_gradient), ChainStates(z, potential, gradient)
+        proposal, v = self._trajectory(state, v, step_size, length)
         log_ratio = self._log_ratio(current, initial, proposal, v)
         log_ratio = log_ratio.add(proposal.z.sum(-1), alpha=0)  # NaN where the state is not finite
         bounded = (log_ratio.abs() <= MAX_ENERGY_ERROR).all()
@@ -261,8 +261,7 @@ class MetropolisSampler(DatapointSampler):
 
     def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
         """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
-        difference = current.potential - state.potential + ((initial - v) * (initial + v)).sum(-1) / 2
-        return difference if self.temperature == 1 else difference / self.temperature
+        return (current.potential - state.potential + ((initial - v) * (initial + v)).sum(-1) / 2) / self.temperature
 
     def whitened(self, z: Tensor) -> Tensor:
         """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""

@@ -436,7 +436,23 @@ def test_blocks_of_leapfrog_steps(monkeypatch: pytest.MonkeyPatch, mass: str | N
     z = torch.zeros(1, 2) if chains is None else torch.zeros(1, chains, 2)
     expected, blocks = HMC(target, x, z, **options), HMC(CapturedPotential(target, compile=True), x, z, **options)
     torch.testing.assert_close(collect(blocks, 5), collect(expected, 5))
+    for length in (1, 3):  # a trajectory by itself, and the end of another
+        blocks.num_leapfrog_steps = expected.num_leapfrog_steps = length
+        torch.testing.assert_close(collect(blocks, 5), collect(expected, 5))
     assert blocks.num_gradients == expected.num_gradients
+
+
+def test_divergences_of_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    options: dict[str, Any] = {"step_size": 100.0, "seed": 0}
+    target, z = lambda _, z: z.pow(4).sum(1), torch.ones(1, 4, 2)
+    expected, compiled = (MALA(each, None, z, **options) for each in (target, CapturedPotential(target, compile=True)))
+    with pytest.warns(UserWarning, match="diverged"):
+        assert torch.equal(collect(compiled, 3), z.expand(3, *z.shape))
+    with pytest.warns(UserWarning, match="diverged"):
+        collect(expected, 3)
+    assert torch.equal(compiled.divergences, expected.divergences)
+    assert int(compiled.divergences.min()) == 3
 
 
 @pytest.mark.parametrize(

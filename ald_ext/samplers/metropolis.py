@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -223,7 +223,7 @@ class MetropolisSampler(DatapointSampler):
         """Return the potential if steps run as functions that it compiles."""
         return self.potential if isinstance(self.potential, CapturedPotential) and self.potential.compile else None
 
-    def _run(self, method: str, length: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, method: str, length: int, *tensors: Tensor) -> Any:
         """Return ``self.method(length, *tensors)``, by a compiled function if there are such."""
         if (potential := self._compiled()) is None:
             return tuple(getattr(self, method)(length, *tensors))

@@ -24,7 +24,6 @@ Note [Warm-up without a test]
 
 from __future__ import annotations
 
-import math
 import warnings
 from numbers import Integral
 
@@ -37,7 +36,7 @@ from ..settings import require
 from .dual_averaging import DualAveraging
 from .dynamic_hmc import DynamicHMC, TrajectoryRecord
 from .langevin import UnderdampedLangevin
-from .metropolis import HMC, ChainStates, MetropolisSampler
+from .metropolis import HMC, MetropolisSampler
 
 #: Steps of the first window; leapfrog steps in it, at most; draws for each dimension, from which on M is dense.
 FIRST_WINDOW, FIRST_LENGTH, DRAWS_A_DIMENSION = 15, 32, 10
@@ -179,9 +178,8 @@ def _warm_up_without_test(sampler: UnderdampedLangevin, num_steps: int, mass_mat
     for count in range(1, num_steps // 6 + 1):
         one_step._z, one_step._adaptation = pilot.step(), DualAveraging.start(h.to(z.dtype).expand(len(z)))
         one_step.refresh()
-        _, log_ratio = one_step._propose(ChainStates(one_step._z, one_step._potential, one_step._gradient), count)
-        error = log_ratio.double().square() / z.shape[-1]
-        error = error.nan_to_num(math.inf).clamp_max(1).mean() / h**6
+        error = one_step._propose(count)[-3].double().square() / z.shape[-1]
+        error = error.clamp_max(1).mean() / h**6
         mean = mean + 2 / (count + 1) * (error - mean)
         h = (ENERGY_VARIANCE / mean) ** (1 / 6)
     sampler._z, sampler.step_size = pilot.z, h.item()

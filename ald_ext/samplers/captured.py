@@ -3,10 +3,10 @@
 Note [Captured potentials]
     Where a gradient takes a tenth of a millisecond, most of its time is Python's, autograd's and vmap's. So value and
     gradient are traced once for each shape, by ``make_fx``, and run as the plain list of kernels that they are; with
-    ``compile=True`` ``torch.compile`` fuses these, and makes blocks of leapfrog steps of HMC one function. What is no
-    tensor is a constant of the graph: numbers, and the way that Python's branches took. Tensors that the potential
-    refers to are referred to, so that they may be changed in place. A potential that looks at its values cannot be
-    traced, which is an error.
+    ``compile=True`` ``torch.compile`` fuses these, and makes what follows the noise in a step of MALA and HMC one
+    function, after blocks of leapfrog steps. What is no tensor is a constant of the graph: numbers, and the way that
+    Python's branches took. Tensors that the potential refers to are referred to, so that they may be changed in place.
+    A potential that looks at its values cannot be traced, which is an error.
 
     Where the gradient alone is asked for, as in all but the last leapfrog step of HMC, the list lacks what only the
     value needs. Views of tensors that the potential refers to, and what follows from autograd's first gradient, a one,
@@ -26,10 +26,9 @@ from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.fx.node import map_arg
 
-from .leapfrog import Add
 from .potential import Potential, one_value_a_datum
 
-#: Leapfrog steps that are compiled as one function, besides a single one: calling one takes as long as ten small steps.
+#: Leapfrog steps that are compiled as one function, besides a single one.
 BLOCK = 8
 
 
@@ -62,7 +61,7 @@ class CapturedPotential:
     def __init__(self, potential: Potential, *, compile: bool = False) -> None:
         self.potential, self.compile = potential, compile
         self._graphs: dict[Any, list[Any]] = {}
-        self._blocks: dict[Any, Any] = {}
+        self._functions: dict[Any, Any] = {}
 
     def __call__(self, x: Any, z: Tensor) -> Tensor:
         """Return U(x, z), (batch,), as the potential itself does."""
@@ -76,41 +75,32 @@ class CapturedPotential:
         """Return ∇_z U(x, z), (batch, d)."""
         return self._graphs_of(x, z)[1](x, z)
 
-    def leapfrogs(
-        self, x: Tensor | None, z: Tensor, v: Tensor, add: Add, drift: Tensor, kick: Tensor, number: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return z and v after so many leapfrog steps, z ← add(z, drift, v), v ← add(v, kick, ∇U(z)), by blocks.
+    def run_compiled(self, sampler: Any, method: str, length: int, *inputs: Any) -> tuple[Tensor, ...]:
+        """Return ``sampler.method(length, *tensors)``, by a function that is compiled once for inputs of a kind.
 
         Args:
-            x: (batch, ...), or None.
-            z, v: (batch, d), or (n, chains, d) with n · chains = batch.
-            add: a function of three tensors.
-            drift, kick: its second arguments.
-            number: of steps.
+            sampler: whose potential this is.
+            method: name of the method, of tensor operations, that depends on the sampler's class and temperature.
+            length: a number.
+            inputs: the sampler's data, None or (batch, ...), its mass factor, None or a tensor, and the tensors, of
+                which the first two, a step size and states, tell the shapes of others.
         """
-        for size in (BLOCK, 1):
-            while number >= size:
-                z, v = self._block_of(size, add, x, z, v, drift, kick)(x, z, v, drift, kick)
-                number -= size
-        return z, v
-
-    def _block_of(self, size: int, add: Add, x: Tensor | None, z: Tensor, *tensors: Tensor) -> Any:
-        """Return the function of x, z, v, drift and kick that makes a block of leapfrog steps."""
-        key = (size, add, z.device, z.dtype, z.shape, tensors[-1].shape, None if x is None else (x.shape, x.dtype))
-        function = self._blocks.get(key)
-        if function is None:
+        kinds = [each if each is None else (each.shape, each.dtype, each.device) for each in inputs[:4]]
+        key = (type(sampler), method, length, sampler.temperature, len(inputs), *kinds)
+        compiled = self._functions.get(key)
+        if compiled is None:
             from torch.fx.experimental.proxy_tensor import make_fx
 
-            gradient = self._modules_of(x, z.view(-1, z.shape[-1]))[1]
+            twin, states = copy.copy(sampler), inputs[3]
+            twin.potential = CapturedPotential(self.potential)
+            twin.potential._graphs_of(inputs[0], states.view(-1, states.shape[-1]))
 
-            def block(x: Any, z: Tensor, v: Tensor, drift: Tensor, kick: Tensor) -> tuple[Tensor, Tensor]:
-                for _ in range(size):
-                    z = add(z, drift, v)
-                    v = add(v, kick, gradient(x, z.view(-1, z.shape[-1])).reshape(z.shape))
-                return z, v
+            def function(x: Any, factor: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+                twin._rows_of_x, twin._mass_factor = x, factor
+                return getattr(twin, method)(length, *tensors)
 
-            function = self._blocks[key] = torch.compile(make_fx(block)(x, z, *tensors))
-        return function
+            compiled = self._functions[key] = torch.compile(make_fx(function)(*inputs).forward, dynamic=False)
+        return compiled(*inputs)
 
     def _modules_of(self, x: Tensor | None, z: Tensor) -> tuple[GraphModule, GraphModule]:
         """Return the graphs of value and gradient, and of the gradient."""

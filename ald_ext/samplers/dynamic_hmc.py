@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .captured import CapturedPotential
 from .metropolis import HMC, ChainStates
 from .potential import Potential
 
@@ -83,6 +84,9 @@ class DynamicHMC(HMC):
         mean = self.trajectory_length / self.step_size.mean().item()
         mean = mean if self.record is None else max(mean, LEAST_EXPLORED)
         return min(math.ceil(2 * van_der_corput(step) * mean), self.num_leapfrog_steps)
+
+    def _compiled(self) -> CapturedPotential | None:
+        return super()._compiled() if self.record is None else None
 
     def _trajectory(
         self,

@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: The sum of a and a product, (a, factor, v) ↦ a + factor v.
-Add = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 
 class ChainStates(NamedTuple):
     """States z (n, [chains,] d) with the potential U (n, [chains]) and its gradient ∇U in the shape of z."""
@@ -20,16 +17,23 @@ class ChainStates(NamedTuple):
     gradient: Tensor
 
 
-class Update(NamedTuple):
-    """The function (a, v) ↦ add(a, factor, v), such as a + c F v with what c and F are now."""
+def by_mass_factor(factor: Tensor | None, v: Tensor, *, transposed: bool = False) -> Tensor:
+    """Return F v of each chain, or Fᵀ v, for the factor F of the inverse mass matrix M = F Fᵀ."""
+    if factor is None:
+        return v
+    if factor.dim() == 1 or factor.shape[-2] == 1:
+        return v * (factor[:, 0] if factor.dim() > v.dim() else factor)
+    factor = factor if transposed else factor.mT
+    return (v[:, None] @ factor)[:, 0] if factor.dim() > v.dim() else v @ factor
 
-    add: Add
-    factor: Tensor
 
-    def __call__(self, a: Tensor, v: Tensor) -> Tensor:
-        return self.add(a, self.factor, v)
-
-
-def add_product(a: Tensor, factor: Tensor, v: Tensor) -> Tensor:
-    """Return a + v S of rows, (n, chains, d), for matrices (n, d, d)."""
-    return torch.baddbmm(a, v, factor)
+def update(factor: Tensor | None, scale: Tensor, *, transposed: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return (a, v) ↦ a + c F v, or a + c Fᵀ v, for the scale c that broadcasts with states."""
+    if factor is None or factor.dim() == 1 or factor.shape[-2] == 1:
+        scaled = by_mass_factor(factor, scale)
+        return lambda a, v: torch.addcmul(a, scaled, v)
+    num_factors = len(factor) if factor.dim() == 3 else 1
+    if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == num_factors:
+        scaled = scale * (factor if transposed else factor.mT)
+        return lambda a, v: torch.baddbmm(a, v, scaled)
+    return lambda a, v: torch.addcmul(a, scale, by_mass_factor(factor, v, transposed=transposed))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .captured import CapturedPotential
+from .captured import BLOCK, CapturedPotential
 from .datapoint import DatapointSampler
 from .dual_averaging import DualAveraging
-from .leapfrog import ChainStates, Update, add_product
+from .leapfrog import ChainStates, update
 from .potential import Potential
 
 #: Numbers of the draws that decide about a proposal and vary HMC's step size, see Note [Noise of datapoint samplers].
@@ -151,33 +151,60 @@ class MetropolisSampler(DatapointSampler):
         self._potential, self._gradient = value, gradient
 
     @abstractmethod
-    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
-        """Return the proposals, and log r of each, which is NaN or infinite where their potential or gradient is."""
+    def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
+        """Return the size of the leapfrog steps of a step, which broadcasts with z, and their number."""
 
     def _advance(self, step: int) -> None:
-        current = ChainStates(self._z, self._potential, self._gradient)
-        proposal, log_ratio = self._propose(current, step)
-        log_uniform = torch.special.log_ndtr(self._normal(self._z.shape[:-1], step, TEST_DRAW))
-        log_ratio = torch.add(log_ratio, proposal.z.sum(-1), alpha=0)  # NaN where the state is not finite
-        if not (log_ratio.abs() <= MAX_ENERGY_ERROR).all():  # rare
-            log_ratio = torch.where(log_ratio.isfinite(), log_ratio, -math.inf)
-            diverged = log_ratio < -MAX_ENERGY_ERROR
-            unbounded = (proposal.potential == math.inf) & (proposal.gradient == 0).all(-1)
-            self._divergences = self._divergences + (diverged & ~(unbounded & proposal.z.isfinite().all(-1)))
-        accepted = log_uniform < log_ratio
+        *current, z, potential, gradient, log_ratio, accepted, bounded = self._propose(step)
+        if not bounded:  # rare
+            unbounded = (potential == math.inf) & (gradient == 0).all(-1) & z.isfinite().all(-1)
+            self._divergences = self._divergences + ((log_ratio < -MAX_ENERGY_ERROR) & ~unbounded)
         if step <= self.adapt_steps:
             probability = log_ratio.clamp_max(0).exp().to(self._z.dtype)
             probability = probability[:, None] if probability.dim() == 1 else probability
-            inverse = 1 / probability.clamp_min(LEAST_ACCEPTANCE)
-            mean = 1 / inverse.mean(1) if self.harmonic else probability.mean(1)
+            mean = 1 / (1 / probability.clamp_min(LEAST_ACCEPTANCE)).mean(1) if self.harmonic else probability.mean(1)
             adapted = self._adaptation.update(mean, self.target_acceptance, step - self.adapted_from)
             self._adaptation = self._frozen(adapted) if step == self.adapt_steps else adapted
         else:
             self._accepted = self._accepted + accepted
-        self._potential = torch.where(accepted, proposal.potential, current.potential)
-        accepted = accepted[..., None]
-        self._gradient = torch.where(accepted, proposal.gradient, current.gradient)
-        self._z = torch.where(accepted, proposal.z, current.z)
+        self._z, self._potential, self._gradient = current
+
+    def _propose(self, step: int) -> tuple[Tensor, ...]:
+        """Return what :meth:`_decide` does for a step."""
+        step_size, length = self._leapfrog_steps(step)
+        v = self._normal(self._z.shape, step, draw=0).mul_(self.temperature**0.5)
+        normal = self._normal(self._z.shape[:-1], step, TEST_DRAW)
+        place = first = (self._z, self._gradient, v)
+        for size in (BLOCK, 1) if self._compiled() else ():
+            while length > size:
+                place = self._run("_leapfrogs", size, step_size, *place)
+                length -= size
+        start = () if place is first else first
+        return self._run("_decide", length, step_size, *place, self._potential, normal, *start)
+
+    def _leapfrogs(self, length: int, step_size: Tensor, z: Tensor, gradient: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        """Return z, ∇U(z) and v after so many leapfrog steps."""
+        state, v = self._trajectory(ChainStates(z, self._potential, gradient), v, step_size, length)
+        return state.z, state.gradient, v
+
+    def _decide(
+        self, length: int, step_size: Tensor, z: Tensor, gradient: Tensor, v: Tensor, *others: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return states, proposals, log r, -∞ where it is not finite, who accepts, and whether all |log r| are small.
+
+        Others are U and normals for the decision, and z, ∇U and v at the start of the trajectory if it is under way.
+        """
+        potential, normal, *start = others
+        first, first_gradient, initial = start or (z, gradient, v)
+        current, state = ChainStates(first, potential, first_gradient), ChainStates(z, potential, gradient)
+        proposal, v = self._trajectory(state, v, step_size, length)
+        log_ratio = self._log_ratio(current, initial, proposal, v)
+        log_ratio = log_ratio.add(proposal.z.sum(-1), alpha=0)  # NaN where the state is not finite
+        bounded = (log_ratio.abs() <= MAX_ENERGY_ERROR).all()
+        log_ratio = log_ratio.nan_to_num(-math.inf, -math.inf, -math.inf)
+        accepted = torch.special.log_ndtr(normal) < log_ratio
+        moved = map(torch.where, (accepted[..., None], accepted, accepted[..., None]), proposal, current)
+        return (*moved, *proposal, log_ratio, accepted, bounded)
 
     def _frozen(self, adaptation: DualAveraging) -> DualAveraging:
         """Return the state after adaptation. ValueError if step sizes tell of an improper target."""
@@ -192,24 +219,17 @@ class MetropolisSampler(DatapointSampler):
         """Return the step sizes in a shape that broadcasts with z."""
         return self.step_size.view(-1, *[1] * (self._z.dim() - 1))
 
-    def _by_mass_factor(self, v: Tensor, *, transposed: bool = False) -> Tensor:
-        """Return F v of each chain, or Fᵀ v, for the inverse mass matrix M = F Fᵀ."""
-        factor = self._mass_factor
-        if factor is None:
-            return v
-        if factor.dim() == 1 or factor.shape[-2] == 1:
-            return v * (factor[:, 0] if factor.dim() > v.dim() else factor)
-        factor = factor if transposed else factor.mT
-        return (v[:, None] @ factor)[:, 0] if factor.dim() > v.dim() else v @ factor
+    def _compiled(self) -> CapturedPotential | None:
+        """Return the potential if steps run as functions that it compiles."""
+        return self.potential if isinstance(self.potential, CapturedPotential) and self.potential.compile else None
 
-    def _hamiltonian(
-        self, current: ChainStates, step: int, step_size: Tensor, length: int
-    ) -> tuple[ChainStates, Tensor]:
-        """Return the end of a trajectory from fresh momenta, and log r."""
-        initial = self._normal(self._z.shape, step, draw=0)
-        initial = initial if self.temperature == 1 else self.temperature**0.5 * initial
-        state, v = self._trajectory(current, initial, step_size, length)
-        return state, self._log_ratio(current, initial, state, v)
+    def _run(self, method: str, length: int, *tensors: Tensor) -> Any:
+        """Return ``self.method(length, *tensors)``, by a compiled function if there are such."""
+        if (potential := self._compiled()) is None:
+            return tuple(getattr(self, method)(length, *tensors))
+        result = potential.run_compiled(self, method, length, self._rows_of_x, self._mass_factor, *tensors)
+        self.num_gradients += length
+        return result
 
     def _trajectory(
         self,
@@ -223,15 +243,10 @@ class MetropolisSampler(DatapointSampler):
 
         The half steps of v at the end of a leapfrog step and at the beginning of the next are made as one.
         """
-        drift, half_kick = self._update(step_size), self._update(step_size / -2, transposed=True)
-        kick = self._update(-step_size, transposed=True) if length > 1 else half_kick
-        z, gradient = state.z, state.gradient
+        factor, z, gradient = self._mass_factor, state.z, state.gradient
+        drift, half_kick = update(factor, step_size), update(factor, step_size / -2, transposed=True)
+        kick = update(factor, -step_size, transposed=True) if length > 1 else half_kick
         v = half_kick(v, gradient)
-        captured = self.potential if isinstance(self.potential, CapturedPotential) else None
-        if captured and captured.compile and visit is None and drift.add in (torch.addcmul, add_product):
-            z, v = captured.leapfrogs(self._rows_of_x, z, v, drift.add, drift.factor, kick.factor, length - 1)
-            self.num_gradients += length - 1
-            length = 1
         for left in reversed(range(length)):
             z = drift(z, v)
             if left and visit is None:
@@ -246,21 +261,7 @@ class MetropolisSampler(DatapointSampler):
 
     def _log_ratio(self, current: ChainStates, initial: Tensor, state: ChainStates, v: Tensor) -> Tensor:
         """Return log r of states (..., n, [chains,] d) that the trajectory from ``current``, ``initial`` reaches."""
-        kinetic_difference = ((initial - v) * (initial + v)).sum(-1) / 2
-        difference = current.potential - state.potential + kinetic_difference
-        return difference if self.temperature == 1 else difference / self.temperature
-
-    def _update(self, scale: Tensor, *, transposed: bool = False) -> Update:
-        """Return (a, v) ↦ a + c F v, or a + c Fᵀ v, for c that broadcasts with z, and for F as it is now."""
-        factor = self._mass_factor
-        if factor is None or factor.dim() == 1 or factor.shape[-2] == 1:
-            return Update(torch.addcmul, self._by_mass_factor(scale))
-        num_factors = len(factor) if factor.dim() == 3 else 1
-        if scale.dim() == 3 and scale.shape[1] == 1 and len(scale) == num_factors:
-            return Update(add_product, scale * (factor if transposed else factor.mT))
-        return Update(
-            lambda a, scale, v: torch.addcmul(a, scale, self._by_mass_factor(v, transposed=transposed)), scale
-        )
+        return (current.potential - state.potential + ((initial - v) * (initial + v)).sum(-1) / 2) / self.temperature
 
     def whitened(self, z: Tensor) -> Tensor:
         """Return F⁻¹ z of states (..., n, chains, d) or (..., n, d), by which M becomes the identity."""
@@ -284,8 +285,7 @@ class MetropolisSampler(DatapointSampler):
         self.refresh()
 
     def _checked_step_size(self, step_size: float | Tensor) -> Tensor:
-        n = len(self._z)
-        result = torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
+        n, result = len(self._z), torch.as_tensor(step_size, dtype=self._z.dtype, device=self._z.device).detach()
         fits = result.shape in ((), (n,))
         self._require(fits, "step_size", f"shape {tuple(result.shape)}", f"a number or shape ({n},)")
         self._require((result.isfinite() & (result > 0)).all(), "step_size", step_size, "finite, > 0")
@@ -328,9 +328,8 @@ class MALA(MetropolisSampler):
     best_acceptance: ClassVar = 0.574
     largest_step_size: ClassVar = MAX_SCALE**2 / 2
 
-    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
-        step_size = (2 * self._step_size_of_chains()).sqrt()
-        return self._hamiltonian(current, step, step_size, 1)
+    def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
+        return (2 * self._step_size_of_chains()).sqrt(), 1
 
 
 class HMC(MetropolisSampler):
@@ -389,12 +388,12 @@ class HMC(MetropolisSampler):
         self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
         self.num_leapfrog_steps, self.jitter = num_leapfrog_steps, jitter
 
-    def _propose(self, current: ChainStates, step: int) -> tuple[ChainStates, Tensor]:
+    def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
         step_size = self._step_size_of_chains()
         if self.jitter > 0:
             uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
             step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
-        return self._hamiltonian(current, step, step_size, self._length(step))
+        return step_size, self._length(step)
 
     def _length(self, step: int) -> int:
         """Return L of step number ``step``."""

@@ -24,13 +24,14 @@ from ald_ext.samplers import (
     LinearGaussianPotential,
     UnderdampedLangevin,
     collect,
+    metropolis,
     monte_carlo_standard_error,
     sample,
     warm_up,
 )
-from ald_ext.samplers import captured as captured_module
 from ald_ext.samplers.adaptation import ENERGY_VARIANCE, PooledCovariance, windows
 from ald_ext.samplers.dynamic_hmc import van_der_corput
+from ald_ext.samplers.leapfrog import by_mass_factor
 from ald_ext.samplers.potential import potential_and_gradient
 
 pytest.importorskip("arviz_stats")
@@ -367,9 +368,8 @@ def test_a_mass_matrix_for_each_datum(kind: str, chains: tuple[int, ...]) -> Non
         own = matrix[0] if kind == "diagonal" else matrix
         alone = HMC(target, x[part], z[part], inverse_mass_matrix=own, index=index[part], **options)
         torch.testing.assert_close(torch.stack([alone.step() for _ in range(5)]), states[:, part])
-    torch.testing.assert_close(
-        together.whitened(together._by_mass_factor(states[-1])), states[-1], msg="whitened is not the inverse"
-    )
+    scaled = by_mass_factor(together._mass_factor, states[-1])
+    torch.testing.assert_close(together.whitened(scaled), states[-1], msg="whitened is not the inverse")
 
 
 def test_a_captured_potential_is_the_potential() -> None:
@@ -426,8 +426,8 @@ def test_a_captured_log_sigmoid_at_its_limits() -> None:
 
 @pytest.mark.parametrize(("mass", "chains"), [(None, 2), ("diagonal", None), ("dense", 2)])
 def test_blocks_of_leapfrog_steps(monkeypatch: pytest.MonkeyPatch, mass: str | None, chains: int | None) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph: graph)  # what it makes faster
-    monkeypatch.setattr(captured_module, "BLOCK", 2)
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)  # what it makes faster
+    monkeypatch.setattr(metropolis, "BLOCK", 2)
     target = LinearGaussianPotential(torch.zeros(2), torch.eye(2), torch.eye(2))
     x, matrix = torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 0.3], [0.3, 0.5]])
     matrices = {"diagonal": matrix.diagonal(), "dense": matrix}
@@ -436,7 +436,23 @@ def test_blocks_of_leapfrog_steps(monkeypatch: pytest.MonkeyPatch, mass: str | N
     z = torch.zeros(1, 2) if chains is None else torch.zeros(1, chains, 2)
     expected, blocks = HMC(target, x, z, **options), HMC(CapturedPotential(target, compile=True), x, z, **options)
     torch.testing.assert_close(collect(blocks, 5), collect(expected, 5))
+    for length in (1, 3):  # a trajectory by itself, and the end of another
+        blocks.num_leapfrog_steps = expected.num_leapfrog_steps = length
+        torch.testing.assert_close(collect(blocks, 5), collect(expected, 5))
     assert blocks.num_gradients == expected.num_gradients
+
+
+def test_divergences_of_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    options: dict[str, Any] = {"step_size": 100.0, "seed": 0}
+    target, z = lambda _, z: z.pow(4).sum(1), torch.ones(1, 4, 2)
+    expected, compiled = (MALA(each, None, z, **options) for each in (target, CapturedPotential(target, compile=True)))
+    with pytest.warns(UserWarning, match="diverged"):
+        assert torch.equal(collect(compiled, 3), z.expand(3, *z.shape))
+    with pytest.warns(UserWarning, match="diverged"):
+        collect(expected, 3)
+    assert torch.equal(compiled.divergences, expected.divergences)
+    assert int(compiled.divergences.min()) == 3
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,9 @@ class UnderdampedLangevin(DatapointSampler):
         first_chain: int = 0,
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
-        self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.inverse_mass_matrix = inverse_mass_matrix
-        self.step_size = float(step_size)
+        self.step_size = step_size
         self.friction = float(friction)
         self._momenta = math.sqrt(self.temperature) * self._normal(self._z.shape, step=0, draw=0)
 
@@ -111,6 +110,16 @@ class UnderdampedLangevin(DatapointSampler):
     def momenta(self) -> Tensor:
         """The current momenta, in the shape of z. Later steps do not overwrite them; nor should you."""
         return self._momenta.detach()
+
+    @property
+    def step_size(self) -> float:
+        """The step size h."""
+        return self._step_size
+
+    @step_size.setter
+    def step_size(self, step_size: float) -> None:
+        self._check_number("step_size", step_size)
+        self._step_size = float(step_size)
 
     @property
     def inverse_mass_matrix(self) -> Tensor | None:

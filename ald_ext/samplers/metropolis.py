@@ -143,6 +143,7 @@ class MetropolisSampler(DatapointSampler):
         self.adapt_steps, self.adapted_from = self.step_count + int(num_steps), self.step_count
         self._adaptation = DualAveraging.start(self.step_size)
 
+    @torch.no_grad()
     def refresh(self) -> None:
         """Evaluate the potential, which has changed, at the current states. ValueError if it is not finite there."""
         value, gradient = self._evaluate(self._z)

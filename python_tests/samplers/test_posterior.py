@@ -406,6 +406,22 @@ def test_a_captured_potential_follows_its_tensors() -> None:
     assert torch.equal(gradient, 4 * z)
 
 
+def test_a_captured_potential_follows_parameters_of_a_module() -> None:
+    """Whose data are replaced, as torch.nn.utils.vector_to_parameters does; and no graph of autograd is kept."""
+    layer = torch.nn.Linear(3, 2, dtype=DTYPE)
+    potential = CapturedPotential(lambda _, z: layer(z).square().sum(1))
+    z = torch.ones(1, 4, 3, dtype=DTYPE)
+    sampler = HMC(potential, None, z, step_size=0.1, num_leapfrog_steps=2, seed=0)
+    assert not sampler._gradient.requires_grad
+    torch.nn.utils.vector_to_parameters(torch.linspace(-1, 1, 8, dtype=DTYPE), layer.parameters())
+    sampler.refresh()
+    expected = potential_and_gradient(potential.potential, None, z[0])
+    torch.testing.assert_close(sampler._potential[0], expected[0])
+    torch.testing.assert_close(sampler._gradient[0], expected[1])
+    with torch.no_grad():
+        torch.testing.assert_close(potential.gradient(None, z[0]), expected[1])
+
+
 INDEX = torch.tensor([2, 0, 2])
 
 

@@ -231,8 +231,12 @@ class DatapointSampler(ABC):
         return index.to(z.device, copy=True)
 
     def _check_number(self, name: str, value: float, *, may_be_zero: bool = False) -> None:
-        in_range = math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))
-        self._require(in_range, name, value, f"a finite number {'>=' if may_be_zero else '>'} 0")
+        try:
+            number = float(value)
+        except (RuntimeError, TypeError, ValueError):  # of a tensor with several elements, or something else
+            number = math.nan
+        in_range = math.isfinite(number) and (number > 0 or (may_be_zero and number == 0))
+        self._require(in_range, name, shortened(value), f"a finite number {'>=' if may_be_zero else '>'} 0")
 
     def _require(self, fulfilled: object, argument: str, got: object, expected: str) -> None:
         require(fulfilled, f"ald_ext.samplers.{type(self).__name__}: {argument}", got, expected)

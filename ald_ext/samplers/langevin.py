@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..settings import shortened
 from .datapoint import DatapointSampler
 from .potential import Potential
 
@@ -132,7 +133,9 @@ class UnderdampedLangevin(DatapointSampler):
         if matrix is not None:
             (n, *_, d), shape, name = self._z.shape, tuple(matrix.shape), "inverse_mass_matrix"
             self._require(shape in ((d,), (n, 1, d)), name, f"shape {shape}", f"({d},) or ({n}, 1, {d})")
-            self._require((matrix.isfinite() & (matrix > 0)).all(), name, matrix.tolist(), "finite numbers > 0")
+            self._require(
+                (matrix.isfinite() & (matrix > 0)).all(), name, shortened(matrix.tolist()), "finite numbers > 0"
+            )
         self._inverse_mass_matrix = matrix
         lone = matrix is not None and matrix.dim() > self._z.dim()
         self._mass_factor = None if matrix is None else (matrix[:, 0] if lone else matrix).sqrt()

@@ -696,6 +696,13 @@ GAUSSIAN = GaussianPotential(torch.zeros(2), torch.eye(2))
         (LangevinDynamics, Z, {"index": torch.zeros(4)}, "index: got shape (4,), torch.float32"),
         (LangevinDynamics, Z, {"index": torch.arange(-1, 3)}, "index: got values from -1 to 2, expected 0 to"),
         (UnderdampedLangevin, Z, {"step_size": math.inf}, "step_size: got inf"),
+        (
+            UnderdampedLangevin,
+            Z,
+            {"step_size": torch.ones(2)},
+            "step_size: got float32 of shape [2], expected a finite",
+        ),
+        (MALA, Z, {"temperature": None}, "temperature: got None, expected a finite number >= 0"),
         (UnderdampedLangevin, Z, {"friction": 0.0}, "friction: got 0.0, expected a finite number > 0"),
         (MALA, Z, {"temperature": 0.0}, "temperature: got 0.0, expected a finite number > 0"),
         (MALA, Z, {"step_size": torch.ones(3)}, "step_size: got shape (3,), expected a number or shape (4,)"),

@@ -123,6 +123,7 @@ def warm_up(
     if isinstance(sampler, UnderdampedLangevin):
         got = f"{mass_matrix!r} for an UnderdampedLangevin"
         require(mass_matrix != "dense", f"{name}: mass_matrix", got, "'diagonal', 'identity' or 'auto'")
+        require(sampler.temperature > 0, f"{name}: sampler", "one of temperature 0", "one > 0, set to 0 afterwards")
         _warm_up_without_test(sampler, num_steps, mass_matrix, progress)
         return
     z, longest = sampler.z, getattr(sampler, "num_leapfrog_steps", 0)

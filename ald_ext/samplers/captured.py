@@ -9,8 +9,9 @@ Note [Captured potentials]
     A potential that looks at its values cannot be traced, which is an error.
 
     Where the gradient alone is asked for, as in all but the last leapfrog step of HMC, the list lacks what only the
-    value needs. Views of tensors that the potential refers to, and what follows from autograd's first gradient, a one,
-    are made while it is traced. PyTorch's log σ, whose log1p is most of the time of a logistic regression, becomes
+    value needs. Views of tensors that the potential refers to, but not of a module's parameters, whose data may be
+    replaced, and what follows from autograd's first gradient, a one, are made while it is traced. PyTorch's log σ,
+    whose log1p is most of the time of a logistic regression, becomes
     log σ(x) = min(x, 0) + log σ(|x|), which is exact to a rounding of 1, with the gradient σ(-x).
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.fx.node import map_arg
+from torch.nn import Parameter
 
 from .potential import Potential, one_value_a_datum
 
@@ -165,6 +167,8 @@ def fold_constants(module: GraphModule, first: Tensor) -> None:
         if node.op != "call_function" or returned or not nodes or any(each.op != "get_attr" for each in nodes):
             continue
         inputs = {each: getattr(module, each.target) for each in nodes}
+        if any(isinstance(tensor, Parameter) for tensor in inputs.values()):
+            continue
         args, kwargs = map_arg((node.args, node.kwargs), inputs.__getitem__)
         result = node.target(*args, **kwargs)
         constant = all(id(tensor) in constants for tensor in inputs.values())

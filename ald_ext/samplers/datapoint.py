@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference
-from ..settings import require
+from ..settings import require, shortened
 from .captured import CapturedPotential
 from .potential import Potential, potential_and_gradient
 from .transforms import TransformedPotential
@@ -109,7 +109,7 @@ class DatapointSampler(ABC):
 
     @property
     def inverse_mass_matrix(self) -> Tensor | None:
-        """None, which stands for the identity; only samplers with a Metropolis-Hastings test can have another."""
+        """None, which stands for the identity; :class:`LangevinDynamics` has no other."""
         return None
 
     @property
@@ -146,6 +146,7 @@ class DatapointSampler(ABC):
         Raises:
             ValueError: an entry is missing, or differs in shape, dtype, index or first_chain from this sampler's.
         """
+        self._require(isinstance(state_dict, dict), "state_dict", shortened(state_dict), "a dict")
         earlier_names = {"data": "index", "momentum": "momenta"}
         not_saved_earlier = {"first_chain": self.first_chain, "divergences": torch.zeros_like(self.divergences)}
         named = {earlier_names.get(name, name): value for name, value in state_dict.items()}
@@ -155,6 +156,7 @@ class DatapointSampler(ABC):
             self._require(name in state_dict, "state_dict", f"no entry {name!r}", "the state of such a sampler")
         for name, tensor in expected.items():
             saved = state_dict[name]
+            self._require(isinstance(saved, Tensor), "state_dict", f"{name!r} that is {shortened(saved)}", "a tensor")
             fits = saved.shape == tensor.shape and saved.dtype == tensor.dtype
             got = f"{name!r} of shape {tuple(saved.shape)}, {saved.dtype}"
             self._require(fits, "state_dict", got, f"shape {tuple(tensor.shape)}, {tensor.dtype}")
@@ -165,9 +167,13 @@ class DatapointSampler(ABC):
         self._require(same, "state_dict", "the state of other data", "the index of this sampler")
         tensors = {name: state_dict[name].to(tensor.device, copy=True) for name, tensor in self._tensors().items()}
         seed = self._checked_seed(state_dict["seed"])
-        for name in self.adapted:
-            if name in state_dict:  # not saved earlier
-                setattr(self, name, state_dict[name])
+        found = {name: state_dict[name] for name in self.adapted if name in state_dict}  # not saved earlier
+        for name, value in found.items():
+            kinds = (Tensor, type(None)) if name == "inverse_mass_matrix" else (int, float)
+            got = f"{name!r} that is {shortened(value)}"
+            self._require(isinstance(value, kinds), "state_dict", got, "what a warm-up sets")
+        for name, value in found.items():
+            setattr(self, name, value)
         self.seed, self.step_count = seed, int(state_dict["step_count"])
         self._restore(tensors)
 
@@ -225,8 +231,12 @@ class DatapointSampler(ABC):
         return index.to(z.device, copy=True)
 
     def _check_number(self, name: str, value: float, *, may_be_zero: bool = False) -> None:
-        in_range = math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))
-        self._require(in_range, name, value, f"a finite number {'>=' if may_be_zero else '>'} 0")
+        try:
+            number = float(value)
+        except (RuntimeError, TypeError, ValueError):  # of a tensor with several elements, or something else
+            number = math.nan
+        in_range = math.isfinite(number) and (number > 0 or (may_be_zero and number == 0))
+        self._require(in_range, name, shortened(value), f"a finite number {'>=' if may_be_zero else '>'} 0")
 
     def _require(self, fulfilled: object, argument: str, got: object, expected: str) -> None:
         require(fulfilled, f"ald_ext.samplers.{type(self).__name__}: {argument}", got, expected)

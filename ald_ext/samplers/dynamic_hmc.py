@@ -76,9 +76,18 @@ class DynamicHMC(HMC):
         **options: Any,
     ) -> None:
         super().__init__(potential, x, z, step_size=step_size, num_leapfrog_steps=max_leapfrog_steps, **options)
-        self._check_number("trajectory_length", trajectory_length)
-        self.trajectory_length = float(trajectory_length)
+        self.trajectory_length = trajectory_length
         self.record: TrajectoryRecord | None = None
+
+    @property
+    def trajectory_length(self) -> float:
+        """The mean length T."""
+        return self._trajectory_length
+
+    @trajectory_length.setter
+    def trajectory_length(self, trajectory_length: float) -> None:
+        self._check_number("trajectory_length", trajectory_length)
+        self._trajectory_length = float(trajectory_length)
 
     def _length(self, step: int) -> int:
         mean = self.trajectory_length / self.step_size.mean().item()

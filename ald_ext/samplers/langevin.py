@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..settings import shortened
 from .datapoint import DatapointSampler
 from .potential import Potential
 
@@ -100,10 +101,9 @@ class UnderdampedLangevin(DatapointSampler):
         first_chain: int = 0,
     ) -> None:
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
-        self._check_number("step_size", step_size)
         self._check_number("friction", friction)
         self.inverse_mass_matrix = inverse_mass_matrix
-        self.step_size = float(step_size)
+        self.step_size = step_size
         self.friction = float(friction)
         self._momenta = math.sqrt(self.temperature) * self._normal(self._z.shape, step=0, draw=0)
 
@@ -111,6 +111,16 @@ class UnderdampedLangevin(DatapointSampler):
     def momenta(self) -> Tensor:
         """The current momenta, in the shape of z. Later steps do not overwrite them; nor should you."""
         return self._momenta.detach()
+
+    @property
+    def step_size(self) -> float:
+        """The step size h."""
+        return self._step_size
+
+    @step_size.setter
+    def step_size(self, step_size: float) -> None:
+        self._check_number("step_size", step_size)
+        self._step_size = float(step_size)
 
     @property
     def inverse_mass_matrix(self) -> Tensor | None:
@@ -123,7 +133,9 @@ class UnderdampedLangevin(DatapointSampler):
         if matrix is not None:
             (n, *_, d), shape, name = self._z.shape, tuple(matrix.shape), "inverse_mass_matrix"
             self._require(shape in ((d,), (n, 1, d)), name, f"shape {shape}", f"({d},) or ({n}, 1, {d})")
-            self._require((matrix.isfinite() & (matrix > 0)).all(), name, matrix.tolist(), "finite numbers > 0")
+            self._require(
+                (matrix.isfinite() & (matrix > 0)).all(), name, shortened(matrix.tolist()), "finite numbers > 0"
+            )
         self._inverse_mass_matrix = matrix
         lone = matrix is not None and matrix.dim() > self._z.dim()
         self._mass_factor = None if matrix is None else (matrix[:, 0] if lone else matrix).sqrt()

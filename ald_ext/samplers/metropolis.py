@@ -90,7 +90,7 @@ class MetropolisSampler(DatapointSampler):
         super().__init__(potential, x, z, temperature=temperature, seed=seed, index=index, first_chain=first_chain)
         self._check_number("temperature", self.temperature)
         self._require(adapt_steps >= 0, "adapt_steps", adapt_steps, "a number >= 0")
-        self.adapt_steps, self.adapted_from = adapt_steps, 0
+        self.adapt_steps, self.adapted_from = int(adapt_steps), 0
         self.harmonic = False
         self.target_acceptance = self.best_acceptance if target_acceptance is None else target_acceptance
         in_range = 0 < self.target_acceptance < 1
@@ -140,9 +140,10 @@ class MetropolisSampler(DatapointSampler):
         """
         self._require(num_steps >= 1, "num_steps", num_steps, "an integer > 0")
         self.harmonic = True
-        self.adapt_steps, self.adapted_from = self.step_count + num_steps, self.step_count
+        self.adapt_steps, self.adapted_from = self.step_count + int(num_steps), self.step_count
         self._adaptation = DualAveraging.start(self.step_size)
 
+    @torch.no_grad()
     def refresh(self) -> None:
         """Evaluate the potential, which has changed, at the current states. ValueError if it is not finite there."""
         value, gradient = self._evaluate(self._z)

@@ -113,7 +113,7 @@ def beside_nuts(rows: list[Row]) -> str:
         ratios = [number(run["ess_per_gradient"] / nuts["ess_per_gradient"]) for run in runs if run]
         unsure = [name for name, run in ((NUTS, nuts), *zip(own, runs, strict=True)) if run and not run["converged"]]
         lines.append([escape(target), *ratios, escape("; ".join(unsure))])
-    return markdown_table(["", *own, "R-hat of 1.01 or more"], lines)
+    return markdown_table(["", *own, f"R-hat of {CONVERGED} or more"], lines)
 
 
 def samplers_page(results: dict[str, Any]) -> str:

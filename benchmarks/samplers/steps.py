@@ -13,6 +13,7 @@ its picture of the file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -97,6 +98,7 @@ VERSIONS: dict[str, Callable[[Target, str, int], Steps]] = {
 def measure(target: Target, name: str, steps: int, turns: int) -> list[dict[str, Any]]:
     """Return a row for each version: CPU time of a step, and of what the first steps take more."""
     runs, first, times = {}, {}, {version: list[float]() for version in VERSIONS}
+    target.log_density(torch.zeros(1, target.dimension))  # what it computes once, and keeps
     for label, make in VERSIONS.items():
         begin = time.process_time()
         runs[label] = make(target, name, steps)
@@ -140,7 +142,7 @@ INTRODUCTION = """# The cost of a step of HMC and MALA
 {chains} chains, {leapfrog_steps} leapfrog steps of HMC, no adaptation, float32, one thread of {cpu}. blackjax runs with
 the same start, step size and number of leapfrog steps, and as it is the same Markov chain, speed over blackjax is that
 in effective samples a second. Times are of CPU, medians over runs that take turns, as other processes share the cores.
-First steps are what compiling and capturing take besides."""
+First steps are what capturing, compiling, and loading data and libraries take besides."""
 
 READING = """On a logistic regression of 569 data the products with the data are most of the work of a leapfrog step.
 On ten dimensions without data there is hardly any: what is left is the time to call each kernel from Python, of which a
@@ -191,6 +193,9 @@ def main() -> None:
     path = arguments.out / "sampler_steps.json"
     if arguments.quick and arguments.out.resolve() == RESULTS:
         parser.error("--quick: its rough figures do not go to benchmarks/results; give another folder by --out")
+    missing = [package for package in ("blackjax", "jax") if not importlib.util.find_spec(package)]
+    if missing and of_blackjax in VERSIONS.values() and not arguments.page:
+        parser.error(f"{missing[0]} is not installed; pip install -r benchmarks/samplers/requirements.txt")
     if not arguments.page:
         make_folder(arguments.out, parser)
         torch.set_num_threads(1)

@@ -52,3 +52,14 @@ def test_a_quick_run_does_not_replace_the_results(
     with pytest.raises(SystemExit):
         steps.main()
     assert f"do not go to {RESULTS.parent.name}" in capsys.readouterr().err
+
+
+def test_a_missing_peer_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steps.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["", "--quick", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        steps.main()
+    assert "blackjax is not installed; pip install -r benchmarks" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -283,9 +283,14 @@ def test_states_that_do_not_fit(make: Make) -> None:
         ({"z": z.float()}, "got 'z' of shape (4, 3), torch.float32"),
         ({"index": torch.arange(1, 5)}, "got the state of other data"),
         ({"first_chain": 2}, "got first_chain=2, the state of other chains, expected 0"),
+        ({"z": [1.0]}, "got 'z' that is [1.0], expected a tensor"),
+        *(({found: "a"}, f"got '{found}' that is 'a', expected what a warm-up sets") for found in sampler.adapted),
     ):
         with pytest.raises(ValueError, match=re.escape(name + message)):
             sampler.load_state_dict({**before, **change})
+    with pytest.raises(ValueError, match=re.escape(f"{name}got [1], expected a dict")):
+        sampler.load_state_dict([1])  # type: ignore[arg-type]
+    torch.testing.assert_close(sampler.state_dict(), before, rtol=0, atol=0)
     for missing in before.keys() - {"first_chain", "divergences", *sampler.adapted}:
         with pytest.raises(ValueError, match=re.escape(f"{name}got no entry '{missing}'")):
             sampler.load_state_dict({key: value for key, value in before.items() if key != missing})
@@ -691,6 +696,13 @@ GAUSSIAN = GaussianPotential(torch.zeros(2), torch.eye(2))
         (LangevinDynamics, Z, {"index": torch.zeros(4)}, "index: got shape (4,), torch.float32"),
         (LangevinDynamics, Z, {"index": torch.arange(-1, 3)}, "index: got values from -1 to 2, expected 0 to"),
         (UnderdampedLangevin, Z, {"step_size": math.inf}, "step_size: got inf"),
+        (
+            UnderdampedLangevin,
+            Z,
+            {"step_size": torch.ones(2)},
+            "step_size: got float32 of shape [2], expected a finite",
+        ),
+        (MALA, Z, {"temperature": None}, "temperature: got None, expected a finite number >= 0"),
         (UnderdampedLangevin, Z, {"friction": 0.0}, "friction: got 0.0, expected a finite number > 0"),
         (MALA, Z, {"temperature": 0.0}, "temperature: got 0.0, expected a finite number > 0"),
         (MALA, Z, {"step_size": torch.ones(3)}, "step_size: got shape (3,), expected a number or shape (4,)"),

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -328,7 +329,7 @@ def test_a_state_holds_what_a_warm_up_found(kernel: Any, tmp_path: Path) -> None
     target = correlated_gaussian(3, 20.0)
     make = partial(kernel, target, None, torch.zeros(1, 4, 3, dtype=DTYPE), step_size=0.1)
     sampler = make(seed=0)
-    warm_up(sampler, 30)
+    warm_up(sampler, np.int64(30))  # type: ignore[arg-type]
     torch.save(sampler.state_dict(), tmp_path / "state.pt")
     expected = torch.stack([sampler.step() for _ in range(5)])
     resumed = make(seed=1)
@@ -336,6 +337,18 @@ def test_a_state_holds_what_a_warm_up_found(kernel: Any, tmp_path: Path) -> None
     assert torch.equal(torch.stack([resumed.step() for _ in range(5)]), expected)
     if kernel is not UnderdampedLangevin:
         assert torch.equal(resumed.acceptance_rate, sampler.acceptance_rate)
+
+
+@pytest.mark.parametrize(("kernel", "name"), [(UnderdampedLangevin, "step_size"), (DynamicHMC, "trajectory_length")])
+def test_what_a_warm_up_sets_can_be_set_to_what_makes_sense(kernel: Any, name: str) -> None:
+    """A trajectory of length 0 would leave every chain where it is, without a word."""
+    sampler = kernel(correlated_gaussian(3, 20.0), None, torch.zeros(1, 4, 3, dtype=DTYPE), step_size=0.1)
+    setattr(sampler, name, 0.5)
+    for value in (0.0, -1.0, math.nan):
+        expected = f"{kernel.__name__}: {name}: got {value}, expected a finite number > 0"
+        with pytest.raises(ValueError, match=expected):
+            setattr(sampler, name, value)
+    assert getattr(sampler, name) == 0.5
 
 
 def test_a_state_within_an_adaptation_goes_on_with_it() -> None:
@@ -391,6 +404,22 @@ def test_a_captured_potential_follows_its_tensors() -> None:
     value, gradient = captured.value_and_gradient(None, z)
     assert value.tolist() == [6, 6]
     assert torch.equal(gradient, 4 * z)
+
+
+def test_a_captured_potential_follows_parameters_of_a_module() -> None:
+    """Whose data are replaced, as torch.nn.utils.vector_to_parameters does; and no graph of autograd is kept."""
+    layer = torch.nn.Linear(3, 2, dtype=DTYPE)
+    potential = CapturedPotential(lambda _, z: layer(z).square().sum(1))
+    z = torch.ones(1, 4, 3, dtype=DTYPE)
+    sampler = HMC(potential, None, z, step_size=0.1, num_leapfrog_steps=2, seed=0)
+    assert not sampler._gradient.requires_grad
+    torch.nn.utils.vector_to_parameters(torch.linspace(-1, 1, 8, dtype=DTYPE), layer.parameters())
+    sampler.refresh()
+    expected = potential_and_gradient(potential.potential, None, z[0])
+    torch.testing.assert_close(sampler._potential[0], expected[0])
+    torch.testing.assert_close(sampler._gradient[0], expected[1])
+    with torch.no_grad():
+        torch.testing.assert_close(potential.gradient(None, z[0]), expected[1])
 
 
 INDEX = torch.tensor([2, 0, 2])
@@ -485,6 +514,9 @@ def test_a_warm_up_says_what_it_cannot_adapt() -> None:
     underdamped = UnderdampedLangevin(lambda _, z: z.square().sum(1), None, torch.zeros(1, 4, 2), step_size=0.1)
     with pytest.raises(ValueError, match="mass_matrix: got 'dense' for an UnderdampedLangevin, expected 'diagonal'"):
         warm_up(underdamped, 20, mass_matrix="dense")
+    underdamped.temperature = 0.0
+    with pytest.raises(ValueError, match="warm_up: sampler: got one of temperature 0, expected one > 0"):
+        warm_up(underdamped, 20)
     at_a_point = MALA(lambda _, z: z.sum(1).where((z == 0).all(1), math.inf), None, torch.zeros(1, 4, 2), step_size=0.1)
     with pytest.raises(
         ValueError, match=r"warm_up: sampler: got chains that did not move in \d+ steps, expected other"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from ald_ext.samplers import HMC, monte_carlo_standard_error
 from benchmarks.network_posteriors import __main__ as measurement
-from benchmarks.network_posteriors import comparison, page, pictures
+from benchmarks.network_posteriors import comparison, hmc, page, pictures
 from benchmarks.network_posteriors.__main__ import FILE, main
 from benchmarks.network_posteriors.comparison import compare
-from benchmarks.network_posteriors.hmc import hamiltonian
 from benchmarks.network_posteriors.methods import adam_to_the_end, early_stopped
 from benchmarks.network_posteriors.problems import (
     ANGLES,
@@ -106,21 +107,26 @@ def test_the_prior_with_the_least_validation_nll_is_chosen(monkeypatch: pytest.M
     assert row["tried"][1]["validation"]["nll"] < math.inf
 
 
-def test_hmc_samples_the_posterior() -> None:
-    """Predictions of a linear regression have the posterior's mean, within 5 standard errors, and its deviation."""
+def test_hmc_samples_the_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions of a linear regression have the posterior's mean and deviation, within 5 standard errors.
+
+    Step sizes vary, as trajectories of one length may be near a period of a Gaussian.
+    """
+    pytest.importorskip("arviz_stats")
+    monkeypatch.setattr(hmc, "HMC", partial(HMC, jitter=0.5))
     problem = diabetes()
-    chains = hamiltonian(problem, 0, adaptation=30, samples=40, show=False)
-    assert len(chains) == 4
-    draws = torch.stack(chains)[..., 0].double()
+    chains = hmc.hamiltonian(problem, 0, adaptation=60, samples=150, show=False)
+    draws = torch.stack(chains)[..., 0].double().permute(1, 2, 0)[..., None]  # (draws, data, chains, 1)
     (x, y), (inputs, _) = problem.train, problem.test
     x, inputs = (torch.cat([part, torch.ones(len(part), 1)], 1).double() for part in (x, inputs))
     (group,) = problem.groups(problem.make())
     precision = x.T @ x / 0.7**2 + len(x) * group["weight_decay"] * torch.eye(11)
     mean = inputs @ torch.linalg.solve(precision, x.T @ y.double() / 0.7**2)
     deviation = (inputs @ torch.linalg.inv(precision) * inputs).sum(1).sqrt()
-    of_chains = draws.mean(1)
-    assert ((of_chains.mean(0) - mean).abs() < 5 * deviation / 160**0.5).double().mean() > 0.95
-    torch.testing.assert_close(draws.flatten(0, 1).std(0).mean(), deviation.mean(), rtol=0.25, atol=0)
+    errors = (draws.mean((0, 2, 3)) - mean) / monte_carlo_standard_error(draws)[:, 0]
+    assert errors.abs().max() < 5
+    errors = (draws.transpose(0, 1).flatten(1).std(1) - deviation) / monte_carlo_standard_error(draws, "sd")[:, 0]
+    assert errors.abs().max() < 5
 
 
 def test_a_quick_run_continues_and_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,8 +179,8 @@ def _warm_up_without_test(sampler: UnderdampedLangevin, num_steps: int, mass_mat
     for count in range(1, num_steps // 6 + 1):
         one_step._z, one_step._adaptation = pilot.step(), DualAveraging.start(h.to(z.dtype).expand(len(z)))
         one_step.refresh()
-        error = one_step._propose(count)[-3].double().square() / z.shape[-1]
-        error = error.clamp_max(1).mean() / h**6
+        *_, log_ratio, _, _ = one_step._propose(count)
+        error = (log_ratio.double().square() / z.shape[-1]).clamp_max(1).mean() / h**6
         mean = mean + 2 / (count + 1) * (error - mean)
         h = (ENERGY_VARIANCE / mean) ** (1 / 6)
     sampler._z, sampler.step_size = pilot.z, h.item()

@@ -205,7 +205,7 @@ c++ "$@" -O0
 def test_a_static_cpp_runtime(tmp_path):
     """Relocatable toolchains link so. A refused argument ended the process, or its message ended at the first number.
 
-    The compilers run one by one, as MAX_JOBS asks, and do not optimize, which takes a minute less.
+    The compilers run one by one, as MAX_JOBS asks, and do not optimize, which takes less time.
     """
     package, compiler = tmp_path / "ald_ext", tmp_path / "compiler"
     shutil.copytree(SETUP.parent / "ald_ext", package, ignore=shutil.ignore_patterns("_C*", "__pycache__"))

@@ -63,6 +63,8 @@ class TrainingConfig:
         download: fetch files that are missing there.
         epochs: passes over the training images; None stands for 80, or for 20 with ABP and 30 with DLGM, whose steps
             take longer.
+        steps: the most minibatches; the run ends with them where that is within its epochs, even inside one. None: whole
+            epochs. Where only steps are given, the epochs follow from them.
         batch_size: number of images in a minibatch.
         lr: step size of PSGLD (lae, clae) or Adam (the others).
         schedule: course of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step;
@@ -108,6 +110,7 @@ class TrainingConfig:
     data_root: str | None = None
     download: bool = False
     epochs: int | None = setting(None, at_least=1)
+    steps: int | None = setting(None, at_least=1)
     batch_size: int = setting(25, at_least=1)
     lr: float = setting(DEFAULT_LR, above=0, below=math.inf)
     schedule: str = setting("cosine", choices=("constant", "cosine", "polynomial"))
@@ -142,6 +145,17 @@ class TrainingConfig:
     def num_epochs(self) -> int:
         """The number of epochs: ``epochs``, or the model's default."""
         return FEWER_EPOCHS.get(self.model, DEFAULT_EPOCHS) if self.epochs is None else self.epochs
+
+    def length(self, num_data: int) -> tuple[int, int, int]:
+        """Return the numbers of epochs, of steps and of images of a run on so many training images.
+
+        The last epoch is not whole where ``steps`` end inside it.
+        """
+        per_epoch = -(-num_data // self.batch_size)
+        whole = math.inf if self.steps is not None and self.epochs is None else self.num_epochs * per_epoch
+        steps = int(min(whole, math.inf if self.steps is None else self.steps))
+        full, rest = divmod(steps, per_epoch)
+        return full + (rest > 0), steps, full * num_data + rest * self.batch_size
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as JSON and checkpoints hold them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import platform
 import resource
 import time
@@ -82,9 +83,8 @@ class Loop:
             OSError: a checkpoint could not be written; the one before is as it was.
         """
         run = self.run
-        images = len(run.data.train_images)
-        done = run.epoch * images + run.totals.images
-        total = run.config.num_epochs * images
+        done = run.epoch * len(run.data.train_images) + run.totals.images
+        total = run.config.length(len(run.data.train_images))[2]
         options = {"total": total, "initial": done, "desc": run.config.model, "unit": " images", "unit_scale": True}
         bar = progress_bar(show=self.show_progress, **options)
         if self.report_images is not None:
@@ -98,9 +98,11 @@ class Loop:
 
     def _train_epoch(self) -> None:
         self._since = time.perf_counter()
-        minibatches = self.run.batches.epoch(self.run.epoch, self.run.batch)
+        run = self.run
+        left = run.config.length(len(run.data.train_images))[1] - run.step
+        minibatches = run.batches.epoch(run.epoch, run.batch)
         with contextlib.closing(minibatches):  # ends its thread, if it has one
-            for x, index in minibatches:
+            for x, index in itertools.islice(minibatches, left):
                 self._make_step(x, index)
                 self._stop_if_asked()
         self._take_time()
@@ -346,6 +348,7 @@ def fit(
 def measure(run: Run) -> dict[str, Any]:
     """Return what metrics.json holds."""
     images, last = len(run.data.train_images), run.history[-1]
+    passed = run.config.length(images)[2]
     if "test_re" not in last:  # a run of more epochs was resumed to end here
         last["test_re"] = reconstruction_error(run.model, run.data.test_images)
     return {
@@ -359,7 +362,7 @@ def measure(run: Run) -> dict[str, Any]:
         "train_images": images,
         "test_images": len(run.data.test_images),
         "seconds": run.seconds,
-        "images_per_second": run.epoch * images / run.seconds,
+        "images_per_second": passed / run.seconds,
         "peak_memory_bytes": peak_memory(run.config.device),
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "device": run.config.device,

@@ -205,11 +205,12 @@ def start_run(
     network = as_config_of(model_class.config_class, network)
     images, size, seed = data.train_images, config.batch_size, config.seed
     batches = Batches(images, size, seed, config.device, rank=ranks.rank, num_ranks=ranks.count)
+    num_epochs, num_steps, _ = config.length(num_data)
     warm_up = config.warm_up
     if warm_up is None:
-        in_proportion = min(LONGEST_WARM_UP, config.num_epochs * batches.batches_per_epoch // WARM_UP_PART)
+        in_proportion = min(LONGEST_WARM_UP, num_steps // WARM_UP_PART)
         warm_up = in_proportion if state is None else state["config"].get("warm_up", LONGEST_WARM_UP)
-    config = dataclasses.replace(config, network=network, epochs=config.num_epochs, warm_up=warm_up)
+    config = dataclasses.replace(config, network=network, epochs=num_epochs, warm_up=warm_up)
     model = (make_model or model_class)(network).to(config.device)
     with number_of_threads(1):  # so that the bits do not depend on the number
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
@@ -220,7 +221,7 @@ def start_run(
         model=model,
         optimizer=optimizer,
         scheduler=make_scheduler(
-            optimizer, config, (config.schedule_epochs or config.num_epochs) * batches.batches_per_epoch
+            optimizer, config, (config.schedule_epochs or 0) * batches.batches_per_epoch or num_steps
         ),
         data=data,
         batches=batches,

@@ -88,6 +88,21 @@ def run_image_experiment(
         parts, seeds = experiment.parts(data), range(num_seeds)
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
+    seconds = round(time.perf_counter() - begin, 1)
+    return write_outcomes(experiment, settings, outcomes, out, versions(num_workers), seconds=seconds, quick=quick)
+
+
+def write_outcomes(
+    experiment: ImageExperiment,
+    settings: ImageSettings,
+    outcomes: Mapping[Job, JobOutcome],
+    out: Path,
+    of_versions: dict[str, str],
+    *,
+    seconds: float,
+    quick: bool = False,
+) -> Results:
+    """Write results.json and the experiment's own picture, of all its jobs or of those that there are so far."""
     own = Picture(f"{experiment.name}.png", experiment.title)
     plain = {name: value for name, value in asdict(settings).items() if name not in OF_THE_MACHINE}
     results = Results(
@@ -95,8 +110,8 @@ def run_image_experiment(
         quick=quick,
         settings={**plain, "datasets": list(settings.sources)},
         differences=list(experiment.differences),
-        versions=versions(num_workers),
-        seconds=round(time.perf_counter() - begin, 1),
+        versions=of_versions,
+        seconds=seconds,
         rows=rows_of(experiment, outcomes),
         pictures=[own, *(picture for outcome in outcomes.values() for picture in outcome.pictures)],
         jobs=[TrainingRun(**asdict(job), **outcome.run) for job, outcome in outcomes.items()],

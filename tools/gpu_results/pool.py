@@ -1,0 +1,125 @@
+"""Runs tasks side by side in processes that share a device, until they are done or the time is up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ald_ext.data import ImageData
+from ald_ext.paper.workers import start_worker
+from ald_ext.training import TrainingConfig
+from ald_ext.training.loop import start_run
+
+#: Numbers of jobs side by side that are tried, and the factor by which more of them have to be faster.
+TRIED, LEAST_GAIN = (1, 2, 4), 1.1
+#: Seconds of each of these measurements, and of the wait for jobs that were told to stop.
+MEASURED_SECONDS, GRACE_SECONDS = 3.0, 20.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of a module with its arguments; ``alone``: nothing runs beside it."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    alone: bool = False
+
+
+class Pool:
+    """Processes of one thread each.
+
+    Args:
+        num_processes: the largest number of calls side by side.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        # Spawned, as CUDA does not work in a process that was forked from one that uses it.
+        context = multiprocessing.get_context("spawn")
+        self.num_processes = num_processes
+        self.stop = context.Event()
+        initial = (context.Value("q", 0), self.stop)
+        self.executor = ProcessPoolExecutor(num_processes, context, initializer=start_worker, initargs=initial)
+
+    def run(
+        self, calls: Sequence[Call], until: float, received: Callable[[Call, Any, BaseException | None], None]
+    ) -> None:
+        """Make the calls in their order, and call ``received`` with the result or the error of each that ended.
+
+        Args:
+            calls: what to run.
+            until: when the calls that run are told to stop, in the time of ``time.monotonic``.
+            received: is told each call's result, or None with its error.
+        """
+        waiting, running = list(calls), dict[Future[Any], Call]()
+        while waiting or running:
+            late = time.monotonic() >= until
+            if late:
+                if not running or time.monotonic() >= until + GRACE_SECONDS:
+                    return
+                waiting = []
+                self.stop.set()
+            while waiting and len(running) < self.num_processes and not (waiting[0].alone and running):
+                if any(call.alone for call in running.values()):
+                    break
+                call = waiting.pop(0)
+                running[self.executor.submit(call.function, *call.arguments)] = call
+            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                call, error = running.pop(future), future.exception()
+                if not (error is not None and self.stop.is_set()):  # what was told to stop has not failed
+                    received(call, None if error else future.result(), error)
+
+    def close(self) -> None:
+        """End the processes, also those that did not stop when they were told to."""
+        self.stop.set()
+        processes = list((self.executor._processes or {}).values())
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+
+    def best_number(self, config: TrainingConfig, data: ImageData) -> tuple[int, dict[str, float]]:
+        """Return how many jobs side by side make the most steps together, and the images per second of each number."""
+        rates: dict[str, float] = {}
+        best = 1
+        tried = [number for number in TRIED if number <= self.num_processes]
+        for warm_up, number in [(True, tried[-1]), *((False, number) for number in tried)]:
+            arguments = (config, data, 0.1 if warm_up else MEASURED_SECONDS)
+            futures = [self.executor.submit(images_per_second, *arguments) for _ in range(number)]
+            rate = sum(future.result() for future in futures)
+            if not warm_up:
+                rates[str(number)] = rate
+                best = number if rate > LEAST_GAIN * rates[str(best)] or number == 1 else best
+        return best, rates
+
+
+def images_per_second(config: TrainingConfig, data: ImageData, seconds: float) -> float:
+    """Return how fast a model trains in this process, beside whatever else runs."""
+    run = start_run(config, data)
+    steps, step, begin = 0, 0, 0.0
+    while True:
+        for x, index in run.batches.epoch(0):
+            step += 1
+            loss = run.training_step(step, x, index)
+            run.scheduler.step()
+            if step < 8:  # eager steps, and the capture
+                begin = time.perf_counter()
+                continue
+            steps += 1
+            if steps % 10 == 0:
+                loss.item()  # waits for the device
+                if time.perf_counter() - begin >= seconds:
+                    return steps * config.batch_size / (time.perf_counter() - begin)
+
+
+def torch_device_name(device: str) -> str:
+    """Return the name of the processor that the device stands for."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

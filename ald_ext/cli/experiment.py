@@ -66,6 +66,8 @@ def experiment_command(
     if option:
         values = parse_options(option)
         changes["options"] = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in values.items())
+    if "seconds" in changes:
+        changes.setdefault("epochs", None)  # of experiments that have some, or of a quick one
     if name in IMAGE_EXPERIMENTS:
         require(preset is None, f"experiment {name}: preset", repr(preset), "none: it has no presets")
         image_experiment = IMAGE_EXPERIMENTS[name]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import platform
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..files import write_json
 from ..settings import convert, from_dict, parse_json
@@ -103,6 +107,37 @@ class TrainingRun(Job):
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Settings that a search tried, and what they gave on held-out training images.
+
+    Attributes:
+        options: the settings.
+        round: 1, or 2 for the best ones, which are trained once more and longer.
+        steps: minibatches of the training.
+        re: reconstruction error; None if the training diverged.
+        frechet: Fréchet distance of samples; None if the model has no prior, too.
+        score: what the trials are ordered by, the least first.
+    """
+
+    options: dict[str, Any]
+    round: int
+    steps: int
+    re: float | None
+    frechet: float | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings of a model on a data set that a search chose, and all that it tried."""
+
+    dataset: str
+    model: str
+    options: dict[str, Any]
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
 class Results:
     """What one results.json holds.
 
@@ -117,6 +152,7 @@ class Results:
         pictures: the experiment's own, then those of its jobs.
         preset: the name of the settings; "" where the experiment has no presets.
         jobs: the training runs; None for experiments without images.
+        choices: settings that a search chose.
         folder: where the file is; not in the file itself.
     """
 
@@ -130,6 +166,7 @@ class Results:
     pictures: list[Picture] = field(default_factory=list)
     preset: str = ""
     jobs: list[TrainingRun] | None = None
+    choices: list[Choice] = field(default_factory=list)
     folder: Path = Path()
 
 
@@ -140,6 +177,16 @@ def make_row(name: str, values: Sequence[float], paper: Mapping[str, float]) -> 
         return Row(name, paper.get(name), None, None, finite)
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return Row(name, paper.get(name), float(np.mean(values)), error, finite)
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Return eight characters that tell these settings from others."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def contents(images: Tensor) -> int:
+    """Return the CRC-32 of the bytes of images on the CPU."""
+    return zlib.crc32(images.contiguous().numpy().data)
 
 
 def versions(num_workers: int, one_thread: bool = False) -> dict[str, str]:

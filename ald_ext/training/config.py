@@ -63,8 +63,8 @@ class TrainingConfig:
         download: fetch files that are missing there.
         epochs: passes over the training images; None stands for 80, or for 20 with ABP and 30 with DLGM, whose steps
             take longer.
-        steps: the most minibatches; the run ends with them where that is within its epochs, even inside one. None: whole
-            epochs. Where only steps are given, the epochs follow from them.
+        steps: the most minibatches; the run ends with them where that is within its epochs, even inside one. None:
+            whole epochs. Where only steps are given, the epochs follow from them.
         batch_size: number of images in a minibatch.
         lr: step size of PSGLD (lae, clae) or Adam (the others).
         schedule: course of lr over the run: "constant"; "cosine", down to ``final_lr`` · lr at the last step;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from ...settings import check_values, require, setting
 from ...training import TrainingConfig
 from ...training.pictures import save_grid
 from ..pictures import Figure, new_picture
-from ..results import Difference, Job, Picture, distinct
+from ..results import Choice, Difference, Job, Picture, distinct
 
 #: Images that a run passes over in all where no epochs are given; ABP and DLGM still get as much time as the others.
 TRAINED_IMAGES, FEWER_TRAINED_IMAGES = 480_000, {"abp": 180_000, "dlgm": 240_000}
@@ -58,6 +59,11 @@ class ImageSettings:
         latent_dim: the latent dimension d_z.
         epochs: the epochs of every model; None: as many as pass over 480,000 images (ABP 180,000, DLGM 240,000, the
             LAE of image-generation 960,000), at most 80.
+        seconds: time for which every model is trained, instead of epochs: as many steps as it makes in that time when
+            it is alone on the GPU, or has one core of the CPU.
+        candidates: number of settings that are tried for every model on held-out training images, at most 12, before
+            it is trained with the best. The search takes as long as the training. 0: the experiment's own settings,
+            which were found by looking at test images.
         device: a torch device.
         data_root: the folder of torchvision's files.
         download: fetch what is missing there.
@@ -74,6 +80,8 @@ class ImageSettings:
     width: int = setting(16, at_least=1)
     latent_dim: int = setting(32, at_least=1)
     epochs: int | None = setting(None, at_least=1)
+    seconds: float | None = setting(None, above=0, below=math.inf)
+    candidates: int = setting(0, at_least=0, at_most=12)
     device: str = "cpu"
     data_root: str | None = None
     download: bool = False
@@ -103,6 +111,10 @@ def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...],
         require(fulfilled, f"{owner}: {name}", repr(got), expected)
 
     check_values(settings, owner)
+    both = settings.seconds is not None and settings.epochs is not None
+    check("seconds", settings.seconds, not both, "none beside epochs")
+    searches = settings.candidates > 0
+    check("candidates", settings.candidates, not searches or settings.seconds is not None, "0 without seconds")
     check("seeds", num_seeds, num_seeds >= 1, ">= 1")
     check("datasets", settings.datasets, len(settings.datasets) >= 1, "at least one")
     check("datasets", settings.datasets, len(settings.sources) == len(settings.datasets), "different names")
@@ -155,12 +167,14 @@ class JobOutcome:
         pictures: those that were written.
         curves: lists of numbers, for the experiment's picture.
         run: facts of the training: epochs, seconds, images.
+        choice: how its settings were chosen, if they were.
     """
 
     values: dict[str, float]
     pictures: tuple[Picture, ...] = ()
     curves: dict[str, list[float]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -303,5 +317,6 @@ class ImageExperiment(ABC):
             evaluate_every=epochs,
             network=config_from_dict(MODELS[job.model].config_class, network),
         )
-        config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
+        if not settings.candidates:
+            config = with_options(config, KIND_SETTINGS[kind].get(job.model, {}))
         return with_options(self.configure(config, job, len(images)), dict(settings.options))

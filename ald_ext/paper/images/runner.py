@@ -6,7 +6,6 @@ kept in a file, so that nothing is computed twice; an interrupted training run r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import zlib
@@ -25,8 +24,21 @@ from ...training.checkpoints import load_checkpoint, trained_model
 from ...training.config import IRRELEVANT
 from ...training.loop import CHECKPOINT, METRICS
 from ..pictures import save_picture
-from ..results import Job, Picture, Results, Row, TrainingRun, make_row, versions, write_results
+from ..results import (
+    Choice,
+    Job,
+    Picture,
+    Results,
+    Row,
+    TrainingRun,
+    contents,
+    fingerprint,
+    make_row,
+    versions,
+    write_results,
+)
 from ..workers import Progress, run_all
+from .budget import within
 from .experiment import (
     FEWER_TRAINED_IMAGES,
     TRAINED_IMAGES,
@@ -37,10 +49,14 @@ from .experiment import (
     check_settings,
     load,
     real_statistics,
+    with_options,
 )
+from .selection import FINALISTS, choose, trials_of
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
-NOT_OF_A_JOB = ("datasets", "models", "device", "data_root", "download", "extractor_weights", "options")
+NOT_OF_A_JOB = {"datasets", "models", "device", "data_root", "download", "extractor_weights", "options"} | {
+    *("seconds", "candidates"),
+}
 #: Settings that belong to the machine and not to the experiment, and so are not in results.json.
 OF_THE_MACHINE = ("data_root", "download", "extractor_weights")
 
@@ -87,6 +103,8 @@ def run_image_experiment(
             real_statistics(data, settings, runs)
         parts, seeds = experiment.parts(data), range(num_seeds)
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
+    if settings.candidates:
+        search_all(experiment, settings, jobs, runs, num_workers)
     outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
     seconds = round(time.perf_counter() - begin, 1)
     return write_outcomes(experiment, settings, outcomes, out, versions(num_workers), seconds=seconds, quick=quick)
@@ -115,6 +133,7 @@ def write_outcomes(
         rows=rows_of(experiment, outcomes),
         pictures=[own, *(picture for outcome in outcomes.values() for picture in outcome.pictures)],
         jobs=[TrainingRun(**asdict(job), **outcome.run) for job, outcome in outcomes.items()],
+        choices=choices_of(outcomes),
         folder=out,
     )
     save_picture(experiment.draw(outcomes), out / own.file)
@@ -132,8 +151,8 @@ def run_jobs(
     """Return the outcomes of the jobs, in their order; the folders are those of the experiment and of training runs."""
     images = {}
     for job in jobs:
-        data, config = data_and_config(experiment, settings, job)
-        images[job] = config.num_epochs * len(data.train_images)
+        data, config, _ = plan_job(experiment, settings, job, folders[1])
+        images[job] = config.length(len(data.train_images))[2]
     if experiment.measures_time:  # models take turns, so that what slows the machine for a while slows all of them
         order = sorted(jobs, key=lambda job: (job.dataset, job.seed))
     else:  # the longest come first, so that no worker is left alone with one at the end
@@ -145,15 +164,35 @@ def run_jobs(
     return {job: by_job[job] for job in jobs}
 
 
-def data_and_config(experiment: ImageExperiment, settings: ImageSettings, job: Job) -> tuple[ImageData, TrainingConfig]:
-    data = experiment.prepare(load(job.dataset, settings), job)
-    return data, experiment.training_config(settings, job, data.train_images)
+def search_all(
+    experiment: ImageExperiment, settings: ImageSettings, jobs: Sequence[Job], runs: Path, num_workers: int
+) -> None:
+    """Search for the settings of every data set's models; speeds come first, while nothing runs beside them."""
+    pairs = list(dict.fromkeys((job.dataset, job.model) for job in jobs))
+    total = len(pairs) * (settings.candidates + min(FINALISTS, settings.candidates))
+    for pair in pairs:
+        trials_of(experiment, settings, *pair, runs)
+    with progress_bar(total=total, desc=f"{experiment.name}: settings", unit=" trials") as bar:
+        arguments = [(experiment, settings, *pair, runs) for pair in pairs]
+        run_all(choose, arguments, min(num_workers, len(pairs)), bar)
+
+
+def plan_job(
+    experiment: ImageExperiment, settings: ImageSettings, job: Job, runs: Path
+) -> tuple[ImageData, TrainingConfig, Choice | None]:
+    """Return a job's data and training, with the settings that were searched for and as many steps as it has time."""
+    data, choice = experiment.prepare(load(job.dataset, settings), job), None
+    config = experiment.training_config(settings, job, data.train_images)
+    if settings.candidates:
+        choice = choose((experiment, settings, job.dataset, job.model, runs), lambda _: None)
+        config = with_options(config, {**choice.options, **dict(settings.options)})
+    return data, config if settings.seconds is None else within(settings.seconds, config, data, runs), choice
 
 
 def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], progress: Progress) -> JobOutcome:
     """Train and evaluate, unless the outcome is there already with all its pictures."""
     experiment, settings, job, out, runs = argument
-    data, config = data_and_config(experiment, settings, job)
+    data, config, choice = plan_job(experiment, settings, job, runs)
     folder = run_folder(config, data, runs)
     relevant = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
     key = fingerprint({"settings": relevant, "job": asdict(job), "run": folder.name})
@@ -161,14 +200,14 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
     outcome = read_outcome(path)
     # Runs of other settings give their pictures the same names.
     if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
-        progress(config.num_epochs * len(data.train_images))
+        progress(config.length(len(data.train_images))[2])
         return outcome
     model, ensemble, metrics = train_once(config, data, folder, progress)
     outcome = experiment.evaluate(Subject(job, data, model, ensemble, metrics, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)
     names = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads")
     facts = {name: metrics[name] for name in names}
-    outcome = replace(outcome, pictures=pictures, run={**facts, "device": config.device})
+    outcome = replace(outcome, pictures=pictures, run={**facts, "device": config.device}, choice=choice)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write_text(json.dumps(asdict(outcome))))
     return outcome
@@ -177,14 +216,9 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
 def run_folder(config: TrainingConfig, data: ImageData, runs: Path) -> Path:
     """Return the folder of the run with these settings on these data: runs/DATASET/MODEL-seedK-FINGERPRINT."""
     settings = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
-    train, test = (zlib.crc32(images.contiguous().numpy().data) for images in (data.train_images, data.test_images))
+    train, test = map(contents, (data.train_images, data.test_images))
     key = fingerprint({**settings, "images": train, "test": test})
     return runs / data.name / f"{config.model}-seed{config.seed}-{key}"
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """Return eight characters that tell these settings from others."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def train_once(
@@ -192,11 +226,11 @@ def train_once(
 ) -> tuple[LatentVariableModel, ParameterEnsemble | None, dict[str, Any]]:
     """Return the run in a folder, trained now unless it was before: model, samples of its parameters, metrics.json.
 
-    ``progress`` is called with numbers of images, which add up to ``num_epochs`` times those of the training set.
+    ``progress`` is called with numbers of images, which add up to those of all steps.
     Errors are those of ``ald_ext.training.train``; after TrainingInterrupted the next call resumes.
     """
     if (folder / METRICS).is_file():
-        progress(config.num_epochs * len(data.train_images))
+        progress(config.length(len(data.train_images))[2])
     else:
         try:
             train(config, folder, data=data, resume=(folder / CHECKPOINT).is_file(), progress=progress)
@@ -220,6 +254,12 @@ def read_outcome(path: Path) -> JobOutcome | None:
         return from_dict(JobOutcome, parse_json(path.read_bytes(), str(path)), str(path))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def choices_of(outcomes: Mapping[Job, JobOutcome]) -> list[Choice]:
+    """Return the choices of settings, each once."""
+    found = {(job.dataset, job.model): outcome.choice for job, outcome in outcomes.items() if outcome.choice}
+    return list(found.values())
 
 
 def rows_of(experiment: ImageExperiment, outcomes: Mapping[Job, JobOutcome]) -> list[Row]:

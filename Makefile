@@ -9,7 +9,7 @@ CONSTRAINT := $(if $(LATEST),,--constraint constraints.txt)
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 .PHONY: always demo models experiments results pages test test-all native-test fuzz bench noise-check gpu-check lint clean \
-    docs docs-pictures matrix constraints sdist wheels
+    docs docs-pictures results-gpu matrix constraints sdist wheels
 
 ## Train a Langevin autoencoder on 4,500 real digits, two minutes on two cores; pictures and metrics in runs/demo.
 demo: $(VENV)/built
@@ -103,6 +103,13 @@ docs-pictures: $(VENV)/built
 	$(BIN)/python docs/draw_settings.py
 	$(BIN)/python docs/draw_bayesian_networks.py
 	$(BIN)/python docs/draw_learning_coefficient.py
+
+## Tables 2, 3 and 5 and Figures 6 to 9 and 11 to 14 at 64 channels with three seeds, as far as LIMIT seconds of a GPU
+## reach, the first seed of everything first; in the Python of PYTHON and without a network. Called again, here or on
+## another machine, it goes on: docs/results/images_gpu/campaign.json holds what there is.
+LIMIT ?= 570
+results-gpu:
+	PYTHONPATH=. $(PYTHON) -m tools.gpu_results run --limit $(LIMIT) $(OPTIONS)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

@@ -11,19 +11,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from ald_ext.data import load_dataset
 from ald_ext.files import write_atomically
 from ald_ext.paper import IMAGE_EXPERIMENTS
-from ald_ext.paper.images.experiment import JobOutcome, load
-from ald_ext.paper.images.runner import data_and_config, run_job
-from ald_ext.paper.results import versions
+from ald_ext.paper.images.budget import device_name
+from ald_ext.paper.images.experiment import ImageSettings, JobOutcome, load
+from ald_ext.paper.images.runner import run_job
+from ald_ext.paper.images.selection import choose, trials_of
+from ald_ext.paper.results import Choice, versions
 from ald_ext.paper.workers import count_done
+from ald_ext.settings import require
 
 from .campaign import FILE, ORDER, Campaign, Task, plan, settings_of, write_results
 from .pieces import pack, unpack
-from .pool import TRIED, Call, Pool, torch_device_name
+from .pool import TRIED, Call, Pool
 
+#: The paper's data sets.
+PAPERS = ("mnist", "bmnist", "cifar10", "celeba", "svhn")
 #: Seconds of a run's limit that are kept for the results.
 RESERVED_SECONDS = 25
 #: The largest size of a file of results that travels.
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the campaign is."""
-    parser.add_argument("--datasets", nargs="+", default=["mnist", "bmnist", "cifar10", "celeba"], metavar="DATASET")
+    parser.add_argument("--datasets", nargs="+", metavar="DATASET", help=f"if not given those at hand of {PAPERS}")
     parser.add_argument("--data", type=Path, default=Path("runs/data"), help="folder of the files of pack")
     parser.add_argument("--data-root", default="data", help="folder of torchvision's files", metavar="PATH")
     parser.add_argument("--out", type=Path, default=Path("docs/results/images_gpu"), metavar="PATH")
@@ -86,19 +91,38 @@ def pack_all(given: argparse.Namespace) -> int:
 def sources(given: argparse.Namespace) -> dict[str, str]:
     """Return what ``load_dataset`` takes, by names in rows: files that were brought along, or else torchvision's."""
     found = {}
-    for dataset in given.datasets:
+    for dataset in given.datasets or PAPERS:
         name = Path(dataset).stem
         brought = sorted(given.data.glob(f"{name}.zip")) + sorted(given.data.glob(f"{name}-*.zip"))
-        found |= {brought[0].stem: str(unpack(brought[0], given.runs / "data"))} if brought else {name: dataset}
+        if brought:
+            found[brought[0].stem] = str(unpack(brought[0], given.runs / "data"))
+        elif given.datasets or is_at_hand(dataset, data_root(given)):
+            found[name] = dataset
+        else:
+            print(f"results-gpu: {dataset} is neither in {given.data} nor in {given.data_root}, and is left out")
+    require(bool(found), "datasets", "none at hand", f"some of {', '.join(PAPERS)} in --data or --data-root")
     return found
 
 
-def begin(given: argparse.Namespace) -> tuple[dict[str, Any], list[Task], Campaign]:
+def is_at_hand(dataset: str, root: str | None) -> bool:
+    """Return whether the files of a data set of torchvision are there."""
+    try:
+        return bool(load_dataset(dataset, root))
+    except (ValueError, OSError):
+        return False
+
+
+def data_root(given: argparse.Namespace) -> str | None:
+    """Return the folder of torchvision's files, if there is one."""
+    return given.data_root if Path(given.data_root).is_dir() else None
+
+
+def begin(given: argparse.Namespace) -> tuple[dict[str, ImageSettings], list[Task], Campaign]:
     """Return the settings of each experiment, all tasks, and the campaign with what has been computed."""
-    shared = {"width": given.width, "seconds": given.seconds, "candidates": given.candidates}
-    shared = {name: value for name, value in shared.items() if not given.quick or name == "seconds"}
+    shared = {"seconds": given.seconds, "candidates": given.candidates}
+    shared |= {} if given.quick else {"width": given.width}
     datasets = sources(given)
-    local = {"device": given.device, "data_root": given.data_root}
+    local = {"device": given.device, "data_root": data_root(given)}
     settings = settings_of(datasets, given.experiments, given.quick, **shared, **local)
     tasks = plan(settings, given.seeds)
     campaign = Campaign({**shared, "quick": given.quick, "datasets": list(datasets)})
@@ -106,6 +130,7 @@ def begin(given: argparse.Namespace) -> tuple[dict[str, Any], list[Task], Campai
         before = Campaign.read(given.out)
         before.add(Campaign(campaign.settings), given.out, given.out)  # ValueError where the settings differ
         campaign = before
+    campaign.restore(given.runs)
     return settings, tasks, campaign
 
 
@@ -119,45 +144,74 @@ def run(given: argparse.Namespace) -> int:
     pool = Pool(given.jobs or max(TRIED))
     try:
         if left and given.jobs is None:
-            first = settings[left[0].experiment]
-            data, config = data_and_config(IMAGE_EXPERIMENTS[left[0].experiment], first, left[0].job)
-            number, rates = pool.best_number(replace(config, steps=None), data)
-            campaign.jobs_at_once[torch_device_name(given.device)] = rates
-            campaign.versions = versions(number)
-            print(f"results-gpu: {number} jobs side by side (images/s: {rates})", flush=True)
-            pool.num_processes = number
-        calls = [call_of(task, settings, given) for task in left]
-        pool.run(calls, began + given.limit - RESERVED_SECONDS, partial(receive, campaign, given.out, began))
+            set_jobs_at_once(pool, campaign, settings[left[0].experiment], left[0])
+        calls = calls_of(left, settings, given)
+        campaign.keep(given.runs)
+        pool.run(calls, began + given.limit - RESERVED_SECONDS, partial(receive, campaign, given, began))
     finally:
         pool.close()
     campaign.seconds += time.monotonic() - began
     return finish(given, settings, tasks, campaign)
 
 
-def call_of(task: Task, settings: dict[str, Any], given: argparse.Namespace) -> Call:
-    """Return the call that computes a task."""
-    experiment, out = IMAGE_EXPERIMENTS[task.experiment], given.out / task.experiment
-    out.mkdir(parents=True, exist_ok=True)
-    argument = (experiment, settings[task.experiment], task.job, out, given.runs)
-    return Call(task.name, run_job, (argument, count_done), alone=experiment.measures_time)
+def set_jobs_at_once(pool: Pool, campaign: Campaign, settings: ImageSettings, task: Task) -> None:
+    """Measure how many jobs side by side are fastest, and let the pool run so many."""
+    data = load(task.job.dataset, settings)
+    config = IMAGE_EXPERIMENTS[task.experiment].training_config(
+        settings, replace(task.job, model="lae"), data.train_images
+    )
+    pool.num_processes, rates = pool.best_number(config, data)
+    campaign.jobs_at_once[device_name(settings.device)] = rates
+    campaign.versions = versions(pool.num_processes)
+    print(f"results-gpu: {pool.num_processes} jobs side by side, of images/s {rates}", flush=True)
+
+
+def calls_of(tasks: Sequence[Task], settings: dict[str, ImageSettings], given: argparse.Namespace) -> list[Call]:
+    """Return the calls that compute tasks; before the first of a data set and a model, the search for its settings.
+
+    Speeds that the searches need are measured now, while nothing runs.
+    """
+    calls: dict[str, Call] = {}
+    for task in tasks:
+        experiment, own, job = IMAGE_EXPERIMENTS[task.experiment], settings[task.experiment], task.job
+        out = given.out / task.experiment
+        out.mkdir(parents=True, exist_ok=True)
+        search = ""
+        if own.candidates:
+            search = f"settings/{job.dataset}-{job.model}"
+            if search not in calls:
+                trials_of(experiment, own, job.dataset, job.model, given.runs)
+                argument = (experiment, own, job.dataset, job.model, given.runs)
+                calls[search] = Call(search, choose, (argument, count_done))
+        arguments = ((experiment, own, job, out, given.runs), count_done)
+        calls[task.name] = Call(task.name, run_job, arguments, alone=experiment.measures_time, after=search)
+    return list(calls.values())
 
 
 def receive(
-    campaign: Campaign, out: Path, began: float, call: Call, outcome: JobOutcome | None, error: BaseException | None
+    campaign: Campaign,
+    given: argparse.Namespace,
+    began: float,
+    call: Call,
+    result: JobOutcome | Choice | None,
+    error: BaseException | None,
 ) -> None:
     """Keep an outcome, or the error of a job that failed; the others go on."""
-    if outcome is None:
+    if result is None:
         campaign.failed[call.name] = f"{type(error).__name__}: {error}"
         told = f"failed: {campaign.failed[call.name]}"
-    else:
-        campaign.outcomes[call.name] = outcome
+    elif isinstance(result, JobOutcome):
+        campaign.outcomes[call.name] = result
         campaign.failed.pop(call.name, None)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in list(outcome.values.items())[:3])
-    campaign.save(out)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in list(result.values.items())[:3])
+    else:
+        told = ", ".join(f"{name} {value}" for name, value in result.options.items())
+    campaign.keep(given.runs)
+    campaign.save(given.out)
     print(f"{time.monotonic() - began:6.0f} s  {call.name}: {told}", flush=True)
 
 
-def finish(given: argparse.Namespace, settings: dict[str, Any], tasks: list[Task], campaign: Campaign) -> int:
+def finish(given: argparse.Namespace, settings: dict[str, ImageSettings], tasks: list[Task], campaign: Campaign) -> int:
     """Write the results, and say what is left. The exit status is 1 if a job failed."""
     campaign.save(given.out)
     for line in write_results(campaign, settings, tasks, given.out):

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ald_ext.files import write_json
-from ald_ext.paper import IMAGE_EXPERIMENTS, ImageExperiment, ImageSettings
+from ald_ext.paper import IMAGE_EXPERIMENTS, ImageSettings
 from ald_ext.paper.images.experiment import JobOutcome, load
 from ald_ext.paper.images.runner import write_outcomes
 from ald_ext.paper.results import Job
 from ald_ext.settings import from_dict, parse_json, require
 
 FILE = "campaign.json"
+#: Folders inside that of the training runs.
+KEPT = ("speeds", "choices")
 #: The experiments, those first that are worth most: Table 2 and Figures 7 and 11 to 14, Table 5, Table 3, Figures 8, 9
 #: and 6. The last runs alone, because time is what it measures.
 ORDER = ("image-generation", "denoising", "anomaly-detection", "dequantization", "training-speed")
 #: Experiments of one data set, which the paper has on this one, or else the first one at hand.
 ONE_DATASET = {"anomaly-detection": "mnist", "dequantization": "svhn", "training-speed": "svhn"}
+#: Experiments whose networks are others, and whose settings were chosen in another way.
+OWN_SETTINGS = ("anomaly-detection",)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Campaign:
         jobs_at_once: images per second of all jobs together, by the device's name and the number of jobs side by side.
         outcomes: by the task's name.
         failed: the error of each task that failed, by its name.
+        kept: what files of the folder of training runs hold that another machine needs, by their paths: the speeds that
+            were measured, and the settings that were chosen.
     """
 
     settings: dict[str, Any]
@@ -56,6 +62,21 @@ class Campaign:
     jobs_at_once: dict[str, dict[str, float]] = field(default_factory=dict)
     outcomes: dict[str, JobOutcome] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def keep(self, runs: Path) -> None:
+        """Take over what is in the files of a folder of training runs."""
+        for path in sorted(path for folder in KEPT for path in (runs / folder).glob("*.json")):
+            self.kept[path.relative_to(runs).as_posix()] = parse_json(path.read_bytes(), str(path))
+
+    def restore(self, runs: Path) -> None:
+        """Write the files that are not there."""
+        for name, contents in self.kept.items():
+            path = runs / name
+            require(Path(name).parent.as_posix() in KEPT, f"{FILE}: kept", name, f"a file in {' or '.join(KEPT)}")
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, contents)
 
     def save(self, folder: Path) -> None:
         """Write campaign.json into the folder."""
@@ -86,25 +107,23 @@ class Campaign:
                 shutil.copyfile(source / place, folder / place)
         self.failed |= {name: error for name, error in other.failed.items() if name not in self.outcomes}
         self.jobs_at_once |= other.jobs_at_once
+        self.kept = other.kept | self.kept
         self.seconds += other.seconds
         return new
 
 
 def plan(settings: Mapping[str, ImageSettings], num_seeds: int) -> list[Task]:
     """Return all tasks, the first seed of everything first."""
-    tasks = []
-    for seed in range(num_seeds):
-        for name in ORDER:
-            if name in settings:
-                tasks += [Task(name, job) for job in jobs_of(IMAGE_EXPERIMENTS[name], settings[name], seed)]
-    return tasks
-
-
-def jobs_of(experiment: ImageExperiment, settings: ImageSettings, seed: int) -> Iterable[Job]:
-    """Return the jobs of one seed of an experiment."""
-    for dataset in settings.sources:
-        parts = experiment.parts(load(dataset, settings))
-        yield from (Job(dataset, model, seed, part) for model in settings.models for part in parts)
+    first = [
+        Task(name, Job(dataset, model, 0, part))
+        for name in ORDER
+        if name in settings
+        for dataset in settings[name].sources
+        for parts in [IMAGE_EXPERIMENTS[name].parts(load(dataset, settings[name]))]
+        for model in settings[name].models
+        for part in parts
+    ]
+    return [replace(task, job=replace(task.job, seed=seed)) for seed in range(num_seeds) for task in first]
 
 
 def settings_of(
@@ -128,10 +147,14 @@ def settings_of(
         if name == "anomaly-detection":
             chosen = [dataset for dataset in chosen if dataset.split("-")[0] in ("mnist", "mnist5k")]
         experiment = IMAGE_EXPERIMENTS[name]
-        quickly = experiment.quick if quick else {}
+        own = {**(experiment.quick if quick else {}), **changes}
+        if name in OWN_SETTINGS:
+            own = {setting: value for setting, value in own.items() if setting not in ("seconds", "candidates")}
+        elif own.get("seconds"):
+            own.pop("epochs", None)
         sources = tuple(f"{dataset}={datasets[dataset]}" for dataset in chosen)
         if sources:
-            found[name] = replace(experiment.settings, **{**quickly, **changes, "datasets": sources})
+            found[name] = replace(experiment.settings, **{**own, "datasets": sources})
     return found
 
 

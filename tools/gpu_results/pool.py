@@ -9,8 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ald_ext.data import ImageData
 from ald_ext.paper.workers import start_worker
 from ald_ext.training import TrainingConfig
@@ -24,12 +22,18 @@ MEASURED_SECONDS, GRACE_SECONDS = 3.0, 20.0
 
 @dataclass(frozen=True)
 class Call:
-    """A function of a module with its arguments; ``alone``: nothing runs beside it."""
+    """A function of a module with its arguments.
+
+    Attributes:
+        alone: whether nothing runs beside it.
+        after: the name of a call that has to end first; "" where none has to.
+    """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     alone: bool = False
+    after: str = ""
 
 
 class Pool:
@@ -65,15 +69,21 @@ class Pool:
                     return
                 waiting = []
                 self.stop.set()
-            while waiting and len(running) < self.num_processes and not (waiting[0].alone and running):
-                if any(call.alone for call in running.values()):
-                    break
-                call = waiting.pop(0)
+            while (call := self.next_call(waiting, list(running.values()))) is not None:
+                waiting.remove(call)
                 running[self.executor.submit(call.function, *call.arguments)] = call
             for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 call, error = running.pop(future), future.exception()
                 if not (error is not None and self.stop.is_set()):  # what was told to stop has not failed
                     received(call, None if error else future.result(), error)
+
+    def next_call(self, waiting: Sequence[Call], running: Sequence[Call]) -> Call | None:
+        """Return the first call that can begin beside those that run."""
+        if len(running) >= self.num_processes or any(call.alone for call in running):
+            return None
+        unfinished = {call.name for call in (*waiting, *running)}
+        ready = (call for call in waiting if call.after not in unfinished and not (call.alone and running))
+        return next(ready, None)
 
     def close(self) -> None:
         """End the processes, also those that did not stop when they were told to."""
@@ -118,8 +128,3 @@ def images_per_second(config: TrainingConfig, data: ImageData, seconds: float) -
                 loss.item()  # waits for the device
                 if time.perf_counter() - begin >= seconds:
                     return steps * config.batch_size / (time.perf_counter() - begin)
-
-
-def torch_device_name(device: str) -> str:
-    """Return the name of the processor that the device stands for."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

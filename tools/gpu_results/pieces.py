@@ -39,7 +39,7 @@ def pack(dataset: str, data_root: str | None, out: Path, num_bytes: int) -> str:
         left = room * share
         for images in splits[split][0].split(SHEET):
             sheet = as_sheet(images)
-            if len(sheet) > left:
+            if len(sheet) > (left if sheets[split] else room):
                 break
             sheets[split].append(sheet)
             left, room = left - len(sheet), room - len(sheet)

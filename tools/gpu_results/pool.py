@@ -16,8 +16,8 @@ from ald_ext.training.loop import start_run
 
 #: Numbers of jobs side by side that are tried, and the factor by which more of them have to be faster.
 TRIED, LEAST_GAIN = (1, 2, 4), 1.1
-#: Seconds of each of these measurements, and of the wait for jobs that were told to stop.
-MEASURED_SECONDS, GRACE_SECONDS = 3.0, 20.0
+#: Seconds of each of these measurements, of the wait for jobs that were told to stop, and for a process to end.
+MEASURED_SECONDS, GRACE_SECONDS, CLOSING_SECONDS = 3.0, 10.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,12 @@ class Pool:
         return next(ready, None)
 
     def close(self) -> None:
-        """End the processes, also those that did not stop when they were told to."""
+        """End the processes, also those that are not done."""
         self.stop.set()
         processes = list((self.executor._processes or {}).values())
         self.executor.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + GRACE_SECONDS
         for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(CLOSING_SECONDS)
             if process.is_alive():
                 process.kill()
 

@@ -18,7 +18,7 @@ from ...data import ImageData
 from ...files import write_atomically
 from ...models import LatentVariableModel, ParameterEnsemble
 from ...progress import progress_bar
-from ...settings import from_dict, parse_json
+from ...settings import from_dict, parse_json, require
 from ...training import TrainingConfig, TrainingInterrupted, train
 from ...training.checkpoints import load_checkpoint, trained_model
 from ...training.config import IRRELEVANT
@@ -102,6 +102,8 @@ def run_image_experiment(
         if experiment.needs_statistics:
             real_statistics(data, settings, runs)
         parts, seeds = experiment.parts(data), range(num_seeds)
+        place = f"experiment {experiment.name}: seconds"
+        require(settings.seconds is None or tuple(parts) == ("",), place, settings.seconds, "none, for parts of data")
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     if settings.candidates:
         search_all(experiment, settings, jobs, runs, num_workers)

@@ -551,7 +551,7 @@ def _quick_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_quick_speeds")
 def test_every_model_gets_the_same_seconds_and_the_same_search(images: Path, tmp_path: Path) -> None:
-    """The half of them goes to three trials, a half to two; the winner, by RE times distance, is trained on all images."""
+    """Half of them for three trials, half for two; the winner, by RE times distance, is trained on all images."""
     results = searching(images, tmp_path / "out")
     assert [choice.model for choice in results.choices] == ["ae", "vae", "lae"]
     tried = {}
@@ -621,11 +621,8 @@ def test_a_speed_is_measured_once_for_all_that_takes_equally_long(
     assert torch.equal(torch.get_rng_state(), before)
     assert steps is not None
     monkeypatch.setattr(budget, "seconds_a_step", lambda *_: pytest.fail("measured again"))
-    assert budget.within(2.0, replace(config, seed=3, lr=1e-4), data, tmp_path).steps in (
-        2 * steps,
-        2 * steps + 1,
-        2 * steps - 1,
-    )
+    again = budget.within(2.0, replace(config, seed=3, lr=1e-4), data, tmp_path)
+    assert again.steps == pytest.approx(2 * steps, abs=1)
     with pytest.raises(pytest.fail.Exception):
         budget.within(1.0, replace(config, batch_size=20), data, tmp_path)
 
@@ -646,5 +643,5 @@ def test_budgets_that_make_no_sense_are_refused(
 
 
 def test_parts_of_data_have_no_seconds(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="dequantization: seconds: got 1.0, expected none, for parts of data"):
+    with pytest.raises(ValueError, match=r"dequantization: seconds: got 1\.0, expected none, for parts of data"):
         run("dequantization", images, tmp_path, epochs=None, seconds=1.0)

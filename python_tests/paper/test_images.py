@@ -552,7 +552,7 @@ def _quick_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_quick_speeds")
 def test_every_model_gets_the_same_seconds_and_the_same_search(images: Path, tmp_path: Path) -> None:
     """Half of them for three trials, half for two; the winner, by RE times distance, is trained on all images."""
-    results = searching(images, tmp_path / "out")
+    results, generation = searching(images, tmp_path / "out"), IMAGE_EXPERIMENTS["image-generation"]
     assert [choice.model for choice in results.choices] == ["ae", "vae", "lae"]
     tried = {}
     for choice in results.choices:
@@ -578,6 +578,10 @@ def test_every_model_gets_the_same_seconds_and_the_same_search(images: Path, tmp
             assert getattr(config, name, getattr(config.network, name, None)) == value
     (read,) = find_results([tmp_path / "out"])
     assert read.choices == results.choices
+    told, fixed = ([each.setting for each in found.differences] for found in (read, generation))
+    untrue = selection.NOT_OF_A_SEARCH | selection.NOT_OF_SECONDS
+    assert untrue <= set(fixed)
+    assert set(told) & untrue == {"epochs"}, "which is now a number of seconds"
 
 
 @pytest.mark.usefixtures("_quick_speeds")
@@ -608,6 +612,9 @@ def test_a_search_passes_over_what_diverges(images: Path, tmp_path: Path, monkey
     assert choice.options["lr"] >= 0.002
     for trial in choice.trials:
         assert (trial.score is None) == (trial.options["lr"] < 0.002)
+    monkeypatch.setattr(selection, "fit", lambda config, *_, **__: diverging(replace(config, lr=1e-3)))
+    with pytest.raises(TrainingDivergedError, match="vae on halves: all that was tried in round 1 diverged"):
+        searching(images, tmp_path / "none", models=("vae",))
 
 
 def test_a_speed_is_measured_once_for_all_that_takes_equally_long(

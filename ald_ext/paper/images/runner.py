@@ -51,7 +51,7 @@ from .experiment import (
     real_statistics,
     with_options,
 )
-from .selection import FINALISTS, choose, trials_of
+from .selection import FINALISTS, choose, differences_of, trials_of
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = {"datasets", "models", "device", "data_root", "download", "extractor_weights", "options"} | {
@@ -114,7 +114,7 @@ def run_image_experiment(
         experiment=experiment.name,
         quick=quick,
         settings={**plain, "datasets": list(settings.sources)},
-        differences=list(experiment.differences),
+        differences=differences_of(experiment, settings),
         versions=versions(num_workers),
         seconds=round(time.perf_counter() - begin, 1),
         rows=rows_of(experiment, outcomes),
@@ -188,7 +188,7 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
     # Runs of other settings give their pictures the same names.
     if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
         progress(config.length(len(data.train_images))[2])
-        return outcome
+        return replace(outcome, choice=choice)
     model, ensemble, metrics = train_once(config, data, folder, progress)
     outcome = experiment.evaluate(Subject(job, data, model, ensemble, metrics, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)

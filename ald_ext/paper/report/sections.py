@@ -19,7 +19,8 @@ SEARCH = (
     "Every model tried the same draws from one grid, and had as much time for all of them as for its training: half of "
     "it for a first round, half for the best two. They were trained on nine tenths of the training images, and "
     "the best has the least score on the rest: RE times the Fréchet distance of samples, or RE alone where a model has "
-    "no prior. The distances are of fewer images than those above, and so are larger. Test images were not looked at."
+    "no prior. The distances are of fewer images than those above, and so are larger. Test images "
+    "were not looked at here, but the grid lies around settings that were found earlier by looking at them."
 )
 #: By name, in the order of a page's sections; experiments that are not known come after them.
 TITLES = {

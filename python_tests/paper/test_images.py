@@ -42,12 +42,12 @@ from ald_ext.paper import (
     find_results,
     run_image_experiment,
 )
-from ald_ext.paper.images import anomaly_detection, dequantization, runner, training_speed
+from ald_ext.paper.images import anomaly_detection, budget, dequantization, runner, selection, training_speed
 from ald_ext.paper.images import experiment as images_experiment
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.image_generation import typical_first
 from ald_ext.paper.results import Job
-from ald_ext.training import TrainingConfig
+from ald_ext.training import TrainingConfig, TrainingDivergedError
 from ald_ext.training.checkpoints import load_checkpoint
 
 NUM_TRAIN, NUM_TEST = 40, 20
@@ -536,3 +536,119 @@ def test_every_setting_is_an_option_of_the_command() -> None:
     assert not [name for name in names if options[name].default is not None]
     assert options["frechet_samples"].help.startswith("Experiments on images: Images drawn from each model. Default: 5")
     assert options["download"].is_flag
+
+
+def searching(images: Path, out: Path, **changes: Any) -> Results:
+    options = {"models": ("ae", "vae", "lae"), "epochs": None, "seconds": 0.2, "candidates": 3, **changes}
+    return run("image-generation", images, out, **options)
+
+
+@pytest.fixture
+def _quick_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 20 ms of every model, but 40 ms of an AE."""
+    monkeypatch.setattr(budget, "seconds_a_step", lambda config, _: 0.04 if config.model == "ae" else 0.02)
+
+
+@pytest.mark.usefixtures("_quick_speeds")
+def test_every_model_gets_the_same_seconds_and_the_same_search(images: Path, tmp_path: Path) -> None:
+    """Half of them for three trials, half for two; the winner, by RE times distance, is trained on all images."""
+    results, generation = searching(images, tmp_path / "out"), IMAGE_EXPERIMENTS["image-generation"]
+    assert [choice.model for choice in results.choices] == ["ae", "vae", "lae"]
+    tried = {}
+    for choice in results.choices:
+        rounds = [[trial for trial in choice.trials if trial.round == number] for number in (1, 2)]
+        assert [len(trials) for trials in rounds] == [3, 2]
+        slow = 2 if choice.model == "ae" else 1
+        assert [trials[0].steps for trials in rounds] == [round(5 / 3 / slow), round(5 / 2 / slow)]
+        for trial in choice.trials:
+            assert trial.re is not None
+            assert (trial.frechet is None) == (choice.model == "ae")
+            assert trial.score == trial.re * (1 if trial.frechet is None else trial.frechet)
+        best = sorted(rounds[0], key=lambda trial: trial.score)[:2]
+        assert [trial.options for trial in rounds[1]] == [trial.options for trial in best]
+        assert choice.options == min(rounds[1], key=lambda trial: trial.score).options
+        tried[choice.model] = [(trial.options["batch_size"], trial.options["lr"]) for trial in rounds[0]]
+        assert ("momentum" in choice.options) == ("prior_eps" in choice.options) == (choice.model == "lae")
+    assert tried["ae"] == tried["vae"] == tried["lae"]
+    for config_file in (tmp_path / "out" / "runs" / "halves").glob("*/config.json"):
+        config = TrainingConfig.load(config_file)
+        assert config.steps == (5 if config.model == "ae" else 10)
+        (chosen,) = [choice.options for choice in results.choices if choice.model == config.model]
+        for name, value in chosen.items():
+            assert getattr(config, name, getattr(config.network, name, None)) == value
+    (read,) = find_results([tmp_path / "out"])
+    assert read.choices == results.choices
+    told, fixed = ([each.setting for each in found.differences] for found in (read, generation))
+    untrue = selection.NOT_OF_A_SEARCH | selection.NOT_OF_SECONDS
+    assert untrue <= set(fixed)
+    assert set(told) & untrue == {"epochs"}, "which is now a number of seconds"
+
+
+@pytest.mark.usefixtures("_quick_speeds")
+def test_a_search_sees_no_test_images(images: Path, tmp_path: Path) -> None:
+    """Other ones change nothing of it; other training images at the end, which are held out, do."""
+    arrays = dict(np.load(images))
+    first = searching(images, tmp_path / "first", models=("lae",)).choices
+    np.savez(images, **{**arrays, "test_images": 255 - arrays["test_images"]})
+    images_experiment.load.cache_clear()
+    assert searching(images, tmp_path / "second", models=("lae",)).choices == first
+    arrays["train_images"][-1] = 255 - arrays["train_images"][-1]
+    np.savez(images, **arrays)
+    images_experiment.load.cache_clear()
+    assert searching(images, tmp_path / "third", models=("lae",)).choices != first
+
+
+@pytest.mark.usefixtures("_quick_speeds")
+def test_a_search_passes_over_what_diverges(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = selection.fit
+
+    def diverging(config: TrainingConfig, *arguments: Any, **options: Any) -> Any:
+        if config.lr < 0.002:
+            raise TrainingDivergedError("on purpose")
+        return real(config, *arguments, **options)
+
+    monkeypatch.setattr(selection, "fit", diverging)
+    (choice,) = searching(images, tmp_path / "out", models=("vae",), candidates=4).choices
+    assert choice.options["lr"] >= 0.002
+    for trial in choice.trials:
+        assert (trial.score is None) == (trial.options["lr"] < 0.002)
+    monkeypatch.setattr(selection, "fit", lambda config, *_, **__: diverging(replace(config, lr=1e-3)))
+    with pytest.raises(TrainingDivergedError, match="vae on halves: all that was tried in round 1 diverged"):
+        searching(images, tmp_path / "none", models=("vae",))
+
+
+def test_a_speed_is_measured_once_for_all_that_takes_equally_long(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 0.01)
+    data = images_experiment.load("halves", ImageSettings(datasets=(f"halves={images}",)))
+    config = replace(config_of("denoising", "lae", data.train_images, width=2, latent_dim=4), batch_size=10)
+    before = torch.get_rng_state()
+    steps = budget.within(1.0, config, data, tmp_path).steps
+    assert torch.equal(torch.get_rng_state(), before)
+    assert steps is not None
+    monkeypatch.setattr(budget, "seconds_a_step", lambda *_: pytest.fail("measured again"))
+    again = budget.within(2.0, replace(config, seed=3, lr=1e-4), data, tmp_path)
+    assert again.steps == pytest.approx(2 * steps, abs=1)
+    with pytest.raises(pytest.fail.Exception):
+        budget.within(1.0, replace(config, batch_size=20), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": 1.0, "epochs": 2}, "seconds: got 1.0, expected none beside epochs"),
+        ({"candidates": 3, "epochs": 2}, "candidates: got 3, expected 0 without seconds"),
+        ({"candidates": 13, "epochs": None, "seconds": 1.0}, "candidates: got 13, expected >= 0 and <= 12"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(
+    images: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run("image-generation", images, tmp_path, **changes)
+
+
+def test_parts_of_data_have_no_seconds(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dequantization: seconds: got 1\.0, expected none, for parts of data"):
+        run("dequantization", images, tmp_path, epochs=None, seconds=1.0)

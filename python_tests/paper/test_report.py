@@ -327,3 +327,22 @@ def test_notes_and_trials(toy: Path) -> None:
     assert "[Other settings](tried.md)" in text
     assert table[0] not in text
     assert tried.read_text() == "\n".join(["# What was tried", "", "## toy", "", *table, ""])
+
+
+def test_a_search_has_a_table(tmp_path: Path) -> None:
+    """A row a model: the chosen settings with what they gave in the second round, and the spread of the first."""
+
+    def trial(number: int, lr: float, re: float | None, distance: float | None) -> dict[str, Any]:
+        values = {"options": {"lr": lr, "batch_size": 25}, "round": number, "steps": 1000 * number, "re": re}
+        return {**values, "frechet": distance, "score": re}
+
+    first = [trial(1, 0.001, 0.5, 70.0), trial(1, 0.002, 0.25, 60.0), trial(1, 0.004, None, None)]
+    trials = [*first, trial(2, 0.002, 0.125, 50.0), trial(2, 0.001, 0.2, 40.0)]
+    choice = {"dataset": "mnist", "model": "lae", "options": trials[3]["options"], "trials": trials}
+    folder = write(tmp_path / "x", "x", [row("mnist/lae/re", 1.0)], jobs=[run("mnist", "lae")], choices=[choice])
+    write_report([folder], tmp_path / "page.md")
+    (line,) = [
+        line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| `mnist/lae` | `lr`")
+    ]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["`mnist/lae`", "`lr` 0.002; `batch_size` 25", "2,000", "0.125", "50", "3", "1", "0.25 to 0.5"]

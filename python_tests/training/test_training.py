@@ -1107,3 +1107,32 @@ def test_a_vaes_reconstruction_error_needs_no_random_numbers():
     model = VAE(latent_dim=4, width=4)
     images = few_images().test_images
     assert loop.reconstruction_error(model, images) == loop.reconstruction_error(model, images)
+
+
+@pytest.mark.parametrize("name", ["vae", "lae"])
+def test_a_run_of_steps_ends_inside_an_epoch_and_resumes_bit_for_bit(tmp_path, name):
+    """Seven steps are two epochs of three minibatches, the last of 10 images, and one minibatch more."""
+    settings = config(model=name, epochs=None, steps=7, schedule="cosine", checkpoint_every=1)
+    metrics = train(settings, tmp_path / "whole", progress=False)
+    assert (metrics["steps"], metrics["epochs"]) == (7, 3)
+    assert metrics["images_per_second"] == pytest.approx(120 / metrics["seconds"])
+    last = metrics["history"][-1]
+    assert last["lr"] == pytest.approx(settings.final_lr * settings.lr), "the schedule ends with the last step"
+    assert "test_re" in last
+    train_until(6, settings, tmp_path / "resumed")
+    train(settings, tmp_path / "resumed", resume=True, progress=False)
+    assert differences(*(checkpoint_of(tmp_path / each) for each in ("whole", "resumed"))) == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [(3, None, (3, 9, 150)), (None, 7, (3, 7, 120)), (None, 6, (2, 6, 100)), (2, 7, (2, 6, 100)), (2, 4, (2, 4, 70))],
+)
+def test_the_length_of_a_run(epochs, steps, expected):
+    assert config(epochs=epochs, steps=steps).length(50) == expected
+
+
+def test_another_number_of_steps_is_another_run(tmp_path):
+    train(config(epochs=None, steps=4), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="steps=5, expected steps=4"):
+        train(config(epochs=None, steps=5), tmp_path, resume=True, progress=False)

@@ -18,7 +18,7 @@ from ...data import ImageData
 from ...files import write_atomically
 from ...models import LatentVariableModel, ParameterEnsemble
 from ...progress import progress_bar
-from ...settings import from_dict, parse_json
+from ...settings import from_dict, parse_json, require
 from ...training import TrainingConfig, TrainingInterrupted, train
 from ...training.checkpoints import load_checkpoint, trained_model
 from ...training.config import IRRELEVANT
@@ -51,7 +51,7 @@ from .experiment import (
     real_statistics,
     with_options,
 )
-from .selection import FINALISTS, choose, trials_of
+from .selection import FINALISTS, choose, differences_of, trials_of
 
 #: Settings that say where or which jobs are run, or that are among the training's settings too.
 NOT_OF_A_JOB = {"datasets", "models", "device", "data_root", "download", "extractor_weights", "options"} | {
@@ -102,6 +102,8 @@ def run_image_experiment(
         if experiment.needs_statistics:
             real_statistics(data, settings, runs)
         parts, seeds = experiment.parts(data), range(num_seeds)
+        place = f"experiment {experiment.name}: seconds"
+        require(settings.seconds is None or tuple(parts) == ("",), place, settings.seconds, "none, for parts of data")
         jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
     if settings.candidates:
         search_all(experiment, settings, jobs, runs, num_workers)
@@ -127,7 +129,7 @@ def write_outcomes(
         experiment=experiment.name,
         quick=quick,
         settings={**plain, "datasets": list(settings.sources)},
-        differences=list(experiment.differences),
+        differences=differences_of(experiment, settings),
         versions=of_versions,
         seconds=seconds,
         rows=rows_of(experiment, outcomes),
@@ -201,7 +203,7 @@ def run_job(argument: tuple[ImageExperiment, ImageSettings, Job, Path, Path], pr
     # Runs of other settings give their pictures the same names.
     if outcome is not None and all(found(picture, out) == picture for picture in outcome.pictures):
         progress(config.length(len(data.train_images))[2])
-        return outcome
+        return replace(outcome, choice=choice)
     model, ensemble, metrics = train_once(config, data, folder, progress)
     outcome = experiment.evaluate(Subject(job, data, model, ensemble, metrics, settings, out, runs))
     pictures = tuple(found(picture, out) for picture in outcome.pictures)

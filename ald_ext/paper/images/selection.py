@@ -17,9 +17,9 @@ from ...metrics import GaussianAccumulator, frechet_distance
 from ...settings import from_dict, parse_json
 from ...training import TrainingConfig, TrainingDivergedError
 from ...training.loop import fit
-from ..results import Choice, Job, Trial, contents, fingerprint
+from ..results import Choice, Difference, Job, Trial, contents, fingerprint
 from ..workers import Progress
-from .budget import within
+from .budget import device_name, within
 from .experiment import ImageExperiment, ImageSettings, extractor_of, load, real_statistics, with_options
 from .image_generation import generate
 
@@ -32,6 +32,11 @@ PRIOR_EPS = (0.3, 0.1, 0.01)
 FINALISTS = 2
 #: The last 1/10 of the training images are held out, of which so many at most are looked at.
 HELD_OUT_PART, MOST_HELD_OUT = 10, 2000
+#: Differences from the paper that a search or seconds make untrue.
+NOT_OF_A_SEARCH = {"minibatch, step size", "λ of pSGLD", "λ of energy and sampler, binary and grey images"} | {
+    *("LAE on binary images, LAE and CLAE on colour ones", "λ of the LAE's prior"),
+}
+NOT_OF_SECONDS = {"epochs", "LAE's epochs"}
 #: Images that are drawn from each trial's model.
 SAMPLES = 1000
 
@@ -48,6 +53,21 @@ def grid_draws(count: int, num_images: int) -> list[dict[str, Any]]:
         own = {"eps": eps, "momentum": momentum, "prior_eps": draw.choice(PRIOR_EPS)}
         draws.append({"batch_size": size, "lr": lr, **own})
     return draws
+
+
+def differences_of(experiment: ImageExperiment, settings: ImageSettings) -> list[Difference]:
+    """Return the differences from the paper, with what seconds and a search put in the place of fixed settings."""
+    untrue: set[str] = set()
+    instead = []
+    if settings.candidates:
+        untrue |= NOT_OF_A_SEARCH
+        names, ours = "minibatch, step size, λ, momentum", "chosen on held-out training images"
+        instead.append(Difference(names, "500, 0.01/n, not printed, none", ours, "the same search for all"))
+    if settings.seconds is not None:
+        untrue |= NOT_OF_SECONDS
+        ours = f"as many as take {settings.seconds:g} s"
+        instead.append(Difference("epochs", "not printed", ours, "every model has the same time"))
+    return [*(each for each in experiment.differences if each.setting not in untrue), *instead]
 
 
 def held_out(data: ImageData) -> ImageData:
@@ -81,7 +101,10 @@ def choice_file(settings: ImageSettings, dataset: str, model: str, runs: Path) -
     """Return where the choice for a data set and a model is kept."""
     data = load(dataset, settings)
     names = ("width", "latent_dim", "seconds", "candidates", "extractor", "options")
-    key = fingerprint({name: getattr(settings, name) for name in names} | {"images": contents(data.train_images)})
+    values = {name: getattr(settings, name) for name in names} | {"images": contents(data.train_images)}
+    if settings.device != "cpu":  # another GPU makes other numbers of steps
+        values["device"] = device_name(settings.device)
+    key = fingerprint(values)
     return runs / "choices" / f"{dataset}-{model}-{key}.json"
 
 
@@ -118,6 +141,8 @@ def choose(argument: tuple[ImageExperiment, ImageSettings, str, str, Path], prog
             progress(1)
         rounds += of_round
         ranking = sorted(range(len(order)), key=lambda at: score_of(of_round[at]))
+        if not math.isfinite(score_of(of_round[ranking[0]])):
+            raise TrainingDivergedError(f"{model} on {dataset}: all that was tried in round {number + 1} diverged")
         order = [order[at] for at in ranking[:finalists]]
     choice = Choice(dataset, model, tried[order[0]][0], rounds)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from .. import EXPERIMENTS, IMAGE_EXPERIMENTS
-from ..results import FILE, TRAINED_MODELS, Results, TrainingRun, distinct, read_json
+from ..results import FILE, TRAINED_MODELS, Choice, Results, TrainingRun, distinct, read_json
 from ..results import Picture as ResultPicture
 from .metrics import legend
 from .pictures import Links, multiples_of
 from .tables import code, dataset_tables, escape, list_table, markdown_table, number
 
 QUICK = "**A smoke test: its figures mean nothing.**"
+SEARCH = (
+    "Every model tried the same draws from one grid, and had as much time for all of them as for its training: half of "
+    "it for a first round, half for the best two. They were trained on nine tenths of the training images, and "
+    "the best has the least score on the rest: RE times the Fréchet distance of samples, or RE alone where a model has "
+    "no prior. The distances are of fewer images than those above, and so are larger. Test images "
+    "were not looked at here, but the grid lies around settings that were found earlier by looking at them."
+)
 #: By name, in the order of a page's sections; experiments that are not known come after them.
 TITLES = {
     **{name: escape(experiment.title) for name, experiment in EXPERIMENTS.items()},
@@ -81,6 +88,8 @@ def section(group: Sequence[Results], label: str, links: Links) -> list[str]:
     for results in group:
         whose = f"{column_name(results).capitalize()}: " if len(group) > 1 else ""
         blocks.append(f"{whose}{settings_line(results.settings)}.")
+    if first.choices:
+        blocks += ["### Settings that were searched for", SEARCH, choices_table(first.choices)]
     return [*blocks, *([training_table(first.jobs)] if first.jobs else [])]
 
 
@@ -116,6 +125,8 @@ def conditions(results: Results, links: Links) -> str:
         experiment = IMAGE_EXPERIMENTS.get(results.experiment)
         facts.append((experiment and experiment.network) or sizes)
         facts.append(f"{span(job.epochs for job in jobs)} epochs of {span(job.train_images for job in jobs)} images")
+        if seconds := settings.get("seconds"):
+            facts.append(f"as many steps a model as it makes in {seconds:g} s alone")
         facts.append(f"{sum(job.seconds for job in jobs):,.0f} s of training in all")
         facts.append(f"{', '.join(distinct(jobs, 'device'))}, threads: {span(job.threads for job in jobs)}")
     else:
@@ -157,6 +168,29 @@ def training_table(jobs: Sequence[TrainingRun]) -> str:
         seconds = f"{sum(run.seconds for run in runs):,.0f}"
         body.append([code(f"{dataset}/{model}"), str(len(runs)), *spans, seconds, speed])
     return markdown_table(header, body)
+
+
+def choices_table(choices: Sequence[Choice]) -> str:
+    """Return a row a data set and model with the settings that a search chose and what they gave."""
+    header = ["search", "chosen", "steps", "validation RE", "validation distance", "tried", "diverged", "RE of round 1"]
+    body = []
+    for choice in choices:
+        first = [trial for trial in choice.trials if trial.round == 1]
+        (best, *_) = [trial for trial in choice.trials if trial.round == 2 and trial.options == choice.options]
+        errors = [trial.re for trial in first if trial.re is not None]
+        body.append(
+            [
+                code(f"{choice.dataset}/{choice.model}"),
+                settings_line(choice.options),
+                f"{best.steps:,}",
+                number(best.re),
+                "" if best.frechet is None else number(best.frechet),
+                str(len(first)),
+                str(len(first) - len(errors)),
+                f"{number(min(errors))} to {number(max(errors))}" if errors else "",
+            ]
+        )
+    return markdown_table(header, body, numbers=False)
 
 
 def shown(path: Path, name: str, caption: str, folder: str, links: Links) -> list[str]:

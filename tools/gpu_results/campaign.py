@@ -24,8 +24,8 @@ KEPT = ("speeds", "choices")
 ORDER = ("image-generation", "denoising", "anomaly-detection", "dequantization", "training-speed")
 #: Experiments of one data set, which the paper has on this one, or else the first one at hand.
 ONE_DATASET = {"anomaly-detection": "mnist", "dequantization": "svhn", "training-speed": "svhn"}
-#: Experiments whose networks are others, and whose settings were chosen in another way.
-OWN_SETTINGS = ("anomaly-detection",)
+#: Experiments with parts, whose training has a length of its own and whose settings are fixed.
+OWN_SETTINGS = ("anomaly-detection", "dequantization")
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class CLAEConfig(LAEConfig):
         tilt: True for p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False for p(z) ∝ exp(-f_z(z)),
             the paper's; None for a tilt with Langevin dynamics only. An f_z of tanh is bounded, so chains without a
             tilt wander off for ever; the amortized sampler stays near the data, where training lowers the energy.
-        prior_sampler: "amortized" for f_z|u of k fixed inputs, whose noise has the temperature n/k (Eq. 15); "generator"
-            for f_z|u of inputs drawn anew in each step, its limit k → ∞, which has no noise and is a GAN's generator
-            (Appendix E); or "langevin" for Langevin dynamics of k chains (Eq. 14).
+        prior_sampler: "amortized" for f_z|u of k fixed inputs, whose noise has the temperature n/k (Eq. 15);
+            "generator" for its limit k → ∞, which is a GAN's generator: inputs are drawn anew in each step, and there
+            is no noise (Appendix E); "langevin" for Langevin dynamics of k chains (Eq. 14).
         prior_steps: steps of the Langevin dynamics of the prior for each minibatch.
         prior_step_size: step size of the Langevin dynamics of the prior.
         energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. With 0,

@@ -24,8 +24,8 @@ METRICS = {
         "real images; not comparable with FID"
     ),
     "frechet_classifier": (
-        "↓: Fréchet distance between Gaussians fitted to a small classifier's logits of samples and of real images; not "
-        "comparable with FID"
+        "↓: Fréchet distance between Gaussians fitted to a small classifier's logits of samples and of real "
+        "images; not comparable with FID"
     ),
     "frechet": "↓: Fréchet distance between Gaussians fitted to features of samples and of real images",
     "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,7 +72,7 @@ VARIANTS = {
     "k=10n": Variant(chains=10),
     "k=inf+noise": Variant(NoisyGenerator),
     "k=inf": Variant(),
-    "k=inf,T=0": Variant(temperature=0.0),
+    "k=inf+mle": Variant(temperature=0.0),
     "gan": Variant(GAN, temperature=0.0),
 }
 
@@ -127,7 +127,7 @@ def train_model(settings: GANLimitSettings, variant: Variant, data: ImageData, s
     fresh = math.isinf(variant.chains)
     network = CLAEConfig(
         **size,
-        **{} if fresh else {"chains": max(1, round(variant.chains * len(data.train_images)))},
+        chains=None if fresh else max(1, round(variant.chains * len(data.train_images))),
         prior_sampler="generator" if fresh else "amortized",
         network="mlp",
         data="pixels" if settings.digits else "real",
@@ -220,11 +220,9 @@ class Classifier:
 
 COMMON_DIFFERENCES = (
     Difference("all settings", "no experiment", "ours", "Appendix E argues without one"),
-    Difference("prior of the energy", "none", "γ/2 ‖∇f_z‖², also for the GAN", "energies run away without it"),
+    Difference("prior of the energy", "none", "energy_smoothness, also for the GAN", "energies run away without it"),
     Difference("optimizer of the GAN", "SGD", "pSGLD at T = 0, which is RMSprop", "the same for all"),
-    Difference(
-        "range of -log D", "(0, ∞)", "E is unbounded, and D = σ(-E)", "the energy's network is the same for all"
-    ),
+    Difference("energy of the GAN", "-log D", "D is the logistic function of -E", "the same networks for all"),
 )
 
 
@@ -261,13 +259,14 @@ class GANLimit(Experiment[GANLimitSettings]):
         return len(settings.variants) * settings.epochs * settings.num_data
 
     def run_seed(self, settings: GANLimitSettings, seed: int, progress: Progress) -> Outcome:
+        figures: Callable[[Tensor], dict[str, float]] = ring_figures
         if settings.digits:
             digits = load_dataset("mnist5k")
             classifier = Classifier(digits)
             data = ImageData(digits.train_images[: settings.num_data], None, digits.test_images, None)
             real, figures = digits.test_images / 255, classifier.figures
         else:
-            real, figures = draw_ring(settings.num_samples), ring_figures
+            real = draw_ring(settings.num_samples)
             data = ImageData(draw_ring(settings.num_data), None, real, None)
         samples = {"data": real}
         for name in settings.variants:
@@ -293,12 +292,8 @@ class GANLimit(Experiment[GANLimitSettings]):
                 panel.plot(*drawn.numpy().T, ".", markersize=1, alpha=0.5)
                 panel.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
             panel.set_title(name, fontsize=9)
-        entropy, other = (
-            ("class_entropy", "frechet_classifier")
-            if settings.digits
-            else ("mode_entropy", "within_mode_variance_ratio")
-        )
-        for panel, figure in zip(panels[len(samples) :], (entropy, other), strict=False):
+        ring, digits = ("mode_entropy", "within_mode_variance_ratio"), ("class_entropy", "frechet_classifier")
+        for panel, figure in zip(panels[len(samples) :], digits if settings.digits else ring, strict=False):
             for outcome in outcomes:
                 panel.plot([outcome.values[f"{figure}_{name}"] for name in samples], "o", color="C0", alpha=0.6)
             panel.set_xticks(range(len(samples)), samples, rotation=90, fontsize=8)

@@ -569,11 +569,11 @@ def options_of(group):
 
 @pytest.mark.parametrize("chains", [3, 60, 240])
 def test_the_noise_of_the_sampler_is_that_of_its_chains(chains):
-    """z_i = W g_i under E(z) = ‖z‖²/2: W follows Eq. 15, and so the variance of z is min(p, k)/k on average over chains.
+    """z_i = W g_i under E(z) = ‖z‖²/2: W follows Eq. 15, and the variance of z is min(p, k)/k on average over chains.
 
-    SGLD of the mean energy's gradient, whose curvatures are the eigenvalues h of Σ g_i g_iᵀ / k: a mode has the variance
-    1/(k h (1 - lr h/2)), of which z has h. Its average over chains and coordinates sums up p χ² variables, so that its
-    standard error over m independent draws of d coordinates is √(2/(p m d)) of it.
+    SGLD of the mean energy's gradient, whose curvatures are the eigenvalues h of Σ g_i g_iᵀ / k: a mode has the
+    variance 1/(k h (1 - lr h/2)), of which z has h. Its average over chains and coordinates sums up p χ² variables, so
+    that its standard error over m independent draws of d coordinates is √(2/(p m d)) of it.
     """
     torch.manual_seed(0)
     num_data, inputs, coordinates, draws, thinning = 60, 4, 100, 30, 30
@@ -750,7 +750,11 @@ def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
         ("lae", {"prior_eps": 0.0}, "prior_eps: got 0.0, expected None or > 0"),
         ("clae", {"initial_spread": -1.0}, "initial_spread: got -1.0, expected None or > 0"),
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
-        ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, generator, langevin"),
+        (
+            "clae",
+            {"prior_sampler": "gibbs"},
+            "prior_sampler: got 'gibbs', expected one of amortized, generator, langevin",
+        ),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),
         ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected None or > 0 and < 1"),
         ("sparse-ae", {"sparsity": -1.0}, "sparsity: got -1.0, expected >= 0"),

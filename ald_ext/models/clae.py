@@ -193,10 +193,8 @@ class CLAE(SampledByLangevin):
             return groups
         temperature = 0.0 if config.prior_sampler == "generator" else num_data / config.num_chains
         sampler = {id(parameter) for parameter in self.sampler.parameters()} if temperature != 1 else set()
-        parts = []
-        for group in groups:
-            for of_sampler in (False, True):
-                params = [parameter for parameter in group["params"] if (id(parameter) in sampler) is of_sampler]
-                own = {"params": params, "temperature": temperature} if of_sampler else {"params": params}
-                parts += [{**group, **own}] if params or not of_sampler else []
-        return parts
+        for place, group in reversed([*enumerate(groups)]):
+            if params := [parameter for parameter in group["params"] if id(parameter) in sampler]:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in sampler]
+                groups.insert(place + 1, {**group, "params": params, "temperature": temperature})
+        return groups

@@ -33,7 +33,7 @@ def experiment_command(
         int | None, typer.Option(help="Number of seeds; if not given 5, or 2 if quick; on images 1.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="default; paper: the settings it prints; univariate-gaussian also: all-layers.")
+        str | None, typer.Option(help="default; paper: the settings it prints; others that --list names.")
     ] = None,
     workers: Annotated[
         int | None,

@@ -25,11 +25,13 @@ class CLAEConfig(LAEConfig):
         energy_layers: hidden layers of the energy f_z and of the sampler f_z|u.
         sampler_inputs: dimension d_u of the sampler's inputs, and so of the surface on which its states lie; the paper
             has 8.
-        chains: number k of fixed inputs u, or of chains; None stands for the number of data.
+        chains: number k of fixed inputs u, or of chains; None stands for the number n of data.
         tilt: True for p(z) ∝ exp(-f_z(z)) N(z; 0, I), which can always be normalized; False for p(z) ∝ exp(-f_z(z)),
             the paper's; None for a tilt with Langevin dynamics only. An f_z of tanh is bounded, so chains without a
             tilt wander off for ever; the amortized sampler stays near the data, where training lowers the energy.
-        prior_sampler: "amortized" for f_z|u (Eq. 15), or "langevin" for Langevin dynamics of k chains (Eq. 14).
+        prior_sampler: "amortized" for f_z|u of k fixed inputs, whose noise has the temperature n/k (Eq. 15);
+            "generator" for its limit k → ∞, which is a GAN's generator: inputs are drawn anew in each step, and there
+            is no noise (Appendix E); "langevin" for Langevin dynamics of k chains (Eq. 14).
         prior_steps: steps of the Langevin dynamics of the prior for each minibatch.
         prior_step_size: step size of the Langevin dynamics of the prior.
         energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. With 0,
@@ -42,7 +44,7 @@ class CLAEConfig(LAEConfig):
     sampler_inputs: int = setting(32, at_least=1)
     chains: int | None = setting(None, at_least=1, at_most=2**24)
     tilt: bool | None = None
-    prior_sampler: str = setting("amortized", choices=("amortized", "langevin"))
+    prior_sampler: str = setting("amortized", choices=("amortized", "generator", "langevin"))
     prior_steps: int = setting(5, at_least=1)
     prior_step_size: float = setting(0.05, above=0)
     energy_smoothness: float = setting(0.3, at_least=0)
@@ -68,8 +70,8 @@ class CLAE(SampledByLangevin):
 
     plus the term of ``energy_smoothness``. Encoder, decoder and energy lower it; the sampler f_z|u, whose samples
     should have low energy, raises it (Eqs. 15, 17). One optimizer does both, because the gradient's sign is reversed
-    between f_z|u and E. :class:`ald_ext.PSGLD` with ``num_data`` = n moves all of them; the noise of f_z|u is that of
-    k = n chains.
+    between f_z|u and E. :class:`ald_ext.PSGLD` with ``num_data`` = n moves all of them. The potential of f_z|u is the
+    sum of E over its k chains, so :meth:`parameter_groups` gives it the temperature n/k: 1 where k = n, 0 where k → ∞.
 
     The score is the pseudo potential -log p(x | z) + E(z): as p(z) ∝ exp(-E(z)), the energy's sign in Eq. 18 is a
     misprint.
@@ -90,10 +92,11 @@ class CLAE(SampledByLangevin):
         settings = self.config
         hidden = (settings.energy_units, settings.energy_layers)
         self.energy_network = MLP(settings.latent_dim, 1, *hidden)
-        if settings.prior_sampler == "amortized":
+        if settings.prior_sampler != "langevin":
             self.sampler = MLP(settings.sampler_inputs, settings.latent_dim, *hidden)
+        if settings.prior_sampler == "amortized":
             self.register_buffer("inputs", torch.randn(settings.num_chains, settings.sampler_inputs))
-        else:
+        elif settings.prior_sampler == "langevin":
             dynamics = AdaptiveLangevin(settings.prior_step_size, target_acceptance=None)
             self.prior_chains = PersistentChains(settings.num_chains, settings.latent_dim, dynamics)
             self.why_not_captured = "its prior's Langevin steps are counted on the host"  # type: ignore[misc]
@@ -107,17 +110,29 @@ class CLAE(SampledByLangevin):
         """Return -E(z), which is log p(z) up to an unknown constant, (N, d_z) -> (N,)."""
         return -self.energy(z)
 
-    def prior_states(self, chains: Tensor) -> Tensor:
-        """Return z⁻ of some chains, (m,) -> (m, d_z): f_z|u of their inputs, or their current Langevin states."""
+    def prior_states(self, chains: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return z⁻ of some chains, (m,) -> (m, d_z): f_z|u of their inputs, or their current Langevin states.
+
+        A generator has no chains: it gives as many new draws.
+        """
+        if self.config.prior_sampler == "langevin":
+            return self.prior_chains.z[chains]
+        return at_least_float32(self.sampler(self._sampler_inputs(chains, generator)))
+
+    def _sampler_inputs(self, chains: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if self.config.prior_sampler == "amortized":
-            return at_least_float32(self.sampler(self.inputs[chains]))
-        return self.prior_chains.z[chains]
+            return self.inputs[chains]
+        like = next(self.sampler.parameters())
+        size = len(chains), self.config.sampler_inputs
+        return torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
 
     def loss(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """Return Eq. 17 of a minibatch; ``index`` names its chains where each datum has one, else they are drawn."""
         z = self.encode(x)
         energy = self.energy(z)
-        if index is None or self.config.num_chains != self.config.num_data:
+        if self.config.prior_sampler == "generator":
+            index = torch.arange(len(x), device=x.device)
+        elif index is None or self.config.num_chains != self.config.num_data:
             index = torch.randint(self.config.num_chains, (len(x),), device=x.device)
         negative = self._negative_samples(index)
         negative_energy = self.energy(negative)
@@ -143,18 +158,43 @@ class CLAE(SampledByLangevin):
         return at_least_float32(gradient).square().sum(1).mean()
 
     def _negative_samples(self, chains: Tensor) -> Tensor:
-        if self.config.prior_sampler == "amortized":
+        if self.config.prior_sampler != "langevin":
             z = self.prior_states(chains)
             return 2 * z.detach() - z  # z to the last bit, with the gradient of -z
         return self.prior_chains.advance(lambda _, z: self.energy(z), None, chains, self.config.prior_steps)
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return states of ``count`` chains drawn at random, without replacement as long as there are enough."""
-        chains, device = self.config.num_chains, next(self.parameters()).device
+        """Return states of ``count`` chains drawn at random, without replacement as long as there are enough.
+
+        A generator's inputs are drawn anew.
+        """
+        device = next(self.parameters()).device
+        if self.config.prior_sampler == "generator":
+            return self.prior_states(torch.arange(count, device=device), generator)
+        chains = self.config.num_chains
         order = [torch.randperm(chains, generator=generator, device=device) for _ in range(-(-count // chains))]
         return self.prior_states(torch.cat(order)[:count])
 
     def initialize(self, x: Tensor) -> None:
         super().initialize(x)
-        if self.config.prior_sampler == "amortized":
-            scale_to_spread(self.sampler, self.inputs[: len(x)], self.config.initial_spread)
+        if self.config.prior_sampler != "langevin":
+            amortized = self.config.prior_sampler == "amortized"
+            inputs = self.inputs[: len(x)] if amortized else self._sampler_inputs(torch.arange(len(x), device=x.device))
+            scale_to_spread(self.sampler, inputs, self.config.initial_spread)
+
+    def parameter_groups(self, num_data: int) -> list[dict[str, Any]]:
+        """Return groups as of an LAE, with f_z|u apart at the temperature n/k, or 0 for a generator, where it is not 1.
+
+        Eq. 15 adds the noise √(2η) ξ to -η Σ_i ∇E(f_z|u(u_i)), a sum over k inputs. A step of lr along the gradient of
+        their mean has η = lr/k, and so noise of variance 2 lr/k, which is n/k times the optimizer's 2 lr/n.
+        """
+        groups, config = super().parameter_groups(num_data), self.config
+        if config.prior_sampler == "langevin":
+            return groups
+        temperature = 0.0 if config.prior_sampler == "generator" else num_data / config.num_chains
+        sampler = {id(parameter) for parameter in self.sampler.parameters()} if temperature != 1 else set()
+        for place, group in reversed([*enumerate(groups)]):
+            if params := [parameter for parameter in group["params"] if id(parameter) in sampler]:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in sampler]
+                groups.insert(place + 1, {**group, "params": params, "temperature": temperature})
+        return groups

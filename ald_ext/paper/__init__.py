@@ -15,11 +15,12 @@ from .results import Results, find_results
 from .toy.bivariate_gaussian import BivariateGaussian
 from .toy.eight_gaussians import EightGaussians
 from .toy.experiment import Experiment, run_experiment
+from .toy.gan_limit import GANLimit
 from .toy.neural_likelihood import NeuralLikelihood
 from .toy.scaling import Scaling
 from .toy.univariate_gaussian import UnivariateGaussian
 
-TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), Scaling())
+TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), GANLimit(), Scaling())
 IMAGES = (ImageGeneration(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
 
 #: The toy experiments by name.

@@ -46,7 +46,8 @@ READ_WHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(("hidden_units", "hidden_layers"), ("network", ("mlp",))),
     **{name: ("likelihood", (kind,)) for kind, likelihood in LIKELIHOODS.items() for name in likelihood.settings},
     "decoder_prior_scale": ("decoder_inference", ("bayes", "map")),
-    "sampler_inputs": ("prior_sampler", ("amortized",)),
+    "sampler_inputs": ("prior_sampler", ("amortized", "generator")),
+    "chains": ("prior_sampler", ("amortized", "langevin")),
     **dict.fromkeys(("prior_steps", "prior_step_size"), ("prior_sampler", ("langevin",))),
 }
 

@@ -238,7 +238,7 @@ def test_the_decoder_is_sampled_or_optimized(name, inference, temperature, decay
 @pytest.mark.parametrize(("given", "expected"), [(3.0, 3.0), (0.0, 0.0), (None, 1000 / 64)])
 def test_temperature_of_the_encoder(name, given, expected):
     """None: 1,000 data and the 4 x 4 x 4 inputs of the last convolution."""
-    model = make_model(name, encoder_temperature=given)
+    model = make_model(name, encoder_temperature=given, num_data=1000)
     others, encoder, decoder = model.parameter_groups(1000)
     assert encoder["temperature"] == expected
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
@@ -543,6 +543,84 @@ def test_other_numbers_of_chains(images):
         CLAE(latent_dim=5, width=4)
 
 
+@pytest.mark.parametrize("options", [{}, {"prior_eps": 0.1}, {"encoder_temperature": 3.0}])
+@pytest.mark.parametrize(
+    ("sampler", "temperature"),
+    [({"chains": 7}, NUM_DATA / 7), ({"chains": 10 * NUM_DATA}, 0.1), ({"prior_sampler": "generator"}, 0.0)],
+)
+def test_temperature_of_the_sampler(sampler, temperature, options):
+    """n/k, and 0 in the limit; for k = n, and all other parameters, the groups are those of every other model."""
+    model, plain = make_model("clae", **sampler, **options), make_model("clae", chains=NUM_DATA, **options)
+    groups, expected = ([options_of(group) for group in each.parameter_groups(NUM_DATA)] for each in (model, plain))
+    as_lae = super(CLAE, plain).parameter_groups(NUM_DATA)
+    assert plain.parameter_groups(NUM_DATA) == as_lae
+    of_sampler = {id(parameter) for parameter in model.sampler.parameters()}
+    (own,) = [group for group in model.parameter_groups(NUM_DATA) if {id(p) for p in group["params"]} & of_sampler]
+    assert {id(parameter) for parameter in own["params"]} == of_sampler
+    assert own["temperature"] == temperature
+    assert own.get("eps") == options.get("prior_eps")
+    groups.remove(options_of(own))
+    assert groups == expected
+
+
+def options_of(group):
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+@pytest.mark.parametrize("chains", [3, 60, 240])
+def test_the_noise_of_the_sampler_is_that_of_its_chains(chains):
+    """z_i = W g_i under E(z) = ‖z‖²/2: W follows Eq. 15, and the variance of z is min(p, k)/k on average over chains.
+
+    SGLD of the mean energy's gradient, whose curvatures are the eigenvalues h of Σ g_i g_iᵀ / k: a mode has the
+    variance 1/(k h (1 - lr h/2)), of which z has h. Its average over chains and coordinates sums up p χ² variables, so
+    that its standard error over m independent draws of d coordinates is √(2/(p m d)) of it.
+    """
+    torch.manual_seed(0)
+    num_data, inputs, coordinates, draws, thinning = 60, 4, 100, 30, 30
+    sizes = {"network": "mlp", "hidden_units": 2, "hidden_layers": 0, "shape": (2,), "data": "real"}
+    options = {"chains": chains, "tilt": True, "energy_layers": 0, "sampler_inputs": inputs, "latent_dim": coordinates}
+    model = CLAE(**sizes, **options, num_data=num_data).double()
+    for parameter in model.energy_network.parameters():
+        parameter.requires_grad_(False).zero_()
+    g = torch.cat([model.inputs, torch.ones(chains, 1)], 1).double()
+    curvatures = torch.linalg.eigvalsh(g.T @ g / chains).clamp_min(0)
+    curvatures = curvatures[curvatures > 1e-9]
+    lr = 0.5 / curvatures.max().item()
+    groups = [group for group in model.parameter_groups(num_data) if group["params"]]
+    optimizer = ald_ext.SGLD(groups, lr=lr, num_data=num_data, seed=1)
+    squares = []
+    for step in range((draws + 5) * thinning):
+        optimizer.zero_grad()
+        z = model.prior_states(torch.arange(chains))
+        model.energy(z).mean().backward()
+        if step >= 5 * thinning and step % thinning == 0:
+            squares.append(z.detach().square().mean())
+        optimizer.step()
+    expected = (1 / (1 - lr * curvatures / 2)).sum() / chains
+    error = expected * math.sqrt(2 / (len(curvatures) * draws * coordinates))
+    assert len(curvatures) == min(inputs + 1, chains)
+    assert abs(torch.stack(squares).mean() - expected) < 5 * error
+
+
+def test_a_generator_draws_its_inputs_anew(images):
+    """In each step from torch's generator, and for samples from the one that is given; it needs no number of data."""
+    model = make_model("clae", prior_sampler="generator", num_data=None, energy_smoothness=0.0, initial_spread=2.0)
+    model.initialize(images)
+    assert "inputs" not in dict(model.named_buffers())
+    torch.manual_seed(0)
+    first, second = model.loss(images), model.loss(images)
+    torch.manual_seed(0)
+    inputs = torch.randn(2, len(images), 32)
+    z, energies = model.encode(images), model.energy(model.sampler(inputs.flatten(0, 1))).view(2, -1)
+    others = (model.negative_log_likelihood(images, z) + model.energy(z)).mean()
+    torch.testing.assert_close(torch.stack([first, second]), others - energies.mean(1))
+    assert first != second
+    states = [model.sample_prior(500, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(states[0], states[1])
+    assert len(torch.cat(states).unique(dim=0)) == 1000
+    assert states[0].std(0, correction=0).mean().item() == pytest.approx(2, rel=0.2)  # scaled on other draws
+
+
 # --- likelihoods ---
 
 
@@ -672,7 +750,11 @@ def test_an_ensemble_averages_predictions_of_its_latest_samples(images):
         ("lae", {"prior_eps": 0.0}, "prior_eps: got 0.0, expected None or > 0"),
         ("clae", {"initial_spread": -1.0}, "initial_spread: got -1.0, expected None or > 0"),
         ("lae", {"decoder_inference": "hmc"}, "decoder_inference: got 'hmc', expected one of bayes, map, mle"),
-        ("clae", {"prior_sampler": "gibbs"}, "prior_sampler: got 'gibbs', expected one of amortized, langevin"),
+        (
+            "clae",
+            {"prior_sampler": "gibbs"},
+            "prior_sampler: got 'gibbs', expected one of amortized, generator, langevin",
+        ),
         ("abp", {"langevin_steps": 0}, "langevin_steps: got 0, expected >= 1"),
         ("dlgm", {"target_acceptance": 1.0}, "target_acceptance: got 1.0, expected None or > 0 and < 1"),
         ("sparse-ae", {"sparsity": -1.0}, "sparsity: got -1.0, expected >= 0"),

@@ -26,6 +26,7 @@ pytest.importorskip("arviz_stats")
 
 from command_line import run as command
 
+from ald_ext.data import ImageData
 from ald_ext.paper import (
     EXPERIMENTS,
     Experiment,
@@ -33,7 +34,7 @@ from ald_ext.paper import (
     find_results,
     run_experiment,
 )
-from ald_ext.paper.toy import bivariate_gaussian, eight_gaussians, neural_likelihood, univariate_gaussian
+from ald_ext.paper.toy import bivariate_gaussian, eight_gaussians, gan_limit, neural_likelihood, univariate_gaussian
 from ald_ext.paper.toy import experiment as toy_experiment
 from ald_ext.paper.toy.eight_gaussians import EightGaussiansSettings
 from ald_ext.paper.toy.inference import (
@@ -57,6 +58,7 @@ TINY: dict[str, dict[str, Any]] = {
     | {"avi_steps": 15, "points_a_bin": 2},
     "eight-gaussians": {"num_inputs": 40, "batch_size": 20, "num_samples": 200, "burn_in": 2, "transitions": 2}
     | {"epochs_a_sample": 1, "num_features": 256},
+    "gan-limit": {"num_data": 40, "batch_size": 20, "epochs": 1, "num_samples": 30, "energy_units": 8},
     "scaling": {"num_data": (20, 40), "batch_size": 10, "width": 4, "repetitions": 1, "least_seconds": 0.0},
 }
 #: Fewer steps where all layers move, which are slower.
@@ -74,6 +76,7 @@ ROWS = {
     "univariate-gaussian": {*(f"sgald_variance_ratio_{key}" for key in ("median", "min", "max")), "sgald_mean_mse"},
     "neural-likelihood": {f"{name}_total_variation" for name in ("ald", "avi_diagonal", "avi_full")},
     "eight-gaussians": {"mode_share_min", "mode_share_max"},
+    "gan-limit": {"modes_data", "mode_entropy_k=0.1n", "within_mode_variance_ratio_k=inf", "far_from_modes_gan"},
     "scaling": {"ld_microseconds_per_step_20", "ald_microseconds_per_step_40", "sgald_growth"},
 }
 #: Table 1.
@@ -142,6 +145,23 @@ def test_experiment(name: str, network: Any, tmp_path: Path, monkeypatch: pytest
         assert math.isfinite(row.mean)
         assert row.paper == EXPERIMENTS[name].paper.get(row.name)
     assert_picture(out / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    "preset", ["digits", pytest.param("digits-images", marks=pytest.mark.exhaustive, id="digits-images")]
+)
+def test_gan_limit_of_digits(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In latent space and as images: figures by variant, and real digits beside them."""
+    monkeypatch.setattr(gan_limit, "CLASSIFIER_EPOCHS", 1)
+    changes = {"num_data": 40, "batch_size": 20, "epochs": 1, "num_samples": 20} | {"variants": ("k=0.1n", "gan")}
+    experiment = copy.copy(EXPERIMENTS["gan-limit"])
+    experiment.presets = {preset: replace(experiment.presets[preset], **changes)}
+    values = values_of(run_experiment(experiment, tmp_path, preset=preset, num_seeds=1))
+    names = ("data", "k=0.1n", "gan")
+    assert list(values) == [f"{key}_{name}" for key in ("class_entropy", "frechet_classifier") for name in names]
+    assert values["class_entropy_data"][0] > 0.8
+    assert values["frechet_classifier_data"][0] < values["frechet_classifier_k=0.1n"][0]
+    assert_picture(tmp_path / "gan-limit.png")
 
 
 @pytest.mark.exhaustive
@@ -395,6 +415,68 @@ def test_shares_and_spread_of_other_samples() -> None:
     metrics = eight_gaussians.shares_and_spread(moving, settings)
     assert metrics["mode_share_min"] == metrics["mode_share_max"] == 1 / 8
     assert metrics["mode_changes"] == 1
+
+
+def test_figures_of_the_ring() -> None:
+    """Of draws of the mixture, within 5 standard errors; of samples that have lost modes, exactly."""
+    count = 40_000
+    torch.manual_seed(0)
+    figures = gan_limit.ring_figures(gan_limit.draw_ring(count))
+    assert figures["modes"] == 8
+    # 2 n (log 8 - entropy) is χ² of 7 degrees of freedom; 8 absolute deviations add up to at most √8 times their norm.
+    bound = 7 + 5 * math.sqrt(14)
+    assert 0 <= 1 - figures["mode_entropy"] < bound / (2 * count * math.log(8))
+    assert 0 < figures["mode_total_variation"] < math.sqrt(bound / count) / 2
+    assert abs(figures["within_mode_variance_ratio"] - 1) < 5 / math.sqrt(count)
+    middle = eight_gaussians.centers(gan_limit.TARGET).float()
+    one = gan_limit.ring_figures(middle[:1].expand(10, 2))
+    assert one == {"modes": 1, "mode_entropy": 0, "mode_total_variation": 7 / 8} | {
+        "within_mode_variance_ratio": 0,
+        "far_from_modes": 0,
+    }
+    two = gan_limit.ring_figures(middle[:2].repeat(5, 1))
+    assert two["mode_entropy"] == pytest.approx(1 / 3)
+    assert gan_limit.ring_figures(torch.zeros(4, 2))["far_from_modes"] == 1
+    far = math.exp(-(gan_limit.FAR**2) / 2)  # of a mode; a few of those are near to the next one
+    assert 0 < figures["far_from_modes"] < far + 5 * math.sqrt(far / count)
+
+
+def test_gan_has_the_gradients_of_the_log_d_trick() -> None:
+    """Those of a CLAE with weights: 1 - D(x) and D(z⁻) in the energy, 1 - D(z⁻) in the generator; D = σ(-E)."""
+    torch.manual_seed(0)
+    sizes = {"latent_dim": 2, "shape": (2,), "data": "real", "network": "mlp", "likelihood": "gaussian"}
+    options = {"prior_sampler": "generator", "energy_smoothness": 0.0, "energy_units": 6}
+    model = gan_limit.GAN(**sizes, **options, encoder=nn.Flatten(), decoder=nn.Unflatten(1, (2,)))
+    x = torch.randn(5, 2)
+    torch.manual_seed(1)
+    model.loss(x).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    torch.manual_seed(1)
+    negative = model.prior_states(torch.arange(5))
+    data, sampled, fixed = model.energy(x), model.energy(negative), model.energy(negative.detach())
+    weights = [torch.sigmoid(each.detach()) for each in (data, -sampled, sampled)]
+    for_energy = (weights[0] * data - weights[1] * fixed).mean()
+    for_generator = (weights[2] * sampled).mean()
+    for network, loss in ((model.energy_network, for_energy), (model.sampler, for_generator)):
+        parameters = list(network.parameters())
+        expected = torch.autograd.grad(loss, parameters, retain_graph=True)
+        names = [name for name, parameter in model.named_parameters() if any(parameter is each for each in parameters)]
+        for name, gradient in zip(names, expected, strict=True):
+            torch.testing.assert_close(found[name], gradient)
+
+
+def test_variants_differ_by_the_noise_that_they_say() -> None:
+    temperatures = {}
+    data = ImageData(gan_limit.draw_ring(20), None, gan_limit.draw_ring(4), None)
+    settings = gan_limit.GANLimitSettings(epochs=1, batch_size=20, energy_units=4)
+    for name, variant in gan_limit.VARIANTS.items():
+        model = gan_limit.train_model(settings, variant, data, 0, lambda _: None)
+        groups = model.parameter_groups(20)
+        (own,) = [group for group in groups if any(p is model.sampler[0].weight for p in group["params"])]
+        temperatures[name] = own.get("temperature", 1.0) * variant.temperature
+    expected = {"k=0.1n": 10, "k=n": 1, "k=10n": 0.1, "k=inf+noise": 1, "k=inf": 0, "k=inf+mle": 0, "gan": 0}
+    assert temperatures == expected
 
 
 def test_ring_potential_is_the_mixture() -> None:

@@ -23,6 +23,10 @@ METRICS = {
         "↓: Fréchet distance between Gaussians fitted to EfficientNet-Lite0's features of samples and of "
         "real images; not comparable with FID"
     ),
+    "frechet_classifier": (
+        "↓: Fréchet distance between Gaussians fitted to a small classifier's logits of samples and of real "
+        "images; not comparable with FID"
+    ),
     "frechet": "↓: Fréchet distance between Gaussians fitted to features of samples and of real images",
     "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
     "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
@@ -37,6 +41,11 @@ METRICS = {
     "within_mode_variance_ratio": "→ 1: variance around the modes over the exact one",
     "variance_ratio": "→ 1: a datum's sample variance over the exact one: median, smallest and largest of the data",
     "over_avi_full": "↓: ALD's total variation over that of the full Gaussian fit",
+    "modes": "→ 8: number of modes that have more than 1% of the samples",
+    "mode_entropy": "→ 1: entropy of the shares of the eight modes, over log 8",
+    "class_entropy": "→ 1: entropy of the classes that a small classifier of real digits finds in samples, over log 10",
+    "mode_total_variation": "↓: total variation distance of the shares of the eight modes from 1/8",
+    "far_from_modes": "↓: share of samples more than three standard deviations from every mode, 0.011 of the density",
     "total_variation": "↓: total variation distance to the exact posterior, on a grid of bins",
     "mode_share": "→ 1/8: share of the samples that the rarest and the commonest of the eight modes have",
     "mode_changes": "↑: share of chains in another mode at the next sample; 7/8 if samples were independent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def shares_and_spread(samples: Tensor, settings: EightGaussiansSettings) -> dict
     }
 
 
+@functools.cache
 def exact_spread(settings: EightGaussiansSettings) -> Tensor:
     """Return the mean of offset² in :func:`shares_and_spread` under the exact density, by quadrature."""
     middle = centers(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .images.anomaly_detection import AnomalyDetection
+from .images.anomaly_settings import AnomalySettings
 from .images.denoising import Denoising
 from .images.dequantization import Dequantization
 from .images.experiment import ImageExperiment, ImageSettings
@@ -20,7 +21,7 @@ from .toy.scaling import Scaling
 from .toy.univariate_gaussian import UnivariateGaussian
 
 TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), Scaling())
-IMAGES = (ImageGeneration(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
+IMAGES = (ImageGeneration(), Denoising(), AnomalySettings(), AnomalyDetection(), TrainingSpeed(), Dequantization())
 
 #: The toy experiments by name.
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in TOY}

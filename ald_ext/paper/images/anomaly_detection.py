@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -19,11 +19,48 @@ from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
 
-#: The networks, σ of the likelihood of standardized pixels (wider for the VAE's posterior), and the training.
-HIDDEN_UNITS, LATENT_DIM, SCALE, VAE_SCALE = 256, 16, 0.15, 1.0
-BATCH_SIZE, WARM_UP, EPOCHS = 100, 100, 30
+BATCH_SIZE, WARM_UP, EPOCHS, HIDDEN_UNITS = 100, 100, 30, 256
 #: The number of samples of the parameters, from the second half of the training, that scores are averaged over.
 SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings that are chosen among: the network, the images and the likelihood.
+
+    Args:
+        hidden_layers: those of an MLP, of 256 units each; 0 stands for the convolutional networks.
+        latent_dim: number of latent variables.
+        standardize: give each image mean 0 and standard deviation 1.
+        scale: σ of a Gaussian likelihood; None for the one with its precision integrated out.
+    """
+
+    hidden_layers: int
+    latent_dim: int
+    standardize: bool
+    scale: float | None
+
+    @property
+    def name(self) -> str:
+        """Its name in rows, such as mlp1_16_standardized_marginal."""
+        network = f"mlp{self.hidden_layers}" if self.hidden_layers else "conv"
+        images = "standardized" if self.standardize else "pixels"
+        likelihood = "marginal" if self.scale is None else f"sigma{self.scale}"
+        return f"{network}_{self.latent_dim}_{images}_{likelihood}"
+
+    def options(self) -> dict[str, Any]:
+        """Return settings of the models."""
+        mlp = {"network": "mlp", "hidden_units": HIDDEN_UNITS, "hidden_layers": self.hidden_layers}
+        return {
+            **(mlp if self.hidden_layers else {}),
+            "latent_dim": self.latent_dim,
+            "data": "real" if self.standardize else "pixels",
+            "decoder_output": "linear" if self.standardize else "tanh",
+            **({"likelihood": "marginal-gaussian"} if self.scale is None else {"likelihood": "gaussian"}),
+            **({} if self.scale is None else {"scale": self.scale}),
+        }
+
+
 #: Table 3, for the digits 0 to 9; that the normal class is the positive one is an inference from the figures.
 PAPER_AUPRC = {
     "ae": (0.974, 0.996, 0.762, 0.845, 0.863, 0.706, 0.837, 0.952, 0.765, 0.872),
@@ -83,7 +120,7 @@ class AnomalyDetection(ImageExperiment):
     title = "Each digit as the normal class, all others as anomalies (Table 3)"
     settings = ImageSettings(datasets=("mnist",), models=("ae", "vae", "lae", "clae"), epochs=EPOCHS)
     quick: ClassVar = {"datasets": ("mnist5k",), "epochs": 2, "train_images": 1000, "test_images": 500}
-    network = f"MLPs of {HIDDEN_UNITS} hidden units with {LATENT_DIM} latent variables"
+    network = f"networks chosen by anomaly-settings, MLPs of {HIDDEN_UNITS} hidden units"
     paper: ClassVar = {
         f"mnist/{model}/auprc_normal{digit}": value
         for model, values in PAPER_AUPRC.items()
@@ -103,6 +140,8 @@ class AnomalyDetection(ImageExperiment):
             "the positive class", "not named", "both; the paper's figures stand by the normal class", "they fit"
         ),
     )
+
+    batch_size, samples = BATCH_SIZE, SAMPLES
 
     def parts(self, data: ImageData) -> tuple[str, ...]:
         """Return the classes of the test images."""
@@ -124,22 +163,19 @@ class AnomalyDetection(ImageExperiment):
             name=f"{data.name}-{job.part}",
         )
 
+    def candidate(self, job: Job) -> Candidate:
+        """Return the settings of a job's model."""
+        return CHOSEN[job.model].candidate
+
     def configure(self, config: TrainingConfig, job: Job, num_data: int) -> TrainingConfig:
-        """Give every model the same MLP, with few latent variables: it draws normal images well and others badly."""
-        batch_size = min(BATCH_SIZE, num_data)
+        """Give a model its settings; samples of the parameters are of the second half of the training."""
+        batch_size = min(self.batch_size, num_data)
         steps = config.num_epochs * -(-num_data // batch_size)
         options = {
-            "data": "real",
-            "network": "mlp",
-            "hidden_units": HIDDEN_UNITS,
-            "hidden_layers": 1,
-            "latent_dim": LATENT_DIM,
-            "likelihood": "gaussian",
-            "scale": VAE_SCALE if config.model == "vae" else SCALE,
-            "decoder_output": "linear",
+            **self.candidate(job).options(),
             "batch_size": batch_size,
             "warm_up": min(WARM_UP, steps // 4),
-            "ensemble_size": SAMPLES,
+            "ensemble_size": self.samples,
             "ensemble_every": max(1, steps // (2 * SAMPLES)),
         }
         return with_options(config, options)

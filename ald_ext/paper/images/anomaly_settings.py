@@ -1,0 +1,120 @@
+"""Settings of anomaly detection, chosen on held-out images of the normal class and synthetic anomalies made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data import ImageData
+from ...detection.preparation import standardized
+from ...detection.prior import RefittedPrior
+from ...detection.synthetic import synthetic_anomalies
+from ...training.evaluation import values_of_data
+from ..pictures import Figure, new_picture
+from ..results import Difference, Job, distinct
+from .anomaly_detection import AnomalyDetection, Candidate, measures
+from .experiment import ImageSettings, JobOutcome, Subject
+
+#: Layers and latent variables of the networks, of which the first are the paper's.
+NETWORKS = ((0, 32), (1, 8), (1, 16), (1, 32), (2, 16))
+CANDIDATES = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate(layers, latent_dim, standardize, scale)
+        for (layers, latent_dim), standardize, scale in product(NETWORKS, (False, True), (None, 0.2))
+    )
+}
+#: Components of a refitted prior by the name of its score; "own" is the model's own one.
+SCORES = {"own": 0, "refitted1": 1, "refitted5": 5, "refitted20": 20, "refitted40": 40}
+#: The classes that are the normal one in turn: every third, counted from the second.
+CLASSES = slice(1, None, 3)
+#: The last images of the normal class are held out, the first ones trained on.
+HELD_OUT, TRAINED, EPOCHS, BATCH_SIZE = 200, 2000, 10, 40
+
+
+class AnomalySettings(AnomalyDetection):
+    name = "anomaly-settings"
+    title = "Settings of anomaly detection, chosen on synthetic anomalies made of held-out images of the normal class"
+    settings = ImageSettings(datasets=("mnist",), models=("ae", "vae", "lae", "clae"), epochs=EPOCHS)
+    quick: ClassVar = {"datasets": ("mnist5k",), "epochs": 1, "train_images": 1000}
+    network = f"convolutional networks of width 16 and MLPs, {TRAINED:,} images of a class at most"
+    paper: ClassVar = {}
+    differences = (Difference("settings of Table 3", "not told how chosen", "chosen here, without test images", ""),)
+    batch_size = BATCH_SIZE
+    samples = 0
+
+    def parts(self, data: ImageData) -> tuple[str, ...]:
+        """Return each candidate with each of some classes."""
+        return tuple(f"{name}-{part}" for name in CANDIDATES for part in super(AnomalySettings, self).parts(data)[CLASSES])
+
+    def candidate(self, job: Job) -> Candidate:
+        return CANDIDATES[job.part.rpartition("-")[0]]
+
+    def prepare(self, data: ImageData, job: Job) -> ImageData:
+        """Return images of the normal class to train on, and as the test others with synthetic anomalies of them."""
+        assert data.train_labels is not None
+        label = int(job.part.rpartition("-")[2])
+        normal = data.train_images[data.train_labels == label]
+        count = min(HELD_OUT, len(normal) // 4)
+        held_out, trained = normal[-count:], normal[:-count][:TRAINED]
+        anomalies = torch.cat([*synthetic_anomalies(held_out, trained[:500], seed=label).values()])
+        labels = torch.cat([torch.full((count,), label), torch.full((len(anomalies),), -1)])
+        images = standardized if self.candidate(job).standardize else Tensor.contiguous
+        return replace(
+            data,
+            train_images=images(trained),
+            train_labels=torch.full((len(trained),), label),
+            test_images=images(torch.cat([held_out, anomalies])),
+            test_labels=labels,
+            name=f"{data.name}-{label}",
+        )
+
+    def evaluate(self, subject: Subject) -> JobOutcome:
+        """Measure AUPRC with the normal class as positive of every score."""
+        assert subject.data.test_labels is not None
+        model, images = subject.model, subject.data.test_images
+        normal = subject.data.test_labels >= 0
+        values = {}
+        for name, components in SCORES.items():
+            if components:
+                scores = RefittedPrior.fit(model, subject.data.train_images, components).potential(model, images)
+            else:
+                scores = values_of_data(model, images, model.score).double()
+            values[name] = measures(scores, normal)["auprc_normal"]
+        return JobOutcome(values)
+
+    def summarize(self, parts: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the means over the classes, by candidate and score."""
+        values: dict[str, list[float]] = {}
+        for part, scores in parts.items():
+            for name, value in scores.items():
+                values.setdefault(f"{part.rpartition('-')[0]}_{name}", []).append(value)
+        return {name: float(np.mean(of_classes)) for name, of_classes in values.items()}
+
+    def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
+        """Draw the mean AUPRC over the classes of each candidate and score, a panel a model."""
+        datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
+        picture, axes = new_picture(len(datasets), len(models), (3.6 * len(models), 6 * len(datasets)))
+        for row, dataset in zip(axes, datasets, strict=True):
+            for panel, model in zip(row, models, strict=True):
+                jobs = {job: outcome for job, outcome in outcomes.items() if (job.dataset, job.model) == (dataset, model)}
+                table: Any = np.zeros((len(CANDIDATES), len(SCORES)))
+                for place, name in enumerate(CANDIDATES):
+                    of_candidate = [list(o.values.values()) for job, o in jobs.items() if job.part.startswith(f"{name}-")]
+                    table[place] = np.mean(of_candidate, axis=0)
+                panel.imshow(table, aspect="auto", cmap="viridis")
+                best = np.unravel_index(table.argmax(), table.shape)
+                for (place, score), value in np.ndenumerate(table):
+                    weight = "bold" if (place, score) == best else "normal"
+                    colour = "k" if value > (table.min() + table.max()) / 2 else "w"
+                    panel.text(score, place, f"{value:.3f}", ha="center", va="center", size=7, weight=weight, color=colour)
+                panel.set_xticks(range(len(SCORES)), SCORES, rotation=40, ha="right", fontsize=7)
+                panel.set_yticks(range(len(CANDIDATES)), CANDIDATES if panel is row[0] else [], fontsize=7)
+                panel.set_title(f"{dataset}: {model}", fontsize=9)
+        return picture

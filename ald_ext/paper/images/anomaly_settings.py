@@ -21,13 +21,13 @@ from ..results import Difference, Job, distinct
 from .anomaly_detection import AnomalyDetection, Candidate, measures
 from .experiment import ImageSettings, JobOutcome, Subject
 
-#: Layers and latent variables of the networks, of which the first are the paper's.
-NETWORKS = ((0, 32), (1, 8), (1, 16), (1, 32), (2, 16))
+#: Layers, latent variables and σ of the networks, of which the first are the paper's.
+NETWORKS = ((0, 32, None), *product((1,), (8, 16, 32), (None, 0.2)))
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
         Candidate(layers, latent_dim, standardize, scale)
-        for (layers, latent_dim), standardize, scale in product(NETWORKS, (False, True), (None, 0.2))
+        for (layers, latent_dim, scale), standardize in product(NETWORKS, (False, True))
     )
 }
 #: Components of a refitted prior by the name of its score; "own" is the model's own one.
@@ -35,7 +35,7 @@ SCORES = {"own": 0, "refitted1": 1, "refitted5": 5, "refitted20": 20, "refitted4
 #: The classes that are the normal one in turn: every third, counted from the second.
 CLASSES = slice(1, None, 3)
 #: The last images of the normal class are held out, the first ones trained on.
-HELD_OUT, TRAINED, EPOCHS, BATCH_SIZE = 200, 2000, 10, 40
+HELD_OUT, TRAINED, EPOCHS, BATCH_SIZE = 200, 2000, 8, 40
 
 
 class AnomalySettings(AnomalyDetection):

@@ -103,6 +103,7 @@ docs-pictures: $(VENV)/built
 	$(BIN)/python docs/draw_settings.py
 	$(BIN)/python docs/draw_bayesian_networks.py
 	$(BIN)/python docs/draw_learning_coefficient.py
+	$(BIN)/python docs/draw_synthetic_anomalies.py
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

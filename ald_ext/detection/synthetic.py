@@ -56,9 +56,7 @@ def synthetic_anomalies(images: Tensor, reference: Tensor | None = None, *, seed
     require(fits, f"{OWNER}: reference", got, f"uint8 of shape (m, {', '.join(map(str, shape[1:]))})")
     normal = distances(images, reference)
     kept = {
-        name: altered
-        for name, altered in anomalies.items()
-        if auroc(distances(altered, reference), normal) >= DISTINCT
+        name: altered for name, altered in anomalies.items() if auroc(distances(altered, reference), normal) >= DISTINCT
     }
     require(kept, f"{OWNER}: images", "images of which no alteration is told apart", "images with some structure")
     return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .images.anomaly_detection import AnomalyDetection
+from .images.anomaly_detection import AnomalyDetection, AnomalyDetectionChosen
 from .images.anomaly_settings import AnomalySettings
 from .images.denoising import Denoising
 from .images.dequantization import Dequantization
@@ -21,7 +21,10 @@ from .toy.scaling import Scaling
 from .toy.univariate_gaussian import UnivariateGaussian
 
 TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), Scaling())
-IMAGES = (ImageGeneration(), Denoising(), AnomalySettings(), AnomalyDetection(), TrainingSpeed(), Dequantization())
+IMAGES = (
+    *(ImageGeneration(), Denoising(), AnomalyDetection(), AnomalyDetectionChosen(), AnomalySettings(), TrainingSpeed()),
+    Dequantization(),
+)
 
 #: The toy experiments by name.
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in TOY}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ class AnomalySettings(AnomalyDetection):
 
     def parts(self, data: ImageData) -> tuple[str, ...]:
         """Return each candidate with each of some classes."""
-        return tuple(f"{name}-{part}" for name in CANDIDATES for part in super(AnomalySettings, self).parts(data)[CLASSES])
+        classes = super().parts(data)[CLASSES]
+        return tuple(f"{name}-{label}" for name in CANDIDATES for label in classes)
 
     def candidate(self, job: Job) -> Candidate:
         return CANDIDATES[job.part.rpartition("-")[0]]
@@ -90,31 +91,48 @@ class AnomalySettings(AnomalyDetection):
         return JobOutcome(values)
 
     def summarize(self, parts: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return the means over the classes, by candidate and score."""
-        values: dict[str, list[float]] = {}
-        for part, scores in parts.items():
-            for name, value in scores.items():
-                values.setdefault(f"{part.rpartition('-')[0]}_{name}", []).append(value)
-        return {name: float(np.mean(of_classes)) for name, of_classes in values.items()}
+        """Return none: see ``compare``, whose rows have the candidates in the place of the models."""
+        return {}
+
+    def compare(self, outcomes: Mapping[Job, JobOutcome]) -> dict[str, list[float]]:
+        """Return rows DATASET/CANDIDATE SCORE/validation_auprc_MODEL: means over the classes, one a seed."""
+        values: dict[tuple[str, str, str, str], dict[int, list[float]]] = {}
+        for job, outcome in outcomes.items():
+            for score, value in outcome.values.items():
+                row = (job.dataset, job.part.rpartition("-")[0], score, job.model)
+                values.setdefault(row, {}).setdefault(job.seed, []).append(value)
+        return {
+            f"{dataset}/{candidate} {score}/validation_auprc_{model}": [float(np.mean(each)) for each in seeds.values()]
+            for (dataset, candidate, score, model), seeds in sorted(values.items(), key=lambda item: item[0][:3])
+        }
 
     def draw(self, outcomes: Mapping[Job, JobOutcome]) -> Figure:
-        """Draw the mean AUPRC over the classes of each candidate and score, a panel a model."""
+        """Draw the rows of ``compare``, means over the seeds: a panel a model, the best in bold."""
+        rows = {name: float(np.mean(seeds)) for name, seeds in self.compare(outcomes).items()}
         datasets, models = distinct(outcomes, "dataset"), distinct(outcomes, "model")
-        picture, axes = new_picture(len(datasets), len(models), (3.6 * len(models), 6 * len(datasets)))
+        picture, axes = new_picture(len(datasets), len(models), (3 * len(models) + 2, 4.4 * len(datasets)))
         for row, dataset in zip(axes, datasets, strict=True):
             for panel, model in zip(row, models, strict=True):
-                jobs = {job: outcome for job, outcome in outcomes.items() if (job.dataset, job.model) == (dataset, model)}
-                table: Any = np.zeros((len(CANDIDATES), len(SCORES)))
-                for place, name in enumerate(CANDIDATES):
-                    of_candidate = [list(o.values.values()) for job, o in jobs.items() if job.part.startswith(f"{name}-")]
-                    table[place] = np.mean(of_candidate, axis=0)
-                panel.imshow(table, aspect="auto", cmap="viridis")
-                best = np.unravel_index(table.argmax(), table.shape)
+                metric = f"validation_auprc_{model}"
+                names = [f"{dataset}/{each} {score}/{metric}" for each in CANDIDATES for score in SCORES]
+                table = np.array([rows[name] for name in names]).reshape(len(CANDIDATES), len(SCORES))
+                panel.imshow(table, aspect="auto")
                 for (place, score), value in np.ndenumerate(table):
-                    weight = "bold" if (place, score) == best else "normal"
-                    colour = "k" if value > (table.min() + table.max()) / 2 else "w"
-                    panel.text(score, place, f"{value:.3f}", ha="center", va="center", size=7, weight=weight, color=colour)
+                    look = {"weight": "bold" if value == table.max() else "normal", "size": 6}
+                    color = "k" if value > (table.min() + table.max()) / 2 else "w"
+                    panel.text(score, place, f"{value:.3f}", ha="center", va="center", color=color, **look)
                 panel.set_xticks(range(len(SCORES)), SCORES, rotation=40, ha="right", fontsize=7)
                 panel.set_yticks(range(len(CANDIDATES)), CANDIDATES if panel is row[0] else [], fontsize=7)
                 panel.set_title(f"{dataset}: {model}", fontsize=9)
         return picture
+
+
+def best(rows: Mapping[str, float], model: str, names: Collection[str] = CANDIDATES) -> tuple[str, str]:
+    """Return the candidate, of some, and the score with the largest row of ``compare`` for a model."""
+    found = {}
+    for row, value in rows.items():
+        _, middle, metric = row.split("/")
+        candidate, _, score = middle.partition(" ")
+        if metric == f"validation_auprc_{model}" and candidate in names:
+            found[candidate, score] = value
+    return max(found, key=found.__getitem__)

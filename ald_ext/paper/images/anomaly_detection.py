@@ -19,7 +19,7 @@ from ..pictures import Figure, new_picture
 from ..results import Difference, Job, distinct
 from .experiment import ImageExperiment, ImageSettings, JobOutcome, Subject, with_options
 
-BATCH_SIZE, WARM_UP, EPOCHS, CONVOLUTIONAL_EPOCHS, HIDDEN_UNITS = 100, 100, 30, 6, 256
+BATCH_SIZE, WARM_UP, EPOCHS, CONVOLUTIONAL_EPOCHS, HIDDEN_UNITS = 100, 100, 30, 8, 256
 #: The number of samples of the parameters, from the second half of the training, that scores are averaged over.
 SAMPLES = 3
 
@@ -97,7 +97,7 @@ def printed_score(model: CLAE, x: Tensor) -> Tensor:
 def scores_of(subject: Subject, images: Tensor, components: int) -> dict[str, Tensor]:
     """Return the model's scores by the suffix of their rows; the one without a suffix is its score in the table.
 
-    For LAE and CLAE that is the potential with a :class:`RefittedPrior` of so many components, averaged over samples of the parameters;
+    For LAE and CLAE that is the potential with a :class:`RefittedPrior`, averaged over samples of the parameters;
     "_own_prior" is the potential under the model's own prior. For AE and VAE, whose parameters are not sampled, it is
     RE or -ELBO; "_aggregated" is what the refitted prior alone does for them.
     """

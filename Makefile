@@ -103,6 +103,7 @@ docs-pictures: $(VENV)/built
 	$(BIN)/python docs/draw_settings.py
 	$(BIN)/python docs/draw_bayesian_networks.py
 	$(BIN)/python docs/draw_learning_coefficient.py
+	$(BIN)/python docs/draw_synthetic_anomalies.py
 
 ## Tables 2, 3 and 5 and Figures 6 to 9 and 11 to 14 at 64 channels with three seeds, as far as LIMIT seconds of a GPU
 ## reach, the first seed of everything first; in the Python of PYTHON and without a network. Called again, here or on

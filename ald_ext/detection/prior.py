@@ -52,11 +52,11 @@ class RefittedPrior:
     half_precision: float
 
     @classmethod
-    def fit(cls, model: LatentVariableModel, training_data: Tensor) -> RefittedPrior:
-        """Return the prior for a model of training data (n, *shape)."""
+    def fit(cls, model: LatentVariableModel, training_data: Tensor, components: int = COMPONENTS) -> RefittedPrior:
+        """Return the prior for a model of training data (n, *shape); fewer components where the data are few."""
         z, squares = codes_of(model, training_data)
         ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # for a latent space that has collapsed
-        components = max(1, min(COMPONENTS, len(z) // DATA_FOR_EACH))
+        components = max(1, min(components, len(z) // DATA_FOR_EACH))
         mixture = GaussianMixture(components, reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
         with warnings.catch_warnings():  # it need not have converged
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .images.anomaly_detection import AnomalyDetection
+from .images.anomaly_detection import AnomalyDetection, AnomalyDetectionChosen
+from .images.anomaly_settings import AnomalySettings
 from .images.denoising import Denoising
 from .images.dequantization import Dequantization
 from .images.experiment import ImageExperiment, ImageSettings
@@ -21,7 +22,10 @@ from .toy.scaling import Scaling
 from .toy.univariate_gaussian import UnivariateGaussian
 
 TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), GANLimit(), Scaling())
-IMAGES = (ImageGeneration(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
+IMAGES = (
+    *(ImageGeneration(), Denoising(), AnomalyDetection(), AnomalyDetectionChosen(), AnomalySettings(), TrainingSpeed()),
+    Dequantization(),
+)
 
 #: The toy experiments by name.
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in TOY}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,15 @@ from ald_ext.paper import (
     find_results,
     run_image_experiment,
 )
-from ald_ext.paper.images import anomaly_detection, budget, dequantization, runner, selection, training_speed
+from ald_ext.paper.images import (
+    anomaly_detection,
+    anomaly_settings,
+    budget,
+    dequantization,
+    runner,
+    selection,
+    training_speed,
+)
 from ald_ext.paper.images import experiment as images_experiment
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.image_generation import typical_first
@@ -51,6 +60,7 @@ from ald_ext.training import TrainingConfig, TrainingDivergedError
 from ald_ext.training.checkpoints import load_checkpoint
 
 NUM_TRAIN, NUM_TEST = 40, 20
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 MODELS = ("ae", "vae", "lae", "clae")
 
 ROWS = {
@@ -69,6 +79,13 @@ ROWS = {
         *(f"halves/{model}/auroc_aggregated" for model in ("ae", "vae")),
         *(f"halves/{model}/auroc_{score}" for model in ("lae", "clae") for score in ("one_sample", "own_prior")),
         "halves/clae/auprc_normal_printed_sign_1",
+    },
+    "anomaly-detection-chosen": {f"halves/{model}/auprc_normal_1" for model in MODELS},
+    "anomaly-settings": {
+        f"halves/conv_32_{kind}_marginal {score}/validation_auprc_{model}"
+        for model in MODELS
+        for kind in ("pixels", "standardized")
+        for score in ("own", "refitted40")
     },
     "training-speed": {
         *(f"halves/{model}/{metric}" for model in ("lae", "abp", "dlgm") for metric in ("re", "seconds")),
@@ -156,8 +173,10 @@ def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
     "name",
     [pytest.param(name, marks=pytest.mark.exhaustive if name != "denoising" else ()) for name in IMAGE_EXPERIMENTS],
 )
-def test_rows_and_pictures(images: Path, tmp_path: Path, name: str) -> None:
+def test_rows_and_pictures(images: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row a data set, model and metric with one value a seed; every picture is there; nothing names the machine."""
+    few = dict(islice(anomaly_settings.CANDIDATES.items(), 2))
+    monkeypatch.setattr(anomaly_settings, "CANDIDATES", few)
     out = tmp_path / "out"
     results = run(name, images, out, seeds=2)
     text = (out / "results.json").read_text()
@@ -169,7 +188,7 @@ def test_rows_and_pictures(images: Path, tmp_path: Path, name: str) -> None:
     for row in results.rows:
         dataset, model, metric = row.name.split("/")
         assert (dataset, len(row.values), row.paper) == ("halves", 2, None)
-        assert model in IMAGE_EXPERIMENTS[name].settings.models
+        assert model in IMAGE_EXPERIMENTS[name].settings.models or model.partition(" ")[0] in few
         assert metric
     assert set(means(results)) >= ROWS[name]
     assert len(results.jobs) >= 2 * len(results.settings["models"])
@@ -395,7 +414,7 @@ class Linear(LAE):
         return torch.cat([z, z.sum(1, keepdim=True).expand(-1, 4)], 1).view(-1, 1, 1, 6)
 
 
-def test_potential_with_a_refitted_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_potential_with_a_refitted_prior() -> None:
     """Of a Gaussian z and a residual: the standardized square, and the Mahalanobis distance, up to constants.
 
     Fitted by one component to 3,000 data, the mean and covariance are the sample's but for the ridge.
@@ -404,8 +423,7 @@ def test_potential_with_a_refitted_prior(monkeypatch: pytest.MonkeyPatch) -> Non
     z = torch.randn(4000, 2, generator=generator) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
     residual = 0.1 * torch.randn(4000, 4, generator=generator)
     data = torch.cat([z, z.sum(1, keepdim=True) + residual], 1).view(-1, 1, 1, 6)
-    monkeypatch.setattr(prior, "COMPONENTS", 1)
-    values = prior.RefittedPrior.fit(Linear(), data[:3000]).potential(Linear(), data)
+    values = prior.RefittedPrior.fit(Linear(), data[:3000], components=1).potential(Linear(), data)
     seen = z[:3000].double()
     covariance = torch.cov(seen.T, correction=0) + 0.03 * seen.var(0, correction=0).mean() * torch.eye(2)
     offset = z.double() - seen.mean(0)
@@ -413,6 +431,30 @@ def test_potential_with_a_refitted_prior(monkeypatch: pytest.MonkeyPatch) -> Non
     squares = residual.double().square().sum(1)
     expected = distance + squares * distance[:3000].std(correction=0) / squares[:3000].std(correction=0)
     assert (values - expected).std() < 1e-3 * expected.std()
+
+
+def test_the_chosen_settings_are_the_best_of_the_search() -> None:
+    """Of the search in docs/results, whose file is the witness; and "best" finds the largest row of a model."""
+    rows = {"a/x own/validation_auprc_ae": 0.2, "a/y own/validation_auprc_ae": 0.1, "a/y own/validation_auprc_lae": 0.3}
+    assert anomaly_settings.best(rows, "ae", ("x", "y")) == ("x", "own")
+    assert anomaly_settings.best(rows, "ae", ("y",)) == ("y", "own")
+    (results,) = find_results([RESULTS / "images" / "anomaly-settings"])
+    for model, choice in anomaly_detection.CHOSEN.items():
+        name, score = anomaly_settings.best(means(results), model)
+        found = (anomaly_settings.CANDIDATES[name], anomaly_settings.SCORES[score])
+        assert found == choice
+
+
+def test_the_search_sees_neither_test_images_nor_other_classes(images: Path) -> None:
+    """In the upper half of class 1 no pixel reaches 100, but where anomalies of it have the other half's."""
+    data = images_experiment.load("halves", ImageSettings(datasets=(str(images),)))
+    spoilt = replace(data, test_images=data.test_images[:0], test_labels=data.test_labels[:0])
+    job = Job("halves", "lae", 0, "conv_32_pixels_marginal-1")
+    seen = IMAGE_EXPERIMENTS["anomaly-settings"].prepare(spoilt, job)
+    own = data.train_images[data.train_labels == 1]
+    assert torch.equal(seen.train_images, own[:15])
+    assert torch.equal(seen.test_images[seen.test_labels == 1], own[15:])
+    assert (seen.test_labels == -1).sum() >= 5
 
 
 def test_standardized_images() -> None:

@@ -28,6 +28,10 @@ METRICS = {
         "images; not comparable with FID"
     ),
     "frechet": "↓: Fréchet distance between Gaussians fitted to features of samples and of real images",
+    "validation_auprc": (
+        "↑: area under the precision-recall curve of held-out normal images, as the positive class, among synthetic "
+        "anomalies"
+    ),
     "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
     "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
     "auroc": "↑: area under the ROC curve",

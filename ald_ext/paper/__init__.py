@@ -10,6 +10,7 @@ from .images.dequantization import Dequantization
 from .images.experiment import ImageExperiment, ImageSettings
 from .images.image_generation import ImageGeneration
 from .images.runner import run_image_experiment
+from .images.sample_quality import SampleQuality
 from .images.training_speed import TrainingSpeed
 from .results import Results, find_results
 from .toy.bivariate_gaussian import BivariateGaussian
@@ -20,7 +21,7 @@ from .toy.scaling import Scaling
 from .toy.univariate_gaussian import UnivariateGaussian
 
 TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), Scaling())
-IMAGES = (ImageGeneration(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
+IMAGES = (ImageGeneration(), SampleQuality(), Denoising(), AnomalyDetection(), TrainingSpeed(), Dequantization())
 
 #: The toy experiments by name.
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in TOY}

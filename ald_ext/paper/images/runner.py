@@ -86,7 +86,13 @@ def run_image_experiment(
         if experiment.needs_statistics:
             real_statistics(data, settings, runs)
         parts, seeds = experiment.parts(data), range(num_seeds)
-        jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
+        jobs += [
+            Job(name, model, seed, part)
+            for model in settings.models
+            for part in parts
+            if experiment.has_job(model, part)
+            for seed in seeds
+        ]
     outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)
     own = Picture(f"{experiment.name}.png", experiment.title)
     plain = {name: value for name, value in asdict(settings).items() if name not in OF_THE_MACHINE}

@@ -19,11 +19,18 @@ METRICS = {
         "binary images (bmnist) their cross-entropy in nats"
     ),
     "fid": "↓: Fréchet Inception distance of samples to real images",
+    "refitted": (
+        "↓: the same distance of samples from a mixture of Gaussians, refitted to the latent variables of training images"
+    ),
+    "one_gaussian": "↓: the same with a single Gaussian",
+    "of_reconstructions": "↓: the same distance of reconstructions, which no prior has a part in",
+    "averaged": "↓: the same distance of samples from the mean of samples of the parameters",
     "frechet_efficientnet_lite0": (
         "↓: Fréchet distance between Gaussians fitted to EfficientNet-Lite0's features of samples and of "
         "real images; not comparable with FID"
     ),
     "frechet": "↓: Fréchet distance between Gaussians fitted to features of samples and of real images",
+    "coverage": "↑: share of held-out images with a sample among the five nearest neighbours of their features",
     "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
     "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
     "auroc": "↑: area under the ROC curve",

@@ -35,9 +35,7 @@ def fit_mixture(z: np.ndarray, components: int, ridge: float) -> GaussianMixture
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"ald_ext.models: a mixture needs scikit-learn: pip install 'ald_ext[train]' ({error})"
-        ) from error
+        raise ImportError("ald_ext.models: a mixture needs scikit-learn: pip install 'ald_ext[train]'") from error
     added = ridge * float(z.var(0).mean()) + 1e-12  # for a latent space that has collapsed
     components = max(1, min(components, len(z) // DATA_FOR_EACH))
     mixture = GaussianMixture(components, reg_covar=added, max_iter=ITERATIONS, random_state=0)

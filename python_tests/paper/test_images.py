@@ -42,7 +42,7 @@ from ald_ext.paper import (
     find_results,
     run_image_experiment,
 )
-from ald_ext.paper.images import anomaly_detection, dequantization, runner, training_speed
+from ald_ext.paper.images import anomaly_detection, dequantization, runner, sample_quality, training_speed
 from ald_ext.paper.images import experiment as images_experiment
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.image_generation import typical_first
@@ -57,6 +57,12 @@ ROWS = {
     "image-generation": {
         *(f"halves/{model}/re" for model in ("ae", "vae", "abp", "dlgm", "lae", "clae")),
         *(f"halves/{model}/frechet_corners" for model in ("vae", "abp", "dlgm", "lae", "clae")),
+        *(f"halves/{model}/frechet_corners_refitted" for model in ("ae", "vae", "abp", "dlgm", "lae", "clae")),
+    },
+    "sample-quality": {
+        f"halves/{row}/{metric}"
+        for row in ("vae", "abp", "lae paper", "clae long", "clae spectral")
+        for metric in ("re", "coverage_refitted", "frechet_corners", "frechet_corners_one_gaussian")
     },
     "denoising": {f"halves/{model}/denoising_mse" for model in MODELS},
     "anomaly-detection": {
@@ -169,7 +175,7 @@ def test_rows_and_pictures(images: Path, tmp_path: Path, name: str) -> None:
     for row in results.rows:
         dataset, model, metric = row.name.split("/")
         assert (dataset, len(row.values), row.paper) == ("halves", 2, None)
-        assert model in IMAGE_EXPERIMENTS[name].settings.models
+        assert model.split()[0] in IMAGE_EXPERIMENTS[name].settings.models
         assert metric
     assert set(means(results)) >= ROWS[name]
     assert len(results.jobs) >= 2 * len(results.settings["models"])
@@ -332,6 +338,39 @@ def test_an_experiment_may_give_a_model_more_images() -> None:
     assert (
         config_of("image-generation", "lae", pixels).network.prior_eps == images_experiment.PRIOR_SETTINGS["prior_eps"]
     )
+
+
+def test_variants_are_compared_without_test_images() -> None:
+    experiment, pixels = IMAGE_EXPERIMENTS["sample-quality"], torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1)
+    data = experiment.prepare(ImageData(pixels, None, 255 - pixels, None, name="some"), Job("some", "lae", 0))
+    assert (data.train_images.flatten().tolist(), data.test_images.flatten().tolist()) == (
+        list(range(45)),
+        list(range(45, 50)),
+    )
+
+
+def test_some_settings_of_variants_are_multiples() -> None:
+    """Of the usual ones, or of the number of data; a minibatch has no more than all data."""
+    experiment, pixels = IMAGE_EXPERIMENTS["sample-quality"], torch.full((60, 1, 32, 32), 7, dtype=torch.uint8)
+    settings = replace(experiment.settings, epochs=4)
+
+    def config(variant: str) -> TrainingConfig:
+        return experiment.training_config(settings, Job("some", "clae", 0, variant), pixels)
+
+    usual = config("usual")
+    assert usual == replace(config_of("image-generation", "clae", pixels, epochs=4), ensemble_size=10, ensemble_every=1)
+    assert config("long").num_epochs == 12
+    assert (config("large-batch").batch_size, config("large-batch").lr) == (60, 2 * usual.lr)
+    assert config("chains-10n").network.chains == 600
+    assert config("spectral").network.spectral_normalization
+
+
+def test_coverage_is_of_real_features_near_a_sample() -> None:
+    """Of six on a line, each has the five others as neighbours, so its radius is the distance to the farthest."""
+    line = torch.arange(6.0)[:, None]
+    assert sample_quality.coverage(line, torch.tensor([[10.0]])) == 1 / 6  # 5 is 5 from it, as far as from 0
+    assert sample_quality.coverage(line, torch.tensor([[2.0]])) == 1
+    assert sample_quality.coverage(line, torch.tensor([[99.0]])) == 0
 
 
 def test_options_reach_the_models_that_have_them_and_the_training() -> None:

@@ -37,8 +37,8 @@ PAPER_FID = {
 COLUMNS, PAIR_ROWS, SAMPLE_ROWS, EXTREME_ROWS = 10, 2, 4, 1
 #: Seed of the prior's draws, the same for every model.
 DRAWING_SEED = 0
-#: Gaussians of a refitted prior, and the training images that it is fitted to.
-COMPONENTS, REFITTED_IMAGES = 10, 10_000
+#: Gaussians of a refitted prior, and the training images that it is fitted to: fewer where inference is slow.
+COMPONENTS, REFITTED_IMAGES, FEWER_REFITTED_IMAGES = 10, 10_000, {"abp": 2000, "dlgm": 5000}
 
 CAPTION = "two rows of test images, each above its reconstructions"
 CAPTION_OF_SAMPLES = {
@@ -66,17 +66,16 @@ def typical_first(features: Tensor, real: GaussianStatistics) -> Tensor:
     return (offset @ torch.linalg.inv(real.covariance + ridge) * offset).sum(1).argsort()
 
 
-def refitted_prior(model: LatentVariableModel, images: Tensor, components: int = COMPONENTS) -> MixturePrior:
-    """Return a mixture of Gaussians, fitted to latent variables of the first images (n, C, H, W)."""
-    with evaluating(model):
-        return model.refit_prior(images[:REFITTED_IMAGES], components)
-
-
 def extremes(features: Tensor, real: GaussianStatistics, rows: int) -> Tensor:
     """Return indices of samples for rows of a picture: the first ones, then the most and the least typical."""
     order, extreme = typical_first(features, real), COLUMNS * EXTREME_ROWS
     chosen = torch.cat([torch.arange(COLUMNS * rows), order[:extreme], order[-extreme:]])
     return chosen[chosen < len(features)]
+
+
+def refitted_images(model: LatentVariableModel) -> int:
+    """Return to how many training images a model's prior is refitted at most."""
+    return FEWER_REFITTED_IMAGES.get(model.name, REFITTED_IMAGES)
 
 
 def generate(model: LatentVariableModel, count: int, prior: MixturePrior | None = None) -> Tensor:
@@ -113,7 +112,8 @@ def sample_quality(subject: Subject, refit: bool = False) -> tuple[dict[str, flo
     shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
     priors: dict[str, MixturePrior | None] = {"": None} if model.has_prior else {}
     if refit:
-        priors["_refitted"] = refitted_prior(model, data.train_images)
+        with evaluating(model):
+            priors["_refitted"] = model.refit_prior(data.train_images[: refitted_images(model)], COMPONENTS)
     values, caption = {}, CAPTION
     for suffix, prior in priors.items():
         extractor = experiment.extractor_of(subject.settings)

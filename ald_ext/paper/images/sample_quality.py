@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ...data import ImageData
 from ...metrics import GaussianAccumulator, to_uint8
-from ...models import LatentVariableModel
+from ...models import LatentVariableModel, MixturePrior
 from ...training import TrainingConfig
 from ...training.evaluation import values_of_data
 from ..pictures import Figure, new_picture
@@ -26,7 +26,7 @@ from .image_generation import (
     extremes,
     features_and_distance,
     generate,
-    refitted_prior,
+    refitted_images,
 )
 
 #: The variant that has the settings of image-generation.
@@ -46,10 +46,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "gaussian-likelihood": {"vae": GAUSSIAN, "abp": GAUSSIAN, "lae": GAUSSIAN},
     "large-batch": {"lae": {"batch_size": 4, "lr": 2}, "clae": {"batch_size": 4, "lr": 2}},
     "long": {"vae": {"epochs": 3}, "lae": {"epochs": 3}, "clae": {"epochs": 3}},
+    "energy-256": {"clae": {"energy_units": 256}},
     "energy-512": {"clae": {"energy_units": 512}},
     "chains-10n": {"clae": {"chains": 10}},
     "spectral": {"clae": {"spectral_normalization": True, "energy_smoothness": 0.0}},
-    "smoothness-0.1": {"clae": {"energy_smoothness": 0.1}},
 }
 #: Samples of the parameters, from the last quarter of the training, whose mean is tried.
 SAMPLES = 10
@@ -130,11 +130,11 @@ class SampleQuality(ImageGeneration):
         accumulator = GaussianAccumulator()
         accumulator.update(features := torch.cat([extractor(batch).cpu() for batch in held_out.split(100)]))
         real, metric = accumulator.statistics(), extractor.metric
-        refitted = refitted_prior(model, training, COMPONENTS)
+        z = values_of_data(model, training[: refitted_images(model)], model.sample_posterior).to(settings.device)
         samples = {
             "": generate(model, count),
-            "_refitted": generate(model, count, refitted),
-            "_one_gaussian": generate(model, count, refitted_prior(model, training, 1)),
+            "_refitted": generate(model, count, MixturePrior.fit(z, COMPONENTS)),
+            "_one_gaussian": generate(model, count, MixturePrior.fit(z, 1)),
             "_of_reconstructions": to_uint8(values_of_data(model, held_out, model.reconstruct)),
         }
         if subject.ensemble:

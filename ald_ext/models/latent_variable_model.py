@@ -251,7 +251,7 @@ class LatentVariableModel(nn.Module, ABC):
         return self.encode(x)
 
     @torch.no_grad()
-    def refit_prior(self, x: Tensor, components: int = 10) -> MixturePrior:
+    def refit_prior(self, x: Tensor, components: int = 20) -> MixturePrior:
         """Return a prior that fits the trained model better than its own: a mixture of Gaussians with full covariances.
 
         It is fitted to a sample of the posterior of each datum. These are samples of the aggregated posterior

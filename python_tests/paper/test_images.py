@@ -61,7 +61,7 @@ ROWS = {
     },
     "sample-quality": {
         f"halves/{row}/{metric}"
-        for row in ("vae", "abp", "lae paper", "clae long", "clae spectral")
+        for row in ("vae", "vae long", "vae gaussian-likelihood")
         for metric in ("re", "coverage_refitted", "frechet_corners", "frechet_corners_one_gaussian")
     },
     "denoising": {f"halves/{model}/denoising_mse" for model in MODELS},
@@ -165,7 +165,8 @@ def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
 def test_rows_and_pictures(images: Path, tmp_path: Path, name: str) -> None:
     """One row a data set, model and metric with one value a seed; every picture is there; nothing names the machine."""
     out = tmp_path / "out"
-    results = run(name, images, out, seeds=2)
+    few = {"models": ("vae",)} if name == "sample-quality" else {}  # other models have more of the same
+    results = run(name, images, out, seeds=2, **few)
     text = (out / "results.json").read_text()
     json.loads(text, parse_constant=pytest.fail)
     assert str(tmp_path) not in text

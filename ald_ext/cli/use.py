@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import Tensor
 
-from ..data import Pictures, load_pictures
+from ..data import Pictures, load_dataset, load_pictures
 from ..data.image_data import add_noise
 from ..data.image_folders import counted
 from ..files import is_stream, standard_stream, write_atomically, write_json
@@ -76,16 +76,28 @@ def sample_command(
     run: RunArgument,
     out: PictureOption = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 50,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Draw from a mixture of so many Gaussians instead, refitted to the run's training images."
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw images from a trained model's prior, as a PNG."""
-    model, _, _ = load_run(run, device)
+    """Draw images from a trained model's prior, or from one that is refitted to it, as a PNG."""
+    model, config, _ = load_run(run, device)
+    prior = None
+    if components is not None:
+        images = load_dataset(config.dataset, data_root or config.data_root).train_images
+        with evaluating(model):
+            prior = model.refit_prior(images, components)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with evaluating(model):
-        images = model.sample(count, generator)
+        samples = model.sample(count, generator, prior=prior)
     path, tell = output_file(run, out, "sample.png")
-    save_grid(path, images)
+    save_grid(path, samples)
     tell(f"{counted(count, 'sample')} in {path}")
 
 

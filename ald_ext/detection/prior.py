@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from ..models import LatentVariableModel
+from ..models.mixture_prior import fit_mixture
 from ..settings import require
 from ..training.evaluation import values_of_data
 from .preparation import check_tensor
 
-#: The mixture: its components, at least so many data for each, its iterations, and what is added to its variances as a
-#: share of the data's variance.
-COMPONENTS, DATA_FOR_EACH, ITERATIONS, RIDGE = 20, 4, 15, 0.03
+#: The mixture's components, and what is added to its variances as a share of the data's variance.
+COMPONENTS, RIDGE = 20, 0.03
 #: What a mixture's density is made of.
 MIXTURE = ("weights_", "means_", "precisions_cholesky_")
 
@@ -55,12 +53,7 @@ class RefittedPrior:
     def fit(cls, model: LatentVariableModel, training_data: Tensor, components: int = COMPONENTS) -> RefittedPrior:
         """Return the prior for a model of training data (n, *shape); fewer components where the data are few."""
         z, squares = codes_of(model, training_data)
-        ridge = RIDGE * float(z.var(0).mean()) + 1e-12  # for a latent space that has collapsed
-        components = max(1, min(components, len(z) // DATA_FOR_EACH))
-        mixture = GaussianMixture(components, reg_covar=ridge, max_iter=ITERATIONS, random_state=0)
-        with warnings.catch_warnings():  # it need not have converged
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(z)
+        mixture = fit_mixture(z, components, RIDGE)
         return cls(mixture, float(np.std(mixture.score_samples(z)) / max(np.std(squares), 1e-12)))
 
     def potential(self, model: LatentVariableModel, data: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from .dlgm import DLGM, DLGMConfig
 from .ensemble import ParameterEnsemble
 from .lae import LAE, LAEConfig
 from .latent_variable_model import LatentVariableModel
+from .mixture_prior import MixturePrior
 from .registry import MODELS, find_model_class
 from .saving import load_model, save_model
 from .vae import VAE
@@ -26,6 +27,7 @@ __all__ = [
     "DLGMConfig",
     "LAEConfig",
     "LatentVariableModel",
+    "MixturePrior",
     "ModelConfig",
     "ParameterEnsemble",
     "SparseAE",

@@ -60,6 +60,10 @@ class ABP(GaussianPriorModel):
         arguments = (self.observed_potential, self.observe(x), start, self.config.inference_steps)
         return self.chains.dynamics.sample(*arguments, self.noise_index(x), seed)
 
+    def sample_posterior(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return samples of p(z | x), (N, d_z), those of :meth:`encode`."""
+        return self.encode(x, seed=seed)
+
     @torch.no_grad()
     def score(self, x: Tensor, *, seed: int = 0) -> Tensor:
         """Return the potential at one sample of p(z | x), (N,); the seed is that of its noise."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from ..settings import setting
 from .adaptive_langevin import AdaptiveLangevin, PersistentChains
@@ -37,6 +38,8 @@ class CLAEConfig(LAEConfig):
         energy_smoothness: γ of the prior on f_z, which adds (γ/2) (‖∇f_z(z)‖² + ‖∇f_z(z⁻)‖²) / 2 to the loss. With 0,
             the paper's form, the energy finds ever steeper ways to tell z from z⁻, and energies and sampler run away
             from each other (Mescheder et al. 2018 show it for GANs).
+        spectral_normalization: divide each weight matrix of f_z by its largest singular value (Miyato et al. 2018), so
+            that f_z is no steeper than 1 anywhere; goes in the place of ``energy_smoothness``, or beside it.
     """
 
     energy_units: int = setting(128, at_least=1)
@@ -48,6 +51,7 @@ class CLAEConfig(LAEConfig):
     prior_steps: int = setting(5, at_least=1)
     prior_step_size: float = setting(0.05, above=0)
     energy_smoothness: float = setting(0.3, at_least=0)
+    spectral_normalization: bool = False
 
     @property
     def is_tilted(self) -> bool:
@@ -92,6 +96,10 @@ class CLAE(SampledByLangevin):
         settings = self.config
         hidden = (settings.energy_units, settings.energy_layers)
         self.energy_network = MLP(settings.latent_dim, 1, *hidden)
+        if settings.spectral_normalization:
+            for layer in self.energy_network:
+                if isinstance(layer, nn.Linear):
+                    spectral_norm(layer)
         if settings.prior_sampler != "langevin":
             self.sampler = MLP(settings.sampler_inputs, settings.latent_dim, *hidden)
         if settings.prior_sampler == "amortized":

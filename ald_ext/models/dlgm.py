@@ -57,8 +57,12 @@ class DLGM(VAE):
         self.diagnostics = {"step_size": self.dynamics.step_size.clone()}
         return self.potential(x, final).mean() + (negative_elbo - negative_elbo.detach())
 
-    def encode(self, x: Tensor) -> Tensor:
+    def sample_posterior(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return samples of p(z | x), (N, d_z), those of :meth:`encode`."""
+        return self.encode(x, seed=seed)
+
+    def encode(self, x: Tensor, *, seed: int = 0) -> Tensor:
         """Return samples of p(z | x), ``inference_steps`` Langevin steps (noise keyed by x's values) from q's mean."""
         start = self.posterior(x).mean.detach()
         steps = self.config.inference_steps
-        return self.dynamics.sample(self.observed_potential, self.observe(x), start, steps, self.noise_index(x), seed=0)
+        return self.dynamics.sample(self.observed_potential, self.observe(x), start, steps, self.noise_index(x), seed)

@@ -18,7 +18,11 @@ from ..settings import require
 from .adaptive_langevin import PersistentChains
 from .config import ModelConfig, config_from_dict
 from .likelihoods import LIKELIHOODS, at_least_float32, to_brightness
+from .mixture_prior import MixturePrior
 from .networks import make_decoder, make_dequantizer, make_encoder
+
+#: Data of which latent variables are inferred at once.
+REFIT_BATCH = 500
 
 
 class LatentVariableModel(nn.Module, ABC):
@@ -223,9 +227,48 @@ class LatentVariableModel(nn.Module, ABC):
         raise ValueError(f"ald_ext.models.{type(self).__name__}: {self.name} has no prior to sample")
 
     @torch.no_grad()
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return new data, (count, *shape): brightness in [0, 1] (or real values). ValueError without a prior."""
-        return self.decode(self.sample_prior(count, generator))
+    def sample(
+        self, count: int, generator: torch.Generator | None = None, *, prior: MixturePrior | None = None
+    ) -> Tensor:
+        """Return new data, (count, *shape): brightness in [0, 1] (or real values).
+
+        Args:
+            count: number of data.
+            generator: source of random numbers; torch's default one if not given.
+            prior: what z is drawn from in the place of the model's own prior; see :meth:`refit_prior`.
+
+        Raises:
+            ValueError: a model without a prior, and none given.
+        """
+        return self.decode((self.sample_prior if prior is None else prior.sample)(count, generator))
+
+    def sample_posterior(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return one sample of the posterior that the model infers for each datum, (N, *shape) -> (N, d_z).
+
+        Of a model whose encoder's output is such a sample, or a point estimate, it is :meth:`encode`'s. Other draws are
+        keyed by the values of the datum and the seed.
+        """
+        return self.encode(x)
+
+    @torch.no_grad()
+    def refit_prior(self, x: Tensor, components: int = 20) -> MixturePrior:
+        """Return a prior that fits the trained model better than its own: a mixture of Gaussians with full covariances.
+
+        It is fitted to a sample of the posterior of each datum. These are samples of the aggregated posterior
+        (1/n) Σ_i p(z | x_i), which of all priors has the largest likelihood (Tomczak & Welling 2018). The model stays
+        as it is; ``sample(count, prior=…)`` draws from the mixture.
+
+        Args:
+            x: training data (n, *shape), thousands if there are so many, on any device.
+            components: number of Gaussians; 1 is a single one.
+
+        Raises:
+            ValueError: fewer than two data, or no components.
+            ImportError: scikit-learn is missing, which is in the extra "train".
+        """
+        device = next(self.parameters()).device
+        z = [self.sample_posterior(batch.to(device)) for batch in x.split(REFIT_BATCH)]
+        return MixturePrior.fit(torch.cat(z), components)
 
     def initialize(self, x: Tensor) -> None:
         """Set initial values that depend on data, of which ``x`` are some; most models have none."""

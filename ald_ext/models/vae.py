@@ -28,6 +28,12 @@ class VAE(GaussianPriorModel):
         """Return the mean of q(z | x), (N, d_z)."""
         return self.posterior(x).mean
 
+    def sample_posterior(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return a sample of q(z | x), (N, d_z), whose noise the values of the datum and the seed key."""
+        posterior = self.posterior(x)
+        noise = ops.latent_normal(self.noise_index(x), self.config.latent_dim, seed=seed, step=1)
+        return posterior.mean + posterior.stddev * noise
+
     def negative_elbo(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return -ELBO of each datum, (N,), estimated with one sample of z, made of N(0, I) noise (N, d_z)."""
         posterior = self.posterior(x)

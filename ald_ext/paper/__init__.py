@@ -11,6 +11,7 @@ from .images.dequantization import Dequantization
 from .images.experiment import ImageExperiment, ImageSettings
 from .images.image_generation import ImageGeneration
 from .images.runner import run_image_experiment
+from .images.sample_quality import SampleQuality
 from .images.training_speed import TrainingSpeed
 from .results import Results, find_results
 from .toy.bivariate_gaussian import BivariateGaussian
@@ -23,8 +24,9 @@ from .toy.univariate_gaussian import UnivariateGaussian
 
 TOY = (BivariateGaussian(), UnivariateGaussian(), NeuralLikelihood(), EightGaussians(), GANLimit(), Scaling())
 IMAGES = (
-    *(ImageGeneration(), Denoising(), AnomalyDetection(), AnomalyDetectionChosen(), AnomalySettings(), TrainingSpeed()),
-    Dequantization(),
+    *(ImageGeneration(), SampleQuality(), Denoising()),
+    *(AnomalyDetection(), AnomalyDetectionChosen(), AnomalySettings()),
+    *(TrainingSpeed(), Dequantization()),
 )
 
 #: The toy experiments by name.

@@ -71,6 +71,15 @@ def test_sample_draws_from_a_checkpoint_and_is_a_function_of_the_seed(trained, t
     assert a == b != c
 
 
+def test_sample_draws_from_a_refitted_prior(trained, tmp_path):
+    files = [tmp_path / name for name in ("own.png", "one.png", "again.png")]
+    for file, options in zip(files, ((), ("--components", 1), ("--components", 1)), strict=True):
+        result = run("sample", trained, "--out", file, "--count", 3, *options)
+        assert result.returncode == 0, result.stderr
+    own, one, again = (file.read_bytes() for file in files)
+    assert own != one == again
+
+
 def as_bytes(arguments: tuple, fifo: Path) -> bytes:
     """What a command writes into a FIFO, which must stay one."""
     received: list[bytes] = []

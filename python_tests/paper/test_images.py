@@ -49,6 +49,7 @@ from ald_ext.paper.images import (
     budget,
     dequantization,
     runner,
+    sample_quality,
     selection,
     training_speed,
 )
@@ -67,6 +68,12 @@ ROWS = {
     "image-generation": {
         *(f"halves/{model}/re" for model in ("ae", "vae", "abp", "dlgm", "lae", "clae")),
         *(f"halves/{model}/frechet_corners" for model in ("vae", "abp", "dlgm", "lae", "clae")),
+        *(f"halves/{model}/frechet_corners_refitted" for model in ("ae", "vae", "abp", "dlgm", "lae", "clae")),
+    },
+    "sample-quality": {
+        f"halves/{row}/{metric}"
+        for row in ("vae", "vae long", "vae gaussian-likelihood")
+        for metric in ("re", "coverage_refitted", "frechet_corners", "frechet_corners_one_gaussian")
     },
     "denoising": {f"halves/{model}/denoising_mse" for model in MODELS},
     "anomaly-detection": {
@@ -175,10 +182,11 @@ def subject(model: Any, data: ImageData, out: Path, part: str = "") -> Subject:
 )
 def test_rows_and_pictures(images: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row a data set, model and metric with one value a seed; every picture is there; nothing names the machine."""
-    few = dict(islice(anomaly_settings.CANDIDATES.items(), 2))
-    monkeypatch.setattr(anomaly_settings, "CANDIDATES", few)
+    candidates = dict(islice(anomaly_settings.CANDIDATES.items(), 2))
+    monkeypatch.setattr(anomaly_settings, "CANDIDATES", candidates)
     out = tmp_path / "out"
-    results = run(name, images, out, seeds=2)
+    few = {"models": ("vae",)} if name == "sample-quality" else {}  # other models have more of the same
+    results = run(name, images, out, seeds=2, **few)
     text = (out / "results.json").read_text()
     json.loads(text, parse_constant=pytest.fail)
     assert str(tmp_path) not in text
@@ -188,7 +196,7 @@ def test_rows_and_pictures(images: Path, tmp_path: Path, name: str, monkeypatch:
     for row in results.rows:
         dataset, model, metric = row.name.split("/")
         assert (dataset, len(row.values), row.paper) == ("halves", 2, None)
-        assert model in IMAGE_EXPERIMENTS[name].settings.models or model.partition(" ")[0] in few
+        assert model.split()[0] in IMAGE_EXPERIMENTS[name].settings.models or model.split()[0] in candidates
         assert metric
     assert set(means(results)) >= ROWS[name]
     assert len(results.jobs) >= 2 * len(results.settings["models"])
@@ -351,6 +359,39 @@ def test_an_experiment_may_give_a_model_more_images() -> None:
     assert (
         config_of("image-generation", "lae", pixels).network.prior_eps == images_experiment.PRIOR_SETTINGS["prior_eps"]
     )
+
+
+def test_variants_are_compared_without_test_images() -> None:
+    experiment, pixels = IMAGE_EXPERIMENTS["sample-quality"], torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1)
+    data = experiment.prepare(ImageData(pixels, None, 255 - pixels, None, name="some"), Job("some", "lae", 0))
+    assert (data.train_images.flatten().tolist(), data.test_images.flatten().tolist()) == (
+        list(range(45)),
+        list(range(45, 50)),
+    )
+
+
+def test_some_settings_of_variants_are_multiples() -> None:
+    """Of the usual ones, or of the number of data; a minibatch has no more than all data."""
+    experiment, pixels = IMAGE_EXPERIMENTS["sample-quality"], torch.full((60, 1, 32, 32), 7, dtype=torch.uint8)
+    settings = replace(experiment.settings, epochs=4)
+
+    def config(variant: str) -> TrainingConfig:
+        return experiment.training_config(settings, Job("some", "clae", 0, variant), pixels)
+
+    usual = config("usual")
+    assert usual == replace(config_of("image-generation", "clae", pixels, epochs=4), ensemble_size=10, ensemble_every=1)
+    assert config("long").num_epochs == 12
+    assert (config("large-batch").batch_size, config("large-batch").lr) == (60, 2 * usual.lr)
+    assert config("chains-10n").network.chains == 600
+    assert config("spectral").network.spectral_normalization
+
+
+def test_coverage_is_of_real_features_near_a_sample() -> None:
+    """Of six on a line, each has the five others as neighbours, so its radius is the distance to the farthest."""
+    line = torch.arange(6.0)[:, None]
+    assert sample_quality.coverage(line, torch.tensor([[10.0]])) == 1 / 6  # 5 is 5 from it, as far as from 0
+    assert sample_quality.coverage(line, torch.tensor([[2.0]])) == 1
+    assert sample_quality.coverage(line, torch.tensor([[99.0]])) == 0
 
 
 def test_options_reach_the_models_that_have_them_and_the_training() -> None:

@@ -20,12 +20,18 @@ FILE = "campaign.json"
 #: Folders inside that of the training runs.
 KEPT = ("speeds", "choices")
 #: The experiments, those first that are worth most: Table 2 and Figures 7 and 11 to 14, Table 5, Table 3, Figures 8, 9
-#: and 6. The last runs alone, because time is what it measures.
-ORDER = ("image-generation", "denoising", "anomaly-detection", "dequantization", "training-speed")
+#: and 6, which runs alone, because time is what it measures; then what makes samples better.
+ORDER = (
+    *("image-generation", "denoising", "anomaly-detection", "anomaly-detection-chosen", "dequantization"),
+    *("training-speed", "sample-quality"),
+)
 #: Experiments of one data set, which the paper has on this one, or else the first one at hand.
-ONE_DATASET = {"anomaly-detection": "mnist", "dequantization": "svhn", "training-speed": "svhn"}
+ONE_DATASET = {
+    **dict.fromkeys(("anomaly-detection", "anomaly-detection-chosen"), "mnist"),
+    **dict.fromkeys(("dequantization", "training-speed"), "svhn"),
+}
 #: Experiments with parts, whose training has a length of its own and whose settings are fixed.
-OWN_SETTINGS = ("anomaly-detection", "dequantization")
+OWN_SETTINGS = ("anomaly-detection", "anomaly-detection-chosen", "dequantization", "sample-quality")
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,7 @@ def plan(settings: Mapping[str, ImageSettings], num_seeds: int) -> list[Task]:
         for parts in [IMAGE_EXPERIMENTS[name].parts(load(dataset, settings[name]))]
         for model in settings[name].models
         for part in parts
+        if IMAGE_EXPERIMENTS[name].has_job(model, part)
     ]
     return [replace(task, job=replace(task.job, seed=seed)) for seed in range(num_seeds) for task in first]
 
@@ -144,7 +151,7 @@ def settings_of(
             if name in ONE_DATASET
             else [*datasets]
         )
-        if name == "anomaly-detection":
+        if ONE_DATASET.get(name) == "mnist":
             chosen = [dataset for dataset in chosen if dataset.split("-")[0] in ("mnist", "mnist5k")]
         experiment = IMAGE_EXPERIMENTS[name]
         own = {**(experiment.quick if quick else {}), **changes}

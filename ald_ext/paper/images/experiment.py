@@ -256,6 +256,10 @@ class ImageExperiment(ABC):
         """Return the parts of a data set's and a model's jobs: here one without a name."""
         return ("",)
 
+    def has_job(self, model: str, part: str) -> bool:
+        """Return whether a model has a job for a part: here every model has one."""
+        return True
+
     def prepare(self, data: ImageData, job: Job) -> ImageData:
         """Return the data of a job: here all of its data set."""
         return data

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...metrics import GaussianAccumulator, GaussianStatistics, frechet_distance, to_uint8
-from ...models import LatentVariableModel
+from ...metrics import FeatureExtractor, GaussianAccumulator, GaussianStatistics, frechet_distance, to_uint8
+from ...models import LatentVariableModel, MixturePrior
 from ...training import TrainingConfig
 from ...training.evaluation import EVALUATION_BATCH, averaged_reconstruction_error, evaluating, values_of_data
 from ...training.pictures import pair_up
@@ -37,12 +37,17 @@ PAPER_FID = {
 COLUMNS, PAIR_ROWS, SAMPLE_ROWS, EXTREME_ROWS = 10, 2, 4, 1
 #: Seed of the prior's draws, the same for every model.
 DRAWING_SEED = 0
+#: Gaussians of a refitted prior, and the training images that it is fitted to: fewer where inference is slow.
+COMPONENTS, REFITTED_IMAGES, FEWER_REFITTED_IMAGES = 10, 10_000, {"abp": 2000, "dlgm": 5000}
 
 CAPTION = "two rows of test images, each above its reconstructions"
-CAPTION_OF_SAMPLES = (
-    "; four rows of samples as they came; a row of the {columns} best and one of the {columns} worst of {count} "
-    "samples, by the Mahalanobis distance of their features from the mean of real images' features"
-)
+CAPTION_OF_SAMPLES = {
+    "": (
+        "; four rows of samples as they came; a row of the {columns} best and one of the {columns} worst of {count} "
+        "samples, by the Mahalanobis distance of their features from the mean of real images' features"
+    ),
+    "_refitted": "; the same of {count} samples from the refitted prior",
+}
 
 
 def paper_rows(table: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
@@ -61,38 +66,63 @@ def typical_first(features: Tensor, real: GaussianStatistics) -> Tensor:
     return (offset @ torch.linalg.inv(real.covariance + ridge) * offset).sum(1).argsort()
 
 
-def generate(model: LatentVariableModel, count: int) -> Tensor:
-    """Draw from the prior images of the data's kind, (n, C, H, W) uint8; Bernoulli pixels are drawn too."""
+def extremes(features: Tensor, real: GaussianStatistics, rows: int) -> Tensor:
+    """Return indices of samples for rows of a picture: the first ones, then the most and the least typical."""
+    order, extreme = typical_first(features, real), COLUMNS * EXTREME_ROWS
+    chosen = torch.cat([torch.arange(COLUMNS * rows), order[:extreme], order[-extreme:]])
+    return chosen[chosen < len(features)]
+
+
+def refitted_images(model: LatentVariableModel) -> int:
+    """Return to how many training images a model's prior is refitted at most."""
+    return FEWER_REFITTED_IMAGES.get(model.name, REFITTED_IMAGES)
+
+
+def generate(model: LatentVariableModel, count: int, prior: MixturePrior | None = None) -> Tensor:
+    """Draw images of the data's kind, (n, C, H, W) uint8, from a model's own prior or another one.
+
+    Bernoulli pixels are drawn, too.
+    """
     generator = torch.Generator(next(model.parameters()).device).manual_seed(DRAWING_SEED)
     with evaluating(model):
+        latents = (model.sample_prior if prior is None else prior.sample)(count, generator)
         brightness = [
-            model.likelihood.draw_unit(model.decode(z), generator).cpu()
-            for z in model.sample_prior(count, generator).split(EVALUATION_BATCH)
+            model.likelihood.draw_unit(model.decode(z), generator).cpu() for z in latents.split(EVALUATION_BATCH)
         ]
     return torch.cat([to_uint8(each) for each in brightness])
 
 
-def sample_quality(subject: Subject) -> tuple[dict[str, float], Picture]:
-    """Return the Fréchet distance by its name, and a picture of reconstructions and samples.
-
-    A model without a prior has no samples, and so no distance.
-    """
-    model, images = subject.model, subject.data.test_images[: COLUMNS * PAIR_ROWS]
-    shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
-    if not model.has_prior:
-        return {}, subject.save_picture(shown, COLUMNS, CAPTION)
-    extractor = experiment.extractor_of(subject.settings)
-    real = experiment.real_statistics(subject.data, subject.settings, subject.runs)
-    samples = generate(model, subject.settings.frechet_samples)
-    features = torch.cat([extractor(batch).cpu() for batch in samples.split(100)])
+def features_and_distance(
+    images: Tensor, real: GaussianStatistics, extractor: FeatureExtractor
+) -> tuple[Tensor, float]:
+    """Return the features of images (n, C, H, W) uint8, and the Fréchet distance to real images' features."""
+    features = torch.cat([extractor(batch).cpu() for batch in images.split(100)])
     accumulator = GaussianAccumulator()
     accumulator.update(features)
-    order, extreme = typical_first(features, real), COLUMNS * EXTREME_ROWS
-    chosen = torch.cat([torch.arange(COLUMNS * SAMPLE_ROWS), order[:extreme], order[-extreme:]])
-    shown.append(model.to_brightness(samples[chosen[chosen < len(samples)]]))
-    caption = CAPTION + CAPTION_OF_SAMPLES.format(columns=COLUMNS, count=len(samples))
-    distance = frechet_distance(real, accumulator.statistics())
-    return {extractor.metric: distance}, subject.save_picture(shown, COLUMNS, caption)
+    return features, frechet_distance(real, accumulator.statistics())
+
+
+def sample_quality(subject: Subject, refit: bool = False) -> tuple[dict[str, float], Picture]:
+    """Return Fréchet distances by their names, and a picture of reconstructions and samples.
+
+    A model without a prior has samples only if ``refit`` asks for those from a refitted prior, too.
+    """
+    model, data = subject.model, subject.data
+    images = data.test_images[: COLUMNS * PAIR_ROWS]
+    shown = [pair_up(model.to_brightness(images), values_of_data(model, images, model.reconstruct), COLUMNS)]
+    priors: dict[str, MixturePrior | None] = {"": None} if model.has_prior else {}
+    if refit:
+        with evaluating(model):
+            priors["_refitted"] = model.refit_prior(data.train_images[: refitted_images(model)], COMPONENTS)
+    values, caption = {}, CAPTION
+    for suffix, prior in priors.items():
+        extractor = experiment.extractor_of(subject.settings)
+        real = experiment.real_statistics(data, subject.settings, subject.runs)
+        samples = generate(model, subject.settings.frechet_samples, prior)
+        features, values[extractor.metric + suffix] = features_and_distance(samples, real, extractor)
+        shown.append(model.to_brightness(samples[extremes(features, real, SAMPLE_ROWS)]))
+        caption += CAPTION_OF_SAMPLES[suffix].format(columns=COLUMNS, count=len(samples))
+    return values, subject.save_picture(shown, COLUMNS, caption)
 
 
 COMMON_DIFFERENCES = (
@@ -115,8 +145,8 @@ class ImageGeneration(ImageExperiment):
     name = "image-generation"
     title = "Reconstruction error and Fréchet distance of every model (Table 2, Figures 7 and 11 to 14)"
     settings = ImageSettings(datasets=("bmnist", "mnist", "svhn", "cifar10", "celeba"))
-    paper = paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid")
-    differences = (
+    paper: ClassVar = paper_rows(PAPER_RE, "re") | paper_rows(PAPER_FID, "fid")
+    differences: Sequence[Difference] = (
         *COMMON_DIFFERENCES,
         Difference(
             "samples' distance",
@@ -144,10 +174,10 @@ class ImageGeneration(ImageExperiment):
         return with_options(config, options)
 
     def evaluate(self, subject: Subject) -> JobOutcome:
-        """Measure RE of the test images, and the Fréchet distance of samples where there is a prior."""
+        """Measure RE of the test images, and the Fréchet distance of samples from the own and from a refitted prior."""
         values = {"re": subject.metrics["test_re"]}
         averaged = averaged_reconstruction_error(subject.model, subject.ensemble, subject.data.test_images)
         if averaged is not None:
             values["re_averaged"] = averaged
-        quality, picture = sample_quality(subject)
+        quality, picture = sample_quality(subject, refit=True)
         return JobOutcome(values | quality, pictures=(picture,))

@@ -104,7 +104,13 @@ def run_image_experiment(
         parts, seeds = experiment.parts(data), range(num_seeds)
         place = f"experiment {experiment.name}: seconds"
         require(settings.seconds is None or tuple(parts) == ("",), place, settings.seconds, "none, for parts of data")
-        jobs += [Job(name, model, seed, part) for model in settings.models for part in parts for seed in seeds]
+        jobs += [
+            Job(name, model, seed, part)
+            for model in settings.models
+            for part in parts
+            if experiment.has_job(model, part)
+            for seed in seeds
+        ]
     if settings.candidates:
         search_all(experiment, settings, jobs, runs, num_workers)
     outcomes = run_jobs(experiment, settings, jobs, (out, runs), 1 if experiment.measures_time else num_workers)

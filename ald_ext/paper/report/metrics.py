@@ -18,6 +18,14 @@ METRICS = {
         "↓: reconstruction error of held-out images: their mean squared error on pixels in [0, 1], or for "
         "binary images (bmnist) their cross-entropy in nats"
     ),
+    "coverage": "↑: share of held-out images with a sample among the five nearest neighbours of their features",
+    "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
+    "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
+    "auroc": "↑: area under the ROC curve",
+    "refitted": "↓: the same of samples from a mixture of Gaussians, refitted to latent variables of training images",
+    "one_gaussian": "↓: the same with a single Gaussian",
+    "of_reconstructions": "↓: the same of reconstructions, in which no prior has a part",
+    "averaged": "↓: the same of samples from the mean of samples of the parameters",
     "fid": "↓: Fréchet Inception distance of samples to real images",
     "frechet_efficientnet_lite0": (
         "↓: Fréchet distance between Gaussians fitted to EfficientNet-Lite0's features of samples and of "
@@ -32,9 +40,6 @@ METRICS = {
         "↑: area under the precision-recall curve of held-out normal images, as the positive class, among synthetic "
         "anomalies"
     ),
-    "auprc_normal": "↑: area under the precision-recall curve with the normal class as the positive one",
-    "auprc_anomaly": "↑: area under the precision-recall curve with the anomalies as the positive class",
-    "auroc": "↑: area under the ROC curve",
     "empty_bins": ": share of empty bins between a pixel's smallest and largest value: how discrete it still is",
     "seconds": "↓: seconds of training",
     "mean_mse": "↓: squared error of the samples' mean, averaged over the data",

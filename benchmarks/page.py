@@ -53,7 +53,9 @@ TRAINING = """A step is `zero_grad()`, loss, gradients and update; ours is that 
 and its watch for divergence, and on a GPU one captured graph where the model allows it. "PyTorch" is the same networks
 and losses without any op of ours, with noise by torch's generators. Its pSGLD step is written in three ways: plain,
 with temporaries; by `torch._foreach`; in place, allocating nothing. `torch.compile` compiles loss, gradients and the
-pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being slower on a CPU. Models without Langevin
+pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being slower on a CPU. "Ours, compiled" is
+`ald-ext train --compile`. The last layer for grey images is a form of our own on a CPU; PyTorch's is a transposed
+convolution there, but for "our layers", where the compiled PyTorch has ours. Models without Langevin
 dynamics of their parameters are trained by `Adam(fused=True)`. All variants of a model run in alternation, LAE and VAE
 in one alternation."""
 
@@ -78,6 +80,7 @@ COLUMNS = (
     ("dequantization, 500 x 3072", "", names.DEQUANTIZATION, "500 x 3072", names.OURS, 3),
     ("training an LAE, MLP of 5M parameters", "training_", names.MLP, "lae", names.OUR_STEP, 4),
     ("training an LAE, convolutional", "training_", names.CONV, "lae", names.OUR_STEP, 4),
+    ("the same, compiled", "training_", names.CONV, "lae", names.OUR_COMPILED_STEP, 4),
 )
 
 

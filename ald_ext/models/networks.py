@@ -49,12 +49,14 @@ class UpsampledConv2d(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
+        #: Whether to take :class:`ConvolutionToGrey`, where it can be taken.
+        self.in_one_product = outputs == 1
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(self.weight.flip(2, 3), (1, 1, 1, 1))
         wide = padded[..., 1:] + padded[..., :-1]
         kernel = (wide[..., 1:, :] + wide[..., :-1, :]).transpose(0, 1)
-        if x.is_cpu and self.out_channels == 1 and not (is_transformed() or torch.is_autocast_enabled("cpu")):
+        if self.in_one_product and x.is_cpu and not (is_transformed() or torch.is_autocast_enabled("cpu")):
             images: Tensor = ConvolutionToGrey.apply(x, kernel)  # type: ignore[no-untyped-call]
             return images if self.bias is None else images + self.bias
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)

@@ -23,8 +23,8 @@ WARM_UP_STEPS = 3
 #: two cores, and saves @ ms of a convolutional LAE's step of 50 images and @ of an MLP's.
 STEPS_THAT_PAY = {"conv": 20_000, "mlp": 100_000}
 
-#: Draws are those of eager steps. Dynamo's guards are left out, as a compiled loss has one caller, which calls it with
-#: minibatches of one size in one mode; with them each number of threads would be compiled for by itself.
+#: Draws are those of eager steps. Dynamo's guards are left out, as a compiled loss has code of its own and one caller,
+#: which calls it with minibatches of one size in one mode; with them each number of threads would be compiled for anew.
 COMPILE_OPTIONS = {
     "fallback_random": True,
     "cpp.dynamic_threads": True,
@@ -141,8 +141,13 @@ class TrainingStep:
     def _compile(self, x: Tensor, index: Tensor) -> None:
         """Compile the loss, and try it with its gradients, which leaves the run as it was."""
         validated = Distribution._validate_args
+
+        def loss(x: Tensor, index: Tensor) -> Tensor:
+            return self.model.loss(x, index)
+
+        loss.__code__ = loss.__code__.replace()  # of its own, with which dynamo keeps what it compiles
         try:
-            self.compiled_loss = torch.compile(self.model.loss, fullgraph=True, dynamic=False, options=COMPILE_OPTIONS)
+            self.compiled_loss = torch.compile(loss, fullgraph=True, dynamic=False, options=COMPILE_OPTIONS)
             with random_state_kept():
                 self._loss(x, index).backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # what is wrong with the model itself is told by the eager step that follows

@@ -53,11 +53,12 @@ TRAINING = """A step is `zero_grad()`, loss, gradients and update; ours is that 
 and its watch for divergence, and on a GPU one captured graph where the model allows it. "PyTorch" is the same networks
 and losses without any op of ours, with noise by torch's generators. Its pSGLD step is written in three ways: plain,
 with temporaries; by `torch._foreach`; in place, allocating nothing. `torch.compile` compiles loss, gradients and the
-pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being slower on a CPU. "Ours, compiled" is
-`ald-ext train --compile`. The last layer for grey images is a form of our own on a CPU; PyTorch's is a transposed
-convolution there, but for "our layers", where the compiled PyTorch has ours. Models without Langevin
+pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being slower on a CPU. Models without Langevin
 dynamics of their parameters are trained by `Adam(fused=True)`. All variants of a model run in alternation, LAE and VAE
 in one alternation."""
+
+OUR_COMPILED = """"Ours, compiled" is `ald-ext train --compile`. On a CPU the last layer for grey images has a form of
+our own, where PyTorch's is its transposed convolution; with "our layers", the compiled PyTorch has ours."""
 
 TITLES = {names.MLP: "MLP, batch 100", names.CUDA_GRAPH: names.CUDA_GRAPH}
 ELEMENTS = {names.UPDATE: "parameter", names.DTENSORS: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
@@ -182,6 +183,8 @@ def speed_page(all_results: Mapping[str, Results]) -> str:
         sections += [f"## {DEVICES[device]}", plot, PLOT, floors(results), READING, *families(results)]
     training = [name for name in all_results if name.startswith("training_")]
     sections += ["## Training", TRAINING] if training else []
+    if any(find(all_results[name]["rows"], variant=names.OUR_COMPILED_STEP) for name in training):
+        sections.append(OUR_COMPILED)
     for name in training:
         sections += [f"From {name}.json.", *families(all_results[name])]
     return "\n\n".join(sections) + "\n"

@@ -44,7 +44,8 @@ class UpsampledConv2d(nn.Conv2d):
     two neighbouring taps of the kernel, so the taps are added first, and the doubled image is never made. Its kernel is
     F(w)_i = w_i + w_(i-1) in each direction of the flipped w, where w is 0 outside of 0 … 2.
 
-    To one channel, as of grey images, torch's transposed convolution is slow on a CPU; :class:`ConvolutionToGrey` is not.
+    To one channel, as of grey images, torch's transposed convolution is slow on a CPU, and :class:`ConvolutionToGrey`
+    takes its place.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

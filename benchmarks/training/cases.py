@@ -95,7 +95,9 @@ class TrainingCase(Case):
         }
 
     def ratios(self) -> list[tuple[Key, Key]]:
-        pairs = [((model, name), (model, ours)) for model in self.sizes for ours in OURS for name in self.variants(model)]
+        pairs = [
+            ((model, name), (model, ours)) for model in self.sizes for ours in OURS for name in self.variants(model)
+        ]
         first, second = COMPARED_MODELS
         return [*(pair for pair in pairs if pair[0] != pair[1]), ((first, names.OUR_STEP), (second, names.OUR_STEP))]
 

@@ -1,6 +1,6 @@
 """The models as a PyTorch user writes them: networks and losses of ald_ext.models, without any op of ours.
 
-Upsampling with the convolution after it is one transposed convolution of torch's, which is faster than upsampling first.
+Upsampling with the convolution after it is one transposed convolution of torch's, faster than upsampling first.
 Scalings are computed once a minibatch, nothing is logged or watched, and dynamics keep what they have evaluated: what
 these leave out makes them faster, so that they are the stronger baseline.
 """

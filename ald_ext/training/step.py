@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ STEPS_THAT_PAY = {"conv": 20_000, "mlp": 100_000}
 
 #: Draws are those of eager steps. Dynamo's guards are left out, as a compiled loss has code of its own and one caller,
 #: which calls it with minibatches of one size in one mode; with them each number of threads would be compiled for anew.
-COMPILE_OPTIONS = {
+COMPILE_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "fallback_random": True,
     "cpp.dynamic_threads": True,
     "guard_filter_fn": lambda guards: [False] * len(guards),

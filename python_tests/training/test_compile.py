@@ -29,6 +29,15 @@ def compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests without a C++ compiler: what is compiled is traced with its gradients, and run by eager kernels."""
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **_: compile_(f, backend="aot_eager", fullgraph=True, dynamic=False)
+    )
+
+
 def images() -> ImageData:
     """Fifty of them, so that the last minibatch of 20 is short."""
     generator = torch.Generator().manual_seed(0)
@@ -49,6 +58,7 @@ def after_an_epoch(settings: TrainingConfig) -> tuple[Run, list[float], torch.Te
     return run, [float(run.training_step(step, *batch)) for step, batch in batches], torch.rand(3)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     ("model", "network"),
     [
@@ -71,6 +81,7 @@ def test_compiled_steps_are_the_eager_ones_up_to_rounding(model, network):
     assert set(compiled.model.diagnostics) == set(eager.model.diagnostics)
 
 
+@pytest.mark.processes
 def test_a_second_run_with_other_settings_has_a_loss_of_its_own():
     """What is compiled has no guards, so it may not be shared."""
     for options in ({}, {"bf16": True}, {"network": {"latent_dim": 3}}):
@@ -79,6 +90,7 @@ def test_a_second_run_with_other_settings_has_a_loss_of_its_own():
         torch.testing.assert_close(compiled, losses, rtol=1e-6, atol=0)
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_resumed_compiled_run_goes_on_bit_for_bit(tmp_path):
     data = images()
     train(config(compile=True), tmp_path / "whole", data=data, progress=False)

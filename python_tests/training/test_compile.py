@@ -46,7 +46,7 @@ def images() -> ImageData:
 
 
 def config(model: str = "lae", network: dict | None = None, **options) -> TrainingConfig:
-    options = {"epochs": 2, "batch_size": 20, "warm_up": 0, "threads": 1, **options}
+    options = {"epochs": 2, "batch_size": 20, "warm_up": 0, "threads": 1, "evaluate_every": 1, **options}
     network = {"network": "mlp", "latent_dim": 2, "hidden_units": 4, "hidden_layers": 1, **(network or {})}
     return TrainingConfig(model=model, **options, network=config_from_dict(MODELS[model].config_class, network))
 

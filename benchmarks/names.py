@@ -18,7 +18,8 @@ GIGABYTE_SHAPE = (81380, 3072)
 GIGABYTE = f"{GIGABYTE_SHAPE[0]} x {GIGABYTE_SHAPE[1]}"
 
 #: Steps of training: ours, and loops in plain PyTorch, which differ in how they write the pSGLD step.
-OUR_STEP, PLAIN_LOOP = "ours", "PyTorch"
+OUR_STEP, OUR_COMPILED_STEP, PLAIN_LOOP = "ours", "ours, compiled", "PyTorch"
+COMPILED_OUR_LAYERS = "torch.compile, our layers"
 PLAIN_STEP, FOREACH_STEP, IN_PLACE_STEP = "PyTorch, plain step", "PyTorch, foreach step", "PyTorch, step in place"
 OUR_VAE_STEP = f"{OUR_STEP}, vae"
 MLP, CONV = "mlp, batch 100", "conv, batch 50"

@@ -57,6 +57,9 @@ pSGLD step but for the noise, which is drawn by `normal_()`, inductor's being sl
 dynamics of their parameters are trained by `Adam(fused=True)`. All variants of a model run in alternation, LAE and VAE
 in one alternation."""
 
+OUR_COMPILED = """"Ours, compiled" is `ald-ext train --compile`. On a CPU the last layer for grey images has a form of
+our own, where PyTorch's is its transposed convolution; with "our layers", the compiled PyTorch has ours."""
+
 TITLES = {names.MLP: "MLP, batch 100", names.CUDA_GRAPH: names.CUDA_GRAPH}
 ELEMENTS = {names.UPDATE: "parameter", names.DTENSORS: "parameter", names.LIKELIHOOD: "value"}  # of others: pixel
 #: The share of `copy_`'s bandwidth is told of computations on more bytes than this: of less, caches may hold a part.
@@ -78,6 +81,7 @@ COLUMNS = (
     ("dequantization, 500 x 3072", "", names.DEQUANTIZATION, "500 x 3072", names.OURS, 3),
     ("training an LAE, MLP of 5M parameters", "training_", names.MLP, "lae", names.OUR_STEP, 4),
     ("training an LAE, convolutional", "training_", names.CONV, "lae", names.OUR_STEP, 4),
+    ("the same, compiled", "training_", names.CONV, "lae", names.OUR_COMPILED_STEP, 4),
 )
 
 
@@ -179,6 +183,8 @@ def speed_page(all_results: Mapping[str, Results]) -> str:
         sections += [f"## {DEVICES[device]}", plot, PLOT, floors(results), READING, *families(results)]
     training = [name for name in all_results if name.startswith("training_")]
     sections += ["## Training", TRAINING] if training else []
+    if any(find(all_results[name]["rows"], variant=names.OUR_COMPILED_STEP) for name in training):
+        sections.append(OUR_COMPILED)
     for name in training:
         sections += [f"From {name}.json.", *families(all_results[name])]
     return "\n\n".join(sections) + "\n"

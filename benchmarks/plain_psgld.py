@@ -124,7 +124,7 @@ def compiled_step() -> Step:
 
 def step_of_variant(variant: str) -> Step:
     """The step of a variant of the update, or of a training loop."""
-    if variant == names.COMPILED:
+    if variant in (names.COMPILED, names.COMPILED_OUR_LAYERS):
         return compiled_step()
     if variant in (names.PLAIN, names.PLAIN_STEP):
         return plain_step

@@ -159,11 +159,7 @@ class CLAE(SampledByLangevin):
 
     def steepness(self, z: Tensor) -> Tensor:
         """Return the mean of ‖∇f_z(z)‖², differentiable in the energy's parameters and not in z."""
-        with torch.enable_grad():
-            places = z.detach().requires_grad_()
-            energies = self.energy_network(places).sum()
-            (gradient,) = torch.autograd.grad(energies, places, create_graph=True)
-        return at_least_float32(gradient).square().sum(1).mean()
+        return at_least_float32(self.energy_network.input_gradient(z.detach())).square().sum(1).mean()
 
     def _negative_samples(self, chains: Tensor) -> Tensor:
         if self.config.prior_sampler != "langevin":

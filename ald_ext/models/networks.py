@@ -10,12 +10,14 @@ import math
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dequantization import LangevinDequantizer, PixelScaling, RealValues, UniformDequantizer
+from ..ops.library import is_transformed
 from ..settings import require, shortened
 from .config import ModelConfig
 
@@ -41,16 +43,54 @@ class UpsampledConv2d(nn.Conv2d):
     Both are computed at once, as the transposed 4 x 4 convolution of stride 2 that they equal: each doubled pixel meets
     two neighbouring taps of the kernel, so the taps are added first, and the doubled image is never made. Its kernel is
     F(w)_i = w_i + w_(i-1) in each direction of the flipped w, where w is 0 outside of 0 … 2.
+
+    To one channel, as of grey images, torch's transposed convolution is slow on a CPU, and :class:`ConvolutionToGrey`
+    takes its place.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
+        #: Whether to take :class:`ConvolutionToGrey`, where it can be taken.
+        self.in_one_product = outputs == 1
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(self.weight.flip(2, 3), (1, 1, 1, 1))
         wide = padded[..., 1:] + padded[..., :-1]
         kernel = (wide[..., 1:, :] + wide[..., :-1, :]).transpose(0, 1)
+        if self.in_one_product and x.is_cpu and not (is_transformed() or torch.is_autocast_enabled("cpu")):
+            images: Tensor = ConvolutionToGrey.apply(x, kernel)  # type: ignore[no-untyped-call]
+            return images if self.bias is None else images + self.bias
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class ConvolutionToGrey(torch.autograd.Function):
+    """The transposed 4 x 4 convolution of stride 2 and padding 1 to one channel: (N, C, H, W) -> (N, 1, 2H, 2W).
+
+    One matrix product multiplies each pixel with all taps, and sums of neighbours follow: row r of x reaches the rows
+    2r-1 … 2r+2 by the taps 0 … 3, so an even row 2q is tap 1 of row q plus tap 3 of row q-1, an odd row 2q+1 is tap 2
+    of row q plus tap 0 of row q+1; columns likewise. The gradients are torch's, and differentiable.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        """Return the convolution of x with a kernel (C, 1, 4, 4)."""
+        ctx.save_for_backward(x, kernel)
+        count, inputs, height, width = x.shape
+        taps = x.permute(0, 2, 3, 1).reshape(-1, inputs) @ kernel.reshape(inputs, 16)
+        taps = F.pad(taps.view(count, height, width, 4, 4), (0, 0, 0, 0, 0, 0, 1, 1))
+        even = taps[:, 1:-1, :, 1] + taps[:, :-2, :, 3]
+        odd = taps[:, 1:-1, :, 2] + taps[:, 2:, :, 0]
+        rows = F.pad(torch.stack([even, odd], 2), (0, 0, 1, 1))  # (N, H, 2, W + 2, 4)
+        even = rows[:, :, :, 1:-1, 1] + rows[:, :, :, :-2, 3]
+        odd = rows[:, :, :, 1:-1, 2] + rows[:, :, :, 2:, 0]
+        return torch.stack([even, odd], 4).reshape(count, 1, 2 * height, 2 * width)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients for x and the kernel."""
+        x, kernel = ctx.saved_tensors
+        form = (None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # no bias, stride, padding, dilation, transposed
+        return torch.ops.aten.convolution_backward(grad, x, kernel, *form, [*ctx.needs_input_grad, False])[:2]  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -80,6 +120,21 @@ class MLP(nn.Sequential):
         for size, next_size in pairwise(sizes):
             layers += [nn.Linear(size, next_size), nn.Tanh()]
         super().__init__(*layers, nn.Linear(sizes[-1], outputs))
+
+    def input_gradient(self, x: Tensor) -> Tensor:
+        """Return the gradient of the sum of the outputs for the inputs x, (N, inputs) -> (N, inputs).
+
+        It is written out, so that its own gradient for the parameters takes no second derivatives of the graph.
+        """
+        *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))
+        activations = []
+        for layer in hidden:
+            x = layer(x).tanh()
+            activations.append(x)
+        gradient = last.weight.sum(0).expand(len(x), -1)
+        for layer, activation in zip(reversed(hidden), reversed(activations), strict=True):
+            gradient = (gradient * (1 - activation.square())) @ layer.weight
+        return gradient
 
 
 def make_encoder(config: ModelConfig, outputs: int) -> nn.Module:

@@ -31,6 +31,8 @@ IRRELEVANT = {"device", "data_root", "download", "capture", "threads"} | {
 #: The settings that may change when a run is resumed, as the schedule and the contents of the data are looked at by
 #: themselves. A change of any other makes it another run.
 RESUMABLE = {"epochs", "schedule_epochs", "evaluate_every", "divergence_limit", "dataset"} | IRRELEVANT
+#: Those that may change when a run is resumed, too, but not unsaid, as the last bits of what follows are others.
+RESUMABLE_AND_TOLD = {"compile"}
 #: The settings without which a checkpoint has no meaning, and so never change.
 FIXED = {"model", "batch_size", "network.shape", "network.num_data", "network.data"}
 
@@ -88,6 +90,8 @@ class TrainingConfig:
         device: torch device, such as "cpu", "cuda" or "cuda:1".
         bf16: compute the networks in bfloat16 by autocast; parameters, likelihood and optimizer stay in float32.
         capture: make each step one captured CUDA graph; None does so on a GPU where the model allows it.
+        compile: compile the loss and its gradients by torch.compile, which takes a C++ compiler; results differ in the
+            last bits. None does so on a CPU where the model allows it and the run is long enough to pay for it.
         threads: number of threads on the CPU; None takes as many as are fastest, unless OMP_NUM_THREADS or the like
             says how many: see Note [Number of threads] in ald_ext.threads.
         evaluate_every: epochs from one evaluation on the test images to the next.
@@ -129,6 +133,7 @@ class TrainingConfig:
     device: str = "cpu"
     bf16: bool = False
     capture: bool | None = None
+    compile: bool | None = None
     threads: int | None = setting(None, at_least=1)
     evaluate_every: int = setting(5, at_least=1)
     pictures_every: int | None = setting(None, at_least=1)
@@ -205,7 +210,8 @@ class TrainingConfig:
         mine, theirs = flattened(self.to_dict()), flattened(saved.to_dict())
         shared = [name for name in mine if name in theirs and name not in RESUMABLE]  # all, if the model is the same
         changes = {name: [theirs[name], mine[name]] for name in shared if mine[name] != theirs[name]}
-        refused = [name for name in changes if name in FIXED or name.removeprefix("network.") not in allowed]
+        may_change = {*allowed, *RESUMABLE_AND_TOLD}
+        refused = [name for name in changes if name in FIXED or name.removeprefix("network.") not in may_change]
         if refused:
             got, expected = (", ".join(f"{name}={changes[name][now]!r}" for name in refused) for now in (1, 0))
             raise ValueError(f"resume: the checkpoint is of another run: got {got}, expected {expected}")

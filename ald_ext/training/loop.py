@@ -369,6 +369,7 @@ def measure(run: Run) -> dict[str, Any]:
         "processes": run.ranks.count,
         "captured": run.training_step.captured,
         "why_not_captured": run.eager_because,
+        "compiled": run.training_step.compiled,
         "threads": torch.get_num_threads(),
         "threads_by_step": run.threads_by_step,
         "changes": run.changes,

@@ -27,7 +27,7 @@ from .checkpoints import MEASURED, MEASURED_LATER, Totals
 from .config import LONGEST_WARM_UP, WARM_UP_PART, TrainingConfig
 from .optimizers import make_optimizer, make_scheduler
 from .ranks import Ranks
-from .step import TrainingStep, why_not_captured
+from .step import TrainingStep, why_not_captured, why_not_compiled
 
 #: Number of images from which initial values that depend on data are found.
 INITIAL_IMAGES = 500
@@ -112,7 +112,7 @@ class Run:
 
     def restore(self, state: dict[str, Any], allowed: Collection[str] = ()) -> None:
         """Continue from :meth:`state`. ValueError for the state of another run, but for settings that are allowed."""
-        saved = TrainingConfig.from_dict(state["config"])
+        saved = TrainingConfig.from_dict({"compile": False, **state["config"]})  # earlier ones could not be compiled
         self._check_data(state, saved)
         changes = self.config.changes_of(saved, allowed)
         lengths = [each.schedule_epochs or each.num_epochs for each in (saved, self.config)]
@@ -215,6 +215,10 @@ def start_run(
     with number_of_threads(1):  # so that the bits do not depend on the number
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config, ranks.count)
+    num_steps = config.num_epochs * batches.batches_per_epoch
+    begun = None if state is None else bool(state["config"].get("compile"))
+    compiled = why_not_compiled(model, config, num_steps, ranks.count, begun) is None
+    config = dataclasses.replace(config, compile=compiled)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)
     run = Run(
         config=config,
@@ -225,7 +229,7 @@ def start_run(
         ),
         data=data,
         batches=batches,
-        training_step=TrainingStep(model, optimizer, config, eager_because is None, ranks),
+        training_step=TrainingStep(model, optimizer, config, eager_because is None, compiled, ranks),
         eager_because=eager_because,
         ranks=ranks,
         ensemble=ParameterEnsemble(config.ensemble_size) if model.langevin and config.ensemble_size else None,

@@ -39,8 +39,10 @@ MLP_NETWORK = ModelConfig(network="mlp", hidden_units=1136, hidden_layers=2)
 CONV_NETWORK = ModelConfig(network="conv")
 
 #: Variants of the models that pSGLD trains, and of those that Adam trains.
-LANGEVIN_VARIANTS = (names.OUR_STEP, names.PLAIN_STEP, names.FOREACH_STEP, names.IN_PLACE_STEP, names.COMPILED)
-ADAM_VARIANTS = (names.OUR_STEP, names.PLAIN_LOOP, names.COMPILED)
+OURS = (names.OUR_STEP, names.OUR_COMPILED_STEP)
+COMPILED_VARIANTS = (names.OUR_COMPILED_STEP, names.COMPILED, names.COMPILED_OUR_LAYERS)
+LANGEVIN_VARIANTS = (*OURS, names.PLAIN_STEP, names.FOREACH_STEP, names.IN_PLACE_STEP, names.COMPILED)
+ADAM_VARIANTS = (*OURS, names.PLAIN_LOOP, names.COMPILED)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class TrainingCase(Case):
 
     def variants(self, model: str) -> list[str]:
         variants = LANGEVIN_VARIANTS if MODELS[model].langevin else ADAM_VARIANTS
-        return [name for name in variants if self.compiled or name != names.COMPILED]
+        if self.network.network == "conv" and MODELS[model].langevin:
+            variants += (names.COMPILED_OUR_LAYERS,)
+        by_hand = () if MODELS[model].why_not_captured is None else (names.OUR_COMPILED_STEP,)
+        return [name for name in variants if (self.compiled or name not in COMPILED_VARIANTS) and name not in by_hand]
 
     def preparations(self) -> Mapping[Key, Callable[[], Run]]:
         keys = [(model, variant) for model in self.sizes for variant in self.variants(model)]
@@ -90,7 +95,9 @@ class TrainingCase(Case):
         }
 
     def ratios(self) -> list[tuple[Key, Key]]:
-        pairs = [((model, name), (model, names.OUR_STEP)) for model in self.sizes for name in self.variants(model)]
+        pairs = [
+            ((model, name), (model, ours)) for model in self.sizes for ours in OURS for name in self.variants(model)
+        ]
         first, second = COMPARED_MODELS
         return [*(pair for pair in pairs if pair[0] != pair[1]), ((first, names.OUR_STEP), (second, names.OUR_STEP))]
 
@@ -133,8 +140,9 @@ def synthetic_images(count: int) -> ImageData:
 
 def prepare_step(case: TrainingCase, model: str, variant: str) -> tuple[Run, str | None]:
     """A step, and a note on it: from the same initial parameters, on the same minibatches over and over."""
-    make = our_step if variant == names.OUR_STEP else partial(plain_step, variant)
-    return make(case.config(model), synthetic_images(case.images))
+    make = our_step if variant in OURS else partial(plain_step, variant)
+    config = replace(case.config(model), compile=variant == names.OUR_COMPILED_STEP)
+    return make(config, synthetic_images(case.images))
 
 
 def our_step(config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
@@ -154,9 +162,9 @@ def our_step(config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
 def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[Run, str | None]:
     """A step in plain PyTorch around a copy of the same networks."""
     start = start_run(config, data)
-    model = PLAIN_MODELS[config.model](start.model).to(config.device)
+    model = PLAIN_MODELS[config.model](start.model, variant == names.COMPILED_OUR_LAYERS).to(config.device)
     optimizer = plain_optimizer(start.model, model, config, len(data.train_images), variant)
-    if variant == names.COMPILED:
+    if variant in COMPILED_VARIANTS:
         model.compile_loss()
     minibatches = itertools.cycle(list(start.batches.epoch(0)))
 
@@ -167,7 +175,7 @@ def plain_step(variant: str, config: TrainingConfig, data: ImageData) -> tuple[R
         optimizer.step()
         return loss.detach()
 
-    note = model.left_eager if variant == names.COMPILED else None
+    note = model.left_eager if variant in COMPILED_VARIANTS else None
     return step, None if note is None else f"eager: {note}"
 
 

@@ -1,5 +1,6 @@
 """The models as a PyTorch user writes them: networks and losses of ald_ext.models, without any op of ours.
 
+Upsampling with the convolution after it is one transposed convolution of torch's, faster than upsampling first.
 Scalings are computed once a minibatch, nothing is logged or watched, and dynamics keep what they have evaluated: what
 these leave out makes them faster, so that they are the stronger baseline.
 """
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ald_ext import reference
 from ald_ext.models import LatentVariableModel
 from ald_ext.models.adaptive_langevin import ADAPTATION_RATE, LARGEST_STEP_SIZE, SMALLEST_STEP_SIZE
+from ald_ext.models.networks import UpsampledConv2d
 
 
 class PlainModel(nn.Module, ABC):
@@ -22,16 +24,20 @@ class PlainModel(nn.Module, ABC):
 
     Args:
         model: of ald_ext.models, with pixels that are scaled and not dequantized, and a flat prior of the precision.
+        our_layers: whether layers that this package has a faster form of keep it.
     """
 
     #: What torch.compile leaves to eager PyTorch.
     left_eager: str | None = None
 
-    def __init__(self, model: LatentVariableModel) -> None:
+    def __init__(self, model: LatentVariableModel, our_layers: bool = False) -> None:
         super().__init__()
         if model.encoder_outputs:
             self.encoder = copy.deepcopy(model.encoder)
         self.decoder = copy.deepcopy(model.decoder)
+        for layer in [] if our_layers else self.decoder.modules():
+            if isinstance(layer, UpsampledConv2d):
+                layer.in_one_product = False
         if hasattr(model, "prior"):
             self.prior_mean = nn.Parameter(model.prior.mean.detach().clone())
             self.prior_log_scale = nn.Parameter(model.prior.log_scale.detach().clone())
@@ -75,8 +81,8 @@ class PlainAE(PlainModel):
 class PlainCLAE(PlainModel):
     """Without the tilt, and a chain a datum. The energy's gradient is written out, which torch.compile takes."""
 
-    def __init__(self, model: LatentVariableModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: LatentVariableModel, our_layers: bool = False) -> None:
+        super().__init__(model, our_layers)
         self.smoothness = model.config.energy_smoothness
         self.energy_network, self.sampler = copy.deepcopy(model.energy_network), copy.deepcopy(model.sampler)
         self.register_buffer("inputs", model.inputs.clone())
@@ -123,8 +129,8 @@ class PlainChainModel(PlainModel):
 
     left_eager = "the loop of Langevin steps; its potential and gradient are compiled"
 
-    def __init__(self, model: LatentVariableModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: LatentVariableModel, our_layers: bool = False) -> None:
+        super().__init__(model, our_layers)
         self.steps, self.target = model.config.langevin_steps, model.config.target_acceptance
         self.register_buffer("step_size", torch.tensor(model.config.step_size, dtype=torch.float64))
         self.potential_of_chains: Callable[[Tensor, Tensor], Tensor] = self.potential
@@ -168,8 +174,8 @@ class PlainChainModel(PlainModel):
 
 
 class PlainABP(PlainChainModel):
-    def __init__(self, model: LatentVariableModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: LatentVariableModel, our_layers: bool = False) -> None:
+        super().__init__(model, our_layers)
         self.register_buffer("z", model.chains.z.clone())
 
     def loss(self, x: Tensor, index: Tensor) -> Tensor:

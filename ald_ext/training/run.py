@@ -215,7 +215,6 @@ def start_run(
     with number_of_threads(1):  # so that the bits do not depend on the number
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config, ranks.count)
-    num_steps = config.num_epochs * batches.batches_per_epoch
     begun = None if state is None else bool(state["config"].get("compile"))
     compiled = why_not_compiled(model, config, num_steps, ranks.count, begun) is None
     config = dataclasses.replace(config, compile=compiled)

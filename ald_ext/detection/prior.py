@@ -51,7 +51,12 @@ class RefittedPrior:
 
     @classmethod
     def fit(cls, model: LatentVariableModel, training_data: Tensor, components: int = COMPONENTS) -> RefittedPrior:
-        """Return the prior for a model of training data (n, *shape); fewer components where the data are few."""
+        """Return the prior for a model of training data (n, *shape); fewer components where the data are few.
+
+        Raises:
+            ValueError: components < 1.
+        """
+        require(components >= 1, "ald_ext.detection.prior.RefittedPrior: components", components, ">= 1")
         z, squares = codes_of(model, training_data)
         mixture = fit_mixture(z, components, RIDGE)
         return cls(mixture, float(np.std(mixture.score_samples(z)) / max(np.std(squares), 1e-12)))

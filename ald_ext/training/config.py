@@ -91,7 +91,8 @@ class TrainingConfig:
         bf16: compute the networks in bfloat16 by autocast; parameters, likelihood and optimizer stay in float32.
         capture: make each step one captured CUDA graph; None does so on a GPU where the model allows it.
         compile: compile the loss and its gradients by torch.compile, which takes a C++ compiler; results differ in the
-            last bits. None does so on a CPU where the model allows it and the run is long enough to pay for it.
+            last bits. None does so on a CPU where the model allows it and the run is long enough to pay for it, but not
+            with networks of your own, in which numbers and flags of Python would stay what they are at the first step.
         threads: number of threads on the CPU; None takes as many as are fastest, unless OMP_NUM_THREADS or the like
             says how many: see Note [Number of threads] in ald_ext.threads.
         evaluate_every: epochs from one evaluation on the test images to the next.

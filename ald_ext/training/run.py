@@ -215,7 +215,10 @@ def start_run(
     with number_of_threads(1):  # so that the bits do not depend on the number
         model.initialize(data.train_images[:INITIAL_IMAGES].to(config.device))
     eager_because = why_not_captured(model, config, ranks.count)
-    begun = None if state is None else bool(state["config"].get("compile"))
+    # Without guards, values of Python that change in networks of one's own would not be seen: these are not compiled
+    # unless that is asked for.
+    unasked = None if make_model is None else False
+    begun = unasked if state is None else bool(state["config"].get("compile"))
     compiled = why_not_compiled(model, config, num_steps, ranks.count, begun) is None
     config = dataclasses.replace(config, compile=compiled)
     optimizer = make_optimizer(model, config, num_data, capturable=eager_because is None)

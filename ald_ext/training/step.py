@@ -142,6 +142,7 @@ class TrainingStep:
     def _compile(self, x: Tensor, index: Tensor) -> None:
         """Compile the loss, and try it with its gradients, which leaves the run as it was."""
         validated = Distribution._validate_args
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]  # such as of spectral normalization
 
         def loss(x: Tensor, index: Tensor) -> Tensor:
             return self.model.loss(x, index)
@@ -157,6 +158,9 @@ class TrainingStep:
             warnings.warn(told, stacklevel=2)
         finally:
             self.optimizer.zero_grad()
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
             Distribution.set_default_validate_args(validated)  # torch.compile switches it off for the process
 
     def _eager(self, step: int, x: Tensor, index: Tensor, share: float = 1.0) -> Tensor:

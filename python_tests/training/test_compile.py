@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 from ald_ext.data import ImageData
-from ald_ext.models import MODELS, config_from_dict, find_model_class
+from ald_ext.models import LAE, MODELS, config_from_dict, find_model_class
 from ald_ext.training import TrainingConfig, train
 from ald_ext.training.checkpoints import load_checkpoint
 from ald_ext.training.run import Run, start_run
@@ -104,6 +105,24 @@ def test_a_resumed_compiled_run_goes_on_bit_for_bit(tmp_path):
     for state in (whole, parts):
         state["config"]["schedule_epochs"] = 2
     assert differences(whole, parts) == []
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiling_leaves_the_buffers_of_a_loss_as_they_were():
+    network = {"chains": 7, "energy_units": 4, "spectral_normalization": True}
+    run = start_run(config("clae", network, compile=True), images())
+    before = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+    with contextlib.closing(run.batches.epoch(0)) as minibatches:
+        run.training_step._compile(*next(minibatches))
+    assert run.training_step.compiled
+    assert all(torch.equal(buffer, before[name]) for name, buffer in run.model.named_buffers())
+
+
+def test_networks_of_ones_own_are_compiled_only_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setitem(STEPS_THAT_PAY, "mlp", 1)
+    assert start_run(config(), images()).training_step.compiled
+    assert not start_run(config(), images(), make_model=LAE).training_step.compiled
+    assert start_run(config(compile=True), images(), make_model=LAE).training_step.compiled
 
 
 @pytest.mark.usefixtures("compiles_nothing")

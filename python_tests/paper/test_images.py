@@ -34,7 +34,7 @@ from ald_ext.cli.commands import app
 from ald_ext.data import ImageData
 from ald_ext.detection import prior
 from ald_ext.metrics import EXTRACTORS, GaussianStatistics
-from ald_ext.models import CLAE, LAE
+from ald_ext.models import CLAE, LAE, ModelConfig
 from ald_ext.paper import (
     IMAGE_EXPERIMENTS,
     ImageExperiment,
@@ -57,7 +57,7 @@ from ald_ext.paper.images import experiment as images_experiment
 from ald_ext.paper.images.experiment import JobOutcome, Subject, extractor_of
 from ald_ext.paper.images.image_generation import typical_first
 from ald_ext.paper.results import Job
-from ald_ext.training import TrainingConfig, TrainingDivergedError
+from ald_ext.training import TrainingConfig, TrainingDivergedError, fit
 from ald_ext.training.checkpoints import load_checkpoint
 
 NUM_TRAIN, NUM_TEST = 40, 20
@@ -723,6 +723,8 @@ def test_a_speed_is_measured_once_for_all_that_takes_equally_long(
         ({"seconds": 1.0, "epochs": 2}, "seconds: got 1.0, expected none beside epochs"),
         ({"candidates": 3, "epochs": 2}, "candidates: got 3, expected 0 without seconds"),
         ({"candidates": 13, "epochs": None, "seconds": 1.0}, "candidates: got 13, expected >= 0 and <= 12"),
+        ({"epochs": None, "seconds": 1.0, "options": (("steps", 5),)}, "option: got 'steps', expected a setting of"),
+        ({"device": "none"}, "experiment image-generation: device: got 'none', expected cpu or a GPU"),
     ],
 )
 def test_budgets_that_make_no_sense_are_refused(
@@ -730,6 +732,22 @@ def test_budgets_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run("image-generation", images, tmp_path, **changes)
+
+
+def test_a_speed_is_measured_where_training_diverges() -> None:
+    data = ImageData(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), None, torch.zeros(1, 1, 4, 4, dtype=torch.uint8), None)
+    network = ModelConfig(network="mlp", latent_dim=2, hidden_units=4, hidden_layers=1)
+    config = TrainingConfig(model="ae", batch_size=2, lr=1e30, network=network)
+    with pytest.raises(TrainingDivergedError):
+        fit(replace(config, epochs=9, warm_up=0), data)
+    assert 0 < budget.seconds_a_step(config, data) < math.inf
+
+
+@pytest.mark.usefixtures("_quick_speeds")
+def test_what_an_option_says_is_not_told_as_chosen(images: Path, tmp_path: Path) -> None:
+    changes = {"models": ("ae",), "candidates": 1, "options": (("batch_size", 7),)}
+    (choice,) = searching(images, tmp_path / "out", **changes).choices
+    assert set(choice.options) == {"lr"}
 
 
 def test_parts_of_data_have_no_seconds(images: Path, tmp_path: Path) -> None:

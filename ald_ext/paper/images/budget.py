@@ -22,8 +22,10 @@ from ..results import fingerprint
 
 #: Steps before the measurement, in which a GPU's graph is captured too; the least seconds and steps that are measured.
 STEPS_BEFORE, LEAST_SECONDS, LEAST_STEPS = 8, 1.5, 10
+#: The lr of these steps.
+SMALL_LR = 1e-9
 #: Settings that a step takes equally long with.
-NOT_SPEED = IRRELEVANT | {
+NOT_SPEED = (IRRELEVANT - {"capture"}) | {
     *("dataset", "epochs", "steps", "seed", "lr", "eps", "momentum", "temperature", "alpha", "warm_up"),
     *("schedule_epochs", "evaluate_every", "ensemble_size", "ensemble_every", "divergence_limit"),
 }
@@ -75,7 +77,8 @@ def seconds_a_step(config: TrainingConfig, data: ImageData) -> float:
         return time.perf_counter() if on_gpu else time.process_time()
 
     with random_state_kept(), number_of_threads(1):
-        run = start_run(replace(config, epochs=None, steps=1), data)
+        # With next to no lr, as the steps have no warm-up, without which a larger one might diverge.
+        run = start_run(replace(config, epochs=None, steps=1, lr=SMALL_LR), data)
         size = config.batch_size  # whole minibatches alone, as a short one is not captured
         minibatches = (
             pair for epoch in itertools.count() for pair in run.batches.epoch(epoch, 0) if len(pair[0]) == size

@@ -18,7 +18,7 @@ from ...data import ImageData, load_dataset
 from ...metrics import EXTRACTORS, FeatureExtractor, GaussianStatistics, cached_statistics, make_extractor
 from ...models import MODELS, ParameterEnsemble
 from ...models.config import config_from_dict
-from ...settings import check_values, require, setting
+from ...settings import check_device, check_values, require, setting
 from ...training import TrainingConfig
 from ...training.pictures import save_grid
 from ..pictures import Figure, new_picture
@@ -43,7 +43,7 @@ KIND_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "colour": {"lae": MOMENTUM_SETTINGS | PRIOR_SETTINGS, "clae": MOMENTUM_SETTINGS | PRIOR_SETTINGS},
 }
 #: Settings that belong to a job or have an argument of their own, and so are not among ``options``.
-NOT_OPTIONS = {"model", "dataset", "data_root", "download", "epochs", "seed", "device"} | {
+NOT_OPTIONS = {"model", "dataset", "data_root", "download", "epochs", "steps", "seed", "device"} | {
     *("network", "num_data", "shape", "width"),
 }
 
@@ -111,6 +111,7 @@ def check_settings(owner: str, settings: ImageSettings, models: tuple[str, ...],
         require(fulfilled, f"{owner}: {name}", repr(got), expected)
 
     check_values(settings, owner)
+    check_device(settings.device, f"{owner}: device")
     both = settings.seconds is not None and settings.epochs is not None
     check("seconds", settings.seconds, not both, "none beside epochs")
     searches = settings.candidates > 0

@@ -90,8 +90,9 @@ def trials_of(
     tried = []
     for options in grid_draws(settings.candidates, len(data.train_images)):
         readable = {name for name in options if hasattr(base, name) or hasattr(base.network, name)}
-        own = {name: options[name] for name in options if name in readable - base.unread().keys()}
-        config = with_options(base, {**own, **dict(settings.options)})
+        given = dict(settings.options)
+        own = {name: options[name] for name in options if name in readable - base.unread().keys() - given.keys()}
+        config = with_options(base, {**own, **given})
         shares = (settings.candidates, min(FINALISTS, settings.candidates))
         tried.append((own, [within(settings.seconds / 2 / share, config, data, runs) for share in shares]))
     return tried
@@ -100,7 +101,7 @@ def trials_of(
 def choice_file(settings: ImageSettings, dataset: str, model: str, runs: Path) -> Path:
     """Return where the choice for a data set and a model is kept."""
     data = load(dataset, settings)
-    names = ("width", "latent_dim", "seconds", "candidates", "extractor", "options")
+    names = ("width", "latent_dim", "seconds", "candidates", "options", "extractor", "frechet_samples")
     values = {name: getattr(settings, name) for name in names} | {"images": contents(data.train_images)}
     if settings.device != "cpu":  # another GPU makes other numbers of steps
         values["device"] = device_name(settings.device)

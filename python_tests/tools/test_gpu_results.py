@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import signal
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +17,14 @@ import torch
 
 from ald_ext.data import load_dataset
 from ald_ext.paper.images.experiment import JobOutcome
-from ald_ext.paper.results import Job
-from tools.gpu_results.__main__ import main
+from ald_ext.paper.results import Choice, Job
+from tools.gpu_results.__main__ import main, pack_results, receive
 from tools.gpu_results.campaign import FILE, Campaign, Task, plan, settings_of
 from tools.gpu_results.pieces import as_sheet, of_sheet, pack, unpack
 from tools.gpu_results.pool import Call, Pool
+
+#: Those that a row of results.json has.
+RUN_FACTS = ("epochs", "train_images", "test_images", "seconds", "images_per_second", "parameters", "threads", "device")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -84,6 +91,10 @@ def fail() -> None:
     raise RuntimeError("broken")
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.processes
 def test_a_failed_call_stops_nothing_and_what_runs_alone_does() -> None:
     calls = [
@@ -109,6 +120,26 @@ def test_a_failed_call_stops_nothing_and_what_runs_alone_does() -> None:
 
 
 @pytest.mark.processes
+def test_what_waits_for_a_failed_call_fails_with_it_and_a_killed_process_stops_nothing() -> None:
+    calls = [
+        Call("search", fail, ()),
+        Call("job", wait_a_little, (0.0,), after="search"),
+        Call("killed", die, ()),
+        Call("last", wait_a_little, (0.0,)),
+    ]
+    ended: dict[str, object] = {}
+    pool = Pool(1)
+    try:
+        pool.run(calls, time.monotonic() + 600, lambda call, result, error: ended.update({call.name: error or result}))
+    finally:
+        pool.close()
+    assert isinstance(ended["search"], RuntimeError)
+    assert ended["job"] is ended["search"]
+    assert isinstance(ended["killed"], BrokenProcessPool)
+    assert isinstance(ended["last"], tuple)
+
+
+@pytest.mark.processes
 def test_runs_stop_in_time_and_go_on_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(command: str, place: str, *more: str) -> str:
         folders = ["--out", str(tmp_path / place), "--runs", str(tmp_path / f"{place}_runs"), "--data", str(tmp_path)]
@@ -131,11 +162,57 @@ def test_runs_stop_in_time_and_go_on_elsewhere(tmp_path: Path, capsys: pytest.Ca
     assert "training-speed: 3 of 3 jobs" in told
     for name in ("denoising", "training-speed"):
         results = json.loads((tmp_path / "here" / name / "results.json").read_text())
+        assert results["quick"] is True
         assert len(results["jobs"]) == {"denoising": 4, "training-speed": 3}[name]
         for picture in results["pictures"]:
             assert (tmp_path / "here" / name / picture["file"]).is_file()
     kept = Campaign.read(tmp_path / "here").kept
     assert any(name.startswith("speeds/") for name in kept)
+
+
+def test_a_task_that_failed_before_has_not_once_it_succeeds(tmp_path: Path) -> None:
+    campaign, given = Campaign({}), argparse.Namespace(runs=tmp_path, out=tmp_path)
+    call = Call("settings/mnist-lae", fail, ())
+    receive(campaign, given, 0.0, call, None, RuntimeError("out of memory\nand more lines"))
+    assert campaign.failed == {call.name: "RuntimeError: out of memory"}
+    receive(campaign, given, 0.0, call, Choice("mnist", "lae", {"lr": 1.0}, []), None)
+    assert Campaign.read(tmp_path).failed == {}
+
+
+def test_folders_of_the_same_name_are_merged_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--datasets", "mnist5k", "--quick", "--seeds", "1", "--experiments", "denoising", "--runs", str(tmp_path)]
+    settings = {"seconds": 10.0, "candidates": 6, "quick": True, "datasets": ["mnist5k"]}
+    for machine, model in (("a", "lae"), ("b", "vae")):
+        outcome = JobOutcome({"re": 1.0}, run=dict.fromkeys(RUN_FACTS, 1))
+        Campaign(settings, outcomes={f"denoising/mnist5k-{model}-seed0": outcome}).save(tmp_path / machine)
+        pack_results(tmp_path / machine, tmp_path / machine / "home")
+    files = [str(tmp_path / machine / "home" / "results-1.zip") for machine in "ab"]
+    assert main(["merge", *files, *quick, "--out", str(tmp_path / "all")]) == 0
+    assert "denoising: 2 of 4 jobs" in capsys.readouterr().out
+    (tmp_path / "broken.zip").write_text("no zip")
+    assert main(["merge", str(tmp_path / "broken.zip"), *quick, "--out", str(tmp_path / "all")]) == 1
+    assert "broken.zip: got no whole zip file, expected one that --pack wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seconds", "-1"], "denoising: seconds: got -1.0, expected"),
+        (["--candidates", "13"], "denoising: candidates: got 13, expected"),
+        (["--device", "none"], "denoising: device: got 'none', expected cpu or a GPU"),
+        (["--jobs", "0"], "jobs: got 0, expected >= 1"),
+        (["--seeds", "0"], "seeds: got 0, expected >= 1"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    common = ["--datasets", "mnist5k", "--device", "cpu", "--quick", "--experiments", "denoising"]
+    assert main(["run", *common, "--out", str(tmp_path / "out"), "--runs", str(tmp_path), *options]) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_of_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

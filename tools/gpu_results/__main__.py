@@ -16,12 +16,13 @@ from ald_ext.data import load_dataset
 from ald_ext.files import write_atomically
 from ald_ext.paper import IMAGE_EXPERIMENTS
 from ald_ext.paper.images.budget import device_name
-from ald_ext.paper.images.experiment import ImageSettings, JobOutcome, load
+from ald_ext.paper.images.experiment import ImageSettings, JobOutcome, check_settings, extractor_of, load
 from ald_ext.paper.images.runner import run_job
 from ald_ext.paper.images.selection import choose, trials_of
 from ald_ext.paper.results import Choice, versions
 from ald_ext.paper.workers import count_done
 from ald_ext.settings import require
+from ald_ext.tensor_files import first_line
 
 from .campaign import FILE, ORDER, Campaign, Task, plan, settings_of, write_results
 from .pieces import pack, unpack
@@ -124,6 +125,7 @@ def begin(given: argparse.Namespace) -> tuple[dict[str, ImageSettings], list[Tas
     datasets = sources(given)
     local = {"device": given.device, "data_root": data_root(given)}
     settings = settings_of(datasets, given.experiments, given.quick, **shared, **local)
+    require(given.seeds >= 1, "seeds", given.seeds, ">= 1")
     tasks = plan(settings, given.seeds)
     campaign = Campaign({**shared, "quick": given.quick, "datasets": list(datasets)})
     if (given.out / FILE).is_file():
@@ -137,7 +139,12 @@ def begin(given: argparse.Namespace) -> tuple[dict[str, ImageSettings], list[Tas
 def run(given: argparse.Namespace) -> int:
     """Compute what there is time for, write it, and say what is left."""
     began = time.monotonic()
+    require(given.jobs is None or given.jobs >= 1, "jobs", given.jobs, ">= 1")
     settings, tasks, campaign = begin(given)
+    for name, own in settings.items():
+        check_settings(name, own, own.models, given.seeds)
+        if own.candidates or IMAGE_EXPERIMENTS[name].needs_statistics:
+            extractor_of(own)  # ImportError now, and not after the first training
     left = [task for task in tasks if task.name not in campaign.outcomes]
     print(f"results-gpu: {len(left)} of {len(tasks)} jobs to do in {given.limit:.0f} s, {given.device}", flush=True)
     campaign.versions = versions(given.jobs or 1)
@@ -145,9 +152,10 @@ def run(given: argparse.Namespace) -> int:
     try:
         if left and given.jobs is None:
             set_jobs_at_once(pool, campaign, settings[left[0].experiment], left[0])
-        calls = calls_of(left, settings, given)
+        until = began + given.limit - RESERVED_SECONDS
+        calls = calls_of(left, settings, given, until)
         campaign.keep(given.runs)
-        pool.run(calls, began + given.limit - RESERVED_SECONDS, partial(receive, campaign, given, began))
+        pool.run(calls, until, partial(receive, campaign, given, began))
     finally:
         pool.close()
     campaign.seconds += time.monotonic() - began
@@ -166,13 +174,17 @@ def set_jobs_at_once(pool: Pool, campaign: Campaign, settings: ImageSettings, ta
     print(f"results-gpu: {pool.num_processes} jobs side by side, of images/s {rates}", flush=True)
 
 
-def calls_of(tasks: Sequence[Task], settings: dict[str, ImageSettings], given: argparse.Namespace) -> list[Call]:
+def calls_of(
+    tasks: Sequence[Task], settings: dict[str, ImageSettings], given: argparse.Namespace, until: float
+) -> list[Call]:
     """Return the calls that compute tasks; before the first of a data set and a model, the search for its settings.
 
-    Speeds that the searches need are measured now, while nothing runs.
+    Speeds that the searches need are measured now, while nothing runs, as far as there is time ``until`` then.
     """
     calls: dict[str, Call] = {}
     for task in tasks:
+        if time.monotonic() >= until:
+            break
         experiment, own, job = IMAGE_EXPERIMENTS[task.experiment], settings[task.experiment], task.job
         out = given.out / task.experiment
         out.mkdir(parents=True, exist_ok=True)
@@ -197,12 +209,12 @@ def receive(
     error: BaseException | None,
 ) -> None:
     """Keep an outcome, or the error of a job that failed; the others go on."""
-    if result is None:
-        campaign.failed[call.name] = f"{type(error).__name__}: {error}"
+    campaign.failed.pop(call.name, None)
+    if error is not None:
+        campaign.failed[call.name] = f"{type(error).__name__}: {first_line(error)}"
         told = f"failed: {campaign.failed[call.name]}"
     elif isinstance(result, JobOutcome):
         campaign.outcomes[call.name] = result
-        campaign.failed.pop(call.name, None)
         told = ", ".join(f"{name} {value:.4g}" for name, value in list(result.values.items())[:3])
     else:
         told = ", ".join(f"{name} {value}" for name, value in result.options.items())
@@ -253,13 +265,14 @@ def merge(given: argparse.Namespace) -> int:
     for task in tasks:
         load(task.job.dataset, settings[task.experiment])
     with TemporaryDirectory() as temporary:
-        folders = [source for source in given.sources if source.is_dir()]
-        files = [source for source in given.sources if not source.is_dir()]
-        for file in files:  # the parts of one run are one folder
+        unpacked: dict[Path, Path] = {}
+        for file in (source for source in given.sources if not source.is_dir()):
+            require(zipfile.is_zipfile(file), str(file), "no whole zip file", "one that --pack wrote, or a folder")
+            home = file.resolve().parent  # the parts of one run lie in one folder
+            place = unpacked.setdefault(home, Path(temporary) / str(len(unpacked)) / home.name)
             with zipfile.ZipFile(file) as archive:
-                archive.extractall(Path(temporary) / file.resolve().parent.name)
-        folders += sorted({Path(temporary) / file.resolve().parent.name for file in files})
-        for folder in folders:
+                archive.extractall(place)
+        for folder in (*(source for source in given.sources if source.is_dir()), *unpacked.values()):
             other = Campaign.read(folder)
             new = campaign.add(other, folder, given.out)
             campaign.versions = campaign.versions or other.versions

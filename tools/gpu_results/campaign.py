@@ -102,13 +102,16 @@ class Campaign:
             key for key in self.settings if json.dumps(self.settings[key]) != json.dumps(other.settings.get(key))
         ]
         for key in differing:
-            require(False, f"merge {source}: {key}", other.settings.get(key), f"{self.settings[key]}, as in {folder}")
+            expected = f"{self.settings[key]}, as in {folder}; or another --out"
+            require(False, f"merge {source}: {key}", other.settings.get(key), expected)
         new = [name for name in other.outcomes if name not in self.outcomes]
         for name in new:
             self.outcomes[name] = other.outcomes[name]
             self.failed.pop(name, None)
             for picture in other.outcomes[name].pictures:
                 place = Path(name).parent / picture.file
+                is_own = place.parent.as_posix() in ORDER and place.name == picture.file
+                require(is_own, f"merge {source}: picture", str(place), "a file in the folder of an experiment")
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / place, folder / place)
         self.failed |= {name: error for name, error in other.failed.items() if name not in self.outcomes}
@@ -183,6 +186,7 @@ def write_results(
         lines.append(f"{name}: {done} of {len(of_experiment)} jobs")
         if whole:
             outcomes = {task.job: campaign.outcomes[task.name] for task in whole}
+            (folder / name).mkdir(parents=True, exist_ok=True)
             seconds = sum(outcome.run["seconds"] for outcome in outcomes.values())
             write_outcomes(
                 IMAGE_EXPERIMENTS[name],
@@ -191,5 +195,6 @@ def write_results(
                 folder / name,
                 campaign.versions,
                 seconds=round(seconds, 1),
+                quick=campaign.settings["quick"],
             )
     return lines

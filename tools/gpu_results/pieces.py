@@ -65,10 +65,14 @@ def pack(dataset: str, data_root: str | None, out: Path, num_bytes: int) -> str:
 
 
 def unpack(file: Path, folder: Path) -> Path:
-    """Write the .npz file that :func:`ald_ext.data.load_dataset` reads, unless it is there, and return its path."""
+    """Write the .npz file that :func:`ald_ext.data.load_dataset` reads, and return its path.
+
+    One that is there, and not older than the piece, stays.
+    """
     path = folder / f"{file.stem}.npz"
-    if path.is_file():
+    if path.is_file() and path.stat().st_mtime >= file.stat().st_mtime:
         return path
+    require(zipfile.is_zipfile(file), str(file), "no whole zip file", "one that `pack` wrote")
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         for split in ("train", "test"):

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class Call:
 
     Attributes:
         alone: whether nothing runs beside it.
-        after: the name of a call that has to end first; "" where none has to.
+        after: the name of a call that has to end first, and whose error is this one's, too; "" where none has to.
     """
 
     name: str
@@ -45,11 +46,23 @@ class Pool:
 
     def __init__(self, num_processes: int) -> None:
         # Spawned, as CUDA does not work in a process that was forked from one that uses it.
-        context = multiprocessing.get_context("spawn")
+        self.context = multiprocessing.get_context("spawn")
         self.num_processes = num_processes
-        self.stop = context.Event()
-        initial = (context.Value("q", 0), self.stop)
-        self.executor = ProcessPoolExecutor(num_processes, context, initializer=start_worker, initargs=initial)
+        self.stop = self.context.Event()
+        self.executor = self.start()
+
+    def start(self) -> ProcessPoolExecutor:
+        """Return new processes."""
+        initial = (self.context.Value("q", 0), self.stop)
+        return ProcessPoolExecutor(self.num_processes, self.context, initializer=start_worker, initargs=initial)
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Begin a call, in new processes if one of the old ones was killed, with which all of them end."""
+        try:
+            return self.executor.submit(call.function, *call.arguments)
+        except BrokenProcessPool:
+            self.executor = self.start()
+            return self.executor.submit(call.function, *call.arguments)
 
     def run(
         self, calls: Sequence[Call], until: float, received: Callable[[Call, Any, BaseException | None], None]
@@ -71,11 +84,15 @@ class Pool:
                 self.stop.set()
             while (call := self.next_call(waiting, list(running.values()))) is not None:
                 waiting.remove(call)
-                running[self.executor.submit(call.function, *call.arguments)] = call
+                running[self.submit(call)] = call
             for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 call, error = running.pop(future), future.exception()
-                if not (error is not None and self.stop.is_set()):  # what was told to stop has not failed
-                    received(call, None if error else future.result(), error)
+                if error is not None and self.stop.is_set():  # what was told to stop has not failed
+                    continue
+                received(call, None if error else future.result(), error)
+                for other in [other for other in waiting if error is not None and other.after == call.name]:
+                    waiting.remove(other)
+                    received(other, None, error)
 
     def next_call(self, waiting: Sequence[Call], running: Sequence[Call]) -> Call | None:
         """Return the first call that can begin beside those that run."""

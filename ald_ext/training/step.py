@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ from .ranks import Ranks
 WARM_UP_STEPS = 3
 
 #: The number of steps from which on a loss is compiled where nothing is said, by network. Compiling takes 10 to 40 s on
-#: two cores, and saves 1.4 of 10.2 ms of a convolutional LAE's step of 50 images, and some percent of an MLP's at most.
-STEPS_THAT_PAY = {"conv": 20_000, "mlp": 100_000}
+#: two cores, and saves 1.4 of 10.2 ms of a convolutional LAE's step of 50 images, but of an MLP's no measurable time.
+STEPS_THAT_PAY = {"conv": 50_000, "mlp": math.inf}
 
 #: Draws are those of eager steps. Dynamo's guards are left out, as a compiled loss has code of its own and one caller,
 #: which calls it with minibatches of one size in one mode; with them each number of threads would be compiled for anew.

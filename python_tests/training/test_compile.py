@@ -155,11 +155,15 @@ def test_a_loss_that_cannot_be_compiled_runs_eagerly_with_the_same_draws(monkeyp
     assert torch.equal(eager_draws, draws)
 
 
+CONVOLUTIONAL = config(network={"network": "conv", "width": 1})
+
+
 @pytest.mark.parametrize(
     ("settings", "more", "reason"),
     [
-        (config(), {"num_steps": 10**6}, None),
-        (config(), {"num_steps": STEPS_THAT_PAY["mlp"] - 1}, "too few"),
+        (CONVOLUTIONAL, {"num_steps": STEPS_THAT_PAY["conv"]}, None),
+        (CONVOLUTIONAL, {"num_steps": STEPS_THAT_PAY["conv"] - 1}, "too few"),
+        (config(), {"num_steps": 10**9}, "too few"),
         (config(), {"num_steps": 10, "begun": True}, None),
         (config(), {"num_steps": 10**6, "begun": False}, "not asked for"),
         (config(device="cuda"), {"num_steps": 10**6}, "not measured"),

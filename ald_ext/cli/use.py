@@ -82,15 +82,22 @@ def sample_command(
             min=1, help="Draw from a mixture of so many Gaussians instead, refitted to the run's training images."
         ),
     ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Refit to its training images instead.")] = None,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Draw images from a trained model's prior, or from one that is refitted to it, as a PNG."""
+    require(dataset is None or components is not None, "dataset", repr(dataset), "--components beside it, or none")
     model, config, _ = load_run(run, device)
     prior = None
     if components is not None:
-        images = load_dataset(config.dataset, data_root or config.data_root).train_images
+        images, expected = (
+            load_dataset(dataset or config.dataset, data_root or config.data_root).train_images,
+            model.config.shape,
+        )
+        shape = tuple(images.shape[1:])
+        require(shape == expected, "dataset", f"data of shape {shape}", f"{expected}, the model's")
         with evaluating(model):
             prior = model.refit_prior(images, components)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)

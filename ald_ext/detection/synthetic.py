@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ..settings import require
@@ -17,6 +18,8 @@ WARP_CELLS, WARP = 4, 0.12
 PATCH = (0.25, 0.5)
 #: The smallest AUROC of a kind's distances to the nearest reference image; those of a symmetry have about 1/2.
 DISTINCT = 0.6
+#: Images whose distances to all reference images are computed at once.
+BATCH = 500
 Alteration = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
@@ -32,8 +35,9 @@ def synthetic_anomalies(images: Tensor, reference: Tensor | None = None, *, seed
     - ``erased``: with a rectangle near the centre set to the median of the image;
     - ``warped``: by a smooth random field of displacements (Simard et al. 2003).
 
-    A mirrored 8 is an 8. With ``reference``, a kind is left out if its images are about as close to their nearest
-    reference image, in Euclidean distance, as ``images`` are: if the AUROC of these distances is below 0.6.
+    A few images stay as they are, where a blank part is pasted to a blank place. A mirrored 8 is an 8. With
+    ``reference``, a kind is left out if its images are about as close to their nearest reference image, in Euclidean
+    distance, as ``images`` are: if the AUROC of these distances is below 0.6.
 
     Args:
         images: normal ones that no model was trained on, uint8 (n, C, H, W) with H = W, at least two.
@@ -43,34 +47,39 @@ def synthetic_anomalies(images: Tensor, reference: Tensor | None = None, *, seed
     Raises:
         ValueError: images of another dtype or shape; a reference of another; no kind of anomaly that differs.
     """
-    shape = tuple(images.shape)
-    square = images.dtype == torch.uint8 and len(shape) == 4 and shape[2] == shape[3] and len(images) >= 2
-    got = f"{str(images.dtype).removeprefix('torch.')} of shape {shape}"
-    require(square, f"{OWNER}: images", got, "uint8 (n, C, H, W) with H = W and n >= 2")
+    got, shape = described(images), tuple(images.shape)
+    square = got.startswith("uint8") and len(shape) == 4 and shape[2] == shape[3] and len(images) >= 2
+    require(square, f"{OWNER}: images", got, "uint8 (n, C, H, W) with H = W and n >= 2, a tensor on the CPU")
     generator = torch.Generator().manual_seed(seed)
     anomalies = {name: alter(images, images.roll(1, 0), generator) for name, alter in KINDS.items()}
     if reference is None:
         return anomalies
-    fits = reference.dtype == torch.uint8 and tuple(reference.shape[1:]) == shape[1:] and len(reference) >= 1
-    got = f"{str(reference.dtype).removeprefix('torch.')} of shape {tuple(reference.shape)}"
-    require(fits, f"{OWNER}: reference", got, f"uint8 of shape (m, {', '.join(map(str, shape[1:]))})")
-    normal = distances(images, reference)
-    kept = {
-        name: altered for name, altered in anomalies.items() if auroc(distances(altered, reference), normal) >= DISTINCT
-    }
+    got = described(reference)
+    fits = got.startswith("uint8") and tuple(reference.shape[1:]) == shape[1:] and len(reference) >= 1
+    expected = f"uint8 of shape (m, {', '.join(map(str, shape[1:]))}), a tensor on the CPU"
+    require(fits, f"{OWNER}: reference", got, expected)
+    normal, labels = distances(images, reference), [0] * len(images) + [1] * len(images)
+
+    def is_distinct(altered: Tensor) -> bool:
+        return bool(roc_auc_score(labels, torch.cat([normal, distances(altered, reference)]).numpy()) >= DISTINCT)
+
+    kept = {name: altered for name, altered in anomalies.items() if is_distinct(altered)}
     require(kept, f"{OWNER}: images", "images of which no alteration is told apart", "images with some structure")
     return kept
 
 
+def described(images: Tensor) -> str:
+    """Return the dtype and the shape of a tensor on the CPU, or what else an array is."""
+    text = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+    if not isinstance(images, Tensor):
+        return f"{type(images).__name__}, {text}"
+    return text if images.is_cpu else f"a tensor on {images.device}, {text}"
+
+
 def distances(images: Tensor, reference: Tensor) -> Tensor:
     """Return the distance of each image to its nearest reference image, (n,)."""
-    return torch.cdist(images.flatten(1).float(), reference.flatten(1).float()).amin(1)
-
-
-def auroc(anomalous: Tensor, normal: Tensor) -> float:
-    """Return the share of pairs in which the anomaly's value is the larger one; ties count half."""
-    difference = anomalous[:, None] - normal
-    return float((difference.sign() + 1).mean() / 2)
+    places = reference.flatten(1).float()
+    return torch.cat([torch.cdist(batch.flatten(1).float(), places).amin(1) for batch in images.split(BATCH)])
 
 
 def drawn(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:

@@ -68,13 +68,14 @@ class MixturePrior:
             ridge: what is added to variances, as a share of the data's variance.
 
         Raises:
-            ValueError: fewer than two data, values that are not finite, or no components.
+            ValueError: fewer than two data, integers, values that are not finite, or no components.
             ImportError: scikit-learn is missing.
         """
         owner = "ald_ext.models.MixturePrior"
         require(components >= 1, f"{owner}: components", components, ">= 1")
         require(ridge >= 0, f"{owner}: ridge", ridge, ">= 0")
         require(z.dim() == 2 and len(z) >= 2, f"{owner}: z", tuple(z.shape), "(n, d_z), two data at least")
+        require(z.is_floating_point(), f"{owner}: z", str(z.dtype).removeprefix("torch."), "floating-point numbers")
         require(bool(z.isfinite().all()), f"{owner}: z", "values that are not finite", "finite ones")
         mixture = fit_mixture(z.detach().double().cpu().numpy(), components, ridge)
         values = mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_)

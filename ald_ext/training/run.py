@@ -251,7 +251,15 @@ def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state except what follows from the settings or the device: a captured step has its lr there."""
+    """Load a state except what follows from the settings or the device: a captured step has its lr there.
+
+    ValueError for other groups of parameters, which earlier versions made of some settings.
+    """
+    got, expected = (
+        [len(group["params"]) for group in groups] for groups in (state["param_groups"], optimizer.param_groups)
+    )
+    way_on = "an earlier version trained it in another way; --overwrite begins again"
+    require(got == expected, "resume: optimizer", f"groups of {got} parameters", f"groups of {expected}: {way_on}")
     own_options = ("lr", "capturable", *GROUP_OPTIONS)
     own = [{name: group[name] for name in own_options if name in group} for group in optimizer.param_groups]
     check_loaded("resume: optimizer", optimizer, state)

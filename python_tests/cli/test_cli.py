@@ -80,6 +80,21 @@ def test_sample_draws_from_a_refitted_prior(trained, tmp_path):
     assert own != one == again
 
 
+def test_a_prior_is_refitted_to_other_images_of_the_same_shape(trained, tmp_path):
+    """As a run on data that were given in Python needs."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8)
+    np.savez(tmp_path / "grey.npz", train_images=images)
+    np.savez(tmp_path / "colour.npz", train_images=np.stack([images] * 3, 3))
+    out, options = tmp_path / "a.png", ("--components", 1)
+    result = run("sample", trained, "--out", out, *options, "--dataset", tmp_path / "grey.npz")
+    assert result.returncode == 0, result.stderr
+    assert out.is_file()
+    result = run("sample", trained, "--out", out, *options, "--dataset", tmp_path / "colour.npz")
+    assert "dataset: got data of shape (3, 32, 32), expected (1, 32, 32), the model's" in result.stderr
+    result = run("sample", trained, "--out", out, "--dataset", tmp_path / "grey.npz")
+    assert "expected --components beside it, or none" in result.stderr
+
+
 def as_bytes(arguments: tuple, fifo: Path) -> bytes:
     """What a command writes into a FIFO, which must stay one."""
     received: list[bytes] = []

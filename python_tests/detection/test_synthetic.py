@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("sklearn", reason="the detector needs the extra train", exc_type=ImportError)
 
-from ald_ext.detection import synthetic_anomalies
+from ald_ext.detection import synthetic, synthetic_anomalies
 from ald_ext.detection.synthetic import KINDS
 
 
@@ -50,19 +50,23 @@ def test_the_seed_decides():
     assert not torch.equal(first["warped"], other["warped"])
 
 
-def test_a_symmetry_is_left_out():
+def test_a_symmetry_is_left_out(monkeypatch):
     """Images that are their own mirror images; as brightness varies alone, a mirrored one is as near as before."""
     half = noise(1).expand(60, -1, -1, -1)[..., :6] // torch.arange(2, 62).view(-1, 1, 1, 1)
     images = torch.cat([half, half.flip(3)], 3).to(torch.uint8)
     kinds = synthetic_anomalies(images[::2], images[1::2])
     assert "mirrored" not in kinds
     assert {"turned", "upside-down", "shuffled"} <= set(kinds)
+    monkeypatch.setattr(synthetic, "BATCH", 7)
+    assert list(synthetic_anomalies(images[::2], images[1::2])) == list(kinds)
 
 
 @pytest.mark.parametrize(
     ("images", "reference", "message"),
     [
         (noise(2).float(), None, "images: got float32 of shape (2, 2, 12, 12), expected uint8 (n, C, H, W)"),
+        (noise(2).numpy(), None, "images: got ndarray, uint8 of shape (2, 2, 12, 12), expected uint8 (n, C, H, W)"),
+        (noise(2).to("meta"), None, "images: got a tensor on meta, uint8 of shape (2, 2, 12, 12)"),
         (noise(1), None, "images: got uint8 of shape (1, 2, 12, 12)"),
         (noise(2)[..., :5], None, "images: got uint8 of shape (2, 2, 12, 5)"),
         (noise(2), noise(3)[:, :1], "reference: got uint8 of shape (3, 1, 12, 12), expected uint8 of shape (m, 2, 12"),

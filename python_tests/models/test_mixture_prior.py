@@ -100,6 +100,7 @@ def test_posterior_samples_are_those_that_a_model_infers() -> None:
     [
         (torch.zeros(4, 2), 0, "components: got 0, expected >= 1"),
         (torch.zeros(1, 2), 1, "z: got (1, 2), expected (n, d_z), two data at least"),
+        (torch.zeros(4, 2, dtype=torch.int64), 1, "z: got int64, expected floating-point numbers"),
         (torch.full((4, 2), torch.nan), 1, "z: got values that are not finite"),
     ],
 )

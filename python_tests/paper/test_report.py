@@ -18,7 +18,7 @@ pytest.importorskip("markdown")
 from command_line import run as command
 
 from ald_ext.paper.report import check_report, write_report
-from ald_ext.paper.report.metrics import best_value, direction
+from ald_ext.paper.report.metrics import METRICS, best_value, direction, find_metric
 from ald_ext.paper.results import make_row
 
 #: A picture of one pixel.
@@ -346,3 +346,10 @@ def test_a_search_has_a_table(tmp_path: Path) -> None:
     ]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["`mnist/lae`", "`lr` 0.002; `batch_size` 25", "2,000", "0.125", "50", "3", "1", "0.25 to 0.5"]
+
+
+def test_figures_are_told_by_their_own_names() -> None:
+    """Also where a name holds that of another figure; and each figure of METRICS is found by its own key."""
+    assert find_metric("far_from_modes_k=10n") == "far_from_modes"
+    assert (find_metric("modes_k=10n"), direction("modes_k=10n")) == ("modes", "→ 8")
+    assert [find_metric(key) for key in METRICS] == list(METRICS)

@@ -270,6 +270,21 @@ def test_a_file_is_no_folder_and_a_device_has_to_be_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
+def test_other_groups_of_parameters_are_refused(tmp_path):
+    """As earlier versions left the sampler of a CLAE of any number of chains among the other parameters."""
+    settings = config(model="clae", network={"chains": 7}, epochs=1)
+    train(settings, tmp_path, progress=False)
+
+    def joined(state) -> None:
+        first, second, *others = state["optimizer"]["param_groups"]
+        state["optimizer"]["param_groups"] = [{**first, "params": first["params"] + second["params"]}, *others]
+
+    with_state(tmp_path, joined)
+    message = r"^resume: optimizer: got groups of \[.*\] parameters, expected groups of \[.*\]: .*; --overwrite begins"
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(settings, epochs=2), tmp_path, resume=True, progress=False)
+
+
 # ---- settings that do nothing ----
 
 

@@ -98,7 +98,7 @@ def wait_for_steps(process: subprocess.Popen[str], progress: Path, count: int) -
 def long_run(folder: Path, images_file: Path, *prefix: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """`ald-ext train` with --out `folder`/out, after a few of its many steps; and the file where it reports them."""
     progress, settings = folder / "progress", folder / "settings.json"
-    config(epochs=100_000, checkpoint_every=1_000_000, dataset=str(images_file)).save(settings)
+    config(epochs=100_000, compile=False, checkpoint_every=1_000_000, dataset=str(images_file)).save(settings)
     child = [sys.executable, kill_training.__file__, "child", progress]
     command = [*prefix, *child, "train", "--config", settings, "--out", folder / "out"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -83,8 +83,8 @@ class Loop:
             OSError: a checkpoint could not be written; the one before is as it was.
         """
         run = self.run
-        done = run.epoch * len(run.data.train_images) + run.totals.images
         total = run.config.length(len(run.data.train_images))[2]
+        done = min(total, run.epoch * len(run.data.train_images) + run.totals.images)  # the last epoch may not be whole
         options = {"total": total, "initial": done, "desc": run.config.model, "unit": " images", "unit_scale": True}
         bar = progress_bar(show=self.show_progress, **options)
         if self.report_images is not None:

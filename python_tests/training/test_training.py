@@ -1138,3 +1138,6 @@ def test_another_number_of_steps_is_another_run(tmp_path):
     train(config(epochs=None, steps=4), tmp_path, progress=False)
     with pytest.raises(ValueError, match="steps=5, expected steps=4"):
         train(config(epochs=None, steps=5), tmp_path, resume=True, progress=False)
+    told = []
+    train(config(epochs=None, steps=4), tmp_path, resume=True, progress=told.append)
+    assert told == [50 + 20], "of the second epoch only the images of its one minibatch"

@@ -54,6 +54,8 @@ pages: $(VENV)/built
 	$(BIN)/ald-ext report docs/results/toy --out docs/results/toy.md $(CHECK)
 	$(BIN)/ald-ext report docs/results/models --out docs/results/models.md $(CHECK)
 	$(BIN)/ald-ext report docs/results/images --out docs/results/images.md --tried docs/results/what_was_tried.md $(CHECK)
+	test ! -d docs/results/images_gpu || \
+	    $(BIN)/ald-ext report docs/results/images_gpu --out docs/results/images_gpu.md $(CHECK)
 
 ## The C++ tests and about 9,000 Python tests, on all cores: all but those that start processes or take long.
 test: native-test

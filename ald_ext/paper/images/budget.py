@@ -21,7 +21,7 @@ from ...training.run import start_run
 from ..results import fingerprint
 
 #: Steps before the measurement, in which a GPU's graph is captured too; the least seconds and steps that are measured.
-STEPS_BEFORE, LEAST_SECONDS, LEAST_STEPS = 8, 1.5, 10
+STEPS_BEFORE, LEAST_SECONDS, LEAST_STEPS = 8, 0.5, 10
 #: The lr of these steps.
 SMALL_LR = 1e-9
 #: Settings that a step takes equally long with.

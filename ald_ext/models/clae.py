@@ -61,7 +61,8 @@ class CLAEConfig(LAEConfig):
     @property
     def num_chains(self) -> int:
         """The number k of chains. ValueError if neither it nor the number of data is given."""
-        self._require("num_data", self.num_data is not None or self.chains is not None, "it, or chains, to be given")
+        if self.num_data is None and self.chains is None:
+            self._require("num_data", False, "it, or chains, to be given")
         return self.chains or self.num_data or 0
 
 

@@ -85,10 +85,11 @@ def test_compiled_steps_are_the_eager_ones_up_to_rounding(model, network):
 @pytest.mark.processes
 def test_a_second_run_with_other_settings_has_a_loss_of_its_own():
     """What is compiled has no guards, so it may not be shared."""
-    for options in ({}, {"bf16": True}):
-        _, losses, _ = after_an_epoch(config(compile=False, **options))
-        _, compiled, _ = after_an_epoch(config(compile=True, **options))
-        torch.testing.assert_close(compiled, losses, rtol=1e-6, atol=0)
+    _, eager, _ = after_an_epoch(config(compile=False))
+    _, compiled, _ = after_an_epoch(config(compile=True))
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=0)
+    _, in_bf16, _ = after_an_epoch(config(compile=True, bf16=True))
+    assert all(one != other for one, other in zip(in_bf16, compiled, strict=True))
 
 
 @pytest.mark.usefixtures("traced")

@@ -42,7 +42,7 @@ def index_by_content(x: Tensor) -> Tensor:
 
 
 def latent_normal(
-    index: Tensor, count: int, *, seed: int, step: int, offset: int = 0, dtype: torch.dtype = torch.float32
+    index: Tensor, count: int, *, seed: int, step: int | range, offset: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Standard normals for latent variables: row r is :func:`normal` of parameter index[r], from element ``offset`` on.
 
@@ -52,11 +52,11 @@ def latent_normal(
         index: (n,) int64, the index of each row's datum, 0 ≤ index < 2^44; it may repeat. (Another one raises on a CPU;
             CUDA does not look, and gives it noise that is not its own.)
         count: of elements a row.
-        seed, step, offset: the noise key, as in :func:`normal`.
+        seed, step, offset: the noise key, as in :func:`normal`. A range of steps draws for each of them.
         dtype: torch.float32 or torch.float64.
 
     Returns:
-        (n, count) tensor on the device of ``index``.
+        (n, count) tensor on the device of ``index``; (steps, n, count) for a range.
 
     Raises:
         RuntimeError: an argument out of its range, or of another shape or dtype.
@@ -66,10 +66,21 @@ def latent_normal(
     if index.dim() != 1:
         raise RuntimeError(f"ald_ext.ops.latent_normal: index: got shape {tuple(index.shape)}, expected (n,)")
     if index.device.type not in KERNEL_DEVICES:
-        return reference.latent_normal(index, count, seed=seed, step=step, offset=offset, dtype=dtype)
-    out = torch.empty(len(index), count, dtype=dtype, device=index.device)
-    write(OPS.latent_normal_, [out], out, index, seed=seed, step=step, offset=offset)
+        key: dict[str, Any] = {"seed": seed, "offset": offset, "dtype": dtype}
+        if isinstance(step, range):
+            return torch.stack([reference.latent_normal(index, count, step=each, **key) for each in step])
+        return reference.latent_normal(index, count, step=step, **key)
+    shape = (len(step), len(index), count) if isinstance(step, range) else (len(index), count)
+    out = torch.empty(shape, dtype=dtype, device=index.device)
+    op = _draw_each if isinstance(step, range) else OPS.latent_normal_
+    write(op, [out], out, index, seed=seed, step=step, offset=offset)
     return out
+
+
+def _draw_each(out: Tensor, index: Tensor, *, seed: int, step: range, offset: int) -> None:
+    """Draw (steps, n, count) normals."""
+    for values, each in zip(out.unbind(), step, strict=True):
+        OPS.latent_normal_(values, index, seed=seed, step=each, offset=offset)
 
 
 def latent_langevin_step_(

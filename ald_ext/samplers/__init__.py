@@ -22,9 +22,10 @@ from .diagnostics import (
 from .dynamic_hmc import DynamicHMC
 from .export import save_netcdf, to_inference_data
 from .features import RandomFourierFeatures, WhitenedFeatures, tanh_network
+from .hmc import HMC, MALA
 from .langevin import LangevinDynamics, UnderdampedLangevin
 from .last_layer import LastLayerALD, LastLayerSGALD
-from .metropolis import HMC, MALA, MetropolisSampler
+from .metropolis import MetropolisSampler
 from .posterior import Posterior, sample
 from .potential import (
     GaussianPotential,

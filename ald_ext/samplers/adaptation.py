@@ -35,8 +35,9 @@ from ..progress import progress_bar
 from ..settings import require
 from .dual_averaging import DualAveraging
 from .dynamic_hmc import DynamicHMC, TrajectoryRecord
+from .hmc import HMC
 from .langevin import UnderdampedLangevin
-from .metropolis import HMC, MetropolisSampler
+from .metropolis import MetropolisSampler
 
 #: Steps of the first window; leapfrog steps in it, at most; draws for each dimension, from which on M is dense.
 FIRST_WINDOW, FIRST_LENGTH, DRAWS_A_DIMENSION = 15, 32, 10

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ..settings import require, shortened
 from .datapoint import DatapointSampler
-from .metropolis import MALA
+from .hmc import MALA
 from .minibatches import Minibatches
 from .potential import Potential
 

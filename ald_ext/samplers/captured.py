@@ -4,9 +4,10 @@ Note [Captured potentials]
     Where a gradient takes a tenth of a millisecond, most of its time is Python's, autograd's and vmap's. So value and
     gradient are traced once for each shape, by ``make_fx``, and run as the plain list of kernels that they are; with
     ``compile=True`` ``torch.compile`` fuses these, and makes what follows the noise in a step of MALA and HMC one
-    function, after blocks of leapfrog steps. What is no tensor is a constant of the graph: numbers, and the way that
-    Python's branches took. Tensors that the potential refers to are referred to, so that they may be changed in place.
-    A potential that looks at its values cannot be traced, which is an error.
+    function, after blocks of leapfrog steps. Where many steps of short trajectories are made, several are one function.
+    What is no tensor is a constant of the graph: numbers, and the way that Python's branches took. Tensors that the
+    potential refers to are referred to, so that they may be changed in place. A potential that looks at its values
+    cannot be traced, which is an error.
 
     Where the gradient alone is asked for, as in all but the last leapfrog step of HMC, the list lacks what only the
     value needs. Views of tensors that the potential refers to, but not of a module's parameters, whose data may be

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
@@ -21,6 +21,7 @@ from torch import Tensor
 from ..progress import progress_bar
 from ..settings import from_dict, require
 from ..threads import FastestThreads, number_of_threads
+from .datapoint import DatapointSampler
 from .faults import DrawMonitor
 from .npy_files import map_draws
 
@@ -311,11 +312,14 @@ class Collector:
         # A run ends right after a draw, or, if it was interrupted, somewhere between two.
         since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
         num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
+        step = self.sampler.step
+        if isinstance(self.sampler, DatapointSampler) and not self.fastest_threads:
+            step = self.sampler.steps(num_steps).__next__
         with self.threads.in_use():
             for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):
-                self._step()
+                self._step(step)
 
-    def _step(self) -> None:
+    def _step(self, step: Callable[[], Tensor]) -> None:
         if self.num_steps >= self.burn_in:
             self.monitor.start()
         if self.fastest_threads and self._on_cpu and self.threads.due:
@@ -323,7 +327,7 @@ class Collector:
             kept = copy.deepcopy(sampler.state_dict())
             with torch.random.fork_rng(devices=[]):
                 self.threads.choose(sampler.step, lambda: sampler.load_state_dict(copy.deepcopy(kept)))
-        state = self.threads.step(self.sampler.step)
+        state = self.threads.step(step)
         self._on_cpu = state.device.type == "cpu"
         self.num_steps += 1
         after_burn_in = self.num_steps - self.burn_in

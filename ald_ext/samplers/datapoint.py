@@ -18,6 +18,7 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -131,6 +132,11 @@ class DatapointSampler(ABC):
         self.step_count += 1
         return self.z
 
+    def steps(self, num_steps: int) -> Iterator[Tensor]:
+        """Make so many steps, one at a time, and give ``z`` after each. MALA and HMC may compute several at once."""
+        for _ in range(num_steps):
+            yield self.step()
+
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that changes, what a warm-up found, and the seed; they load with weights_only=True."""
         tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
@@ -204,10 +210,13 @@ class DatapointSampler(ABC):
         self.num_gradients += 1
         return self.potential.gradient(self._rows_of_x, z.view(-1, z.shape[-1])).reshape(z.shape)
 
-    def _normal(self, shape: torch.Size, step: int, draw: int) -> Tensor:
-        """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers]."""
-        key = {"seed": self.seed, "step": step * self.draws_per_step + draw, "offset": self._offset(shape)}
-        return ops.latent_normal(self.index, shape[1:].numel(), **key, dtype=self._z.dtype).view(shape)
+    def _normal(self, shape: torch.Size, step: int, draw: int, num_steps: int | None = None) -> Tensor:
+        """Return normals of a shape (n, ...) by Note [Noise of datapoint samplers], (num_steps, n, ...) of several."""
+        number, apart = step * self.draws_per_step + draw, self.draws_per_step
+        steps = number if num_steps is None else range(number, number + num_steps * apart, apart)
+        key: dict[str, Any] = {"seed": self.seed, "step": steps, "offset": self._offset(shape)}
+        normals = ops.latent_normal(self.index, shape[1:].numel(), **key, dtype=self._z.dtype)
+        return normals.view(shape if num_steps is None else (num_steps, *shape))
 
     def _offset(self, shape: torch.Size) -> int:
         """Return the element of a row at which the draws of the first chain begin, for draws of z's shape or (n, …)."""

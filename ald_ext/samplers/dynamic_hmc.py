@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from .captured import CapturedPotential
-from .metropolis import HMC, ChainStates
+from .hmc import HMC
+from .leapfrog import ChainStates
 from .potential import Potential
 
 #: Bins of the logarithm of time, in an octave and in all, from 2^-40 to 2^40; the least mean number of leapfrog steps
@@ -76,7 +77,7 @@ class DynamicHMC(HMC):
         **options: Any,
     ) -> None:
         super().__init__(potential, x, z, step_size=step_size, num_leapfrog_steps=max_leapfrog_steps, **options)
-        self.trajectory_length = trajectory_length
+        self.trajectory_length, self.steps_alike = trajectory_length, False
         self.record: TrajectoryRecord | None = None
 
     @property

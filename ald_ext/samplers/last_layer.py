@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..ops import draw_seed
 from ..settings import require
 from .features import gram_rank
-from .metropolis import MALA
+from .hmc import MALA
 from .minibatches import Kernel, MinibatchSampler
 from .potential import Potential
 

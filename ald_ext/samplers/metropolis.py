@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -68,6 +69,9 @@ class MetropolisSampler(DatapointSampler):
 
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
+
+    #: Whether all steps have the same leapfrog steps, unless they adapt.
+    steps_alike: bool = True
 
     #: The step size from which on, after adaptation, the target counts as improper.
     largest_step_size: ClassVar[float]
@@ -150,6 +154,57 @@ class MetropolisSampler(DatapointSampler):
         bad = int((~value.isfinite()).sum())
         self._require(not bad, "z", f"{bad} of {value.numel()} states where the potential is not finite", "none")
         self._potential, self._gradient = value, gradient
+
+    def steps(self, num_steps: int) -> Iterator[Tensor]:
+        """Make so many steps, one at a time, and give ``z`` after each.
+
+        Short trajectories of a compiled potential are computed several at once, while nothing adapts. What has been
+        computed ahead is computed anew if the sampler is changed in between.
+        """
+        alone = 0
+        while num_steps > 0:
+            ahead = [] if alone else self._steps_ahead(num_steps)
+            if not ahead:
+                alone = (alone or BLOCK) - 1
+                num_steps -= 1
+                yield self.step()
+            for state in ahead:
+                self._z, self._gradient, self._potential, self._accepted, gradients = state
+                self.step_count += 1
+                self.num_gradients += gradients
+                num_steps -= 1
+                made = list(vars(self).values())
+                yield self.z
+                if not all(map(is_, made, vars(self).values())):
+                    break
+
+    @torch.no_grad()
+    def _steps_ahead(self, most: int) -> list[tuple[Any, ...]]:
+        """Return what the next steps lead to: z, ∇U, U, the accepted, gradients taken; none if one of them diverges."""
+        if not self.steps_alike or self.adaptation_steps_left or not self._compiled():
+            return []
+        step_size, length = self._leapfrog_steps(self.step_count + 1)
+        size = BLOCK // length
+        if not 1 < size <= most:
+            return []
+        normals = self._normal(self._z.shape, self.step_count + 1, 0, size)
+        tests = self._normal(self._z.shape[:-1], self.step_count + 1, TEST_DRAW, size)
+        state = (self._z, self._gradient, self._potential, self._accepted)
+        *states, bounded = self._run("_transitions", length, step_size, *state, normals, tests)
+        self.num_gradients -= length
+        return [(*states[at : at + 4], length) for at in range(0, 4 * size, 4)] if bounded else []
+
+    def _transitions(self, length: int, step_size: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return z, ∇U, U and the accepted after each of several steps, and whether all of their |log r| are small."""
+        z, gradient, potential, accepted, normals, tests = tensors
+        states, all_bounded = [], []
+        for normal, test in zip(normals, tests, strict=True):
+            v = normal * self.temperature**0.5
+            result = self._decide(length, step_size, z, gradient, v, potential, test)
+            (z, potential, gradient), accepted = result[:3], accepted + result[-2]
+            states += [z, gradient, potential, accepted]
+            all_bounded.append(result[-1])
+        return (*states, torch.stack(all_bounded).all())
 
     @abstractmethod
     def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
@@ -308,94 +363,3 @@ class MetropolisSampler(DatapointSampler):
             positive = not bool(failed.any()) and torch.allclose(matrix, matrix.mT)
         self._require(positive, name, matrix.tolist(), "symmetric and positive definite")
         return factor
-
-
-class MALA(MetropolisSampler):
-    """The Metropolis-adjusted Langevin algorithm (Roberts & Tweedie 1996): Langevin dynamics, accepted or rejected.
-
-        z' = z - h M ∇U(z) + √(2hT) F ξ,      M = F Fᵀ,      ξ ~ N(0, I)
-        log r = (U(z) - U(z'))/T + aᵀξ - ‖a‖²/2,      a = √(h/2T) Fᵀ (∇U(z) + ∇U(z'))
-
-    log r is the log of exp(-U(z')/T) q(z | z') / exp(-U(z)/T) q(z' | z). A step takes one gradient. With M = I the
-    proposal is a step of :class:`LangevinDynamics`; it is one leapfrog step, of size √(2h), of :class:`HMC`, and so it
-    is computed. A target acceptance of 0.574 is best in high dimensions (Roberts & Rosenthal 1998).
-
-    Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
-            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is h.
-    """
-
-    draws_per_step: ClassVar = 2
-    best_acceptance: ClassVar = 0.574
-    largest_step_size: ClassVar = MAX_SCALE**2 / 2
-
-    def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
-        return (2 * self._step_size_of_chains()).sqrt(), 1
-
-
-class HMC(MetropolisSampler):
-    """Hamiltonian Monte Carlo of one or more chains for each datum (Duane et al. 1987; Neal 2011).
-
-    With the inverse mass matrix M = F Fᵀ and the momenta p = F⁻ᵀ v, each step draws v ~ N(0, T I), makes L times
-
-        v ← v - (ε/2) Fᵀ∇U(z),      z ← z + ε F v,      v ← v - (ε/2) Fᵀ∇U(z)
-
-    and accepts with log r = (U + ‖v‖²/2 at the beginning - the same at the end) / T. A step takes L gradients.
-
-    Args:
-        potential, x, z, step_size, temperature, inverse_mass_matrix, adapt_steps, target_acceptance, seed, index,
-            first_chain: see :class:`MetropolisSampler`, also for errors; the step size is ε.
-        num_leapfrog_steps: L ≥ 1.
-        jitter: 0 ≤ jitter < 1. At each step each chain multiplies its ε, and so the length of its trajectory, by a
-            fresh number that is uniform on [1 - jitter, 1 + jitter], which breaks the resonance of a length that is
-            near a period of the target (Neal 2011, Section 5.4.2.2).
-    """
-
-    draws_per_step: ClassVar = 3
-    best_acceptance: ClassVar = 0.8
-    largest_step_size: ClassVar = MAX_SCALE
-
-    def __init__(
-        self,
-        potential: Potential,
-        x: Tensor | None,
-        z: Tensor,
-        *,
-        step_size: float | Tensor,
-        num_leapfrog_steps: int,
-        jitter: float = 0.0,
-        temperature: float = 1.0,
-        inverse_mass_matrix: Tensor | None = None,
-        adapt_steps: int = 0,
-        target_acceptance: float | None = None,
-        seed: int | None = None,
-        index: Tensor | None = None,
-        first_chain: int = 0,
-    ) -> None:
-        super().__init__(
-            potential,
-            x,
-            z,
-            step_size=step_size,
-            temperature=temperature,
-            inverse_mass_matrix=inverse_mass_matrix,
-            adapt_steps=adapt_steps,
-            target_acceptance=target_acceptance,
-            seed=seed,
-            index=index,
-            first_chain=first_chain,
-        )
-        self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
-        self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
-        self.num_leapfrog_steps, self.jitter = num_leapfrog_steps, jitter
-
-    def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
-        step_size = self._step_size_of_chains()
-        if self.jitter > 0:
-            uniform = torch.special.ndtr(self._normal(self._z.shape[:-1], step, JITTER_DRAW))
-            step_size = step_size * (1 + self.jitter * (2 * uniform - 1))[..., None]
-        return step_size, self._length(step)
-
-    def _length(self, step: int) -> int:
-        """Return L of step number ``step``."""
-        return self.num_leapfrog_steps

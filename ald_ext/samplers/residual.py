@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from ..ops import draw_seed, latent_normal
 from ..settings import require
-from .metropolis import HMC
+from .hmc import HMC
 from .minibatches import Kernel, MinibatchSampler
 from .potential import Potential
 from .transforms import TransformedPotential

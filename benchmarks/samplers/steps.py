@@ -58,8 +58,8 @@ def of_ours(target: Target, name: str, steps: int, make_potential: Callable[[Any
         sampler = MALA(potential, None, start, seed=SEED, step_size=MALA_STEP_SIZE)
 
     def run() -> None:
-        for _ in range(steps):
-            sampler.step()
+        for _ in sampler.steps(steps):
+            pass
 
     return run
 

@@ -71,6 +71,18 @@ def test_normals_from_an_element_on(device: torch.device, count: int, offset: in
     assert torch.equal(ops.latent_normal(index, **largest)[7].cpu(), expected)
 
 
+@DTYPES
+@pytest.mark.parametrize("steps", [range(0), range(3, 4), range(2**33, 2**33 + 7, 2)], ids=str)
+def test_normals_of_several_steps(device: torch.device, steps: range, dtype: torch.dtype) -> None:
+    index, key = index_of(20, device), {"seed": 3, "offset": 5, "dtype": dtype}
+    got = ops.latent_normal(index, 7, step=steps, **key)
+    assert got.shape == (len(steps), 20, 7)
+    for values, step in zip(got, steps, strict=True):
+        assert torch.equal(values, ops.latent_normal(index, 7, step=step, **key))
+    with pytest.raises(RuntimeError, match="latent_normal_: step: got -1, expected"):
+        ops.latent_normal(index, 7, step=range(-1, 1), **key)
+
+
 def test_strided_index(device: torch.device) -> None:
     index = index_of(20, device)
     got = ops.latent_normal(index[::3], 5, **KEY)

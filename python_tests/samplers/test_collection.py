@@ -267,7 +267,7 @@ def test_divergences_of_a_resumed_run(first: int) -> None:
     whole = collect(Diverging(), 5, into=SampleStorage(), burn_in=1, thinning=3)
     earlier = Collector(Diverging(), into=SampleStorage(), burn_in=1, thinning=3)
     for _ in range(first):
-        earlier._step()
+        earlier._step(earlier.sampler.step)
     later, storage = Diverging(), SampleStorage()
     collector = Collector(later, into=storage, burn_in=1, thinning=3)
     collector.load_state_dict(earlier.state_dict())

@@ -23,6 +23,8 @@ from ald_ext.samplers import (
     GaussianPotential,
     LangevinDynamics,
     LinearGaussianPotential,
+    MetropolisSampler,
+    SampleStorage,
     UnderdampedLangevin,
     collect,
     metropolis,
@@ -482,6 +484,115 @@ def test_divergences_of_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         collect(expected, 3)
     assert torch.equal(compiled.divergences, expected.divergences)
     assert int(compiled.divergences.min()) == 3
+
+
+def compiled_and_plain(kernel: type[MetropolisSampler], **options: Any) -> list[MetropolisSampler]:
+    """Of samplers of 3 data with 2 chains each."""
+    target, x = LinearGaussianPotential(torch.zeros(2), torch.eye(2), torch.eye(2)), torch.arange(6.0).view(3, 2)
+    options = {"step_size": 0.3, "seed": 0, **options}
+    potentials = CapturedPotential(target, compile=True), target
+    return [kernel(potential, x, torch.zeros(3, 2, 2), **options) for potential in potentials]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "at_once"),
+    [
+        (MALA, {}, True),
+        (MALA, {"temperature": 0.5, "inverse_mass_matrix": torch.tensor([[1.0, 0.3], [0.3, 0.5]])}, True),
+        (MALA, {"adapt_steps": 5}, True),
+        (HMC, {"num_leapfrog_steps": 2}, True),
+        (HMC, {"num_leapfrog_steps": 3}, False),
+        (HMC, {"num_leapfrog_steps": 1, "jitter": 0.1}, False),
+        (DynamicHMC, {"max_leapfrog_steps": 1}, False),
+    ],
+)
+def test_several_compiled_steps_at_once(
+    monkeypatch: pytest.MonkeyPatch, kernel: Any, options: dict[str, Any], at_once: bool
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(metropolis, "BLOCK", 4)
+    compiled, plain = compiled_and_plain(kernel, **options)
+    ran = watch_methods(monkeypatch)
+    for number in (5, 1, 17):  # more than a block, less, and two of them after a state that is no block's
+        torch.testing.assert_close(list(compiled.steps(number)), list(plain.steps(number)))
+        assert torch.equal(compiled.acceptance_rate.nan_to_num(), plain.acceptance_rate.nan_to_num())
+    counts = [(each.step_count, each.num_gradients, each.adaptation_steps_left) for each in (compiled, plain)]
+    assert counts[0] == counts[1]
+    assert ("_transitions" in ran) == at_once
+    loaded = compiled_and_plain(kernel, **options)[0]
+    loaded.load_state_dict(compiled.state_dict())
+    torch.testing.assert_close(list(loaded.steps(5)), list(plain.steps(5)))
+
+
+def watch_methods(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that will have the names of the methods that run as compiled functions."""
+    ran: list[str] = []
+    original = CapturedPotential.run_compiled
+
+    def run(potential: CapturedPotential, sampler: Any, method: str, *inputs: Any) -> tuple[Tensor, ...]:
+        ran.append(method)
+        return original(potential, sampler, method, *inputs)
+
+    monkeypatch.setattr(CapturedPotential, "run_compiled", run)
+    return ran
+
+
+@pytest.mark.parametrize("change", ["temperature", "step", "seed", "potential", "state"])
+def test_a_sampler_that_is_changed_between_compiled_steps(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    samplers = compiled_and_plain(MALA)
+    other = compiled_and_plain(MALA)
+
+    def run(sampler: MetropolisSampler, potential: Any, state: dict[str, Any]) -> list[Tensor]:
+        states = []
+        for number, z in enumerate(sampler.steps(16)):
+            states.append(z)
+            if number == 2 and change == "temperature":
+                sampler.temperature = 3.0
+            elif number == 2 and change == "step":
+                states.append(sampler.step())
+            elif number == 2 and change == "seed":
+                sampler.seed = 5
+            elif number == 2 and change == "potential":
+                sampler.potential = potential
+                sampler.refresh()
+            elif number == 2 and change == "state":
+                sampler.load_state_dict(state)
+        return states
+
+    scaled = GaussianPotential(torch.ones(2), 9 * torch.eye(2))
+    potentials = CapturedPotential(scaled, compile=True), scaled
+    states = [each.state_dict() for each in other]
+    got, expected = map(run, samplers, potentials, states)
+    torch.testing.assert_close(got, expected)
+    assert not torch.allclose(got[-1], list(other[1].steps(16))[-1]) or change == "step"
+
+
+def test_compiled_steps_are_the_plain_ones() -> None:
+    """By torch.compile itself, and the same bits from whatever state a block begins."""
+    compiled, plain = compiled_and_plain(MALA)
+    together = collect(compiled, 17)
+    torch.testing.assert_close(together, collect(plain, 17))
+    apart = compiled_and_plain(MALA)[0]
+    torch.testing.assert_close(torch.cat([collect(apart, 4), collect(apart, 13)]), together)
+
+
+def test_divergences_of_several_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    ran = watch_methods(monkeypatch)
+    options: dict[str, Any] = {"step_size": 100.0, "seed": 0}
+    target, z = lambda _, z: z.pow(4).sum(1), torch.ones(1, 4, 2)
+    expected, compiled = (MALA(each, None, z, **options) for each in (target, CapturedPotential(target, compile=True)))
+    storages = [SampleStorage(), SampleStorage()]
+    for sampler, storage in zip((compiled, expected), storages, strict=True):
+        with pytest.warns(UserWarning, match="diverged"):
+            collect(sampler, 20, into=storage)
+    assert "_transitions" in ran
+    assert storages[0].diverging is not None
+    assert torch.equal(storages[0].diverging, storages[1].diverging)
+    assert torch.equal(compiled.divergences, expected.divergences)
+    assert compiled.num_gradients == expected.num_gradients == 21
+    assert ran.count("_transitions") == 2
 
 
 @pytest.mark.parametrize(

@@ -650,9 +650,14 @@ def test_every_model_gets_the_same_seconds_and_the_same_search(images: Path, tmp
         best = sorted(rounds[0], key=lambda trial: trial.score)[:2]
         assert [trial.options for trial in rounds[1]] == [trial.options for trial in best]
         assert choice.options == min(rounds[1], key=lambda trial: trial.score).options
-        tried[choice.model] = [(trial.options["batch_size"], trial.options["lr"]) for trial in rounds[0]]
+        tried[choice.model] = [
+            (trial.options["batch_size"], trial.options["lr"] * 0.3 / trial.options.get("eps", 0.3))
+            for trial in rounds[0]
+        ]
         assert ("momentum" in choice.options) == ("prior_eps" in choice.options) == (choice.model == "lae")
-    assert tried["ae"] == tried["vae"] == tried["lae"]
+    assert tried["ae"] == tried["vae"]
+    for fixed, scaled in zip(tried["vae"], tried["lae"], strict=True):
+        assert scaled == pytest.approx(fixed, rel=0.01)
     for config_file in (tmp_path / "out" / "runs" / "halves").glob("*/config.json"):
         config = TrainingConfig.load(config_file)
         assert config.steps == (5 if config.model == "ae" else 10)

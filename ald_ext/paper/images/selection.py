@@ -24,7 +24,7 @@ from .experiment import ImageExperiment, ImageSettings, extractor_of, load, real
 from .image_generation import generate
 
 #: The grid: minibatches; lr at minibatches of 25, which grows with the square root of their size; for PSGLD pairs of
-#: eps and momentum; eps of a learned prior.
+#: eps and momentum, where lr is in proportion to eps, as lr/eps is the step of small gradients; eps of a learned prior.
 BATCH_SIZES, LRS = (25, 100, 500), (5e-4, 1e-3, 2e-3, 4e-3)
 EPS_AND_MOMENTUM = ((0.3, 0.0), (0.1, 0.0), (0.1, 0.9), (0.03, 0.9))
 PRIOR_EPS = (0.3, 0.1, 0.01)
@@ -91,6 +91,8 @@ def trials_of(
     for options in grid_draws(settings.candidates, len(data.train_images)):
         readable = {name for name in options if hasattr(base, name) or hasattr(base.network, name)}
         given = dict(settings.options)
+        if "eps" in readable - base.unread().keys() - given.keys():
+            options = {**options, "lr": float(f"{options['lr'] * options['eps'] / EPS_AND_MOMENTUM[0][0]:.3g}")}
         own = {name: options[name] for name in options if name in readable - base.unread().keys() - given.keys()}
         config = with_options(base, {**own, **given})
         shares = (settings.candidates, min(FINALISTS, settings.candidates))

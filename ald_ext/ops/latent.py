@@ -68,7 +68,8 @@ def latent_normal(
     if index.device.type not in KERNEL_DEVICES:
         key: dict[str, Any] = {"seed": seed, "offset": offset, "dtype": dtype}
         if isinstance(step, range):
-            return torch.stack([reference.latent_normal(index, count, step=each, **key) for each in step])
+            draws = [reference.latent_normal(index, count, step=each, **key)[None] for each in step]
+            return torch.cat([torch.empty(0, len(index), count, dtype=dtype, device=index.device), *draws])
         return reference.latent_normal(index, count, step=step, **key)
     shape = (len(step), len(index), count) if isinstance(step, range) else (len(index), count)
     out = torch.empty(shape, dtype=dtype, device=index.device)

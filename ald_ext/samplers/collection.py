@@ -313,7 +313,8 @@ class Collector:
         since_last_draw = max(self.num_steps - self.burn_in, 0) % self.thinning
         num_steps = max(self.burn_in - self.num_steps, 0) + num_samples * self.thinning - since_last_draw
         step = self.sampler.step
-        if isinstance(self.sampler, DatapointSampler) and not self.fastest_threads:
+        # A subclass may have an attribute ``steps`` of its own, such as a count.
+        if isinstance(self.sampler, DatapointSampler) and callable(self.sampler.steps) and not self.fastest_threads:
             step = self.sampler.steps(num_steps).__next__
         with self.threads.in_use():
             for _ in progress_bar(range(num_steps), show=self.progress, unit="step"):

@@ -77,7 +77,7 @@ class DynamicHMC(HMC):
         **options: Any,
     ) -> None:
         super().__init__(potential, x, z, step_size=step_size, num_leapfrog_steps=max_leapfrog_steps, **options)
-        self.trajectory_length, self.steps_alike = trajectory_length, False
+        self.trajectory_length = trajectory_length
         self.record: TrajectoryRecord | None = None
 
     @property
@@ -89,6 +89,10 @@ class DynamicHMC(HMC):
     def trajectory_length(self, trajectory_length: float) -> None:
         self._check_number("trajectory_length", trajectory_length)
         self._trajectory_length = float(trajectory_length)
+
+    @property
+    def steps_alike(self) -> bool:
+        return False
 
     def _length(self, step: int) -> int:
         mean = self.trajectory_length / self.step_size.mean().item()

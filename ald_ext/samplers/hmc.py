@@ -89,7 +89,10 @@ class HMC(MetropolisSampler):
         self._require(num_leapfrog_steps >= 1, "num_leapfrog_steps", num_leapfrog_steps, "a number >= 1")
         self._require(0 <= jitter < 1, "jitter", jitter, "0 <= jitter < 1")
         self.num_leapfrog_steps, self.jitter = num_leapfrog_steps, jitter
-        self.steps_alike = jitter == 0
+
+    @property
+    def steps_alike(self) -> bool:
+        return self.jitter == 0
 
     def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
         step_size = self._step_size_of_chains()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -69,9 +69,6 @@ class MetropolisSampler(DatapointSampler):
 
     #: The acceptance that adaptation steers to by default.
     best_acceptance: ClassVar[float]
-
-    #: Whether all steps have the same leapfrog steps, unless they adapt.
-    steps_alike: bool = True
 
     #: The step size from which on, after adaptation, the target counts as improper.
     largest_step_size: ClassVar[float]
@@ -158,10 +155,10 @@ class MetropolisSampler(DatapointSampler):
     def steps(self, num_steps: int) -> Iterator[Tensor]:
         """Make so many steps, one at a time, and give ``z`` after each.
 
-        Short trajectories of a compiled potential are computed several at once, while nothing adapts. What has been
-        computed ahead is computed anew if the sampler is changed in between.
+        Short trajectories of a compiled potential are computed several at once while nothing adapts, unless ``step`` is
+        overridden. What has been computed ahead is computed anew if the sampler is changed in between.
         """
-        alone = 0
+        alone, num_steps = 0, operator.index(num_steps)
         while num_steps > 0:
             ahead = [] if alone else self._steps_ahead(num_steps)
             if not ahead:
@@ -173,15 +170,17 @@ class MetropolisSampler(DatapointSampler):
                 self.step_count += 1
                 self.num_gradients += gradients
                 num_steps -= 1
-                made = list(vars(self).values())
+                made = vars(self).copy()
                 yield self.z
-                if not all(map(is_, made, vars(self).values())):
+                if made.keys() != vars(self).keys() or not all(map(operator.is_, made.values(), vars(self).values())):
+                    alone = BLOCK  # the next change may be near
                     break
 
     @torch.no_grad()
     def _steps_ahead(self, most: int) -> list[tuple[Any, ...]]:
         """Return what the next steps lead to: z, ∇U, U, the accepted, gradients taken; none if one of them diverges."""
-        if not self.steps_alike or self.adaptation_steps_left or not self._compiled():
+        ours = (getattr(getattr(self, each.__name__), "__func__", None) is each for each in STEPPING)
+        if not self.steps_alike or self.adaptation_steps_left or not self._compiled() or not all(ours):
             return []
         step_size, length = self._leapfrog_steps(self.step_count + 1)
         size = BLOCK // length
@@ -205,6 +204,11 @@ class MetropolisSampler(DatapointSampler):
             states += [z, gradient, potential, accepted]
             all_bounded.append(result[-1])
         return (*states, torch.stack(all_bounded).all())
+
+    @property
+    def steps_alike(self) -> bool:
+        """Whether all steps have the same leapfrog steps, unless they adapt."""
+        return True
 
     @abstractmethod
     def _leapfrog_steps(self, step: int) -> tuple[Tensor, int]:
@@ -231,7 +235,8 @@ class MetropolisSampler(DatapointSampler):
         v = self._normal(self._z.shape, step, draw=0).mul_(self.temperature**0.5)
         normal = self._normal(self._z.shape[:-1], step, TEST_DRAW)
         place = first = (self._z, self._gradient, v)
-        for size in (BLOCK, 1) if self._compiled() else ():
+        one_function = self.steps_alike and length <= BLOCK // 2  # with the bits of :meth:`_transitions`
+        for size in (BLOCK, 1) if self._compiled() and not one_function else ():
             while length > size:
                 place = self._run("_leapfrogs", size, step_size, *place)
                 length -= size
@@ -363,3 +368,7 @@ class MetropolisSampler(DatapointSampler):
             positive = not bool(failed.any()) and torch.allclose(matrix, matrix.mT)
         self._require(positive, name, matrix.tolist(), "symmetric and positive definite")
         return factor
+
+
+#: Methods that make a step; a sampler with others makes its steps by them, one by one.
+STEPPING = MetropolisSampler.step, MetropolisSampler._advance, MetropolisSampler._propose

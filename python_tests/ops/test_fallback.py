@@ -96,6 +96,9 @@ def test_latent_variables(dtype: torch.dtype, bound: float) -> None:
     torch.ops.ald_ext.latent_langevin_step_(expected[0], grad, data, **options)
     torch.ops.ald_ext.latent_underdamped_step_(*expected, grad, data, momentum=0.9, **options)
     torch.testing.assert_close([noise, *got], [kernel, *expected], rtol=0, atol=bound)
+    each = ops.latent_normal(data, 6, seed=5, step=range(1, 3), dtype=dtype)
+    assert torch.equal(each[1], noise)
+    assert ops.latent_normal(data, 6, seed=5, step=range(0), dtype=dtype).shape == (0, 4, 6)
 
 
 @pytest.mark.parametrize("dtype", ops.PARAMETER_DTYPES, ids=str)

@@ -58,6 +58,21 @@ def test_burn_in_and_thinning_keep_these_states() -> None:
     assert isinstance(Counter(1, 1), Sampler)
 
 
+class CountingLangevin(LangevinDynamics):
+    steps: Any = 0
+
+    def step(self) -> Tensor:
+        self.steps += 1
+        return super().step() + 100
+
+
+def test_steps_are_those_of_a_subclass() -> None:
+    potential = GaussianPotential(torch.zeros(2), torch.eye(2))
+    sampler = CountingLangevin(potential, None, torch.zeros(1, 1, 2), step_size=0.1)
+    assert collect(sampler, 4, burn_in=2, thinning=3).min() > 50
+    assert sampler.steps == sampler.step_count == 14
+
+
 @pytest.mark.filterwarnings("error")
 def test_runs_follow_on_each_other() -> None:
     storage = SampleStorage()

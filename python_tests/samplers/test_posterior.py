@@ -487,7 +487,7 @@ def test_divergences_of_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compiled_and_plain(kernel: type[MetropolisSampler], **options: Any) -> list[MetropolisSampler]:
-    """Of samplers of 3 data with 2 chains each."""
+    """Return two samplers of 3 data with 2 chains each."""
     target, x = LinearGaussianPotential(torch.zeros(2), torch.eye(2), torch.eye(2)), torch.arange(6.0).view(3, 2)
     options = {"step_size": 0.3, "seed": 0, **options}
     potentials = CapturedPotential(target, compile=True), target
@@ -568,13 +568,60 @@ def test_a_sampler_that_is_changed_between_compiled_steps(monkeypatch: pytest.Mo
     assert not torch.allclose(got[-1], list(other[1].steps(16))[-1]) or change == "step"
 
 
-def test_compiled_steps_are_the_plain_ones() -> None:
+def test_steps_in_vain_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a sampler is changed after every step."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    ran = watch_methods(monkeypatch)
+    sampler: Any = compiled_and_plain(MALA)[0]
+    for number, _ in enumerate(sampler.steps(20)):
+        sampler.note = number
+    assert ran.count("_transitions") == 2
+
+
+def test_jitter_that_is_set_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    samplers: list[Any] = compiled_and_plain(HMC, num_leapfrog_steps=1)
+    for sampler in samplers:
+        sampler.jitter = 0.5
+    torch.testing.assert_close(*(list(sampler.steps(9)) for sampler in samplers))
+
+
+@pytest.mark.parametrize("of_class", [True, False])
+@pytest.mark.parametrize("name", ["step", "_advance", "_propose"])
+def test_steps_by_ones_own_method(monkeypatch: pytest.MonkeyPatch, name: str, of_class: bool) -> None:
+    """Of a subclass, or of an instance, in the midst of steps that were computed ahead."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    sampler = compiled_and_plain(type("Own", (MALA,), {}))[0]
+    owner, steps, calls = type(sampler) if of_class else sampler, sampler.steps(12), []
+    original, first = getattr(owner, name), [] if of_class else [next(steps)]
+
+    def own(*args: Any) -> Any:
+        calls.append(name)
+        return original(*args)
+
+    setattr(owner, name, own)
+    assert len([*first, *steps]) == len([*first, *calls]) == 12
+    collect(sampler, 10)
+    assert len([*first, *calls]) == 22
+
+
+@pytest.mark.parametrize("kernel", [MALA, LangevinDynamics])
+def test_the_number_of_steps(kernel: Any) -> None:
+    sampler, number = compiled_and_plain(kernel)[1], torch.tensor(2)
+    assert len(list(sampler.steps(number))) == number == 2
+    assert list(sampler.steps(-1)) == []
+    with pytest.raises(TypeError, match="float"):
+        next(sampler.steps(2.5))
+
+
+@pytest.mark.parametrize(("kernel", "options"), [(MALA, {}), (HMC, {"num_leapfrog_steps": 2})])
+def test_compiled_steps_are_the_plain_ones(kernel: Any, options: dict[str, Any]) -> None:
     """By torch.compile itself, and the same bits from whatever state a block begins."""
-    compiled, plain = compiled_and_plain(MALA)
+    compiled, plain = compiled_and_plain(kernel, **options)
     together = collect(compiled, 17)
     torch.testing.assert_close(together, collect(plain, 17))
-    apart = compiled_and_plain(MALA)[0]
-    torch.testing.assert_close(torch.cat([collect(apart, 4), collect(apart, 13)]), together)
+    apart = compiled_and_plain(kernel, **options)[0]
+    assert torch.equal(torch.cat([collect(apart, 3), collect(apart, 14)]), together)
 
 
 def test_divergences_of_several_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,9 @@ MAX_ENERGY_ERROR, MAX_SCALE = 1000.0, 1e7
 #: What counts as a chain's least acceptance in a harmonic mean.
 LEAST_ACCEPTANCE = 0.1
 
+#: Elements of states up to which several steps are one function; of more, a step takes longer than its call.
+MOST_ELEMENTS = 2**17
+
 
 class MetropolisSampler(DatapointSampler):
     """Base of the samplers that accept or reject, so that they leave exp(-U/T) exactly invariant.
@@ -158,14 +161,16 @@ class MetropolisSampler(DatapointSampler):
         Short trajectories of a compiled potential are computed several at once while nothing adapts, unless ``step`` is
         overridden. What has been computed ahead is computed anew if the sampler is changed in between.
         """
-        alone, num_steps = 0, operator.index(num_steps)
+        alone, pause, num_steps = 0, BLOCK, operator.index(num_steps)  # steps before a block is tried again
         while num_steps > 0:
-            ahead = [] if alone else self._steps_ahead(num_steps)
+            ahead = None if alone else self._steps_ahead(num_steps)
+            if ahead is not None:
+                alone, pause = (0, BLOCK) if ahead else (pause, 2 * pause)
             if not ahead:
-                alone = (alone or BLOCK) - 1
+                alone = max(alone - 1, 0)
                 num_steps -= 1
                 yield self.step()
-            for state in ahead:
+            for state in ahead or ():
                 self._z, self._gradient, self._potential, self._accepted, gradients = state
                 self.step_count += 1
                 self.num_gradients += gradients
@@ -177,15 +182,19 @@ class MetropolisSampler(DatapointSampler):
                     break
 
     @torch.no_grad()
-    def _steps_ahead(self, most: int) -> list[tuple[Any, ...]]:
-        """Return what the next steps lead to: z, ∇U, U, the accepted, gradients taken; none if one of them diverges."""
+    def _steps_ahead(self, most: int) -> list[tuple[Any, ...]] | None:
+        """Return what the next steps lead to: z, ∇U, U, the accepted, gradients taken; [] if one of them diverges.
+
+        None is returned where steps are made alone.
+        """
         ours = (getattr(getattr(self, each.__name__), "__func__", None) is each for each in STEPPING)
-        if not self.steps_alike or self.adaptation_steps_left or not self._compiled() or not all(ours):
-            return []
+        small = self._z.numel() <= MOST_ELEMENTS
+        if not (self.steps_alike and small and self._compiled() and all(ours)) or self.adaptation_steps_left:
+            return None
         step_size, length = self._leapfrog_steps(self.step_count + 1)
         size = BLOCK // length
         if not 1 < size <= most:
-            return []
+            return None
         normals = self._normal(self._z.shape, self.step_count + 1, 0, size)
         tests = self._normal(self._z.shape[:-1], self.step_count + 1, TEST_DRAW, size)
         state = (self._z, self._gradient, self._potential, self._accepted)

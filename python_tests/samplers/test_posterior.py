@@ -633,13 +633,22 @@ def test_divergences_of_several_compiled_steps(monkeypatch: pytest.MonkeyPatch) 
     storages = [SampleStorage(), SampleStorage()]
     for sampler, storage in zip((compiled, expected), storages, strict=True):
         with pytest.warns(UserWarning, match="diverged"):
-            collect(sampler, 20, into=storage)
+            collect(sampler, 40, into=storage)
     assert "_transitions" in ran
     assert storages[0].diverging is not None
     assert torch.equal(storages[0].diverging, storages[1].diverging)
     assert torch.equal(compiled.divergences, expected.divergences)
-    assert compiled.num_gradients == expected.num_gradients == 21
-    assert ran.count("_transitions") == 2
+    assert compiled.num_gradients == expected.num_gradients == 41
+    assert ran.count("_transitions") == 3, "after 0, 8 and 16 steps more"
+
+
+def test_large_states_make_their_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(metropolis, "MOST_ELEMENTS", 11)
+    ran = watch_methods(monkeypatch)
+    compiled, plain = compiled_and_plain(MALA)
+    torch.testing.assert_close(list(compiled.steps(9)), list(plain.steps(9)))
+    assert "_transitions" not in ran
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,12 @@ def grouped(all_results: Sequence[Results]) -> list[list[Results]]:
 def labels_of(groups: Sequence[Sequence[Results]]) -> list[str]:
     """Return headings: the experiment and its preset; its data sets and a number where that is not enough."""
     labels: list[str] = []
-    names = [(first.experiment, first.preset, first.quick) for first, *_ in groups]
+    names = [
+        (first.experiment, first.preset, first.quick, first.settings.get("seconds") is not None) for first, *_ in groups
+    ]
     for (first, *_), name in zip(groups, names, strict=True):
         label = first.experiment + (f", preset {first.preset}" if first.preset not in ("", "default") else "")
-        label += ", quick" if first.quick else ""
+        label += (", equal time" if name[-1] else "") + (", quick" if first.quick else "")
         if first.jobs and names.count(name) > 1:
             label += f", {' and '.join(distinct(first.jobs, 'dataset'))}"
         repetition = sum(other == label or other.startswith(f"{label} (") for other in labels)

@@ -91,9 +91,9 @@ def trials_of(
     for options in grid_draws(settings.candidates, len(data.train_images)):
         readable = {name for name in options if hasattr(base, name) or hasattr(base.network, name)}
         given = dict(settings.options)
-        if "eps" in readable - base.unread().keys() - given.keys():
-            options = {**options, "lr": float(f"{options['lr'] * options['eps'] / EPS_AND_MOMENTUM[0][0]:.3g}")}
         own = {name: options[name] for name in options if name in readable - base.unread().keys() - given.keys()}
+        if {"eps", "lr"} <= own.keys():
+            own["lr"] = float(f"{own['lr'] * own['eps'] / EPS_AND_MOMENTUM[0][0]:.3g}")
         config = with_options(base, {**own, **given})
         shares = (settings.candidates, min(FINALISTS, settings.candidates))
         tried.append((own, [within(settings.seconds / 2 / share, config, data, runs) for share in shares]))
